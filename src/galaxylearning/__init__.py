@@ -1,0 +1,1 @@
+"""Galaxy Learning: buy training instead of data."""

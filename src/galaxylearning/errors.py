@@ -1,0 +1,139 @@
+"""The tree of expected failures. Programmer mistakes stay ``ValueError`` and ``TypeError``.
+
+::
+
+    GalaxyError
+    ├── Refused                  something from outside was not acceptable; the sender is at fault
+    │   ├── GraphRefused         a model graph or its weights
+    │   ├── BlobRefused          a blob, frame or sealed envelope
+    │   ├── MessageRefused       a record, signature or typed message
+    │   ├── UpdateRefused        an owner's update
+    │   ├── DataRefused          a user's data file or data set
+    │   ├── JobRefused           a job file, its terms or an enrolment
+    │   └── ConfigRefused        a setting, option or policy file
+    ├── UnsupportedModel         the requester's model cannot be compiled
+    ├── BlobMissing              a blob that should exist does not
+    ├── LedgerError              the chain could not be read or written
+    │   ├── LedgerUnreachable    nothing answered in time (retryable)
+    │   └── TransactionReverted  a contract refused, with its reason
+    ├── StorageError             a disk or database failed
+    ├── PhaseError               an event the job's state does not allow
+    ├── QuorumMissing            too few evaluators or owners (retryable)
+    ├── AuditFailed              what was recomputed differs from what was recorded
+    └── KeyUnavailable           no key, or a wrong passphrase
+"""
+
+from __future__ import annotations
+
+
+class GalaxyError(Exception):
+    """Base of every expected failure.
+
+    ``where`` names the thing at fault (a field, a blob, a peer), ``retryable`` says whether the same
+    call may succeed later without anything being changed.
+    """
+
+    retryable = False
+    exit_code = 1
+
+    def __init__(self, message: str, *, where: str | None = None) -> None:
+        super().__init__(message if where is None else f"{where}: {message}")
+        self.where = where
+
+
+class Refused(GalaxyError):
+    """Input from outside that is not acceptable."""
+
+    exit_code = 3
+
+
+class GraphRefused(Refused):
+    """A model graph or its weights broke a rule."""
+
+
+class BlobRefused(Refused):
+    """A blob, frame or sealed envelope is malformed or not what its digest or context says."""
+
+
+class MessageRefused(Refused):
+    """A record or typed message is malformed, wrongly signed, or for somebody or something else."""
+
+
+class UpdateRefused(Refused):
+    """An owner's update is malformed, out of range, late or not its own."""
+
+
+class DataRefused(Refused):
+    """A data file or data set cannot be used."""
+
+
+class JobRefused(Refused):
+    """A job file, its terms or an enrolment is not acceptable."""
+
+
+class ConfigRefused(Refused):
+    """A setting, option or policy is not acceptable."""
+
+
+class UnsupportedModel(GalaxyError):
+    """The requester's model uses something that a model graph cannot express."""
+
+    exit_code = 3
+
+
+class BlobMissing(GalaxyError):
+    """A blob that should exist does not."""
+
+    retryable = True
+    exit_code = 4
+
+
+class LedgerError(GalaxyError):
+    """The chain could not be read or written."""
+
+    exit_code = 5
+
+
+class LedgerUnreachable(LedgerError):
+    """No answer in time."""
+
+    retryable = True
+
+
+class TransactionReverted(LedgerError):
+    """A contract refused; ``reason`` is its custom error's name."""
+
+    def __init__(self, message: str, *, reason: str, where: str | None = None) -> None:
+        super().__init__(message, where=where)
+        self.reason = reason
+
+
+class StorageError(GalaxyError):
+    """A disk or database failed."""
+
+    exit_code = 6
+
+
+class PhaseError(GalaxyError):
+    """The job's state does not allow this event."""
+
+    exit_code = 7
+
+
+class QuorumMissing(GalaxyError):
+    """Too few evaluators or data owners took part."""
+
+    retryable = True
+    exit_code = 7
+
+
+class AuditFailed(GalaxyError):
+    """What was recomputed differs from what was recorded."""
+
+    exit_code = 8
+
+
+class KeyUnavailable(GalaxyError):
+    """No key under that name, or a wrong passphrase."""
+
+    exit_code = 9

@@ -1,0 +1,139 @@
+"""What the world offers, as Protocols. Nodes see nothing of the world but these; adapters implement them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from galaxylearning.units import Address, Digest
+
+Contract = Literal["jobs", "registry", "token"]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One function of one contract with its arguments, as the ABI wants them (structs as tuples)."""
+
+    contract: Contract
+    function: str
+    arguments: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A decoded log entry. ``arguments`` holds structs as dicts, bytes as bytes, addresses checksummed."""
+
+    contract: Contract
+    name: str
+    arguments: Mapping[str, Any]
+    block_number: int
+    timestamp: int
+    log_index: int
+    transaction_hash: bytes
+    sender: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A mined, successful transaction."""
+
+    transaction_hash: bytes
+    block_number: int
+    gas_used: int
+    sender: Address
+    events: tuple[Event, ...]
+
+
+class Signer(Protocol):
+    """Holds one account's key."""
+
+    @property
+    def address(self) -> Address: ...
+
+    def sign_digest(self, digest: bytes) -> bytes:
+        """Sign a 32-byte EIP-712 digest; 65 bytes r || s || v with v in {27, 28} and low s."""
+        ...
+
+    def sign_transaction(self, transaction: Mapping[str, Any]) -> bytes:
+        """Sign an EIP-1559 transaction; returns the raw transaction."""
+        ...
+
+
+class Ledger(Protocol):
+    """One chain with one deployment of the Galaxy contracts and one ERC-20 token."""
+
+    @property
+    def chain_id(self) -> int: ...
+
+    def address_of(self, contract: Contract) -> Address: ...
+
+    async def now(self) -> int:
+        """Timestamp of the latest block, or of the next one where the chain knows it; Unix seconds."""
+        ...
+
+    async def read(self, call: Call) -> Any:
+        """Result of a view; a single struct comes as a dict keyed by field name.
+
+        Raises:
+            TransactionReverted: the contract refused.
+            LedgerUnreachable: no answer in time.
+        """
+        ...
+
+    async def submit(self, call: Call, signer: Signer) -> Receipt:
+        """Send a transaction and wait for its receipt.
+
+        Raises:
+            TransactionReverted: the contract refused, with its custom error's name in ``reason``.
+            LedgerUnreachable: no answer in time.
+        """
+        ...
+
+    async def events(self, *, job_id: int | None = None, since_block: int = 0) -> Sequence[Event]:
+        """Logs of both contracts (those of one job where given), oldest first."""
+        ...
+
+
+class BlobStore(Protocol):
+    """Content-addressed, write-once storage, with topics under which blobs can be found.
+
+    A topic is a bulletin board anybody may write to: what is found there proves nothing by being there.
+    """
+
+    async def put(self, data: bytes, *, topic: str) -> Digest:
+        """Store ``data`` under its BLAKE3 digest and list it under ``topic``. Repeating changes nothing."""
+        ...
+
+    async def get(self, digest: Digest, *, max_bytes: int) -> bytes:
+        """The blob with this digest, verified.
+
+        Raises:
+            BlobMissing: it is not there.
+            BlobRefused: it is larger than ``max_bytes`` or not what its digest says.
+        """
+        ...
+
+    async def list(self, topic: str) -> Sequence[Digest]:
+        """Digests listed under ``topic``, in ascending order of digest."""
+        ...
+
+
+class Clock(Protocol):
+    """Time for waiting. What a deadline means is the chain's time, never this."""
+
+    def monotonic_s(self) -> float: ...
+
+    async def sleep(self, seconds: float) -> None: ...
+
+
+class Journal(Protocol):
+    """A node's memory: a write-once record of each step, written before the step's effect."""
+
+    def record(self, step: str, payload: bytes) -> bytes:
+        """Store ``payload`` under ``step`` unless something is there; returns what is there now."""
+        ...
+
+    def lookup(self, step: str) -> bytes | None: ...
+
+    def steps(self, prefix: str = "") -> Sequence[str]: ...
