@@ -1,0 +1,168 @@
+"""From real updates to the integers that are summed, and the bytes that travel.
+
+Clipping is enforced here: whatever training gave, no coordinate leaves ``max_abs`` and no sum leaves the
+accumulator. Buffers (BatchNorm means) travel the same way, as a second integer vector.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from galaxylearning.errors import ConfigRefused, UpdateRefused
+from galaxylearning.learning.vectors import (
+    F32,
+    F64,
+    I32,
+    I64,
+    largest_magnitude,
+    require_integer,
+    require_number,
+    require_vector,
+)
+
+MIN_BITS = 2
+MAX_BITS = 32
+MAX_ABS = 1e30
+MAX_COHORT = 1 << 32
+MAX_WEIGHT = 1 << 20
+MAX_SIZE = 1 << 31
+
+
+def clip_norm(update: F32, max_norm: float) -> F32:
+    """Scale ``update`` f32[P] down to an L2 norm of at most ``max_norm`` (a shorter one is returned as is).
+
+    Raises:
+        UpdateRefused: not a finite float32 vector.
+        ConfigRefused: ``max_norm`` is not in (0, 1e30].
+    """
+    vector = require_vector(update, "update", np.float32)
+    limit = require_number(max_norm, "max_norm", low=0, high=MAX_ABS, low_open=True)
+    # Squares of float32 fit float64 without overflow: (3.4e38)**2 < 1e308, and 2**31 of them do too.
+    wide = vector.astype(np.float64)
+    norm = math.sqrt(float(np.sum(wide * wide)))
+    return vector.copy() if norm <= limit else (wide * (limit / norm)).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Quantizer:
+    """Uniform symmetric quantiser: ``max_abs`` maps to ``2**(bits-1) - 1``, anything beyond saturates.
+
+    ``bits`` is 2..32, ``max_abs`` is in the unit of the vector, in (0, 1e30].
+
+    Raises:
+        ConfigRefused: naming the field and what is allowed.
+    """
+
+    bits: int
+    max_abs: float
+
+    def __post_init__(self) -> None:
+        require_integer(self.bits, "bits", low=MIN_BITS, high=MAX_BITS)
+        require_number(self.max_abs, "max_abs", low=0, high=MAX_ABS, low_open=True)
+        if not math.isfinite(self.scale):
+            raise ConfigRefused(f"max_abs must not be as small as {self.max_abs}")
+
+    @property
+    def levels(self) -> int:
+        """The largest integer, ``2**(bits-1) - 1``."""
+        return largest_level(self.bits)
+
+    @property
+    def scale(self) -> float:
+        """Integers per unit of the vector."""
+        return self.levels / self.max_abs
+
+    def quantize(self, update: F32) -> I32:
+        """Give int32[P]: ``x * scale`` rounded half to even, saturating at ``±levels``.
+
+        Raises:
+            UpdateRefused: not a finite float32 vector.
+        """
+        vector = require_vector(update, "update", np.float32)
+        scaled = np.rint(vector.astype(np.float64) * self.scale)
+        return np.clip(scaled, -self.levels, self.levels).astype(np.int32)
+
+    def dequantize(self, ints: I32 | I64, divisor: int) -> F64:
+        """Give f64[P]: ``ints / divisor / scale``; ``divisor`` is the total weight of a sum (>= 1).
+
+        Raises:
+            UpdateRefused: not an int32 or int64 vector, or a divisor below 1.
+        """
+        if isinstance(ints, np.ndarray) and ints.dtype == np.int32:
+            wide = require_vector(ints, "ints", np.int32).astype(np.float64)
+        else:
+            wide = require_vector(ints, "ints", np.int64).astype(np.float64)
+        by = require_integer(divisor, "divisor", low=1, high=MAX_COHORT * MAX_WEIGHT, error=UpdateRefused)
+        return wide / np.float64(by) / np.float64(self.scale)
+
+
+def largest_level(bits: int) -> int:
+    """The largest integer of ``bits``-bit quantisation, ``2**(bits-1) - 1``."""
+    return (1 << (bits - 1)) - 1
+
+
+def _wire_type(bits: int) -> np.dtype[np.int16] | np.dtype[np.int32]:
+    require_integer(bits, "bits", low=MIN_BITS, high=MAX_BITS)
+    return np.dtype("<i2") if bits <= 16 else np.dtype("<i4")
+
+
+def encode_update(ints: I32, bits: int) -> bytes:
+    """Give the wire form of int32[P]: little-endian int16 up to 16 bits, else int32; exactly P items.
+
+    Raises:
+        UpdateRefused: not an int32 vector, or a value beyond ``±(2**(bits-1) - 1)``.
+        ConfigRefused: ``bits`` out of range.
+    """
+    kind = _wire_type(bits)
+    vector = require_vector(ints, "update", np.int32)
+    _check_levels(vector, bits)
+    return vector.astype(kind).tobytes()
+
+
+def decode_update(data: bytes, size: int, bits: int) -> I32:
+    """Read int32[size] from its wire form. Nothing is allocated before the length is right.
+
+    Raises:
+        UpdateRefused: a wrong length, or a value beyond ``±(2**(bits-1) - 1)``.
+        ConfigRefused: ``size`` or ``bits`` out of range.
+    """
+    kind = _wire_type(bits)
+    count = require_integer(size, "size", low=0, high=MAX_SIZE)
+    expected = count * kind.itemsize
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise UpdateRefused(f"must be bytes, not {type(data).__name__}", where="update")
+    view = memoryview(data)
+    if view.nbytes != expected:
+        raise UpdateRefused(f"must be {expected} bytes ({count} numbers), not {view.nbytes}", where="update")
+    vector = np.frombuffer(view, dtype=kind).astype(np.int32)
+    _check_levels(vector, bits)
+    return vector
+
+
+def _check_levels(vector: I32, bits: int) -> None:
+    largest, allowed = largest_magnitude(vector), largest_level(bits)
+    if largest > allowed:
+        raise UpdateRefused(
+            f"values must lie within ±{allowed} ({bits} bits), found ±{largest}", where="update"
+        )
+
+
+def check_range(bits: int, cohort_size: int, max_weight: int, accumulator_bits: int = 63) -> None:
+    """Check that no weighted sum of a whole cohort can leave ``±(2**accumulator_bits - 1)``.
+
+    Raises:
+        ConfigRefused: naming the largest cohort that these bits and weights allow.
+    """
+    require_integer(bits, "bits", low=MIN_BITS, high=MAX_BITS)
+    require_integer(cohort_size, "cohort_size", low=1, high=MAX_COHORT)
+    require_integer(max_weight, "max_weight", low=1, high=MAX_WEIGHT)
+    require_integer(accumulator_bits, "accumulator_bits", low=1, high=63)
+    allowed = ((1 << accumulator_bits) - 1) // (largest_level(bits) * max_weight)
+    if cohort_size > allowed:
+        raise ConfigRefused(
+            f"cohort_size must be at most {allowed} with {bits} bits, weights up to {max_weight} and "
+            f"{accumulator_bits} accumulator bits, not {cohort_size}"
+        )
