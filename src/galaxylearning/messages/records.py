@@ -1,0 +1,308 @@
+"""Records on the wire: signed statements, lists, updates and releases; the tables come from ``tables``.
+
+A record proves nothing by arriving: ``verify`` checks who signed it, for which chain and contract.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Final, Self
+
+import msgspec
+
+from galaxylearning.crypto.digest import blake3_digest
+from galaxylearning.crypto.sign import recover_signer
+from galaxylearning.errors import MessageRefused
+from galaxylearning.messages import typed
+from galaxylearning.messages.fields import check_address, check_bytes, check_strictly_ascending, parse_amount
+from galaxylearning.messages.tables import (
+    OwnerScore,
+    OwnerTotal,
+    PayoutRow,
+    PayoutTable,
+    RoundScores,
+    ScoreTable,
+)
+from galaxylearning.messages.wire import (
+    MAX_LIST_BYTES,
+    MAX_SIGNED_BYTES,
+    MAX_TABLE_BYTES,
+    Bytes32,
+    Count,
+    JobNumber,
+    Record,
+    Signature,
+    Uint32,
+    decode,
+    encode,
+    record_digest,
+)
+from galaxylearning.units import ZERO_DIGEST, Address, Digest
+
+__all__ = [
+    "MAX_LIST_BYTES",
+    "MAX_SIGNED_BYTES",
+    "MAX_TABLE_BYTES",
+    "SEALING_KEY_BYTES",
+    "CohortList",
+    "CredentialRecord",
+    "ModelRelease",
+    "OwnerScore",
+    "OwnerTotal",
+    "PayoutRow",
+    "PayoutTable",
+    "Record",
+    "RoundList",
+    "RoundScores",
+    "ScoreTable",
+    "SignedCohortAnchor",
+    "SignedEnrolment",
+    "SignedOpening",
+    "SignedRecord",
+    "SignedRoundAnchor",
+    "SignedSettlement",
+    "SignedUpdate",
+    "UpdateBody",
+    "credential_digest",
+    "decode",
+    "encode",
+    "record_digest",
+    "recover_issuer",
+    "verify",
+]
+
+SEALING_KEY_BYTES: Final = 1216
+
+
+class SignedRecord(Record, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A typed message, who says to have signed it, and the signature; fields of the message lie flat."""
+
+    message_type: ClassVar[type[typed.TypedMessage]]
+    signer_field: ClassVar[str] = "evaluator"
+
+    signature: Signature
+
+    @property
+    def message(self) -> Any:
+        """The typed message that was signed."""
+        return self.message_type(*(getattr(self, name) for name in self.message_type.field_names()))
+
+    @property
+    def signer(self) -> Address:
+        """The account that claims to have signed."""
+        return Address(getattr(self, self.signer_field))
+
+    @classmethod
+    def from_message(cls, message: typed.TypedMessage, **rest: Any) -> Self:
+        """The record of a typed message; ``rest`` gives the fields that are not the message's own."""
+        values = {name: getattr(message, name) for name in message.field_names()}
+        return cls(**values, **rest)
+
+    def check(self) -> None:
+        check_address(self.signer, self.path(self.signer_field))
+
+
+class CredentialRecord(SignedRecord, frozen=True, forbid_unknown_fields=True, tag="credential"):
+    """A credential with its issuer's signature; the issuer is whoever the signature says."""
+
+    message_type = typed.Credential
+    signer_field = "data_owner"
+
+    scope: Bytes32
+    data_owner: str
+    expires_at: Count
+
+
+class SignedEnrolment(SignedRecord, frozen=True, forbid_unknown_fields=True, tag="enrolment"):
+    """A data owner's enrolment, with the sealing key and credential whose digests it binds."""
+
+    message_type = typed.Enrolment
+    signer_field = "data_owner"
+
+    job_id: JobNumber
+    terms_digest: Bytes32
+    data_owner: str
+    dataset_id: Bytes32
+    sealing_key_digest: Bytes32
+    credential_digest: Bytes32
+    sealing_key: bytes
+    credential: CredentialRecord | None
+
+    def check(self) -> None:
+        super().check()
+        check_bytes(self.sealing_key, "SignedEnrolment.sealing_key", SEALING_KEY_BYTES)
+        if blake3_digest(self.sealing_key) != self.sealing_key_digest:
+            raise MessageRefused(
+                "not the digest of the sealing key", where="SignedEnrolment.sealing_key_digest"
+            )
+        if credential_digest(self.credential) != self.credential_digest:
+            raise MessageRefused(
+                "not the digest of the credential", where="SignedEnrolment.credential_digest"
+            )
+        if self.credential is not None and self.credential.data_owner != self.data_owner:
+            raise MessageRefused("another data owner's credential", where="SignedEnrolment.credential")
+
+
+class SignedUpdate(SignedRecord, frozen=True, forbid_unknown_fields=True, tag="update"):
+    """A data owner's statement of the update it made in a round."""
+
+    message_type = typed.Update
+    signer_field = "data_owner"
+
+    job_id: JobNumber
+    round_index: Uint32
+    terms_digest: Bytes32
+    data_owner: str
+    model_digest: Bytes32
+    update_digest: Bytes32
+
+
+class SignedOpening(SignedRecord, frozen=True, forbid_unknown_fields=True, tag="opening"):
+    """An evaluator's statement of a round's model and of the parcel that carries it."""
+
+    message_type = typed.RoundOpening
+
+    job_id: JobNumber
+    round_index: Uint32
+    model_digest: Bytes32
+    parcel_digest: Bytes32
+    evaluator: str
+
+
+class SignedCohortAnchor(SignedRecord, frozen=True, forbid_unknown_fields=True, tag="cohort-anchor"):
+    """An evaluator's vote for a cohort."""
+
+    message_type = typed.CohortAnchor
+
+    job_id: JobNumber
+    root: Bytes32
+    size: Uint32
+    direct_head: Bytes32
+    evaluator: str
+
+
+class SignedRoundAnchor(SignedRecord, frozen=True, forbid_unknown_fields=True, tag="round-anchor"):
+    """An evaluator's vote for a round's accepted updates and resulting model."""
+
+    message_type = typed.RoundAnchor
+
+    job_id: JobNumber
+    round_index: Uint32
+    root: Bytes32
+    count: Uint32
+    direct_head: Bytes32
+    model_digest: Bytes32
+    evaluator: str
+
+
+class SignedSettlement(SignedRecord, frozen=True, forbid_unknown_fields=True, tag="settlement"):
+    """An evaluator's vote for the payouts; ``total`` is a decimal string in the token's smallest unit."""
+
+    message_type = typed.Settlement
+
+    job_id: JobNumber
+    payout_root: Bytes32
+    total: str
+    payees: Uint32
+    model_digest: Bytes32
+    faulty_seats: Annotated[int, msgspec.Meta(ge=0, le=2**15 - 1)]
+    evaluator: str
+
+    def check(self) -> None:
+        super().check()
+        parse_amount(self.total, "SignedSettlement.total")
+
+    @property
+    def message(self) -> typed.Settlement:
+        """The typed message that was signed."""
+        return typed.Settlement(
+            job_id=self.job_id,
+            payout_root=Digest(self.payout_root),
+            total=parse_amount(self.total, "SignedSettlement.total"),
+            payees=self.payees,
+            model_digest=Digest(self.model_digest),
+            faulty_seats=self.faulty_seats,
+        )
+
+    @classmethod
+    def from_message(cls, message: typed.TypedMessage, **rest: Any) -> Self:
+        """The record of a ``typed.Settlement``; ``rest`` is ``evaluator`` and ``signature``."""
+        values = {name: getattr(message, name) for name in message.field_names()}
+        return cls(**{**values, "total": str(values["total"])}, **rest)
+
+
+class CohortList(Record, frozen=True, forbid_unknown_fields=True, tag="cohort-list"):
+    """Blob digests of the relayed enrolments under an anchored cohort root, ascending."""
+
+    job_id: JobNumber
+    enrolments: tuple[Bytes32, ...]
+
+    def check(self) -> None:
+        check_strictly_ascending(list(self.enrolments), "CohortList.enrolments")
+
+
+class RoundList(Record, frozen=True, forbid_unknown_fields=True, tag="round-list"):
+    """Blob digests of the relayed updates under an anchored round root, ascending."""
+
+    job_id: JobNumber
+    round_index: Uint32
+    updates: tuple[Bytes32, ...]
+
+    def check(self) -> None:
+        check_strictly_ascending(list(self.updates), "RoundList.updates")
+
+
+class UpdateBody(Record, frozen=True, forbid_unknown_fields=True, tag="update-body"):
+    """All that leaves a data owner's machine in a round: the clipped, quantised update and buffer changes.
+
+    No sample count, no loss: nothing a data owner could claim without proof.
+    """
+
+    job_id: JobNumber
+    round_index: Uint32
+    data_owner: str
+    parameters: bytes
+    buffers: bytes
+
+    def check(self) -> None:
+        check_address(self.data_owner, "UpdateBody.data_owner")
+
+
+class ModelRelease(Record, frozen=True, forbid_unknown_fields=True, tag="model-release"):
+    """Where the requester finds the trained model after settlement, sealed to the requester.
+
+    Not signed: the model inside must have the digest that the settlement fixed on chain.
+    """
+
+    job_id: JobNumber
+    model_digest: Bytes32
+    sealed: Bytes32
+    evaluator: str
+
+    def check(self) -> None:
+        check_address(self.evaluator, "ModelRelease.evaluator")
+
+
+def credential_digest(credential: CredentialRecord | None) -> Digest:
+    """What an enrolment binds: BLAKE3 of the encoded credential, 32 zero bytes when there is none."""
+    return ZERO_DIGEST if credential is None else blake3_digest(encode(credential))
+
+
+def verify(record: SignedRecord, domain: typed.Domain) -> Address:
+    """The signer, who is the account the record names.
+
+    Raises:
+        MessageRefused: signed by somebody else, for another chain, contract or content, or not a signature.
+    """
+    signer = recover_signer(record.message.digest(domain), record.signature)
+    if signer != record.signer:
+        raise MessageRefused(f"signed by {signer}, not by {record.signer}", where=record.path("signature"))
+    return signer
+
+
+def recover_issuer(credential: CredentialRecord, domain: typed.Domain) -> Address:
+    """Who signed a credential; whether that issuer is trusted is a question of the terms.
+
+    Raises:
+        MessageRefused: not a signature.
+    """
+    return recover_signer(credential.message.digest(domain), credential.signature)

@@ -1,0 +1,150 @@
+"""Score and payout tables: what every evaluator must derive byte for byte alike, and an auditor again.
+
+Values are fixed point, 2^-40 nats per sample of the hidden test set; utilities are the summed fixed-point
+utility as the contribution layer gives it. Amounts are decimal strings in the token's smallest unit.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from galaxylearning.errors import MessageRefused
+from galaxylearning.messages.checked import Checked
+from galaxylearning.messages.fields import address_key, check_address, check_strictly_ascending, parse_amount
+from galaxylearning.messages.wire import (
+    Bytes32,
+    Count,
+    Int64,
+    JobNumber,
+    Reason,
+    Record,
+    Uint32,
+    check_ascending_addresses,
+)
+
+
+class OwnerScore(Checked, frozen=True, forbid_unknown_fields=True):
+    """One data owner in one round. Only an accepted update has a weight, a value and a standard error."""
+
+    data_owner: str
+    status: Literal["accepted", "rejected", "absent", "malformed"]
+    reason: Reason
+    weight: Uint32
+    value: Int64
+    standard_error: Count
+
+    def check(self) -> None:
+        check_address(self.data_owner, "OwnerScore.data_owner")
+        if self.status == "accepted" and self.weight == 0:
+            raise MessageRefused("0; at least 1 allowed for an accepted update", where="OwnerScore.weight")
+        if self.status != "accepted" and (self.weight, self.value, self.standard_error) != (0, 0, 0):
+            raise MessageRefused(
+                f"only 0 allowed for weight, value and standard error of status {self.status!r}",
+                where="OwnerScore.value",
+            )
+
+
+class RoundScores(Checked, frozen=True, forbid_unknown_fields=True):
+    """One round: utility of the model before and after, correct predictions after, and every data owner.
+
+    ``model_digest`` is the model that the round produced.
+    """
+
+    round_index: Uint32
+    model_digest: Bytes32
+    utility_before: Int64
+    utility_after: Int64
+    correct: Count
+    owners: tuple[OwnerScore, ...]
+
+    def check(self) -> None:
+        check_ascending_addresses([score.data_owner for score in self.owners], "RoundScores.owners")
+
+
+class OwnerTotal(Checked, frozen=True, forbid_unknown_fields=True):
+    """One data owner's value over the whole job."""
+
+    data_owner: str
+    value: Int64
+    standard_error: Count
+
+    def check(self) -> None:
+        check_address(self.data_owner, "OwnerTotal.data_owner")
+
+
+class ScoreTable(Record, frozen=True, forbid_unknown_fields=True, tag="score-table"):
+    """One evaluator's scores of a whole job: rounds from 0, the cohort in each, twins, totals, final model.
+
+    Rounds lists every round that was anchored; the owners of every round and of the totals are the cohort, in
+    ascending order of address. ``twins`` are disjoint groups of two or more, ascending within and among them.
+    """
+
+    job_id: JobNumber
+    terms_digest: Bytes32
+    value_name: str
+    rounds: tuple[RoundScores, ...]
+    twins: tuple[tuple[str, ...], ...]
+    totals: tuple[OwnerTotal, ...]
+    final_model_digest: Bytes32
+
+    def check(self) -> None:
+        if not 1 <= len(self.value_name) <= 60:
+            raise MessageRefused("1 to 60 characters allowed", where="ScoreTable.value_name")
+        cohort = [total.data_owner for total in self.totals]
+        check_ascending_addresses(cohort, "ScoreTable.totals")
+        for position, scores in enumerate(self.rounds):
+            if scores.round_index != position:
+                raise MessageRefused(
+                    f"{scores.round_index} at position {position}; rounds in order from 0 allowed",
+                    where="ScoreTable.rounds",
+                )
+            if [score.data_owner for score in scores.owners] != cohort:
+                raise MessageRefused(
+                    f"round {position} lists other data owners than the totals", where="ScoreTable.rounds"
+                )
+        self._check_twins(frozenset(cohort))
+
+    def _check_twins(self, cohort: frozenset[str]) -> None:
+        for group in self.twins:
+            check_ascending_addresses(list(group), "ScoreTable.twins")
+            if len(group) < 2 or not cohort.issuperset(group):
+                raise MessageRefused("groups of 2 or more of the cohort allowed", where="ScoreTable.twins")
+        check_strictly_ascending([address_key(group[0]) for group in self.twins], "ScoreTable.twins")
+        members = [member for group in self.twins for member in group]
+        if len(set(members)) < len(members):
+            raise MessageRefused("a data owner in two groups", where="ScoreTable.twins")
+
+
+class PayoutRow(Checked, frozen=True, forbid_unknown_fields=True):
+    """One payment: leaf ``index`` of the payout tree pays ``amount`` to ``account``."""
+
+    index: Uint32
+    account: str
+    amount: str
+    value: Int64
+    reason: Reason
+
+    def check(self) -> None:
+        check_address(self.account, "PayoutRow.account")
+        if parse_amount(self.amount, "PayoutRow.amount") == 0:
+            raise MessageRefused("0; amounts above 0 allowed", where="PayoutRow.amount")
+
+
+class PayoutTable(Record, frozen=True, forbid_unknown_fields=True, tag="payout-table"):
+    """Who is paid what, from which score tables. Rows by ascending account, indices from 0."""
+
+    job_id: JobNumber
+    score_tables: tuple[Bytes32, ...]
+    rows: tuple[PayoutRow, ...]
+    total: str
+
+    def check(self) -> None:
+        check_strictly_ascending(list(self.score_tables), "PayoutTable.score_tables")
+        check_ascending_addresses([row.account for row in self.rows], "PayoutTable.rows")
+        if [row.index for row in self.rows] != list(range(len(self.rows))):
+            raise MessageRefused("indices from 0 in order allowed", where="PayoutTable.rows")
+        paid = sum(int(row.amount) for row in self.rows)
+        if parse_amount(self.total, "PayoutTable.total") != paid:
+            raise MessageRefused(
+                f"{self.total}; the sum of the rows, {paid}, allowed", where="PayoutTable.total"
+            )
