@@ -1,0 +1,1 @@
+"""Digests, Merkle trees, signatures and sealed envelopes: mechanism without policy, and without I/O."""
