@@ -1,0 +1,63 @@
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+JOBS ?= 2
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help demo test check bench contracts contracts-slow lock setup setup-dev clean
+
+help: ## Show what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  make %-16s %s\n", $$1, $$2}'
+
+$(VENV)/.runtime: requirements/runtime.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/runtime.lock
+	$(BIN)/python -m pip install --quiet '$(TORCH)'
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+$(VENV)/.dev: requirements/dev.lock $(VENV)/.runtime
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.lock
+	touch $@
+
+contracts/node_modules/.installed: contracts/package.json contracts/package-lock.json
+	cd contracts && npm ci --silent --no-audit --no-fund
+	touch $@
+
+setup: $(VENV)/.runtime ## Install what running needs into .venv/
+setup-dev: $(VENV)/.dev contracts/node_modules/.installed ## Install what developing needs
+
+demo: setup ## A whole paid federation on this machine, offline
+	$(BIN)/galaxy demo
+
+test: setup-dev ## Every test: contracts (forge) and Python
+	$(MAKE) -C contracts test
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+check: setup-dev ## Lint, types, layers, freshness of artifacts
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest tests/contracts/test_abi_freshness.py
+
+bench: setup ## Time the demo and its parts
+	$(BIN)/python benchmarks/demo.py
+
+contracts: setup-dev ## Build the contracts, write ABI and bytecode, test, coverage, gas
+	$(MAKE) -C contracts build test coverage
+	$(BIN)/python -m pytest tests/contracts
+
+contracts-slow: setup-dev ## Long invariant runs and slither
+	$(MAKE) -C contracts invariants-long slither
+
+lock: ## Renew the dependency locks (needs uv)
+	for f in runtime dev; do uv pip compile -q --universal --python-version 3.11 --generate-hashes \
+	  --no-header --no-annotate --upgrade -o requirements/$$f.lock requirements/$$f.in; done
+
+clean: ## Remove what was installed and built
+	rm -rf $(VENV) .venv-slither contracts/node_modules contracts/out contracts/cache build .galaxy
