@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.28;
+
+import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
+import {IERC20Permit} from "@openzeppelin/contracts/token/ERC20/extensions/IERC20Permit.sol";
+import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
+import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
+import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
+import {ReentrancyGuard} from "@openzeppelin/contracts/utils/ReentrancyGuard.sol";
+import {GalaxyTypes, InvalidSignature, ZeroAmount, ZeroDigest} from "./GalaxyTypes.sol";
+import {TokenTransfers} from "./TokenTransfers.sol";
+
+/// @title Evaluators with their sealing keys and stake, and data sets with their consent
+/// @notice Nobody administers it. Stake leaves only to its evaluator, or burned, when GalaxyJobs slashes it.
+contract GalaxyRegistry is EIP712, ReentrancyGuard {
+    using GalaxyTypes for GalaxyTypes.DatasetRegistration;
+    using GalaxyTypes for GalaxyTypes.DatasetRevocation;
+    using SafeERC20 for IERC20;
+    using TokenTransfers for IERC20;
+
+    enum Consent {
+        None,
+        Active,
+        Revoked
+    }
+
+    /// @dev Law: locked + withdrawing <= staked.
+    struct Account {
+        bytes32 sealingKeyDigest;
+        uint128 staked;
+        uint128 locked;
+        uint128 withdrawing;
+        uint64 withdrawableAt;
+    }
+
+    struct Dataset {
+        address dataOwner;
+        Consent consent;
+        bytes32 schemaDigest;
+    }
+
+    /// @notice Where slashed stake goes: nobody profits from slashing.
+    address public constant BURN_ADDRESS = 0x000000000000000000000000000000000000dEaD;
+
+    IERC20 public immutable stakeToken;
+    address public immutable jobs;
+    uint64 public immutable unbondingPeriod;
+
+    /// @notice Slashed stake that the token refused to burn; `burnSlashed` tries again.
+    uint256 public slashedUnburned;
+
+    mapping(address evaluator => Account) private _accounts;
+    mapping(bytes32 datasetId => Dataset) private _datasets;
+
+    event EvaluatorRegistered(address indexed evaluator, bytes32 sealingKeyDigest);
+    event StakeDeposited(address indexed evaluator, uint128 amount);
+    event WithdrawalRequested(address indexed evaluator, uint128 amount, uint64 withdrawableAt);
+    event StakeWithdrawn(address indexed evaluator, uint128 amount);
+    event StakeLocked(address indexed evaluator, uint128 amount);
+    event StakeReleased(address indexed evaluator, uint128 amount);
+    event StakeSlashed(address indexed evaluator, uint128 amount);
+    event StakeBurned(uint256 amount);
+    event DatasetRegistered(
+        bytes32 indexed datasetId, address indexed dataOwner, bytes32 commitment, bytes32 schemaDigest
+    );
+    event DatasetRevoked(bytes32 indexed datasetId, address indexed dataOwner);
+
+    error UnbondingTooLong();
+    error NotJobs();
+    error InsufficientStake(uint256 free, uint256 needed);
+    error NothingToWithdraw();
+    error StillUnbonding(uint64 withdrawableAt);
+    error NothingToBurn();
+    error DatasetExists();
+    error DatasetNotActive();
+
+    modifier onlyJobs() {
+        if (msg.sender != jobs) revert NotJobs();
+        _;
+    }
+
+    /// @param stakeToken_ The ERC-20 that evaluators stake.
+    /// @param jobs_ The address GalaxyJobs has or will have: the only caller that locks and slashes.
+    /// @param unbondingPeriod_ Seconds between asking for stake back and getting it; at most 365 days.
+    constructor(IERC20 stakeToken_, address jobs_, uint64 unbondingPeriod_) EIP712("GalaxyRegistry", "1") {
+        if (unbondingPeriod_ > 365 days) revert UnbondingTooLong();
+        stakeToken = stakeToken_;
+        // A wrong address (zero included) is found at once: no GalaxyJobs accepts this registry then.
+        // slither-disable-next-line missing-zero-check
+        jobs = jobs_;
+        unbondingPeriod = unbondingPeriod_;
+    }
+
+    /// @notice Registers the caller as an evaluator, or rotates its sealing key.
+    function registerEvaluator(bytes32 sealingKeyDigest) external {
+        if (sealingKeyDigest == 0) revert ZeroDigest();
+        _accounts[msg.sender].sealingKeyDigest = sealingKeyDigest;
+        emit EvaluatorRegistered(msg.sender, sealingKeyDigest);
+    }
+
+    /// @notice Adds stake that was approved before.
+    function depositStake(uint128 amount) external nonReentrant {
+        _depositStake(amount);
+    }
+
+    /// @notice Adds stake with an EIP-2612 permit. A permit that was already used is no obstacle.
+    function depositStakeWithPermit(uint128 amount, uint256 deadline, uint8 v, bytes32 r, bytes32 s)
+        external
+        nonReentrant
+    {
+        try IERC20Permit(address(stakeToken)).permit(msg.sender, address(this), amount, deadline, v, r, s) {} catch {}
+        _depositStake(amount);
+    }
+
+    /// @notice Asks for stake back; replaces an earlier request, and an amount of 0 cancels it.
+    function requestWithdrawal(uint128 amount) external {
+        Account storage account = _accounts[msg.sender];
+        uint128 unlocked = account.staked - account.locked;
+        if (amount > unlocked) revert InsufficientStake(unlocked, amount);
+        uint64 withdrawableAt = uint64(block.timestamp) + unbondingPeriod;
+        account.withdrawing = amount;
+        account.withdrawableAt = withdrawableAt;
+        emit WithdrawalRequested(msg.sender, amount, withdrawableAt);
+    }
+
+    /// @notice Pays out a withdrawal whose unbonding period is over.
+    function withdraw() external nonReentrant {
+        Account storage account = _accounts[msg.sender];
+        uint128 amount = account.withdrawing;
+        if (amount == 0) revert NothingToWithdraw();
+        if (block.timestamp < account.withdrawableAt) revert StillUnbonding(account.withdrawableAt);
+        account.withdrawing = 0;
+        account.staked -= amount;
+        emit StakeWithdrawn(msg.sender, amount);
+        stakeToken.safeTransfer(msg.sender, amount);
+    }
+
+    /// @notice Sets stake of `evaluator` apart for a seat. Only GalaxyJobs.
+    function lockStake(address evaluator_, uint128 amount) external onlyJobs {
+        Account storage account = _accounts[evaluator_];
+        uint128 free = account.staked - account.locked - account.withdrawing;
+        if (amount > free) revert InsufficientStake(free, amount);
+        account.locked += amount;
+        emit StakeLocked(evaluator_, amount);
+    }
+
+    /// @notice Frees locked stake. Only GalaxyJobs.
+    function releaseStake(address evaluator_, uint128 amount) external onlyJobs {
+        _accounts[evaluator_].locked -= amount;
+        emit StakeReleased(evaluator_, amount);
+    }
+
+    /// @notice Burns locked stake. Only GalaxyJobs. A token that refuses the burn does not stop the caller.
+    function slashStake(address evaluator_, uint128 amount) external onlyJobs nonReentrant {
+        Account storage account = _accounts[evaluator_];
+        account.locked -= amount;
+        account.staked -= amount;
+        slashedUnburned += amount;
+        emit StakeSlashed(evaluator_, amount);
+        _burn();
+    }
+
+    /// @notice Burns slashed stake that the token refused to burn before.
+    function burnSlashed() external nonReentrant {
+        if (slashedUnburned == 0) revert NothingToBurn();
+        _burn();
+    }
+
+    /// @notice Registers a data set by its salted commitment, once and for ever.
+    /// @param signature The data owner's, over `r`; may be empty when the data owner calls.
+    function registerDataset(GalaxyTypes.DatasetRegistration calldata r, bytes calldata signature) external {
+        if (r.commitment == 0 || r.schemaDigest == 0) revert ZeroDigest();
+        _checkDataOwner(r.dataOwner, r.hash(), signature);
+        bytes32 id = GalaxyTypes.datasetId(r.dataOwner, r.commitment);
+        Dataset storage dataset_ = _datasets[id];
+        if (dataset_.consent != Consent.None) revert DatasetExists();
+        dataset_.dataOwner = r.dataOwner;
+        dataset_.consent = Consent.Active;
+        dataset_.schemaDigest = r.schemaDigest;
+        emit DatasetRegistered(id, r.dataOwner, r.commitment, r.schemaDigest);
+    }
+
+    /// @notice Withdraws the consent to use a data set. Terminal for its id.
+    /// @param signature The data owner's, over `r`; may be empty when the data owner calls.
+    function revokeDataset(GalaxyTypes.DatasetRevocation calldata r, bytes calldata signature) external {
+        _checkDataOwner(r.dataOwner, r.hash(), signature);
+        if (!isDatasetActive(r.datasetId, r.dataOwner)) revert DatasetNotActive();
+        _datasets[r.datasetId].consent = Consent.Revoked;
+        emit DatasetRevoked(r.datasetId, r.dataOwner);
+    }
+
+    /// @notice An evaluator's key and stake. `staked` includes what is locked or being withdrawn.
+    function evaluator(address evaluator_)
+        external
+        view
+        returns (
+            bytes32 sealingKeyDigest,
+            uint128 staked,
+            uint128 locked,
+            uint128 withdrawing,
+            uint64 withdrawableAt
+        )
+    {
+        Account storage account = _accounts[evaluator_];
+        return (
+            account.sealingKeyDigest, account.staked, account.locked, account.withdrawing, account.withdrawableAt
+        );
+    }
+
+    /// @notice Whether this account has registered a sealing key.
+    function isEvaluator(address evaluator_) external view returns (bool) {
+        return _accounts[evaluator_].sealingKeyDigest != 0;
+    }
+
+    /// @notice What is recorded about a data set; zeros when nothing is.
+    function dataset(bytes32 id) external view returns (address dataOwner, bytes32 schemaDigest, bool isActive) {
+        Dataset storage dataset_ = _datasets[id];
+        return (dataset_.dataOwner, dataset_.schemaDigest, dataset_.consent == Consent.Active);
+    }
+
+    /// @notice Whether this data set is registered, not revoked, and this owner's.
+    function isDatasetActive(bytes32 id, address dataOwner) public view returns (bool) {
+        Dataset storage dataset_ = _datasets[id];
+        return dataset_.consent == Consent.Active && dataset_.dataOwner == dataOwner;
+    }
+
+    function _depositStake(uint128 amount) private {
+        if (amount == 0) revert ZeroAmount();
+        _accounts[msg.sender].staked += amount;
+        emit StakeDeposited(msg.sender, amount);
+        stakeToken.takeExactly(msg.sender, amount);
+    }
+
+    /// @dev What is not burned now stays counted. The count is changed before the call and restored if it fails.
+    function _burn() private {
+        uint256 amount = slashedUnburned;
+        slashedUnburned = 0;
+        if (stakeToken.trySend(BURN_ADDRESS, amount)) {
+            emit StakeBurned(amount);
+        } else {
+            slashedUnburned = amount;
+        }
+    }
+
+    function _checkDataOwner(address dataOwner, bytes32 structHash, bytes calldata signature) private view {
+        if (signature.length == 0 && msg.sender == dataOwner) return;
+        (address signer, ECDSA.RecoverError err,) = ECDSA.tryRecoverCalldata(_hashTypedDataV4(structHash), signature);
+        if (err != ECDSA.RecoverError.NoError || signer != dataOwner) revert InvalidSignature();
+    }
+}

@@ -1,0 +1,355 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.28;
+
+import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
+import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
+import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
+import {ReentrancyGuard} from "@openzeppelin/contracts/utils/ReentrancyGuard.sol";
+import {BitMaps} from "@openzeppelin/contracts/utils/structs/BitMaps.sol";
+import {GalaxyRegistry} from "./GalaxyRegistry.sol";
+import {InvalidSignature, Phase} from "./GalaxyTypes.sol";
+
+/// @title What GalaxyJobs remembers, its events, its refusals and its views
+abstract contract JobStore is EIP712, ReentrancyGuard {
+    using BitMaps for BitMaps.BitMap;
+
+    /// @notice What a requester posts. Immutable from then on. Amounts in the token's smallest unit, windows in s.
+    struct JobParameters {
+        address token;
+        bytes32 termsDigest;
+        uint128 bounty;
+        uint128 feePerSeat;
+        uint128 bondPerIdentity;
+        uint128 seatStake;
+        uint32 rounds;
+        uint32 minOwners;
+        uint32 maxOwners;
+        uint32 enrolWindow;
+        uint32 roundWindow;
+        uint32 anchorWindow;
+        uint32 commitWindow;
+        uint32 revealWindow;
+        uint32 settleWindow;
+        uint32 claimWindow;
+        address[] evaluators;
+    }
+
+    /// @notice One leaf of a settled job's payout tree.
+    struct Payout {
+        uint256 index;
+        address account;
+        uint256 amount;
+    }
+
+    /// @notice Everything recorded about a job.
+    /// @dev `phaseStart`: since when the phase (in Training: the round) runs. `deadline`: when its ordinary window
+    /// ends. `expiresAt`: from when `expire` works, 0 if never. `refundable`: owed to the requester and not yet sent.
+    struct JobView {
+        address requester;
+        address token;
+        bytes32 termsDigest;
+        Phase phase;
+        uint32 roundIndex;
+        uint32 rounds;
+        uint32 minOwners;
+        uint32 maxOwners;
+        uint32 cohortSize;
+        bytes32 cohortRoot;
+        uint8 quorum;
+        uint8 seatsTaken;
+        uint8 commits;
+        uint8 reveals;
+        uint64 phaseStart;
+        uint64 deadline;
+        uint64 expiresAt;
+        uint128 bounty;
+        uint128 feePerSeat;
+        uint128 bondPerIdentity;
+        uint128 seatStake;
+        bytes32 payoutRoot;
+        uint32 payees;
+        uint256 total;
+        uint256 paid;
+        uint256 feesOwed;
+        uint256 feesPaid;
+        uint256 refundable;
+        uint256 refunded;
+        uint256 bondsHeld;
+        bool claimsExpired;
+        bytes32 directHead;
+        bytes32 history;
+        bytes32 modelDigest;
+        uint256 faultySeats;
+        uint32 enrolWindow;
+        uint32 roundWindow;
+        uint32 anchorWindow;
+        uint32 commitWindow;
+        uint32 revealWindow;
+        uint32 settleWindow;
+        uint32 claimWindow;
+        address[] evaluators;
+    }
+
+    /// @dev The first word is all that anchoring a round needs to know and to change.
+    struct Job {
+        Phase phase;
+        uint8 seats;
+        uint8 quorum;
+        uint40 phaseStart;
+        uint32 roundIndex;
+        uint32 rounds;
+        uint32 cohortSize;
+        uint32 minOwners;
+        uint32 roundWindow;
+        uint32 maxOwners;
+        address requester;
+        uint32 enrolWindow;
+        uint32 anchorWindow;
+        uint32 commitWindow;
+        address token;
+        uint32 revealWindow;
+        uint32 settleWindow;
+        uint32 claimWindow;
+        uint128 bounty;
+        uint128 feePerSeat;
+        uint128 bondPerIdentity;
+        uint128 seatStake;
+        uint8 seatsTaken;
+        uint8 commits;
+        uint8 reveals;
+        bool claimsExpired;
+        uint16 feeSeats; // bit i: seat i has earned its fee and has not been sent it
+        uint16 faultySeats;
+        uint32 payees;
+        uint128 feesOwed; // fees earned at settlement
+        uint128 total;
+        uint128 paid;
+        uint128 feesPaid;
+        uint128 bondsHeld;
+        uint256 refundable;
+        uint256 refunded;
+        bytes32 termsDigest;
+        bytes32 cohortRoot;
+        bytes32 directHead;
+        bytes32 history;
+        bytes32 payoutRoot;
+        bytes32 modelDigest;
+        address[] evaluators;
+    }
+
+    struct Seat {
+        uint8 place; // index in `evaluators` plus 1; 0: not taken
+        bytes32 committed;
+        bytes32 revealed;
+    }
+
+    uint256 internal constant MAX_SEATS = 15;
+    uint256 internal constant MAX_PAYOUTS = 256;
+    uint256 internal constant SIGNATURE_BYTES = 65;
+    /// @dev Stands for an empty history, so that the first round's anchor need not pay for a fresh storage word.
+    bytes32 internal constant EMPTY_HISTORY = bytes32(uint256(1));
+
+    GalaxyRegistry internal immutable _registry;
+
+    /// @notice How many jobs were posted. Ids run from 1.
+    uint256 public jobCount;
+
+    mapping(uint256 jobId => Job) internal _jobs;
+    mapping(uint256 jobId => mapping(address evaluator => Seat)) internal _seats;
+    mapping(uint256 jobId => mapping(address dataOwner => address payer)) internal _bondPayers;
+    mapping(uint256 jobId => mapping(address dataOwner => bool)) internal _hasEnrolled;
+    /// @dev The round of the owner's last direct update, plus 1. Rounds only grow, so one word per owner will do.
+    mapping(uint256 jobId => mapping(address dataOwner => uint32)) internal _lastDirectRound;
+    mapping(uint256 jobId => BitMaps.BitMap) internal _isPaid;
+
+    error RegistryMismatch();
+    /// @param field The field of JobParameters at fault, in ASCII.
+    error InvalidParameter(bytes32 field);
+    error WrongPhase(Phase phase);
+    error TooEarly(uint256 opensAt);
+    error TooLate(uint256 closedAt);
+    error NotRequester();
+    error NotNamedEvaluator();
+    error NotRegistered(address evaluator);
+    error SeatAlreadyTaken();
+    error NotSeated(address account);
+    error SeatNotEligible(address account);
+    error SignersNotAscending();
+    error QuorumMissing(uint256 quorum);
+    error WrongTerms();
+    error WrongRound(uint32 roundIndex);
+    error DatasetNotUsable();
+    error AlreadyEnrolled();
+    error AlreadySubmitted();
+    error DirectEntriesMissing(bytes32 directHead);
+    error SizeOutOfRange();
+    error AlreadyCommitted();
+    error NotCommitted();
+    error CommitmentMismatch();
+    error AlreadyRevealed();
+    error InvalidSettlement();
+    error NoBondAsked();
+    error AlreadyBonded();
+    error BondMissing();
+    error NotTerminal();
+    error ClaimsAreOver();
+    error InvalidPayouts();
+    error InvalidProof();
+    error AlreadyPaid();
+    error ExceedsTotal();
+    error NothingToPay();
+    error NothingToRefund();
+    error NothingToExpire();
+
+    /// @notice The registry of evaluators and data sets.
+    function registry() external view returns (GalaxyRegistry) {
+        return _registry;
+    }
+
+    /// @notice Whether the payout with this index has been sent.
+    function isPaid(uint256 jobId, uint256 index) external view returns (bool) {
+        return _isPaid[jobId].get(index);
+    }
+
+    /// @notice An evaluator's seat: its index among the named, whether it is taken, what it committed and revealed.
+    /// @dev Reverts with NotNamedEvaluator for anybody else.
+    function seat(uint256 jobId, address evaluator)
+        external
+        view
+        returns (uint256 index, bool taken, bytes32 committed, bytes32 revealed)
+    {
+        Seat storage seat_ = _seats[jobId][evaluator];
+        return (
+            _indexOf(_jobs[jobId].evaluators, evaluator), seat_.place != 0, seat_.committed, seat_.revealed
+        );
+    }
+
+    /// @notice Everything recorded about a job. For an unknown one, the phase is None.
+    function job(uint256 jobId) external view returns (JobView memory v) {
+        Job storage j = _jobs[jobId];
+        v.requester = j.requester;
+        v.token = j.token;
+        v.termsDigest = j.termsDigest;
+        v.phase = j.phase;
+        v.roundIndex = j.roundIndex;
+        v.rounds = j.rounds;
+        v.minOwners = j.minOwners;
+        v.maxOwners = j.maxOwners;
+        v.cohortSize = j.cohortSize;
+        v.cohortRoot = j.cohortRoot;
+        v.quorum = j.quorum;
+        v.seatsTaken = j.seatsTaken;
+        v.commits = j.commits;
+        v.reveals = j.reveals;
+        v.phaseStart = j.phaseStart;
+        (v.deadline, v.expiresAt) = _deadlines(j);
+        v.bounty = j.bounty;
+        v.feePerSeat = j.feePerSeat;
+        v.bondPerIdentity = j.bondPerIdentity;
+        v.seatStake = j.seatStake;
+        v.payoutRoot = j.payoutRoot;
+        v.payees = j.payees;
+        v.total = j.total;
+        v.paid = j.paid;
+        v.feesOwed = j.feesOwed;
+        v.feesPaid = j.feesPaid;
+        v.refundable = j.refundable;
+        v.refunded = j.refunded;
+        v.bondsHeld = j.bondsHeld;
+        v.claimsExpired = j.claimsExpired;
+        v.directHead = j.directHead;
+        v.history = j.history == EMPTY_HISTORY ? bytes32(0) : j.history;
+        v.modelDigest = j.modelDigest;
+        v.faultySeats = j.faultySeats;
+        v.enrolWindow = j.enrolWindow;
+        v.roundWindow = j.roundWindow;
+        v.anchorWindow = j.anchorWindow;
+        v.commitWindow = j.commitWindow;
+        v.revealWindow = j.revealWindow;
+        v.settleWindow = j.settleWindow;
+        v.claimWindow = j.claimWindow;
+        v.evaluators = j.evaluators;
+    }
+
+    /// @dev The end of the current phase's window, and from when `expire` works. (0, 0) where neither exists.
+    function _deadlines(Job storage j) internal view returns (uint64 deadline, uint64 expiresAt) {
+        uint64 start = j.phaseStart;
+        Phase phase = j.phase;
+        if (phase == Phase.Enrolling) {
+            deadline = start + j.enrolWindow;
+            expiresAt = deadline + j.anchorWindow;
+        } else if (phase == Phase.Training) {
+            deadline = start + j.roundWindow;
+            expiresAt = deadline + j.anchorWindow;
+        } else if (phase == Phase.Committing) {
+            deadline = start + j.commitWindow;
+            expiresAt = deadline;
+        } else if (phase == Phase.Revealing) {
+            deadline = start + j.revealWindow;
+            expiresAt = deadline + j.settleWindow;
+        } else if (phase == Phase.Settled && !j.claimsExpired) {
+            deadline = start + j.claimWindow;
+            expiresAt = deadline;
+        }
+    }
+
+    /// @dev The job, if it is in `phase`.
+    function _jobIn(uint256 jobId, Phase phase) internal view returns (Job storage j) {
+        j = _jobs[jobId];
+        if (j.phase != phase) revert WrongPhase(j.phase);
+    }
+
+    function _checkBefore(uint256 closesAt) internal view {
+        if (block.timestamp >= closesAt) revert TooLate(closesAt);
+    }
+
+    function _checkSince(uint256 opensAt) internal view {
+        if (block.timestamp < opensAt) revert TooEarly(opensAt);
+    }
+
+    function _indexOf(address[] storage evaluators, address evaluator) internal view returns (uint256) {
+        uint256 count = evaluators.length;
+        for (uint256 i = 0; i < count; ++i) {
+            if (evaluators[i] == evaluator) return i;
+        }
+        revert NotNamedEvaluator();
+    }
+
+    /// @dev Checks that `signature` over `structHash` is `dataOwner`'s; empty will do when the data owner calls.
+    function _checkDataOwner(address dataOwner, bytes32 structHash, bytes calldata signature) internal view {
+        if (signature.length == 0 && msg.sender == dataOwner) return;
+        (address signer, ECDSA.RecoverError err,) =
+            ECDSA.tryRecoverCalldata(_hashTypedDataV4(structHash), signature);
+        if (err != ECDSA.RecoverError.NoError || signer != dataOwner) revert InvalidSignature();
+    }
+
+    /// @dev Checks that at least `quorum` distinct seats signed `structHash`: 65-byte signatures in ascending order
+    /// of their signers. `onlyRevealed`: each must have revealed its scores and not be among `excludedSeats`.
+    function _checkQuorum(
+        uint256 jobId,
+        uint256 quorum,
+        bytes32 structHash,
+        bytes calldata signatures,
+        bool onlyRevealed,
+        uint256 excludedSeats
+    ) internal view {
+        uint256 count = signatures.length / SIGNATURE_BYTES;
+        if (signatures.length % SIGNATURE_BYTES != 0 || count > MAX_SEATS) revert InvalidSignature();
+        if (count < quorum) revert QuorumMissing(quorum);
+        bytes32 digest = _hashTypedDataV4(structHash);
+        address previous = address(0);
+        for (uint256 i = 0; i < count; ++i) {
+            bytes calldata signature = signatures[i * SIGNATURE_BYTES:(i + 1) * SIGNATURE_BYTES];
+            (address signer, ECDSA.RecoverError err,) = ECDSA.tryRecoverCalldata(digest, signature);
+            if (err != ECDSA.RecoverError.NoError) revert InvalidSignature();
+            if (signer <= previous) revert SignersNotAscending();
+            previous = signer;
+            Seat storage seat_ = _seats[jobId][signer];
+            uint256 place = seat_.place;
+            if (place == 0) revert NotSeated(signer);
+            if (onlyRevealed && (seat_.revealed == 0 || excludedSeats & (1 << (place - 1)) != 0)) {
+                revert SeatNotEligible(signer);
+            }
+        }
+    }
+}
