@@ -1,0 +1,42 @@
+"""What every data owner's update was worth, with standard errors, and the references it is held against."""
+
+from galaxylearning.contribution.games import (
+    Game,
+    GameValues,
+    coalition_game,
+    distance_to_mean,
+    exact_banzhaf,
+    exact_shapley,
+    leave_one_out,
+    sampled_banzhaf,
+    sampled_shapley,
+    size_value,
+)
+from galaxylearning.contribution.measure import FixedPointUtility, from_fixed, to_fixed
+from galaxylearning.contribution.path import GradientBlocks, PathValue, path_value
+from galaxylearning.contribution.registry import VALUES, RoundView, value_named
+from galaxylearning.contribution.tables import median_table, merge_twins
+
+__all__ = [
+    "VALUES",
+    "FixedPointUtility",
+    "Game",
+    "GameValues",
+    "GradientBlocks",
+    "PathValue",
+    "RoundView",
+    "coalition_game",
+    "distance_to_mean",
+    "exact_banzhaf",
+    "exact_shapley",
+    "from_fixed",
+    "leave_one_out",
+    "median_table",
+    "merge_twins",
+    "path_value",
+    "sampled_banzhaf",
+    "sampled_shapley",
+    "size_value",
+    "to_fixed",
+    "value_named",
+]

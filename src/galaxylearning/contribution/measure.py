@@ -1,0 +1,84 @@
+"""Units of contribution: clipped loss as an integer utility, and real values as integers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from galaxylearning.errors import DataRefused
+from galaxylearning.learning.vectors import F64, require_integer, require_number, require_vector
+
+UTILITY_FRACTION_BITS = 20
+"""A utility is an integer number of 2**-20 nats, summed over the samples."""
+
+VALUE_FRACTION_BITS = 40
+"""A value is an integer number of 2**-40 nats per sample."""
+
+MAX_CLIP = 1e6
+_INT64_MAX = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class FixedPointUtility:
+    """Utility of a model on the hidden set: minus its summed, clipped per-sample loss, as an exact integer.
+
+    Every sample is rounded before the sum, so the sum does not depend on the order of the samples.
+    """
+
+    fraction_bits: int = UTILITY_FRACTION_BITS
+
+    def __post_init__(self) -> None:
+        require_integer(self.fraction_bits, "fraction_bits", low=0, high=30)
+
+    def utility(self, per_sample_loss: F64, clip: float) -> int:
+        """Give ``-sum(rint(min(max(loss, -clip), clip) * 2**fraction_bits))``; higher is better.
+
+        ``per_sample_loss`` f64[n] and ``clip`` (in (0, 1e6]) are in nats per sample. The result is in
+        ``2**-fraction_bits`` nats over all samples. One sample moves it by at most ``2 * clip``.
+
+        Raises:
+            DataRefused: no samples, another type or shape, or a loss that is not finite: a utility that
+                cannot be measured is an error, never a number.
+        """
+        losses = require_vector(per_sample_loss, "per_sample_loss", np.float64, error=DataRefused)
+        if losses.size == 0:
+            raise DataRefused("must hold at least one sample", where="per_sample_loss")
+        limit = require_number(clip, "clip", low=0, high=MAX_CLIP, low_open=True)
+        scaled = np.rint(np.clip(losses, -limit, limit) * float(1 << self.fraction_bits))
+        if losses.size * limit * (1 << self.fraction_bits) > _INT64_MAX:
+            raise DataRefused(
+                f"{losses.size} samples clipped at {limit} exceed 63 bits", where="per_sample_loss"
+            )
+        return -int(np.sum(scaled.astype(np.int64)))
+
+    def to_nats(self, utility: int) -> float:
+        """The utility in nats (over all samples), for display."""
+        return math.ldexp(utility, -self.fraction_bits)
+
+
+def to_fixed(values: Sequence[float] | F64) -> tuple[int, ...]:
+    """Turn values in nats per sample into integers of 2**-40 nats, rounded half to even.
+
+    Raises:
+        DataRefused: a value is not finite or does not fit 63 bits (beyond 8,388,607 nats).
+    """
+    fixed = []
+    for index, value in enumerate(values):
+        real = float(value)
+        if not math.isfinite(real):
+            raise DataRefused(f"must be finite, not {real}", where=f"values[{index}]")
+        scaled = round(math.ldexp(real, VALUE_FRACTION_BITS)) if abs(real) < 2.0**60 else _INT64_MAX + 1
+        if abs(scaled) > _INT64_MAX:
+            raise DataRefused(
+                f"must lie within ±2**{63 - VALUE_FRACTION_BITS} nats, not {real}", where=f"values[{index}]"
+            )
+        fixed.append(scaled)
+    return tuple(fixed)
+
+
+def from_fixed(value: int) -> float:
+    """A fixed-point value in nats per sample, for display."""
+    return math.ldexp(value, -VALUE_FRACTION_BITS)
