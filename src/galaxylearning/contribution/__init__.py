@@ -16,6 +16,7 @@ from galaxylearning.contribution.measure import FixedPointUtility, from_fixed, t
 from galaxylearning.contribution.path import GradientBlocks, PathValue, path_value
 from galaxylearning.contribution.registry import VALUES, RoundView, value_named
 from galaxylearning.contribution.tables import median_table, merge_twins
+from galaxylearning.contribution.twins import TwinEvidence, twin_evidence, twin_groups
 
 __all__ = [
     "VALUES",
@@ -25,6 +26,7 @@ __all__ = [
     "GradientBlocks",
     "PathValue",
     "RoundView",
+    "TwinEvidence",
     "coalition_game",
     "distance_to_mean",
     "exact_banzhaf",
@@ -38,5 +40,7 @@ __all__ = [
     "sampled_shapley",
     "size_value",
     "to_fixed",
+    "twin_evidence",
+    "twin_groups",
     "value_named",
 ]
