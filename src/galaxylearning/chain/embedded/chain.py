@@ -292,7 +292,9 @@ class EmbeddedChain:
     def _send_transaction(self, value: Any) -> Any:
         request = call_request(value, "transaction", chain_id=self._chain_id)
         if request.sender != FAUCET_ADDRESS:
-            raise invalid_params("transaction.from", f"{as_address(FAUCET_ADDRESS)}, the only unlocked account")
+            raise invalid_params(
+                "transaction.from", f"{as_address(FAUCET_ADDRESS)}, the only unlocked account"
+            )
         context = self._engine.next_context()
         priority_fee_wei = PRIORITY_FEE_WEI if request.priority_fee_wei is None else request.priority_fee_wei
         max_fee_wei = request.max_fee_wei
@@ -300,7 +302,9 @@ class EmbeddedChain:
         fields = {
             "nonce": int(self._engine.world.account(FAUCET_ADDRESS).nonce) if nonce is None else nonce,
             "priority_fee_wei": priority_fee_wei,
-            "max_fee_wei": 2 * context.base_fee_wei + priority_fee_wei if max_fee_wei is None else max_fee_wei,
+            "max_fee_wei": 2 * context.base_fee_wei + priority_fee_wei
+            if max_fee_wei is None
+            else max_fee_wei,
             "gas": self._estimate(request, context) if request.gas is None else request.gas,
             "to": request.to or b"",
             "data": request.data,

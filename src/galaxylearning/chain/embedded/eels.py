@@ -55,7 +55,8 @@ _import_pairings_later()
 
 from ethereum.crypto.hash import Hash32  # noqa: E402
 from ethereum.crypto.hash import keccak256 as _keccak256  # noqa: E402
-from ethereum.exceptions import EthereumException, InvalidSignatureError  # noqa: E402
+from ethereum.exceptions import EthereumException as EthereumException  # noqa: E402
+from ethereum.exceptions import InvalidSignatureError  # noqa: E402
 from ethereum.prague import vm  # noqa: E402
 from ethereum.prague.blocks import Header, decode_receipt  # noqa: E402
 from ethereum.prague.bloom import logs_bloom  # noqa: E402
@@ -288,7 +289,7 @@ def decode_signed(raw: bytes, chain_id: int) -> SignedTransaction:
 
 
 def sign_fee_market(
-    fields: Mapping[str, int | bytes], *, chain_id: int, sign: Callable[[bytes], tuple[int, int, int]]
+    fields: Mapping[str, Any], *, chain_id: int, sign: Callable[[bytes], tuple[int, int, int]]
 ) -> bytes:
     """A raw EIP-1559 transaction. ``sign`` gives (r, s, y_parity) of a 32-byte hash."""
     unsigned = _fee_market(fields, chain_id, 0, 0, 0)
@@ -386,7 +387,14 @@ class Simulated:
 
 
 def simulate(
-    context: BlockContext, value: Any, *, sender: bytes, to: bytes | None, data: bytes, value_wei: int, gas: int
+    context: BlockContext,
+    value: Any,
+    *,
+    sender: bytes,
+    to: bytes | None,
+    data: bytes,
+    value_wei: int,
+    gas: int,
 ) -> Simulated:
     """Run a call as a transaction with this gas limit would run, without charging for gas.
 
@@ -480,4 +488,3 @@ def encode_header(value: Any) -> bytes:
 def decode_header(encoded: bytes) -> Any:
     """The header that ``encode_header`` made."""
     return rlp.decode_to(Header, encoded)
-

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from eth_utils import to_checksum_address
+from eth_utils.address import to_checksum_address
 
 from galaxylearning.chain.embedded import eels
 from galaxylearning.chain.embedded.eels import BlockContext, SignedTransaction
@@ -84,7 +84,7 @@ def format_pending_block(context: BlockContext, parent: BlockRow) -> dict[str, A
 def format_transaction(transaction: SignedTransaction, block: BlockRow) -> dict[str, Any]:
     """A mined transaction."""
     price = transaction.effective_gas_price(int(block.header.base_fee_per_gas))
-    shown = {
+    shown: dict[str, Any] = {
         "hash": as_hex(transaction.hash),
         "type": as_quantity(transaction.kind),
         "nonce": as_quantity(transaction.nonce),

@@ -183,7 +183,9 @@ def log_filter(value: Any, field: str) -> LogFilter:
         topics=tuple(_topic_choices(item, f"{field}.topics[{i}]") for i, item in enumerate(topics)),
         from_block=block_tag(given.get("fromBlock", "latest"), f"{field}.fromBlock"),
         to_block=block_tag(given.get("toBlock", "latest"), f"{field}.toBlock"),
-        block_hash=data(given["blockHash"], f"{field}.blockHash", length=32) if "blockHash" in given else None,
+        block_hash=data(given["blockHash"], f"{field}.blockHash", length=32)
+        if "blockHash" in given
+        else None,
     )
 
 

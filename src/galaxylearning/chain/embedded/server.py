@@ -61,7 +61,9 @@ async def serve(
         LedgerUnreachable: the port cannot be had.
     """
     if not is_remote_allowed and not _is_loopback(host):
-        raise ConfigRefused(f"{host} is not a loopback address; the chain has an unlocked account", where="host")
+        raise ConfigRefused(
+            f"{host} is not a loopback address; the chain has an unlocked account", where="host"
+        )
     if not 0 <= port <= 65_535:
         raise ConfigRefused("must be from 0 to 65535", where="port")
     connections: set[asyncio.Task[None]] = set()
@@ -72,7 +74,9 @@ async def serve(
         connections.add(task)
         try:
             if len(connections) > MAX_CONNECTIONS:
-                await _respond(writer, 503, _error(None, RpcError(INVALID_REQUEST, "too many connections")), False)
+                await _respond(
+                    writer, 503, _error(None, RpcError(INVALID_REQUEST, "too many connections")), False
+                )
             else:
                 await _converse(chain, reader, writer)
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
@@ -167,7 +171,8 @@ async def _respond(writer: asyncio.StreamWriter, status: int, answer: Any, is_op
     connection = "keep-alive" if is_open else "close"
     writer.write(
         f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\nConnection: {connection}\r\n\r\n".encode() + body
+        f"Content-Length: {len(body)}\r\nConnection: {connection}\r\n\r\n".encode()
+        + body
     )
     await asyncio.wait_for(writer.drain(), _READ_TIMEOUT_S)
 
@@ -190,7 +195,9 @@ def _answer_one(chain: EmbeddedChain, request: Any) -> dict[str, Any] | None:
     if not isinstance(request, Mapping):
         return _error(None, RpcError(INVALID_REQUEST, "a request is an object"))
     identifier = request.get("id")
-    if identifier is not None and (isinstance(identifier, bool) or not isinstance(identifier, int | float | str)):
+    if identifier is not None and (
+        isinstance(identifier, bool) or not isinstance(identifier, int | float | str)
+    ):
         return _error(None, RpcError(INVALID_REQUEST, "must be a string, a number or null", where="id"))
     method, params = request.get("method"), request.get("params", [])
     if request.get("jsonrpc") != "2.0" or not isinstance(method, str):

@@ -124,7 +124,10 @@ class Store:
     def add_block(self, block: BlockRow, transaction: TransactionRow | None, logs: Sequence[Log]) -> None:
         """Append a block within the open transaction."""
         run = self.database.execute
-        run("INSERT INTO blocks VALUES (?, ?, ?)", (block.number, block.hash, eels.encode_header(block.header)))
+        run(
+            "INSERT INTO blocks VALUES (?, ?, ?)",
+            (block.number, block.hash, eels.encode_header(block.header)),
+        )
         if transaction is not None:
             run(
                 "INSERT INTO transactions VALUES (?, ?, ?, ?, ?)",
@@ -157,7 +160,7 @@ class Store:
         return self._block("WHERE hash = ?", (block_hash,))
 
     def _block(self, condition: str, values: tuple[Any, ...]) -> BlockRow | None:
-        row = self.database.execute(f"SELECT number, hash, header FROM blocks {condition}", values).fetchone()  # noqa: S608
+        row = self.database.execute(f"SELECT number, hash, header FROM blocks {condition}", values).fetchone()
         return None if row is None else BlockRow(row[0], row[1], eels.decode_header(row[2]))
 
     def recent_hashes(self, count: int) -> list[bytes]:
@@ -175,7 +178,7 @@ class Store:
 
     def _transaction(self, condition: str, value: Any) -> TransactionRow | None:
         row = self.database.execute(
-            f"SELECT hash, block_number, raw, has_succeeded, contract_address FROM transactions {condition}",  # noqa: S608
+            f"SELECT hash, block_number, raw, has_succeeded, contract_address FROM transactions {condition}",
             (value,),
         ).fetchone()
         return None if row is None else TransactionRow(row[0], row[1], row[2], bool(row[3]), row[4])
@@ -197,7 +200,7 @@ class Store:
         # A position the filter mentions must exist, even where any value will do.
         conditions.extend(f"l.topic{index} IS NOT NULL" for index in range(len(topics)))
         query = (
-            "SELECT l.block_number, l.log_index, t.hash, l.address, l.topic0, l.topic1, l.topic2, l.topic3, l.data"  # noqa: S608
+            "SELECT l.block_number, l.log_index, t.hash, l.address, l.topic0, l.topic1, l.topic2, l.topic3, l.data"
             " FROM logs l JOIN transactions t ON t.block_number = l.block_number"
             f" WHERE {' AND '.join(conditions)} ORDER BY l.block_number, l.log_index LIMIT {MAX_LOGS + 1}"
         )

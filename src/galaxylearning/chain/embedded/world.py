@@ -43,7 +43,9 @@ class OverlayMap:
 
     __hash__ = None  # type: ignore[assignment]
 
-    def __init__(self, rows: Rows, layers: tuple[dict[bytes, Any], ...] = (), size: int | None = None) -> None:
+    def __init__(
+        self, rows: Rows, layers: tuple[dict[bytes, Any], ...] = (), size: int | None = None
+    ) -> None:
         self.rows = rows
         self._layers = layers
         self._top: dict[bytes, Any] = {}
@@ -204,7 +206,8 @@ class World:
 
     def state(self) -> Any:
         """A fresh EELS ``State`` over the committed rows; running a transaction on it changes no row."""
-        for rows in (self._accounts, *self._slots.values()):
+        self._accounts.trim()
+        for rows in self._slots.values():
             rows.trim()
         return eels.state(
             OverlayMap(self._accounts), {address: OverlayMap(rows) for address, rows in self._slots.items()}

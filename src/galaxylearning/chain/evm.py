@@ -1,0 +1,223 @@
+"""The ledger on an EVM chain: any node web3.py can reach, or an embedded chain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from eth_utils.address import to_checksum_address
+
+from galaxylearning.chain.abi_codec import codec
+from galaxylearning.chain.deployment import Deployment, deploy, fund
+from galaxylearning.chain.signer import KeySigner
+from galaxylearning.chain.transactions import RECEIPT_TIMEOUT_S, Sender
+from galaxylearning.chain.transport import REQUEST_TIMEOUT_S, Node, Transport
+from galaxylearning.errors import ConfigRefused, LedgerError
+from galaxylearning.ports import Call, Contract, Event, Receipt, Signer
+from galaxylearning.units import Address
+
+__all__ = ["Deployment", "EvmLedger", "KeySigner", "connect", "deploy", "fund"]
+
+_LOG_SPAN_BLOCKS = 10_000
+_KNOWN_LIMIT = 50_000
+_CONTRACTS: tuple[Contract, ...] = ("jobs", "registry", "token")
+
+
+async def connect(
+    url_or_provider: Node,
+    deployment: Deployment,
+    *,
+    request_timeout_s: float = REQUEST_TIMEOUT_S,
+    receipt_timeout_s: float = RECEIPT_TIMEOUT_S,
+) -> EvmLedger:
+    """A ledger over a node, once the node turned out to be the chain the deployment is on.
+
+    Args:
+        url_or_provider: http(s):// or ws(s):// URL, a web3.py provider or ``AsyncWeb3``, or an ``EmbeddedChain``.
+
+    Raises:
+        ConfigRefused: wrong kind of URL, another chain, or no contract at one of the addresses.
+        LedgerUnreachable: no answer in time.
+    """
+    transport = Transport(url_or_provider, timeout_s=request_timeout_s)
+    try:
+        chain_id = int(await transport.request("eth_chainId"), 16)
+        if chain_id != deployment.chain_id:
+            raise ConfigRefused(f"the node's chain is {chain_id}, not {deployment.chain_id}", where="chain")
+        for contract in _CONTRACTS:
+            address = deployment.address_of(contract)
+            if await transport.request("eth_getCode", address, "latest") in ("0x", None):
+                raise ConfigRefused(f"there is no contract at {address}", where=f"deployment.{contract}")
+    except BaseException:
+        await transport.close()
+        raise
+    return EvmLedger(transport, deployment, receipt_timeout_s=receipt_timeout_s)
+
+
+class EvmLedger:
+    """Implements ``ports.Ledger``. Made by ``connect``."""
+
+    def __init__(self, transport: Transport, deployment: Deployment, *, receipt_timeout_s: float) -> None:
+        self._transport = transport
+        self._deployment = deployment
+        self._sender = Sender(transport, chain_id=deployment.chain_id, receipt_timeout_s=receipt_timeout_s)
+        self._contract_at = {deployment.address_of(contract): contract for contract in _CONTRACTS}
+        self._timestamps: dict[str, int] = {}
+        self._senders: dict[str, Address] = {}
+
+    @property
+    def chain_id(self) -> int:
+        """Identifier of the chain."""
+        return self._deployment.chain_id
+
+    @property
+    def deployment(self) -> Deployment:
+        """Where the contracts are."""
+        return self._deployment
+
+    def address_of(self, contract: Contract) -> Address:
+        """Checksummed address of a contract."""
+        return self._deployment.address_of(contract)
+
+    async def close(self) -> None:
+        """Close the connection where ``connect`` opened it."""
+        await self._transport.close()
+
+    async def now(self) -> int:
+        """Timestamp of the block being built where the node tells it, else of the latest one; Unix seconds.
+
+        Raises:
+            LedgerUnreachable: no answer in time.
+        """
+        for tag in ("pending", "latest"):
+            try:
+                block = await self._transport.request("eth_getBlockByNumber", tag, False)
+            except LedgerError as error:
+                if tag == "latest" or error.retryable:
+                    raise
+                continue
+            if block is not None:
+                return int(block["timestamp"], 16)
+        raise LedgerError("the node has no latest block")
+
+    async def read(self, call: Call) -> Any:
+        """Result of a view at the latest block; see ``ports.Ledger.read``.
+
+        Raises:
+            TransactionReverted: the contract refused.
+            LedgerUnreachable: no answer in time.
+            ValueError: no such function, or arguments that do not fit it.
+        """
+        function = codec(call.contract).function(call.function)
+        request = {"to": self.address_of(call.contract), "data": "0x" + function.encode(call.arguments).hex()}
+        return function.decode(_bytes(await self._transport.request("eth_call", request, "latest")))
+
+    async def submit(self, call: Call, signer: Signer) -> Receipt:
+        """Send a transaction and wait for its receipt; see ``ports.Ledger.submit``.
+
+        Raises:
+            TransactionReverted: the contract refused, with its custom error's name in ``reason``.
+            LedgerUnreachable: no receipt in time; the transaction may still be mined.
+            ValueError: no such function, or arguments that do not fit it.
+        """
+        function = codec(call.contract).function(call.function)
+        data = function.encode(call.arguments)
+        receipt = await self._sender.send(signer, to=self.address_of(call.contract), data=data)
+        sender = Address(to_checksum_address(receipt["from"]))
+        self._senders[receipt["transactionHash"]] = sender
+        return Receipt(
+            transaction_hash=_bytes(receipt["transactionHash"]),
+            block_number=int(receipt["blockNumber"], 16),
+            gas_used=int(receipt["gasUsed"], 16),
+            sender=sender,
+            events=tuple(await self._decoded(receipt["logs"])),
+        )
+
+    async def events(self, *, job_id: int | None = None, since_block: int = 0) -> Sequence[Event]:
+        """Logs of the jobs and registry contracts, or of one job, oldest first.
+
+        Raises:
+            LedgerUnreachable: no answer in time.
+        """
+        if job_id is not None and not 0 <= job_id < 1 << 256:
+            raise ValueError("job_id must fit 256 bits")
+        wanted: dict[str, Any] = {"address": [self.address_of("jobs"), self.address_of("registry")]}
+        if job_id is not None:
+            wanted = {"address": self.address_of("jobs"), "topics": [None, "0x" + job_id.to_bytes(32).hex()]}
+        head = int(await self._transport.request("eth_blockNumber"), 16)
+        logs: list[Mapping[str, Any]] = []
+        for first in range(max(since_block, self._deployment.block_number), head + 1, _LOG_SPAN_BLOCKS):
+            last = min(first + _LOG_SPAN_BLOCKS - 1, head)
+            span = {**wanted, "fromBlock": hex(first), "toBlock": hex(last)}
+            logs.extend(await self._transport.request("eth_getLogs", span))
+        return await self._decoded(logs)
+
+    async def _decoded(self, logs: Sequence[Mapping[str, Any]]) -> list[Event]:
+        """The events among these logs; logs of other contracts and of no known event are left out."""
+        ordered = sorted(logs, key=lambda log: (int(log["blockNumber"], 16), int(log["logIndex"], 16)))
+        known = []
+        for log in ordered:
+            address = to_checksum_address(log["address"])
+            topics = [_bytes(topic) for topic in log["topics"]]
+            contract = self._contract_at.get(Address(address))
+            if contract is not None and topics and topics[0] in codec(contract).events:
+                known.append((contract, topics, log))
+        await self._learn([log for _, _, log in known])
+        events = []
+        for contract, topics, log in known:
+            kind = codec(contract).events[topics[0]]
+            events.append(
+                Event(
+                    contract=contract,
+                    name=kind.name,
+                    arguments=kind.decode(topics, _bytes(log["data"])),
+                    block_number=int(log["blockNumber"], 16),
+                    timestamp=self._timestamps[log["blockHash"]],
+                    log_index=int(log["logIndex"], 16),
+                    transaction_hash=_bytes(log["transactionHash"]),
+                    sender=self._senders[log["transactionHash"]],
+                )
+            )
+        return events
+
+    async def _learn(self, logs: Sequence[Mapping[str, Any]]) -> None:
+        """Find out the time of each log's block and the sender of its transaction, once each."""
+        if len(self._timestamps) + len(self._senders) > _KNOWN_LIMIT:
+            self._timestamps.clear()
+            self._senders.clear()
+        for log in logs:
+            stamp = log.get("blockTimestamp")
+            if stamp is not None:
+                self._timestamps[log["blockHash"]] = stamp if isinstance(stamp, int) else int(stamp, 16)
+        blocks = {log["blockHash"] for log in logs} - self._timestamps.keys()
+        hashes = {log["transactionHash"] for log in logs} - self._senders.keys()
+        await asyncio.gather(
+            *map(self._learn_timestamp, sorted(blocks)), *map(self._learn_sender, sorted(hashes))
+        )
+
+    async def _learn_timestamp(self, block_hash: str) -> None:
+        block = await self._transport.request("eth_getBlockByHash", block_hash, False)
+        if block is None:
+            raise LedgerError("the chain was reorganised while it was read; read again", where=block_hash)
+        self._timestamps[block_hash] = int(block["timestamp"], 16)
+
+    async def _learn_sender(self, transaction_hash: str) -> None:
+        transaction = await self._transport.request("eth_getTransactionByHash", transaction_hash)
+        if transaction is None:
+            raise LedgerError(
+                "the chain was reorganised while it was read; read again", where=transaction_hash
+            )
+        self._senders[transaction_hash] = Address(to_checksum_address(transaction["from"]))
+
+
+def _bytes(value: Any) -> bytes:
+    """A node's DATA. Raises LedgerError where it is not."""
+    if isinstance(value, str) and value.startswith("0x"):
+        try:
+            return bytes.fromhex(value[2:])
+        except ValueError:
+            pass
+    elif isinstance(value, bytes):
+        return bytes(value)
+    raise LedgerError("the node's answer is not 0x-hexadecimal bytes")

@@ -1,0 +1,192 @@
+"""Asking a node: one request at a time over any web3.py provider or an embedded chain, its errors as ours."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Protocol, TypeAlias
+
+from galaxylearning.chain.abi_codec import describe_revert
+from galaxylearning.errors import (
+    ConfigRefused,
+    GalaxyError,
+    LedgerError,
+    LedgerUnreachable,
+    TransactionReverted,
+)
+
+REQUEST_TIMEOUT_S = 30.0
+_REVERT_CODE = 3
+
+
+class SupportsMakeRequest(Protocol):
+    """An asynchronous web3.py provider, or anything that answers like one."""
+
+    async def make_request(self, method: Any, params: Any) -> Any: ...
+
+
+class SupportsRequest(Protocol):
+    """An embedded chain: answers at once, raising ``LedgerError`` with ``code`` and ``data``."""
+
+    def request(self, method: str, params: Any) -> Any: ...
+
+
+class HasProvider(Protocol):
+    """An ``AsyncWeb3``."""
+
+    @property
+    def provider(self) -> Any: ...
+
+
+Node: TypeAlias = str | SupportsMakeRequest | SupportsRequest | HasProvider
+"""What a chain can be reached by: a URL, a provider, an ``AsyncWeb3``, an embedded chain."""
+
+
+class NodeRefused(LedgerError):
+    """The node answered with an error that is not a revert; ``code`` is the JSON-RPC error's."""
+
+    def __init__(self, message: str, *, code: int, where: str | None = None) -> None:
+        super().__init__(message, where=where)
+        self.code = code
+
+
+class Transport:
+    """Sends requests. Nothing but errors of ``galaxylearning.errors`` comes out of it.
+
+    Args:
+        node: a URL (http, https, ws, wss), an asynchronous web3.py provider, an ``AsyncWeb3`` or an embedded chain.
+
+    Raises:
+        ConfigRefused: none of these.
+    """
+
+    def __init__(self, node: Node, *, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
+        self._timeout_s = timeout_s
+        self._is_ours = isinstance(node, str)
+        self._embedded: SupportsRequest | None = None
+        self._provider: Any = None
+        if isinstance(node, str):
+            self._provider = _provider_of_url(node, timeout_s)
+        elif hasattr(node, "make_request"):
+            self._provider = node
+        elif hasattr(node, "provider"):
+            self._provider = node.provider
+        elif hasattr(node, "request"):
+            self._embedded = node
+        else:
+            raise ConfigRefused(f"{type(node).__name__} is neither a URL nor a provider", where="chain")
+        self._connecting = asyncio.Lock()
+        self._is_connected = not getattr(self._provider, "has_persistent_connection", False)
+
+    async def request(self, method: str, *params: Any) -> Any:
+        """The result of a JSON-RPC call, as JSON.
+
+        Raises:
+            TransactionReverted: the contract refused.
+            NodeRefused: the node refused.
+            LedgerUnreachable: nothing answered in time, or what answered is no node.
+        """
+        if self._embedded is not None:
+            return self._ask_embedded(method, list(params))
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._connect()
+                response = await self._provider.make_request(method, list(params))
+        except TimeoutError as error:
+            raise LedgerUnreachable(f"no answer within {self._timeout_s:g} s", where=method) from error
+        except GalaxyError:
+            raise
+        except Exception as error:
+            raise _mapped(error, method) from error
+        if not isinstance(response, Mapping) or not ("result" in response or "error" in response):
+            raise LedgerUnreachable("the answer is not a JSON-RPC response", where=method)
+        if response.get("error") is not None:
+            raise error_of(response["error"], method)
+        return response.get("result")
+
+    def _ask_embedded(self, method: str, params: list[Any]) -> Any:
+        assert self._embedded is not None  # noqa: S101
+        try:
+            return self._embedded.request(method, params)
+        except LedgerError as error:
+            if not hasattr(error, "code"):
+                raise
+            shown = {"code": error.code, "message": str(error), "data": getattr(error, "data", None)}
+            raise error_of(shown, method) from error
+
+    async def _connect(self) -> None:
+        if self._is_connected:
+            return
+        async with self._connecting:
+            if not self._is_connected:
+                if not await self._provider.is_connected():
+                    await self._provider.connect()
+                    self._is_ours = True
+                self._is_connected = True
+
+    async def close(self) -> None:
+        """Close the connection where this object opened it."""
+        if self._is_ours and self._provider is not None:
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    await self._provider.disconnect()
+            except TimeoutError:
+                return
+
+
+def _provider_of_url(url: str, timeout_s: float) -> Any:
+    scheme = url.partition("://")[0].lower() if "://" in url else ""
+    if scheme not in ("http", "https", "ws", "wss"):
+        raise ConfigRefused("must begin with http://, https://, ws:// or wss://", where="chain")
+    from web3 import (
+        AsyncHTTPProvider,
+        WebSocketProvider,
+    )  # a slow import that an embedded chain can do without
+
+    if scheme in ("http", "https"):
+        return AsyncHTTPProvider(
+            url, request_kwargs={"timeout": _client_timeout(timeout_s)}, exception_retry_configuration=None
+        )
+    return WebSocketProvider(url, request_timeout=timeout_s, max_connection_retries=1)
+
+
+def _client_timeout(timeout_s: float) -> Any:
+    from aiohttp import ClientTimeout
+
+    return ClientTimeout(total=timeout_s)
+
+
+def _mapped(error: Exception, method: str) -> LedgerError:
+    """What a provider raised, as ours. A web3 error that carries a JSON-RPC error object is that error."""
+    response = getattr(error, "rpc_response", None)
+    if isinstance(response, Mapping) and response.get("error") is not None:
+        return error_of(response["error"], method)
+    if isinstance(error, ValueError | TypeError) and not isinstance(error, OSError):
+        return LedgerUnreachable(f"what answered is no JSON-RPC node ({type(error).__name__})", where=method)
+    reason = str(error) or type(error).__name__
+    return LedgerUnreachable(f"the node cannot be reached: {reason[:200]}", where=method)
+
+
+def error_of(error: Any, method: str) -> LedgerError:
+    """A JSON-RPC error object as ours: a revert where it has revert data or code 3, else the node's refusal."""
+    if not isinstance(error, Mapping):
+        return NodeRefused(str(error)[:200], code=0, where=method)
+    message = str(error.get("message", "no message"))[:400]
+    code = error.get("code")
+    data = error.get("data")
+    if isinstance(data, Mapping):
+        data = data.get("data")
+    revert = _revert_data(data)
+    if code == _REVERT_CODE or (revert and "revert" in message.lower()):
+        reason, sentence = describe_revert(revert or b"")
+        return TransactionReverted(f"the contract refused: {sentence}", reason=reason)
+    return NodeRefused(message, code=code if isinstance(code, int) else 0, where=method)
+
+
+def _revert_data(data: Any) -> bytes | None:
+    if not isinstance(data, str) or not data.startswith("0x"):
+        return None
+    try:
+        return bytes.fromhex(data[2:])
+    except ValueError:
+        return None
