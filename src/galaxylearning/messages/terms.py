@@ -311,13 +311,18 @@ class Price(_Part, frozen=True, forbid_unknown_fields=True):
 
 
 class Admission(_Part, frozen=True, forbid_unknown_fields=True):
-    """Who may enrol. ``allowed`` goes with "allow-list"; ``issuers`` with "credential". Both ascending."""
+    """Who may enrol. ``allowed`` goes with "allow-list"; ``issuers`` with "credential". Both ascending.
+
+    ``scope`` names what a credential must be about; issuers sign its keccak-256, whatever the job.
+    """
 
     kind: Literal["open", "allow-list", "credential"] = "open"
     allowed: tuple[str, ...] = ()
     issuers: tuple[str, ...] = ()
+    scope: str = "galaxy-learning"
 
     def check(self) -> None:
+        _text(self.scope, "admission.scope", 1, 200)
         needs = {"open": None, "allow-list": "allowed", "credential": "issuers"}[self.kind]
         for name, most in (("allowed", 10_000), ("issuers", 100)):
             values: tuple[str, ...] = getattr(self, name)
