@@ -6,27 +6,25 @@ One process at a time may hold a journal, for two nodes with one memory would do
 
 from __future__ import annotations
 
-import sqlite3
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from galaxylearning.errors import StorageError
-from galaxylearning.storage import files
+from galaxylearning.storage.database import Database
 
 MAX_STEP_CHARS: Final = 500
 MAX_PAYLOAD_BYTES: Final = 1 << 28
-_APPLICATION_ID: Final = 0x474C584A
-_FORMAT: Final = 1
+
+_SCHEMA: Final = (
+    "CREATE TABLE steps (id INTEGER PRIMARY KEY, step TEXT NOT NULL UNIQUE, payload BLOB NOT NULL) STRICT",
+)
 
 
-def _check(step: str, payload: bytes | None = None) -> None:
+def _check(step: str, payload: bytes) -> None:
     if not 0 < len(step) <= MAX_STEP_CHARS:
         raise ValueError(f"a step's name has 1 to {MAX_STEP_CHARS} characters, not {len(step)}")
-    if payload is not None and len(payload) > MAX_PAYLOAD_BYTES:
+    if len(payload) > MAX_PAYLOAD_BYTES:
         raise ValueError(f"a step's payload has at most {MAX_PAYLOAD_BYTES} bytes, not {len(payload)}")
 
 
@@ -58,40 +56,14 @@ class SqliteJournal:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock = threading.Lock()
-        files.make_folder(path.parent)
-        with self._storage_errors():
-            self._connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
-        try:
-            self._prepare()
-        except BaseException:
-            self._connection.close()
-            raise
-
-    def _prepare(self) -> None:
-        execute = self._connection.execute
-        with self._storage_errors():
-            # Exclusive from the first access until close: a second holder gets "database is locked".
-            execute("PRAGMA locking_mode=EXCLUSIVE")
-            execute("PRAGMA journal_mode=WAL")
-            execute("PRAGMA synchronous=FULL")
-            execute("BEGIN IMMEDIATE")
-            is_new = execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
-            if is_new:
-                execute(
-                    "CREATE TABLE steps (id INTEGER PRIMARY KEY, step TEXT NOT NULL UNIQUE, "
-                    "payload BLOB NOT NULL) STRICT"
-                )
-                execute(f"PRAGMA application_id={_APPLICATION_ID}")
-                execute(f"PRAGMA user_version={_FORMAT}")
-            execute("COMMIT")
-            marks = (
-                execute("PRAGMA application_id").fetchone()[0],
-                execute("PRAGMA user_version").fetchone()[0],
-            )
-        if marks != (_APPLICATION_ID, _FORMAT):
-            raise StorageError(f"is not a journal of format {_FORMAT}", where=str(self._path))
+        self._database = Database(
+            path,
+            kind="journal",
+            application_id=0x474C584A,
+            format_version=1,
+            schema=_SCHEMA,
+            is_exclusive=True,
+        )
 
     def record(self, step: str, payload: bytes) -> bytes:
         """Store ``payload`` under ``step`` unless something is there; returns what is there now.
@@ -102,31 +74,24 @@ class SqliteJournal:
             StorageError: the disk is full or failed; nothing was recorded.
         """
         _check(step, payload)
-        with self._lock, self._storage_errors():
-            self._connection.execute(
-                "INSERT OR IGNORE INTO steps (step, payload) VALUES (?, ?)", (step, payload)
-            )
-            row = self._connection.execute("SELECT payload FROM steps WHERE step = ?", (step,)).fetchone()
-            return bytes(row[0])
+        self._database.execute("INSERT OR IGNORE INTO steps (step, payload) VALUES (?, ?)", (step, payload))
+        return bytes(self._database.execute("SELECT payload FROM steps WHERE step = ?", (step,))[0][0])
 
     def lookup(self, step: str) -> bytes | None:
         """What was recorded under ``step``, if anything."""
-        with self._lock, self._storage_errors():
-            row = self._connection.execute("SELECT payload FROM steps WHERE step = ?", (step,)).fetchone()
-            return None if row is None else bytes(row[0])
+        rows = self._database.execute("SELECT payload FROM steps WHERE step = ?", (step,))
+        return bytes(rows[0][0]) if rows else None
 
     def steps(self, prefix: str = "") -> Sequence[str]:
         """Names of the recorded steps that begin with ``prefix``, in the order of recording."""
-        with self._lock, self._storage_errors():
-            rows = self._connection.execute(
-                "SELECT step FROM steps WHERE substr(step, 1, ?) = ? ORDER BY id", (len(prefix), prefix)
-            )
-            return [row[0] for row in rows]
+        rows = self._database.execute(
+            "SELECT step FROM steps WHERE substr(step, 1, ?) = ? ORDER BY id", (len(prefix), prefix)
+        )
+        return [row[0] for row in rows]
 
     def close(self) -> None:
         """Let another process have the journal."""
-        with self._lock:
-            self._connection.close()
+        self._database.close()
 
     def __enter__(self) -> Self:
         return self
@@ -135,15 +100,3 @@ class SqliteJournal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    @contextmanager
-    def _storage_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            code = getattr(error, "sqlite_errorcode", None)
-            if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-                message = "another process has this journal open; one node at a time may use it"
-            else:
-                message = f"the journal cannot be used: {error}"
-            raise StorageError(message, where=str(self._path)) from error
