@@ -15,14 +15,21 @@ and a name that hides its data under noise (which costs it value). Bonds and cre
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
 
 from galaxylearning.errors import DataRefused
-from galaxylearning.learning.vectors import F64, require_integer, require_number, require_vector
+from galaxylearning.learning.vectors import (
+    F64,
+    I64,
+    require_integer,
+    require_number,
+    require_vector,
+    stable_dot,
+)
 
 PlayerT = TypeVar("PlayerT", bound=Hashable)
 
@@ -35,19 +42,23 @@ STEADY = 0.02
 """A name whose own rounds agree less than this is noise: it is not judged."""
 KERNEL_RIDGE = 0.03
 SPREAD_FLOOR = 0.02
+ERROR_FLOOR = 0.005
+TINY = float(np.finfo(np.float64).tiny)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TwinEvidence(Generic[PlayerT]):
     """For every pair of judged ``players``: f64[n, n] each, symmetric.
 
-    ``correlation`` is about 1 for one data set under two names; ``distinct`` is the correlation once shared
-    directions are taken out, 0..1; ``outlier`` is ``distinct`` in robust standard deviations (median and MAD)
-    from all pairs.
+    ``correlation`` is about 1 for one data set under two names; ``shortfall`` is what it lacks of 1 in its
+    own standard errors (jackknife over rounds); ``distinct`` is the correlation once shared directions are
+    taken out, 0..1; ``outlier`` is ``distinct`` in robust standard deviations (median and MAD) from all
+    pairs.
     """
 
     players: tuple[PlayerT, ...]
     correlation: F64
+    shortfall: F64
     distinct: F64
     outlier: F64
 
@@ -56,6 +67,7 @@ def twin_groups(
     history: Sequence[Mapping[PlayerT, F64]],
     *,
     correlation: float = 0.9,
+    shortfall: float = 2.0,
     distinct: float = 0.1,
     outlier: float = 5.0,
     minimum_rounds: int = 5,
@@ -63,7 +75,7 @@ def twin_groups(
     """Give the groups of names that train on the same data, in the order of their first appearance.
 
     ``history`` holds, per round, the f64[P] update of every name that sent one (before any weighting). A pair
-    is linked when all three thresholds of ``TwinEvidence`` are met; groups are the connected names. Names in
+    is linked when all four thresholds of ``TwinEvidence`` are met; groups are the connected names. Names in
     fewer than ``minimum_rounds`` rounds, and cohorts of fewer than 4 judged names, give no group.
 
     Raises:
@@ -71,80 +83,140 @@ def twin_groups(
         ConfigRefused: a threshold out of range.
     """
     least = require_number(correlation, "correlation", low=0, high=1, low_open=True)
+    short = require_number(shortfall, "shortfall", low=0, high=1e6)
     apart = require_number(distinct, "distinct", low=0, high=1)
     far = require_number(outlier, "outlier", low=0, high=1e6, low_open=True)
     evidence = twin_evidence(history, minimum_rounds=minimum_rounds)
-    linked = (evidence.correlation >= least) & (evidence.distinct >= apart) & (evidence.outlier >= far)
-    return _components(evidence.players, linked)
+    alike = (evidence.correlation >= least) & (evidence.shortfall <= short)
+    return _components(evidence.players, alike & (evidence.distinct >= apart) & (evidence.outlier >= far))
 
 
 def twin_evidence(
     history: Sequence[Mapping[PlayerT, F64]], *, minimum_rounds: int = 5
 ) -> TwinEvidence[PlayerT]:
     """Measure every pair of names; raises as ``twin_groups`` does. See ``TwinEvidence``."""
-    needed = require_integer(minimum_rounds, "minimum_rounds", low=2, high=1_000_000)
+    needed = require_integer(minimum_rounds, "minimum_rounds", low=3, high=1_000_000)
     players = tuple(dict.fromkeys(player for sent in history for player in sent))
     if len(players) > MAX_PLAYERS:
         raise DataRefused(f"must name at most {MAX_PLAYERS} players, not {len(players)}", where="history")
-    total = _Totals(len(players))
-    for round_index, sent in enumerate(history):
-        _add_round(total, round_index, {i: sent[p] for i, p in enumerate(players) if p in sent})
-    cross, steady = total.cross_products(needed)
-    judged = np.flatnonzero(steady)
+    products = _cross_products(_residual_rounds(history, players), len(players))
+    judged = np.flatnonzero((products.rounds >= needed) & (np.diag(products.mean()) > STEADY))
     if judged.size < MIN_PLAYERS:
         none = np.zeros((0, 0))
-        return TwinEvidence((), none, none, none)
-    cross = cross[np.ix_(judged, judged)]
-    root = np.sqrt(np.diag(cross))
-    found = cross / np.outer(root, root)
-    np.fill_diagonal(found, 1.0)
+        return TwinEvidence((), none, none, none, none)
+    found = _normalised(products.mean()[np.ix_(judged, judged)])
+    replicates = [_normalised(mean[np.ix_(judged, judged)]) for mean in products.leave_one_out()]
+    spread = np.sum((np.array(replicates) - np.mean(replicates, axis=0)) ** 2, axis=0)
+    error = np.sqrt(spread * (len(replicates) - 1) / len(replicates))
     apart = _without_shared_directions(found)
-    return TwinEvidence(tuple(players[i] for i in judged), found, apart, _robust_scores(apart))
+    return TwinEvidence(
+        tuple(players[i] for i in judged),
+        found,
+        (1.0 - found) / (error + ERROR_FLOOR),
+        apart,
+        _robust_scores(apart),
+    )
 
 
-class _Totals:
-    """What is kept of the rounds: sums of unit residuals, and their products within each round."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Residuals:
+    """One round: the names whose update says something, and their unit residuals f64[len(busy), P]."""
 
-    def __init__(self, players: int) -> None:
-        self.sums: F64 | None = None
-        self.same_round = np.zeros((players, players))
-        self.together = np.zeros((players, players))
-
-    def cross_products(self, needed: int) -> tuple[F64, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
-        """Mean products over pairs of different rounds f64[n, n], and which names agree with themselves."""
-        if self.sums is None:
-            return self.same_round, np.zeros(len(self.same_round), np.bool_)
-        rounds = np.diag(self.together)
-        pairs = np.outer(rounds, rounds) - self.together
-        cross = (_products(self.sums, self.sums) - self.same_round) / np.maximum(pairs, 1.0)
-        return cross, (rounds >= needed) & (np.diag(cross) > STEADY)
+    busy: I64
+    residuals: F64
 
 
-def _add_round(total: _Totals, round_index: int, sent: Mapping[int, F64]) -> None:
-    """Clip to the round's median norm, subtract the mean, scale to unit length, add up."""
-    size = None if total.sums is None else total.sums.shape[1]
-    vectors: dict[int, F64] = {}
-    for player, update in sent.items():
-        field = f"history[{round_index}] update {player}"
-        vectors[player] = require_vector(update, field, np.float64, size=size, error=DataRefused)
-        size = vectors[player].size
-        if float(np.max(np.abs(vectors[player]), initial=0.0)) > MAX_ABS:
-            raise DataRefused(f"must lie within ±{MAX_ABS:g}", where=field)
-    norms = {player: math.sqrt(float(np.sum(vector * vector))) for player, vector in vectors.items()}
+def _residual_rounds(
+    history: Sequence[Mapping[PlayerT, F64]], players: tuple[PlayerT, ...]
+) -> list[_Residuals]:
+    number = {player: index for index, player in enumerate(players)}
+    size: int | None = None
+    rounds = []
+    for round_index, sent in enumerate(history):
+        vectors: dict[int, F64] = {}
+        for player, update in sent.items():
+            field = f"history[{round_index}] update of {player}"
+            vector = require_vector(update, field, np.float64, size=size, error=DataRefused)
+            if float(np.max(np.abs(vector), initial=0.0)) > MAX_ABS:
+                raise DataRefused(f"must lie within ±{MAX_ABS:g}", where=field)
+            vectors[number[player]], size = vector, vector.size
+        found = _residuals(vectors)
+        if found is not None:
+            rounds.append(found)
+    return rounds
+
+
+def _residuals(vectors: dict[int, F64]) -> _Residuals | None:
+    """Clip to the round's median norm, take out what lies along the mean update, scale to unit length.
+
+    Taking out the whole direction and not only the mean keeps names that do nothing, or nothing of use, from
+    looking alike merely because all of them lack it.
+    """
+    norms = {player: math.sqrt(stable_dot(vector, vector)) for player, vector in vectors.items()}
     median = sorted(norms.values())[len(norms) // 2] if norms else 0.0
-    busy = [player for player, norm in norms.items() if norm > IDLE_NORM * median]
+    busy = sorted(player for player, norm in norms.items() if norm > IDLE_NORM * median)
     if len(busy) < 2:
-        return
-    residuals = np.array([vectors[player] * min(1.0, median / norms[player]) for player in busy])
-    residuals -= np.mean(residuals, axis=0)
-    lengths = np.sqrt(np.sum(residuals * residuals, axis=1))
-    residuals /= np.maximum(lengths, np.finfo(np.float64).tiny)[:, None]
-    if total.sums is None:
-        total.sums = np.zeros((len(total.same_round), residuals.shape[1]))
-    total.sums[busy] += residuals
-    cells = np.ix_(busy, busy)
-    total.same_round[cells] += _products(residuals, residuals)
-    total.together[cells] += 1.0
+        return None
+    clipped = np.array([vectors[player] * (min(1.0, median / norms[player]) / median) for player in busy])
+    common = np.mean(clipped, axis=0)
+    along = np.sum(clipped * common, axis=1) / max(stable_dot(common, common), TINY)
+    rest = clipped - along[:, None] * common
+    lengths = np.sqrt(np.sum(rest * rest, axis=1))
+    return _Residuals(np.array(busy, np.int64), rest / np.maximum(lengths, TINY)[:, None])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _CrossProducts:
+    """Sums of residual products over pairs of different rounds f64[n, n], whole and per left-out round."""
+
+    total: F64
+    present: F64
+    """f64[rounds, n], 1 where the name has a residual."""
+    involving: list[F64]
+    """Per round, the part of ``total`` that involves it."""
+
+    @property
+    def rounds(self) -> F64:
+        counts: F64 = np.sum(self.present, axis=0)
+        return counts
+
+    def mean(self) -> F64:
+        return self._divided(self.total, self.present)
+
+    def leave_one_out(self) -> Iterator[F64]:
+        for index, part in enumerate(self.involving):
+            yield self._divided(self.total - part, np.delete(self.present, index, axis=0))
+
+    @staticmethod
+    def _divided(total: F64, present: F64) -> F64:
+        rounds, together = np.sum(present, axis=0), _products(present.T, present.T)
+        return total / np.maximum(np.outer(rounds, rounds) - together, 1.0)
+
+
+def _cross_products(rounds: list[_Residuals], players: int) -> _CrossProducts:
+    present = np.zeros((len(rounds), players))
+    if not rounds:
+        return _CrossProducts(np.zeros((players, players)), present, [])
+    sums = np.zeros((players, rounds[0].residuals.shape[1]))
+    for index, one in enumerate(rounds):
+        sums[one.busy] += one.residuals
+        present[index, one.busy] = 1.0
+    total, involving = _products(sums, sums), []
+    for one in rounds:
+        with_all, with_itself = np.zeros((players, players)), np.zeros((players, players))
+        with_all[one.busy] = _products(one.residuals, sums)
+        with_itself[np.ix_(one.busy, one.busy)] = _products(one.residuals, one.residuals)
+        involving.append(with_all + with_all.T - 2.0 * with_itself)
+        total = total - with_itself
+    return _CrossProducts(total, present, involving)
+
+
+def _normalised(products: F64) -> F64:
+    """Correlations from products: exactly 1 on the diagonal."""
+    root = np.sqrt(np.maximum(np.diag(products), STEADY / 4))
+    found: F64 = products / np.outer(root, root)
+    np.fill_diagonal(found, 1.0)
+    return found
 
 
 def _products(left: F64, right: F64) -> F64:
