@@ -1,0 +1,285 @@
+"""The bridge to numpy: a graph's trainable parameters and federated buffers as two flat float32 vectors.
+
+Everything above the graph (training, aggregation, contribution) sees only arrays; this is where they meet tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from galaxylearning.crypto.digest import blake3_digest
+from galaxylearning.errors import DataRefused, GraphRefused
+from galaxylearning.graph.document import DEFAULT_LIMITS, DTYPES, GraphLimits, ModelGraph, StateEntry
+from galaxylearning.graph.infer import infer
+from galaxylearning.graph.losses import batch_loss, check_labels, per_sample
+from galaxylearning.graph.program import Program
+from galaxylearning.graph.weights import check_tensors, weights_from_bytes, weights_size, weights_to_bytes
+from galaxylearning.units import Digest
+
+Vector = npt.NDArray[np.float32]
+Array = npt.NDArray[np.generic]
+
+MAX_EVALUATION_ROWS = 1024
+EVALUATION_BYTES = 256 << 20
+"""Evaluation goes in batches of at most this many rows and, about, this many bytes of activations."""
+
+
+class FlatModel:
+    """A graph with its initial weights, seen as flat vectors.
+
+    ``params`` is float32 [P]: the trainable parameters in order of name, each in row-major order. ``buffers`` is
+    float32 [B]: the buffers that federate by mean or sum, likewise. Buffers that are kept local live in this object
+    and change with every :meth:`gradient`; all other state keeps its initial value. One object serves one thread.
+
+    Raises:
+        GraphRefused: graph or weights are not acceptable, or do not match.
+    """
+
+    def __init__(
+        self, graph: ModelGraph, weights: Mapping[str, torch.Tensor], limits: GraphLimits = DEFAULT_LIMITS
+    ) -> None:
+        check_tensors(graph, weights)
+        self.graph = graph
+        self.program = Program(graph, limits)
+        self._initial = {name: tensor.detach().clone() for name, tensor in weights.items()}
+        self._trainable = [entry for entry in graph.state if entry.trainable]
+        self._federated = [
+            entry for entry in graph.state if entry.kind == "buffer" and entry.federate in ("mean", "sum")
+        ]
+        self._local = {e.name for e in graph.state if e.federate == "keep_local"}
+        self._sizes = [entry.elements for entry in self._trainable]
+        self._buffer_sizes = [entry.elements for entry in self._federated]
+        self.parameter_count = sum(self._sizes)
+        self.buffer_count = sum(self._buffer_sizes)
+        # The state every pass reads: parameters are leaves, refilled in place before each pass.
+        self._state = {name: tensor.clone() for name, tensor in self._initial.items()}
+        self._leaves = [self._state[entry.name].requires_grad_() for entry in self._trainable]
+        self._held = [self._state[entry.name] for entry in self._federated]
+        sample_bytes = infer(graph, 1, limits).activation_bytes
+        self._rows = max(1, min(MAX_EVALUATION_ROWS, EVALUATION_BYTES // max(1, sample_bytes)))
+
+    # ---- training
+
+    def initial(self) -> tuple[Vector, Vector]:
+        """The initial weights as (params [P], buffers [B])."""
+        return (
+            _joined([self._initial[e.name] for e in self._trainable]),
+            _joined([self._initial[e.name] for e in self._federated]),
+        )
+
+    def gradient(
+        self,
+        params: Vector,
+        buffers: Vector,
+        inputs: tuple[Array, ...],
+        labels: Array,
+        *,
+        rng: np.random.Generator | None = None,
+    ) -> tuple[float, Vector, Vector]:
+        """Mean loss over the batch in training mode, its gradient [P], and the buffers after the pass [B].
+
+        ``rng`` draws dropout masks; equal generators give equal results.
+
+        Raises:
+            DataRefused: inputs or labels are not what the graph takes.
+            GraphRefused: an operation failed on them.
+            ValueError: params or buffers have a wrong length or type, or ``rng`` is missing.
+        """
+        self._load(params, buffers)
+        tensors = self._tensors(inputs, labels)
+        outputs, changed = self.program(self._state, *tensors, train=True, rng=rng)
+        loss = batch_loss(self.graph.loss, outputs, check_labels(self.graph.loss, labels, tuple(outputs.shape)))
+        gradient = self._differentiate(loss)
+        for name in self._local & changed.keys():
+            self._state[name] = changed[name]
+        after = np.array(buffers, dtype=np.float32)
+        start = 0
+        for entry, size in zip(self._federated, self._buffer_sizes, strict=True):
+            if entry.name in changed:
+                after[start : start + size] = changed[entry.name].reshape(-1).numpy()
+            start += size
+        return float(loss.detach()), gradient, after
+
+    # ---- evaluation
+
+    def per_sample_loss(
+        self, params: Vector, buffers: Vector, inputs: tuple[Array, ...], labels: Array
+    ) -> npt.NDArray[np.float64]:
+        """Loss of each sample in evaluation mode, float64 [n], computed in double precision from the outputs.
+
+        Raises:
+            DataRefused, GraphRefused, ValueError: as :meth:`gradient`.
+        """
+        self._load(params, buffers)
+        losses = [np.empty(0)]
+        with torch.no_grad():
+            for chunk, part in self._chunks(inputs, labels):
+                losses.append(self._sample_losses(chunk, part).numpy())
+        return np.concatenate(losses)
+
+    def gradient_eval(
+        self,
+        params: Vector,
+        buffers: Vector,
+        inputs: tuple[Array, ...],
+        labels: Array,
+        *,
+        clip: float | None,
+    ) -> npt.NDArray[np.float64]:
+        """Gradient of the summed loss in evaluation mode, float64 [P].
+
+        With ``clip`` a sample counts min(loss, clip): one whose loss is above it contributes nothing.
+
+        Raises:
+            DataRefused, GraphRefused, ValueError: as :meth:`gradient`, and ``clip`` must be above 0.
+        """
+        if clip is not None and not clip > 0.0:
+            raise ValueError("clip must be above 0")
+        self._load(params, buffers)
+        total = np.zeros(self.parameter_count)
+        for chunk, part in self._chunks(inputs, labels):
+            losses = self._sample_losses(chunk, part)
+            total += self._differentiate((losses if clip is None else losses.clamp(max=clip)).sum())
+        return total
+
+    def predict(self, params: Vector, buffers: Vector, inputs: tuple[Array, ...]) -> Array:
+        """The graph's outputs in evaluation mode, [n, ...].
+
+        Raises:
+            DataRefused, GraphRefused, ValueError: as :meth:`gradient`.
+        """
+        self._load(params, buffers)
+        parts = []
+        with torch.no_grad():
+            for chunk, _ in self._chunks(inputs, None):
+                outputs, _ = self.program(self._state, *self._tensors(chunk, None), train=False)
+                parts.append(outputs.numpy())
+        return np.concatenate(parts)
+
+    # ---- whole state
+
+    def state_bytes(self, params: Vector, buffers: Vector) -> bytes:
+        """The whole model as canonical safetensors: these vectors, and the initial value of all other state.
+
+        Raises:
+            GraphRefused: a value is not finite.
+            ValueError: params or buffers have a wrong length or type.
+        """
+        return weights_to_bytes(self.graph, self._tensors_of(params, buffers))
+
+    def from_state_bytes(self, data: bytes) -> tuple[Vector, Vector]:
+        """(params, buffers) of a state that :meth:`state_bytes` wrote.
+
+        Raises:
+            GraphRefused: not this graph's state, or state that never changes differs from the initial one.
+        """
+        tensors = weights_from_bytes(self.graph, data, max_bytes=weights_size(self.graph))
+        moving = {entry.name for entry in (*self._trainable, *self._federated)}
+        for entry in self.graph.state:
+            if entry.name not in moving and not torch.equal(tensors[entry.name], self._initial[entry.name]):
+                raise GraphRefused("must be the job's initial value", where=f"weights {entry.name}")
+        return (
+            _joined([tensors[e.name] for e in self._trainable]),
+            _joined([tensors[e.name] for e in self._federated]),
+        )
+
+    def digest(self, params: Vector, buffers: Vector) -> Digest:
+        """BLAKE3 of :meth:`state_bytes`."""
+        return blake3_digest(self.state_bytes(params, buffers))
+
+    # ---- inside
+
+    def _load(self, params: Vector, buffers: Vector) -> None:
+        """Copy both vectors into the tensors every pass reads; their memory stays where it is, so results repeat."""
+        with torch.no_grad():
+            if self._leaves:
+                torch._foreach_copy_(self._leaves, _pieces(params, self._trainable, self._sizes, "params"))
+            if self._held:
+                torch._foreach_copy_(self._held, _pieces(buffers, self._federated, self._buffer_sizes, "buffers"))
+            elif buffers.size:
+                raise ValueError(f"buffers must be float32 [0], not {buffers.dtype} {list(buffers.shape)}")
+
+    def _tensors_of(self, params: Vector, buffers: Vector) -> dict[str, torch.Tensor]:
+        tensors = dict(self._initial)
+        for entries, sizes, vector, name in (
+            (self._trainable, self._sizes, params, "params"),
+            (self._federated, self._buffer_sizes, buffers, "buffers"),
+        ):
+            for entry, piece in zip(entries, _pieces(vector, entries, sizes, name), strict=bool(sizes)):
+                tensors[entry.name] = piece
+        return tensors
+
+    def _differentiate(self, loss: torch.Tensor) -> Vector:
+        if not loss.requires_grad:
+            return np.zeros(self.parameter_count, dtype=np.float32)
+        parts = torch.autograd.grad(loss, self._leaves, allow_unused=True)
+        gradient = np.zeros(self.parameter_count, dtype=np.float32)
+        start = 0
+        for part, size in zip(parts, self._sizes, strict=True):
+            if part is not None:
+                gradient[start : start + size] = part.reshape(-1).numpy()
+            start += size
+        return gradient
+
+    def _sample_losses(self, inputs: tuple[Array, ...], labels: Array | None) -> torch.Tensor:
+        if labels is None:
+            raise DataRefused("are missing", where="labels")
+        outputs, _ = self.program(self._state, *self._tensors(inputs, labels), train=False)
+        targets = check_labels(self.graph.loss, labels, tuple(outputs.shape))
+        if targets.is_floating_point():
+            targets = targets.double()
+        return per_sample(self.graph.loss, outputs.double(), targets)
+
+    def _chunks(
+        self, inputs: tuple[Array, ...], labels: Array | None
+    ) -> Iterator[tuple[tuple[Array, ...], Array | None]]:
+        self._check_inputs(inputs, labels)
+        count = len(inputs[0])
+        for start in range(0, count, self._rows):
+            end = start + self._rows
+            yield tuple(x[start:end] for x in inputs), None if labels is None else labels[start:end]
+
+    def _tensors(self, inputs: tuple[Array, ...], labels: Array | None) -> list[torch.Tensor]:
+        """Inputs as tensors of their own, aligned memory, checked against the graph."""
+        self._check_inputs(inputs, labels)
+        tensors = []
+        for array, wanted in zip(inputs, self.graph.inputs, strict=True):
+            tensor = torch.empty(array.shape, dtype=DTYPES[wanted.dtype])
+            tensor.numpy()[...] = array
+            tensors.append(tensor)
+        return tensors
+
+    def _check_inputs(self, inputs: tuple[Array, ...], labels: Array | None) -> None:
+        declared = self.graph.inputs
+        if len(inputs) != len(declared):
+            raise DataRefused(f"the graph takes {len(declared)} inputs, not {len(inputs)}", where="inputs")
+        rows = len(inputs[0]) if inputs[0].ndim else 0
+        for array, wanted in zip(inputs, declared, strict=True):
+            where = f"input {wanted.name}"
+            if array.dtype != wanted.dtype:
+                raise DataRefused(f"must be {wanted.dtype}, not {array.dtype}", where=where)
+            if rows == 0 or array.shape != (rows, *wanted.shape[1:]):
+                shape = ", ".join("n" if size is None else str(size) for size in wanted.shape)
+                raise DataRefused(f"must have shape [{shape}] with n >= 1, not {list(array.shape)}", where=where)
+        if labels is not None and (not labels.ndim or len(labels) != rows):
+            raise DataRefused(f"must hold one entry for each of {rows} rows", where="labels")
+
+
+def _joined(tensors: list[torch.Tensor]) -> Vector:
+    return np.concatenate([np.empty(0, np.float32), *(t.detach().reshape(-1).numpy() for t in tensors)])
+
+
+def _pieces(vector: Vector, entries: list[StateEntry], sizes: list[int], name: str) -> list[torch.Tensor]:
+    """The vector cut into tensors; they may share its memory and are only read."""
+    total = sum(sizes)
+    if vector.dtype != np.float32 or vector.shape != (total,):
+        raise ValueError(f"{name} must be float32 [{total}], not {vector.dtype} {list(vector.shape)}")
+    if not total:
+        return []
+    usable = vector.flags.writeable and vector.flags.c_contiguous
+    flat = torch.from_numpy(vector if usable else vector.copy())
+    return [part.view(entry.shape) for part, entry in zip(flat.split_with_sizes(sizes), entries, strict=True)]
