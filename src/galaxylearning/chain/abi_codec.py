@@ -170,7 +170,7 @@ class ContractCodec:
 
 
 def build_codec(abi: Sequence[Mapping[str, Any]], bytecode: bytes = b"") -> ContractCodec:
-    """The codec of an ABI. An overloaded function is known by its whole signature as well as by its last name."""
+    """The codec of an ABI. Functions are known by name and by signature, overloads only by the latter."""
     functions: dict[str, Function] = {}
     events: dict[bytes, EventType] = {}
     errors: dict[bytes, Function] = {}

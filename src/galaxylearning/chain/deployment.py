@@ -11,7 +11,7 @@ from eth_utils.crypto import keccak
 
 from galaxylearning.chain.abi_codec import codec
 from galaxylearning.chain.transactions import Sender
-from galaxylearning.chain.transport import Node, Transport
+from galaxylearning.chain.transport import Node, Transport, as_address, as_bytes, as_int
 from galaxylearning.errors import ConfigRefused, LedgerError
 from galaxylearning.ports import Contract, Signer
 from galaxylearning.units import Address
@@ -92,8 +92,8 @@ async def deploy(provider_or_w3: Node, signer: Signer, *, unbonding_s: int) -> D
         raise ConfigRefused(f"must be from 0 to {MAX_UNBONDING_S} seconds", where="unbonding_s")
     transport = Transport(provider_or_w3)
     try:
-        sender = Sender(transport, chain_id=int(await transport.request("eth_chainId"), 16))
-        block_number = int(await transport.request("eth_blockNumber"), 16)
+        sender = Sender(transport, chain_id=as_int(await transport.request("eth_chainId")))
+        block_number = as_int(await transport.request("eth_blockNumber"))
         created: dict[Contract, Address] = {}
         nonce = await sender.next_nonce(signer.address)
         jobs = created_address(signer.address, nonce + 2)
@@ -103,11 +103,11 @@ async def deploy(provider_or_w3: Node, signer: Signer, *, unbonding_s: int) -> D
                 "registry": (created.get("token"), jobs, unbonding_s),
                 "jobs": (created.get("registry"),),
             }[contract]
-            made = codec(contract)  # type: ignore[arg-type]
+            made = codec(contract)
             receipt = await sender.send(
                 signer, to=None, data=made.bytecode + made.constructor.encode(arguments)
             )
-            created[contract] = Address(to_checksum_address(receipt["contractAddress"]))  # type: ignore[index]
+            created[contract] = as_address(receipt["contractAddress"])
         if created["jobs"] != jobs:
             raise LedgerError(
                 "another transaction of the same account came in between; deploy again", where="jobs"
@@ -136,7 +136,7 @@ async def fund(w3: Node, address: str, wei: int) -> None:
             )
         payment = {"from": accounts[0], "to": address, "value": hex(wei)}
         transaction_hash = await transport.request("eth_sendTransaction", payment)
-        sender = Sender(transport, chain_id=int(await transport.request("eth_chainId"), 16))
-        await sender.receipt(bytes.fromhex(transaction_hash[2:]))
+        sender = Sender(transport, chain_id=as_int(await transport.request("eth_chainId")))
+        await sender.receipt(as_bytes(transaction_hash))
     finally:
         await transport.close()

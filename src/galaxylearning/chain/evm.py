@@ -6,13 +6,20 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eth_utils.address import to_checksum_address
-
 from galaxylearning.chain.abi_codec import codec
 from galaxylearning.chain.deployment import Deployment, deploy, fund
 from galaxylearning.chain.signer import KeySigner
 from galaxylearning.chain.transactions import RECEIPT_TIMEOUT_S, Sender
-from galaxylearning.chain.transport import REQUEST_TIMEOUT_S, Node, Transport
+from galaxylearning.chain.transport import (
+    REQUEST_TIMEOUT_S,
+    Node,
+    Transport,
+    as_address,
+    as_bytes,
+    as_int,
+    as_object,
+    as_objects,
+)
 from galaxylearning.errors import ConfigRefused, LedgerError
 from galaxylearning.ports import Call, Contract, Event, Receipt, Signer
 from galaxylearning.units import Address
@@ -34,7 +41,8 @@ async def connect(
     """A ledger over a node, once the node turned out to be the chain the deployment is on.
 
     Args:
-        url_or_provider: http(s):// or ws(s):// URL, a web3.py provider or ``AsyncWeb3``, or an ``EmbeddedChain``.
+        url_or_provider: http(s):// or ws(s):// URL, a web3.py provider, an ``AsyncWeb3``, or an
+            ``EmbeddedChain``.
 
     Raises:
         ConfigRefused: wrong kind of URL, another chain, or no contract at one of the addresses.
@@ -42,7 +50,7 @@ async def connect(
     """
     transport = Transport(url_or_provider, timeout_s=request_timeout_s)
     try:
-        chain_id = int(await transport.request("eth_chainId"), 16)
+        chain_id = as_int(await transport.request("eth_chainId"))
         if chain_id != deployment.chain_id:
             raise ConfigRefused(f"the node's chain is {chain_id}, not {deployment.chain_id}", where="chain")
         for contract in _CONTRACTS:
@@ -98,7 +106,7 @@ class EvmLedger:
                     raise
                 continue
             if block is not None:
-                return int(block["timestamp"], 16)
+                return as_int(as_object(block)["timestamp"])
         raise LedgerError("the node has no latest block")
 
     async def read(self, call: Call) -> Any:
@@ -111,7 +119,7 @@ class EvmLedger:
         """
         function = codec(call.contract).function(call.function)
         request = {"to": self.address_of(call.contract), "data": "0x" + function.encode(call.arguments).hex()}
-        return function.decode(_bytes(await self._transport.request("eth_call", request, "latest")))
+        return function.decode(as_bytes(await self._transport.request("eth_call", request, "latest")))
 
     async def submit(self, call: Call, signer: Signer) -> Receipt:
         """Send a transaction and wait for its receipt; see ``ports.Ledger.submit``.
@@ -124,14 +132,14 @@ class EvmLedger:
         function = codec(call.contract).function(call.function)
         data = function.encode(call.arguments)
         receipt = await self._sender.send(signer, to=self.address_of(call.contract), data=data)
-        sender = Address(to_checksum_address(receipt["from"]))
+        sender = as_address(receipt["from"])
         self._senders[receipt["transactionHash"]] = sender
         return Receipt(
-            transaction_hash=_bytes(receipt["transactionHash"]),
-            block_number=int(receipt["blockNumber"], 16),
-            gas_used=int(receipt["gasUsed"], 16),
+            transaction_hash=as_bytes(receipt["transactionHash"]),
+            block_number=as_int(receipt["blockNumber"]),
+            gas_used=as_int(receipt["gasUsed"]),
             sender=sender,
-            events=tuple(await self._decoded(receipt["logs"])),
+            events=tuple(await self._decoded(as_objects(receipt["logs"]))),
         )
 
     async def events(self, *, job_id: int | None = None, since_block: int = 0) -> Sequence[Event]:
@@ -144,23 +152,25 @@ class EvmLedger:
             raise ValueError("job_id must fit 256 bits")
         wanted: dict[str, Any] = {"address": [self.address_of("jobs"), self.address_of("registry")]}
         if job_id is not None:
-            wanted = {"address": self.address_of("jobs"), "topics": [None, "0x" + job_id.to_bytes(32).hex()]}
-        head = int(await self._transport.request("eth_blockNumber"), 16)
+            wanted = {
+                "address": self.address_of("jobs"),
+                "topics": [None, "0x" + job_id.to_bytes(32).hex()],
+            }
+        head = as_int(await self._transport.request("eth_blockNumber"))
         logs: list[Mapping[str, Any]] = []
         for first in range(max(since_block, self._deployment.block_number), head + 1, _LOG_SPAN_BLOCKS):
             last = min(first + _LOG_SPAN_BLOCKS - 1, head)
             span = {**wanted, "fromBlock": hex(first), "toBlock": hex(last)}
-            logs.extend(await self._transport.request("eth_getLogs", span))
+            logs.extend(as_objects(await self._transport.request("eth_getLogs", span)))
         return await self._decoded(logs)
 
     async def _decoded(self, logs: Sequence[Mapping[str, Any]]) -> list[Event]:
         """The events among these logs; logs of other contracts and of no known event are left out."""
-        ordered = sorted(logs, key=lambda log: (int(log["blockNumber"], 16), int(log["logIndex"], 16)))
+        ordered = sorted(logs, key=lambda log: (as_int(log["blockNumber"]), as_int(log["logIndex"])))
         known = []
         for log in ordered:
-            address = to_checksum_address(log["address"])
-            topics = [_bytes(topic) for topic in log["topics"]]
-            contract = self._contract_at.get(Address(address))
+            topics = [as_bytes(topic) for topic in log["topics"] or ()]
+            contract = self._contract_at.get(as_address(log["address"]))
             if contract is not None and topics and topics[0] in codec(contract).events:
                 known.append((contract, topics, log))
         await self._learn([log for _, _, log in known])
@@ -171,11 +181,11 @@ class EvmLedger:
                 Event(
                     contract=contract,
                     name=kind.name,
-                    arguments=kind.decode(topics, _bytes(log["data"])),
-                    block_number=int(log["blockNumber"], 16),
+                    arguments=kind.decode(topics, as_bytes(log["data"])),
+                    block_number=as_int(log["blockNumber"]),
                     timestamp=self._timestamps[log["blockHash"]],
-                    log_index=int(log["logIndex"], 16),
-                    transaction_hash=_bytes(log["transactionHash"]),
+                    log_index=as_int(log["logIndex"]),
+                    transaction_hash=as_bytes(log["transactionHash"]),
                     sender=self._senders[log["transactionHash"]],
                 )
             )
@@ -189,7 +199,7 @@ class EvmLedger:
         for log in logs:
             stamp = log.get("blockTimestamp")
             if stamp is not None:
-                self._timestamps[log["blockHash"]] = stamp if isinstance(stamp, int) else int(stamp, 16)
+                self._timestamps[log["blockHash"]] = stamp if isinstance(stamp, int) else as_int(stamp)
         blocks = {log["blockHash"] for log in logs} - self._timestamps.keys()
         hashes = {log["transactionHash"] for log in logs} - self._senders.keys()
         await asyncio.gather(
@@ -200,7 +210,7 @@ class EvmLedger:
         block = await self._transport.request("eth_getBlockByHash", block_hash, False)
         if block is None:
             raise LedgerError("the chain was reorganised while it was read; read again", where=block_hash)
-        self._timestamps[block_hash] = int(block["timestamp"], 16)
+        self._timestamps[block_hash] = as_int(as_object(block)["timestamp"])
 
     async def _learn_sender(self, transaction_hash: str) -> None:
         transaction = await self._transport.request("eth_getTransactionByHash", transaction_hash)
@@ -208,16 +218,4 @@ class EvmLedger:
             raise LedgerError(
                 "the chain was reorganised while it was read; read again", where=transaction_hash
             )
-        self._senders[transaction_hash] = Address(to_checksum_address(transaction["from"]))
-
-
-def _bytes(value: Any) -> bytes:
-    """A node's DATA. Raises LedgerError where it is not."""
-    if isinstance(value, str) and value.startswith("0x"):
-        try:
-            return bytes.fromhex(value[2:])
-        except ValueError:
-            pass
-    elif isinstance(value, bytes):
-        return bytes(value)
-    raise LedgerError("the node's answer is not 0x-hexadecimal bytes")
+        self._senders[transaction_hash] = as_address(as_object(transaction)["from"])

@@ -44,7 +44,7 @@ class KeySigner:
         return self._address
 
     def sign_digest(self, digest: bytes) -> bytes:
-        """Sign a 32-byte digest; 65 bytes r || s || v, v in {27, 28}, s in the lower half. Source: EIP-712, EIP-2.
+        """Sign a 32-byte digest; 65 bytes r || s || v, v in {27, 28}, s in the lower half (EIP-2).
 
         Raises:
             ValueError: the digest is not 32 bytes.

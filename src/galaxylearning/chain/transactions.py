@@ -1,7 +1,7 @@
 """Sending transactions: nonces, fees, gas limits, and the receipt that proves one was mined.
 
-A receipt that does not come is not proof that nothing was mined: the node is asked again by hash and by nonce,
-and given the same raw transaction again, before anything is called lost.
+A receipt that does not come is not proof that nothing was mined: the node is asked again by hash and by
+nonce, and given the same raw transaction again, before anything is called lost.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from eth_utils.crypto import keccak
 
-from galaxylearning.chain.transport import NodeRefused, Transport
+from galaxylearning.chain.transport import NodeRefused, Transport, as_int, as_object
 from galaxylearning.errors import LedgerError, LedgerUnreachable, TransactionReverted
 from galaxylearning.ports import Signer
 
@@ -34,7 +34,7 @@ class _Account:
 
 
 class Sender:
-    """Signs and sends for any number of accounts; one transaction of an account at a time until it is accepted."""
+    """Signs and sends for any number of accounts, each account's transactions one after the other."""
 
     def __init__(
         self, transport: Transport, *, chain_id: int, receipt_timeout_s: float = RECEIPT_TIMEOUT_S
@@ -46,7 +46,7 @@ class Sender:
 
     async def next_nonce(self, address: str) -> int:
         """The nonce the node expects next from an account."""
-        return int(await self._transport.request("eth_getTransactionCount", address, "pending"), 16)
+        return as_int(await self._transport.request("eth_getTransactionCount", address, "pending"))
 
     async def send(self, signer: Signer, *, to: str | None, data: bytes) -> Mapping[str, Any]:
         """Send a transaction without value and wait for its receipt (JSON).
@@ -61,16 +61,16 @@ class Sender:
         async with account.lock:
             transaction_hash, nonce, raw = await self._send_once_accepted(account, signer, call, to, data)
         receipt = await self.receipt(transaction_hash, sender=signer.address, nonce=nonce, raw=raw)
-        if int(receipt["status"], 16) != 1:
+        if as_int(receipt["status"]) != 1:
             await self._raise_reason(call, receipt)
         return receipt
 
     async def _send_once_accepted(
         self, account: _Account, signer: Signer, call: Mapping[str, Any], to: str | None, data: bytes
     ) -> tuple[bytes, int, bytes]:
-        estimate = int(await self._transport.request("eth_estimateGas", call, "pending"), 16)
-        latest = await self._transport.request("eth_getBlockByNumber", "latest", False)
-        base_fee_wei, gas_limit = int(latest["baseFeePerGas"], 16), int(latest["gasLimit"], 16)
+        estimate = as_int(await self._transport.request("eth_estimateGas", call, "pending"))
+        latest = as_object(await self._transport.request("eth_getBlockByNumber", "latest", False))
+        base_fee_wei, gas_limit = as_int(latest["baseFeePerGas"]), as_int(latest["gasLimit"])
         for attempt in range(_NONCE_ATTEMPTS):
             nonce = account.next_nonce
             if nonce is None:
@@ -97,7 +97,7 @@ class Sender:
             except NodeRefused:
                 if await self._is_known(transaction_hash):
                     return transaction_hash, nonce, raw
-                # Somebody else used the key: what was remembered is stale. A fresh nonce, or the node's own words.
+                # If the nonce moved, another program used the key: try with the fresh one.
                 if attempt == _NONCE_ATTEMPTS - 1 or await self.next_nonce(signer.address) == nonce:
                     raise
                 continue
@@ -129,7 +129,7 @@ class Sender:
             try:
                 found = await self._transport.request("eth_getTransactionReceipt", shown)
                 if found is not None:
-                    return dict(found)
+                    return as_object(found)
                 if sender is not None and raw is not None and pause_s >= _LONGEST_POLL_S:
                     await self._ask_again(transaction_hash, sender, nonce, raw)
             except LedgerUnreachable:
@@ -144,7 +144,7 @@ class Sender:
         shown = "0x" + transaction_hash.hex()
         if await self._is_known(transaction_hash):
             return
-        mined = int(await self._transport.request("eth_getTransactionCount", sender, "latest"), 16)
+        mined = as_int(await self._transport.request("eth_getTransactionCount", sender, "latest"))
         if mined > nonce:
             if await self._transport.request("eth_getTransactionReceipt", shown) is None:
                 raise LedgerError(f"another transaction took nonce {nonce} of {sender}", where=shown)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeAlias
+
+from eth_utils.address import to_checksum_address
 
 from galaxylearning.chain.abi_codec import describe_revert
 from galaxylearning.errors import (
@@ -14,6 +17,7 @@ from galaxylearning.errors import (
     LedgerUnreachable,
     TransactionReverted,
 )
+from galaxylearning.units import Address
 
 REQUEST_TIMEOUT_S = 30.0
 _REVERT_CODE = 3
@@ -42,7 +46,7 @@ Node: TypeAlias = str | SupportsMakeRequest | SupportsRequest | HasProvider
 """What a chain can be reached by: a URL, a provider, an ``AsyncWeb3``, an embedded chain."""
 
 
-class NodeRefused(LedgerError):
+class NodeRefused(LedgerError):  # noqa: N818 - named like its parents
     """The node answered with an error that is not a revert; ``code`` is the JSON-RPC error's."""
 
     def __init__(self, message: str, *, code: int, where: str | None = None) -> None:
@@ -54,7 +58,8 @@ class Transport:
     """Sends requests. Nothing but errors of ``galaxylearning.errors`` comes out of it.
 
     Args:
-        node: a URL (http, https, ws, wss), an asynchronous web3.py provider, an ``AsyncWeb3`` or an embedded chain.
+        node: a URL (http, https, ws, wss), an asynchronous web3.py provider of requests and answers, an
+            ``AsyncWeb3`` over one, or an embedded chain.
 
     Raises:
         ConfigRefused: none of these.
@@ -75,8 +80,10 @@ class Transport:
             self._embedded = node
         else:
             raise ConfigRefused(f"{type(node).__name__} is neither a URL nor a provider", where="chain")
-        self._connecting = asyncio.Lock()
-        self._is_connected = not getattr(self._provider, "has_persistent_connection", False)
+        if getattr(self._provider, "has_persistent_connection", False):
+            raise ConfigRefused(
+                "persistent providers of web3.py are not supported; give the URL", where="chain"
+            )
 
     async def request(self, method: str, *params: Any) -> Any:
         """The result of a JSON-RPC call, as JSON.
@@ -90,13 +97,12 @@ class Transport:
             return self._ask_embedded(method, list(params))
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._connect()
                 response = await self._provider.make_request(method, list(params))
         except TimeoutError as error:
             raise LedgerUnreachable(f"no answer within {self._timeout_s:g} s", where=method) from error
         except GalaxyError:
             raise
-        except Exception as error:
+        except Exception as error:  # whatever a provider's transport raises ends here
             raise _mapped(error, method) from error
         if not isinstance(response, Mapping) or not ("result" in response or "error" in response):
             raise LedgerUnreachable("the answer is not a JSON-RPC response", where=method)
@@ -114,16 +120,6 @@ class Transport:
             shown = {"code": error.code, "message": str(error), "data": getattr(error, "data", None)}
             raise error_of(shown, method) from error
 
-    async def _connect(self) -> None:
-        if self._is_connected:
-            return
-        async with self._connecting:
-            if not self._is_connected:
-                if not await self._provider.is_connected():
-                    await self._provider.connect()
-                    self._is_ours = True
-                self._is_connected = True
-
     async def close(self) -> None:
         """Close the connection where this object opened it."""
         if self._is_ours and self._provider is not None:
@@ -138,22 +134,15 @@ def _provider_of_url(url: str, timeout_s: float) -> Any:
     scheme = url.partition("://")[0].lower() if "://" in url else ""
     if scheme not in ("http", "https", "ws", "wss"):
         raise ConfigRefused("must begin with http://, https://, ws:// or wss://", where="chain")
-    from web3 import (
-        AsyncHTTPProvider,
-        WebSocketProvider,
-    )  # a slow import that an embedded chain can do without
+    if scheme in ("ws", "wss"):
+        from galaxylearning.chain.websocket import WebSocketLink
 
-    if scheme in ("http", "https"):
-        return AsyncHTTPProvider(
-            url, request_kwargs={"timeout": _client_timeout(timeout_s)}, exception_retry_configuration=None
-        )
-    return WebSocketProvider(url, request_timeout=timeout_s, max_connection_retries=1)
-
-
-def _client_timeout(timeout_s: float) -> Any:
+        return WebSocketLink(url)
     from aiohttp import ClientTimeout
+    from web3 import AsyncHTTPProvider  # slow to import, and an embedded chain can do without
 
-    return ClientTimeout(total=timeout_s)
+    timeout = ClientTimeout(total=timeout_s)
+    return AsyncHTTPProvider(url, request_kwargs={"timeout": timeout}, exception_retry_configuration=None)
 
 
 def _mapped(error: Exception, method: str) -> LedgerError:
@@ -168,7 +157,7 @@ def _mapped(error: Exception, method: str) -> LedgerError:
 
 
 def error_of(error: Any, method: str) -> LedgerError:
-    """A JSON-RPC error object as ours: a revert where it has revert data or code 3, else the node's refusal."""
+    """A JSON-RPC error object as ours: a revert where it is one, else the node's refusal."""
     if not isinstance(error, Mapping):
         return NodeRefused(str(error)[:200], code=0, where=method)
     message = str(error.get("message", "no message"))[:400]
@@ -181,6 +170,68 @@ def error_of(error: Any, method: str) -> LedgerError:
         reason, sentence = describe_revert(revert or b"")
         return TransactionReverted(f"the contract refused: {sentence}", reason=reason)
     return NodeRefused(message, code=code if isinstance(code, int) else 0, where=method)
+
+
+def as_int(value: Any) -> int:
+    """A node's QUANTITY.
+
+    Raises:
+        LedgerError: it is not one.
+    """
+    if isinstance(value, str) and value.startswith("0x"):
+        try:
+            return int(value, 16)
+        except ValueError:
+            pass
+    raise LedgerError(f"the node answered {str(value)[:40]!r} where a 0x-hexadecimal number belongs")
+
+
+def as_bytes(value: Any) -> bytes:
+    """A node's DATA.
+
+    Raises:
+        LedgerError: it is not that.
+    """
+    if isinstance(value, str) and value.startswith("0x"):
+        try:
+            return bytes.fromhex(value[2:])
+        except ValueError:
+            pass
+    raise LedgerError(f"the node answered {str(value)[:40]!r} where 0x-hexadecimal bytes belong")
+
+
+def as_address(value: Any) -> Address:
+    """A node's address, checksummed.
+
+    Raises:
+        LedgerError: it is not one.
+    """
+    decoded = as_bytes(value)
+    if len(decoded) != 20:
+        raise LedgerError(f"the node answered {len(decoded)} bytes where an address of 20 belongs")
+    return Address(to_checksum_address(decoded))
+
+
+def as_objects(value: Any) -> list[Mapping[str, Any]]:
+    """A node's list of logs.
+
+    Raises:
+        LedgerError: it is not a list of objects.
+    """
+    if not isinstance(value, list):
+        raise LedgerError(f"the node answered {str(value)[:40]!r} where a list belongs")
+    return [as_object(item) for item in value]
+
+
+def as_object(value: Any) -> Mapping[str, Any]:
+    """A node's block, receipt or log; a field that is not there reads as None.
+
+    Raises:
+        LedgerError: it is not an object.
+    """
+    if isinstance(value, Mapping):
+        return defaultdict(lambda: None, value)
+    raise LedgerError(f"the node answered {str(value)[:40]!r} where an object belongs")
 
 
 def _revert_data(data: Any) -> bytes | None:

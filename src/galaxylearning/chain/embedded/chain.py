@@ -50,8 +50,8 @@ CLIENT_VERSION = "galaxy-embedded/1 (ethereum-execution, prague)"
 PRIORITY_FEE_WEI = 1_000_000_000
 MAX_FEE_HISTORY_BLOCKS = 1_024
 
-# The first account of the mnemonic every Ethereum development node uses ("test test ... junk"). Its key is known
-# to everybody, so nothing on this chain is worth anything: it exists to hand out gas.
+# The first account of the mnemonic every Ethereum development node uses ("test test ... junk"). Its key is
+# known to everybody, so nothing on this chain is worth anything: it exists to hand out gas.
 _FAUCET_KEY = PrivateKey(bytes.fromhex("ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"))
 FAUCET_ADDRESS = eels.keccak256(_FAUCET_KEY.public_key.format(compressed=False)[1:])[12:]
 

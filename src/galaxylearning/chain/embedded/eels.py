@@ -122,7 +122,7 @@ def _jump_destinations(code: bytes) -> frozenset[Any]:
 interpreter.get_valid_jump_destinations = lambda code: _jump_destinations(bytes(code))
 
 
-class TransactionRefused(Exception):
+class TransactionRefused(Exception):  # noqa: N818 - like its neighbours in errors.py
     """A raw transaction is malformed or not signed by anybody."""
 
 

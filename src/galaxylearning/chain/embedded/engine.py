@@ -1,7 +1,7 @@
 """The chain itself: a head, a world, and blocks of at most one transaction each.
 
 A block's timestamp is ``max(now() + offset, timestamp of its parent)``: never earlier than its parent's, but
-equal where two blocks fall into one second, as in anvil's automine. The offset is what evm_increaseTime added.
+equal where two blocks fall into one second, as in anvil's automine. evm_increaseTime adds to the offset.
 The header is a Prague header hashed by RLP, except that ``stateRoot`` is a running hash of all state changes
 since genesis rather than a Merkle Patricia root: it commits to the state, but proves no single account.
 """
@@ -148,17 +148,24 @@ class Engine:
         nonce, balance_wei = int(sender.nonce), int(sender.balance)
         cost_wei = transaction.gas * transaction.max_fee_wei + transaction.value_wei
         intrinsic = eels.intrinsic_gas(transaction.decoded)
-        for is_wrong, message in (
-            (transaction.gas > eels.BLOCK_GAS_LIMIT, f"exceeds block gas limit: {transaction.gas} > {eels.BLOCK_GAS_LIMIT}"),
-            (transaction.nonce < nonce, f"nonce too low: {transaction.nonce}, next is {nonce}"),
-            (transaction.nonce > nonce, f"nonce too high: {transaction.nonce}, next is {nonce}"),
-            (transaction.gas < intrinsic, f"intrinsic gas too low: {transaction.gas} < {intrinsic}"),
-            (transaction.max_fee_wei < context.base_fee_wei, f"max fee per gas less than block base fee: {transaction.max_fee_wei} < {context.base_fee_wei}"),
-            (transaction.priority_fee_wei > transaction.max_fee_wei, "max priority fee per gas higher than max fee per gas"),
-            (balance_wei < cost_wei, f"insufficient funds for gas * price + value: have {balance_wei}, need {cost_wei}"),
-        ):  # fmt: skip
-            if is_wrong:
-                raise RpcError(SERVER_ERROR, message)
+        limit, max_fee_wei = eels.BLOCK_GAS_LIMIT, transaction.max_fee_wei
+        message = None
+        if transaction.gas > limit:
+            message = f"exceeds block gas limit: {transaction.gas} > {limit}"
+        elif transaction.nonce < nonce:
+            message = f"nonce too low: {transaction.nonce}, next is {nonce}"
+        elif transaction.nonce > nonce:
+            message = f"nonce too high: {transaction.nonce}, next is {nonce}"
+        elif transaction.gas < intrinsic:
+            message = f"intrinsic gas too low: {transaction.gas} < {intrinsic}"
+        elif max_fee_wei < context.base_fee_wei:
+            message = f"max fee per gas less than block base fee: {max_fee_wei} < {context.base_fee_wei}"
+        elif transaction.priority_fee_wei > max_fee_wei:
+            message = "max priority fee per gas higher than max fee per gas"
+        elif balance_wei < cost_wei:
+            message = f"insufficient funds for gas * price + value: have {balance_wei}, need {cost_wei}"
+        if message is not None:
+            raise RpcError(SERVER_ERROR, message)
 
     def mine(self, transaction: SignedTransaction | None) -> BlockRow:
         """Append a block with this transaction, or an empty one."""

@@ -19,7 +19,7 @@ EXECUTION_REVERTED = 3
 
 
 class RpcError(LedgerError):
-    """A JSON-RPC error object: ``code``, message, and ``data`` (the revert data, ``0x``-hex) where there is any."""
+    """A JSON-RPC error object: ``code``, message, and ``data``, the ``0x``-hex revert data, if any."""
 
     def __init__(self, code: int, message: str, *, data: str | None = None, where: str | None = None) -> None:
         super().__init__(message, where=where)

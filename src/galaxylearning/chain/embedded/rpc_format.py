@@ -135,7 +135,7 @@ def format_log(row: LogRow, block: BlockRow) -> dict[str, Any]:
 def format_receipt(
     row: TransactionRow, transaction: SignedTransaction, block: BlockRow, logs: list[LogRow]
 ) -> dict[str, Any]:
-    """The receipt of a mined transaction. It is alone in its block, so the block's gas and bloom are its own."""
+    """The receipt of a transaction. It is alone in its block, so the block's gas and bloom are its own."""
     header = block.header
     created = row.contract_address if row.has_succeeded else None
     return {

@@ -1,7 +1,7 @@
 """JSON-RPC over HTTP, for loopback unless told otherwise.
 
-The chain has an unlocked account and a clock anyone may turn, so requests that a web page sends (they carry an
-``Origin``) are refused, and so is listening on other addresses than loopback without being asked to.
+The chain has an unlocked account and a clock anyone may turn, so requests that a web page sends (they carry
+an ``Origin``) are refused, and so is listening on other addresses than loopback without being asked to.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 from galaxylearning.chain.embedded.chain import EmbeddedChain
@@ -25,8 +26,7 @@ MAX_CONNECTIONS = 256
 _READ_TIMEOUT_S = 30.0
 _IDLE_TIMEOUT_S = 120.0
 
-_REASONS = {200: "OK", 204: "No Content", 400: "Bad Request", 403: "Forbidden", 405: "Method Not Allowed",
-            408: "Request Timeout", 411: "Length Required", 413: "Content Too Large", 503: "Service Unavailable"}  # fmt: skip
+_REASONS = {status.value: status.phrase for status in HTTPStatus}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Server:
         return f"http://{host}:{self.port}"
 
 
-class _HttpRefused(Exception):
+class _HttpRefused(Exception):  # noqa: N818 - like its neighbours in errors.py
     def __init__(self, status: int, reason: str, *, code: int = INVALID_REQUEST) -> None:
         super().__init__(reason)
         self.status = status

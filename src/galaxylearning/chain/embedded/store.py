@@ -18,7 +18,9 @@ MAX_LOGS = 100_000
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS blocks (number INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, header BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS blocks (
+    number INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, header BLOB NOT NULL
+);
 CREATE TABLE IF NOT EXISTS transactions (
     hash BLOB PRIMARY KEY, block_number INTEGER NOT NULL UNIQUE, raw BLOB NOT NULL,
     has_succeeded INTEGER NOT NULL, contract_address BLOB
@@ -200,11 +202,13 @@ class Store:
         # A position the filter mentions must exist, even where any value will do.
         conditions.extend(f"l.topic{index} IS NOT NULL" for index in range(len(topics)))
         query = (
-            "SELECT l.block_number, l.log_index, t.hash, l.address, l.topic0, l.topic1, l.topic2, l.topic3, l.data"
+            "SELECT l.block_number, l.log_index, t.hash, l.address,"
+            " l.topic0, l.topic1, l.topic2, l.topic3, l.data"
             " FROM logs l JOIN transactions t ON t.block_number = l.block_number"
             f" WHERE {' AND '.join(conditions)} ORDER BY l.block_number, l.log_index LIMIT {MAX_LOGS + 1}"
         )
-        return [
-            LogRow(row[0], row[1], row[2], Log(row[3], tuple(topic for topic in row[4:8] if topic is not None), row[8]))
-            for row in self.database.execute(query, choices)
-        ]  # fmt: skip
+        rows = []
+        for number, index, transaction_hash, address, *indexed, data in self.database.execute(query, choices):
+            log = Log(address, tuple(topic for topic in indexed if topic is not None), data)
+            rows.append(LogRow(number, index, transaction_hash, log))
+        return rows

@@ -1,7 +1,7 @@
 """The world state: accounts, code and storage in SQLite, read when touched and written as differences.
 
 EELS keeps its state in tries whose contents are plain dicts, and copies all of them at every message call.
-``OverlayMap`` stands in for those dicts: a copy costs nothing, and what a transaction changed can be read off.
+``OverlayMap`` stands in for those dicts: a copy costs nothing, and what a transaction changed can be read.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Rows(Protocol):
 
 
 class OverlayMap:
-    """A dict over committed rows with copies in constant time. Values are never None: None marks a deletion."""
+    """A dict over committed rows, copied in constant time. Values are never None: None marks a deletion."""
 
     __slots__ = ("_layers", "_size", "_top", "rows")
 
@@ -138,7 +138,7 @@ class _Accounts:
         return self._codes[code_hash]
 
     def adopt(self, changes: dict[bytes, Any]) -> None:
-        # Whoever wrote a key looked it up first, so the value it had is known; asking the database would give the new one.
+        # Whoever wrote a key looked it up first: its old value is known. The database has the new one by now.
         for key, value in changes.items():
             self.size += (value is not None) - (self._known.get(key) is not None)
             self._known[key] = value
@@ -185,8 +185,7 @@ class Changes:
         parts = [previous]
         for address, account in sorted(self.accounts.items()):
             parts.append(b"a" + address + (b"" if account is None else eels.encode_account(account)))
-        for address in sorted(self.replaced):
-            parts.append(b"r" + address)
+        parts.extend(b"r" + address for address in sorted(self.replaced))
         for address, slots in sorted(self.storage.items()):
             for slot, value in sorted(slots.items()):
                 parts.append(b"s" + address + slot + (0 if value is None else int(value)).to_bytes(32))
