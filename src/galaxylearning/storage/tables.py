@@ -20,6 +20,7 @@ Kind: TypeAlias = Literal["number", "category", "integer"]
 
 KINDS: Final = ("number", "category", "integer")
 MAX_NAME_CHARS: Final = 200
+MAX_ABS: Final = 1e100
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +104,13 @@ def check_size(n_rows: int, n_cells: int, file: str, limits: TableLimits) -> Non
 
 
 def check_finite(values: NDArray[Any], file: str, column: str, *, allow_nan: bool) -> None:
-    """Refuse infinities, and NaN where it is not allowed, naming the first row that has one."""
+    """Refuse what has no usable moments (infinities, more than 1e100, NaN unless allowed), naming the row."""
     if values.dtype.kind != "f":
         return
-    bad = np.isinf(values) if allow_nan else ~np.isfinite(values)
+    bad = np.abs(values) > MAX_ABS if allow_nan else ~(np.abs(values) <= MAX_ABS)
     if bad.any():
         row = int(np.argwhere(bad)[0][0])
-        refuse(file, "is not a finite number", row=row + 1, column=column)
+        refuse(file, f"is not a finite number within ±{MAX_ABS:g}", row=row + 1, column=column)
 
 
 def wanted_columns(names: list[str], file: str, options: ReadOptions) -> list[str]:
