@@ -1,0 +1,297 @@
+"""The cohort and a round's accepted updates: who counts, who does not, and why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+from blake3 import blake3
+
+from galaxylearning.crypto.merkle import digest_tree_root
+from galaxylearning.crypto.sign import address_of, sign_digest
+from galaxylearning.messages import records as r
+from galaxylearning.messages import terms as t
+from galaxylearning.messages import typed
+from galaxylearning.protocol.admission import admission_refusal, credential_scope
+from galaxylearning.protocol.cohort import (
+    AcceptedUpdates,
+    Cohort,
+    DirectEnrolment,
+    accept_updates,
+    cohort_root,
+    form_cohort,
+    round_root,
+)
+from galaxylearning.units import ZERO_DIGEST, Address, Digest
+
+TOKEN = "0x5FbDB2315678afecb367f032d93F642f64180aa3"
+DOMAIN = typed.Domain("GalaxyJobs", "1", 31337, Address(TOKEN))
+ELSEWHERE = typed.Domain("GalaxyJobs", "1", 1, Address(TOKEN))
+HEX = "ab" * 32
+KEYS = [bytes([n]) * 32 for n in range(1, 9)]
+OWNERS = [address_of(key) for key in KEYS]
+ISSUER_KEY = b"\x77" * 32
+NOW = 1_000
+
+
+def d(byte: int) -> Digest:
+    return Digest(bytes([byte]) * 32)
+
+
+def make_terms(maximum: int = 8, bond: str = "0", **admission: Any) -> t.Terms:
+    windows = t.Windows(60, 60, 60, 60, 60, 60, 60)
+    label = t.Column("y", "category", classes=("a", "b"))
+    return t.Terms(
+        title="t",
+        description="",
+        requester=OWNERS[0],
+        evaluators=(t.EvaluatorSeat(f"0x{1:040d}", HEX, HEX),),
+        schema=t.Schema((t.Column("x", "number"),), label),
+        plan=t.Plan(rounds=2, epochs=1, minimum_owners=1, maximum_owners=maximum),
+        price=t.Price(TOKEN, "1000", "1", 0.5, bond=bond),
+        admission=t.Admission(**admission),
+        windows=windows,
+        graph=HEX,
+        loss="cross_entropy",
+        model=HEX,
+        model_digest=HEX,
+        test_set=HEX,
+        test_set_digest=HEX,
+        test_rows=100,
+        seed=1,
+    )
+
+
+TERMS = make_terms()
+DATASETS = {d(0x40 + n): owner for n, owner in enumerate(OWNERS)} | {d(0x50): OWNERS[0]}
+
+
+def sealing_key(n: int) -> bytes:
+    return bytes([n]) * 1216
+
+
+def credential(n: int, *, scope: str = "hospitals", expires_at: int = NOW + 1) -> r.CredentialRecord:
+    message = typed.Credential(credential_scope(scope), OWNERS[n], expires_at)
+    return r.CredentialRecord.from_message(message, signature=sign_digest(ISSUER_KEY, message.digest(DOMAIN)))
+
+
+def message_of(n: int, terms: t.Terms = TERMS, held: r.CredentialRecord | None = None) -> typed.Enrolment:
+    key_digest = Digest(blake3(sealing_key(n)).digest())
+    return typed.Enrolment(7, terms.digest, OWNERS[n], d(0x40 + n), key_digest, r.credential_digest(held))
+
+
+def enrol(
+    n: int, terms: t.Terms = TERMS, held: r.CredentialRecord | None = None, **changes: Any
+) -> r.SignedEnrolment:
+    message = replace(message_of(n, terms, held), **changes)
+    return r.SignedEnrolment.from_message(
+        message,
+        sealing_key=sealing_key(n),
+        credential=held,
+        signature=sign_digest(KEYS[n], message.digest(DOMAIN)),
+    )
+
+
+def form(
+    candidates: list[r.SignedEnrolment], direct: list[DirectEnrolment] | None = None, **more: Any
+) -> Cohort:
+    rest: dict[str, Any] = {"terms": TERMS, "job_id": 7, "now": NOW, "datasets": DATASETS} | more
+    return form_cohort(candidates, direct or [], domain=DOMAIN, **rest)
+
+
+def reasons(result: Cohort | AcceptedUpdates) -> list[str]:
+    return [exclusion.reason for exclusion in result.excluded]
+
+
+def test_a_cohort_is_ordered_by_address_and_anchored_by_digest() -> None:
+    records = [enrol(n) for n in (3, 0, 2, 1)]
+    cohort = form(records)
+    assert cohort.data_owners == tuple(sorted(OWNERS[:4], key=lambda a: int(a, 16)))
+    assert cohort.relayed == tuple(sorted(r.record_digest(record) for record in records))
+    assert cohort.root == digest_tree_root(cohort.relayed) == cohort_root(reversed(cohort.relayed))
+    assert (cohort.size, cohort.excluded) == (4, ())
+    assert form(records[::-1]) == cohort == form(records * 2)
+
+
+def test_an_empty_cohort_has_a_zero_root() -> None:
+    assert form([]).root == ZERO_DIGEST
+    assert round_root([]) == ZERO_DIGEST
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (enrol(1, job_id=8), "another job"),
+        (enrol(1, terms_digest=d(9)), "other terms"),
+        (enrol(1, dataset_id=d(9)), "not registered or was revoked"),
+        (enrol(1, dataset_id=d(0x42)), "another data owner's"),
+        (msgspec.structs.replace(enrol(1), signature=enrol(2).signature), "wrong signature"),
+        (msgspec.structs.replace(enrol(1), signature=bytes(65)), "wrong signature"),
+        (msgspec.structs.replace(enrol(1), data_owner=OWNERS[3]), "wrong signature"),
+    ],
+)
+def test_an_enrolment_that_does_not_hold_is_left_out_with_a_reason(
+    record: r.SignedEnrolment, reason: str
+) -> None:
+    cohort = form([enrol(0), record])
+    assert cohort.data_owners == (OWNERS[0],)
+    assert [reason in why for why in reasons(cohort)] == [True]
+    assert cohort.excluded[0].record == r.record_digest(record)
+
+
+def test_two_different_enrolments_by_one_account_exclude_both() -> None:
+    cohort = form([enrol(0), enrol(0, dataset_id=d(0x50)), enrol(1)])
+    assert cohort.data_owners == (OWNERS[1],)
+    assert reasons(cohort) == ["equivocation", "equivocation"]
+
+
+def test_an_invalid_second_enrolment_is_no_equivocation() -> None:
+    cohort = form([enrol(0), enrol(0, dataset_id=d(0x51)), enrol(0, job_id=8)])
+    assert cohort.data_owners == (OWNERS[0],)
+    assert len(cohort.excluded) == 2
+
+
+def test_a_direct_enrolment_counts_and_beats_the_same_one_relayed() -> None:
+    direct = [DirectEnrolment(message_of(0), sealing_key(0))]
+    cohort = form([enrol(0), enrol(1)], direct)
+    assert cohort.size == 2
+    assert cohort.relayed == (r.record_digest(enrol(1)),)
+    assert reasons(cohort) == ["the same statement again"]
+    different = form([enrol(0, dataset_id=d(0x50)), enrol(1)], direct)
+    assert different.data_owners == (OWNERS[1],)
+    assert reasons(different) == ["equivocation", "equivocation"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        (DirectEnrolment(message_of(0), None), "sealing key is missing"),
+        (DirectEnrolment(message_of(0), sealing_key(1)), "not the one enrolled"),
+        (DirectEnrolment(message_of(0), sealing_key(0)[:-1]), "not the one enrolled"),
+        (DirectEnrolment(message_of(0), sealing_key(0), credential(0)), "credential"),
+        (DirectEnrolment(message_of(0, held=credential(0)), sealing_key(0)), "credential"),
+        (DirectEnrolment(replace(message_of(0), dataset_id=d(9)), sealing_key(0)), "revoked"),
+    ],
+)
+def test_a_direct_enrolment_needs_the_blobs_it_names(entry: DirectEnrolment, reason: str) -> None:
+    cohort = form([enrol(1)], [entry])
+    assert cohort.data_owners == (OWNERS[1],)
+    assert [reason in why for why in reasons(cohort)] == [True]
+    assert cohort.excluded[0].record is None
+
+
+def test_a_cohort_has_room_for_direct_entries_first_then_by_digest() -> None:
+    records = [enrol(n, make_terms(3)) for n in range(5)]
+    small = make_terms(3)
+    direct = [DirectEnrolment(message_of(7, small), sealing_key(7))]
+    cohort = form(records, direct, terms=small)
+    in_order = sorted(records, key=r.record_digest)
+    assert set(cohort.data_owners) == {OWNERS[7], in_order[0].signer, in_order[1].signer}
+    assert reasons(cohort) == ["the cohort is full"] * 3
+
+
+def refusal(terms: t.Terms, n: int, held: r.CredentialRecord | None = None, **more: Any) -> str | None:
+    rest: dict[str, Any] = {"domain": DOMAIN, "now": NOW, "bonds": ()} | more
+    return admission_refusal(terms, OWNERS[n], held, **rest)
+
+
+def test_an_open_job_admits_anybody_unless_a_bond_is_asked() -> None:
+    assert refusal(TERMS, 0) is None
+    bonded = make_terms(bond="5")
+    assert refusal(bonded, 0) == "no bond is posted"
+    assert refusal(bonded, 0, bonds={OWNERS[0]}) is None
+    cohort = form([enrol(0, bonded), enrol(1, bonded)], terms=bonded, bonds={OWNERS[1]})
+    assert cohort.data_owners == (OWNERS[1],)
+
+
+def test_an_allow_list_admits_its_own() -> None:
+    listed = make_terms(kind="allow-list", allowed=(OWNERS[2],))
+    assert refusal(listed, 2) is None
+    assert refusal(listed, 1) == "not on the allow-list"
+
+
+def test_a_credential_admits_whom_a_trusted_issuer_signed_for_the_scope_and_time() -> None:
+    terms = make_terms(kind="credential", issuers=(address_of(ISSUER_KEY),), scope="hospitals")
+    good = credential(1)
+    assert refusal(terms, 1, good) is None
+    assert refusal(terms, 1) == "a credential is missing"
+    assert refusal(terms, 2, good) == "the credential is another data owner's"
+    assert refusal(terms, 1, credential(1, scope="banks")) == "the credential is for another scope"
+    assert refusal(terms, 1, good, now=NOW + 1) == "the credential has expired"
+    assert refusal(terms, 1, good, domain=ELSEWHERE) == "the credential's issuer is not trusted"
+    forged = msgspec.structs.replace(good, expires_at=good.expires_at + 1)
+    assert refusal(terms, 1, forged) == "the credential's issuer is not trusted"
+    broken = msgspec.structs.replace(good, signature=bytes(65))
+    assert "not valid" in (refusal(terms, 1, broken) or "")
+    cohort = form([enrol(1, terms, good), enrol(2, terms)], terms=terms)
+    assert cohort.data_owners == (OWNERS[1],)
+
+
+def update(n: int, **changes: Any) -> r.SignedUpdate:
+    message = replace(typed.Update(7, 1, TERMS.digest, OWNERS[n], d(1), d(2)), **changes)
+    return r.SignedUpdate.from_message(message, signature=sign_digest(KEYS[n], message.digest(DOMAIN)))
+
+
+def accept(candidates: list[r.SignedUpdate], direct: list[typed.Update] | None = None) -> AcceptedUpdates:
+    return accept_updates(
+        candidates,
+        direct or [],
+        cohort=OWNERS[:4],
+        domain=DOMAIN,
+        job_id=7,
+        round_index=1,
+        terms_digest=TERMS.digest,
+        model_digest=d(1),
+    )
+
+
+def test_updates_of_the_cohort_are_accepted_whatever_their_order() -> None:
+    records = [update(n) for n in (2, 0, 1)]
+    accepted = accept(records)
+    assert accepted.count == 3
+    assert list(accepted.by_data_owner) == sorted(OWNERS[:3], key=lambda a: int(a, 16))
+    assert accepted.root == digest_tree_root(sorted(r.record_digest(record) for record in records))
+    assert accept(records[::-1]) == accepted == accept(records + records)
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (update(0, job_id=8), "another job"),
+        (update(0, round_index=0), "another round"),
+        (update(0, terms_digest=d(9)), "other terms"),
+        (update(0, model_digest=d(9)), "another model"),
+        (update(5), "not in the cohort"),
+        (msgspec.structs.replace(update(0), update_digest=d(9)), "wrong signature"),
+        (msgspec.structs.replace(update(5), data_owner=OWNERS[0]), "wrong signature"),
+    ],
+)
+def test_an_update_that_does_not_hold_is_left_out_with_a_reason(record: r.SignedUpdate, reason: str) -> None:
+    accepted = accept([update(1), record])
+    assert list(accepted.by_data_owner) == [OWNERS[1]]
+    assert [reason in why for why in reasons(accepted)] == [True]
+
+
+def test_two_different_updates_by_one_data_owner_exclude_both() -> None:
+    accepted = accept([update(0), update(0, update_digest=d(3)), update(1)])
+    assert list(accepted.by_data_owner) == [OWNERS[1]]
+    assert reasons(accepted) == ["equivocation", "equivocation"]
+    crossed = accept([update(0)], [update(0, update_digest=d(3)).message])
+    assert crossed.count == 0
+    assert reasons(crossed) == ["equivocation", "equivocation"]
+
+
+def test_the_same_update_relayed_and_direct_counts_once_as_direct() -> None:
+    accepted = accept([update(0), update(1)], [update(0).message])
+    assert accepted.count == 2
+    assert accepted.by_data_owner[OWNERS[0]].record is None
+    assert accepted.relayed == (r.record_digest(update(1)),)
+    assert reasons(accepted) == ["the same statement again"]
+
+
+def test_a_strangers_direct_update_means_nothing() -> None:
+    accepted = accept([update(1)], [update(6).message])
+    assert list(accepted.by_data_owner) == [OWNERS[1]]
+    assert reasons(accepted) == ["not in the cohort"]
