@@ -42,13 +42,14 @@ def compile_model(
 ) -> tuple[ModelGraph, dict[str, torch.Tensor]]:
     """Compile a module that maps a batch to one tensor; returns the graph and its initial weights.
 
-    The first dimension of every example input is the batch and stays open. ``module`` is not changed. State that
-    the output does not depend on is left out. ``federate`` maps a buffer's name, or a glob, to ``mean``, ``sum``,
-    ``keep_local`` or ``skip``; by default a float32 buffer that training changes (running statistics) is ``mean``,
-    every other buffer ``skip``.
+    The first dimension of every example input is the batch and stays open. ``module`` is not changed. State
+    that the output does not depend on is left out. ``federate`` maps a buffer's name, or a glob, to
+    ``mean``, ``sum``, ``keep_local`` or ``skip``; by default a float32 buffer that training changes (running
+    statistics) is ``mean``, every other buffer ``skip``.
 
     Raises:
-        UnsupportedModel: the module does something a graph cannot say; names the operation, the line of the user's
+        UnsupportedModel: the module does something a graph cannot say; names the operation, the line of the
+        user's
             model if known, and what to use instead.
     """
     from galaxylearning.graph import lower
@@ -63,10 +64,11 @@ def compile_model(
     lowered = lower.lower(private, examples)
     state = _declare(private, lowered, federate or {})
     inputs = tuple(
-        Input(name, DTYPE_NAMES[x.dtype], (None, *x.shape[1:])) for name, x in zip(lowered.inputs, examples, strict=True)
+        Input(name, DTYPE_NAMES[x.dtype], (None, *x.shape[1:]))
+        for name, x in zip(lowered.inputs, examples, strict=True)
     )
     graph = ModelGraph(VERSION, inputs, state, lowered.nodes, (lowered.output,), loss)
-    weights = {entry.name: lowered.tensors[entry.name] for entry in state}
+    weights = {entry.name: lowered.tensors[entry.name].requires_grad_(entry.trainable) for entry in state}
     for batch in (PROBE_BATCH, 2):
         try:
             infer(graph, batch, DEFAULT_LIMITS)
@@ -102,7 +104,9 @@ def _declare(module: nn.Module, lowered: Lowered, federate: Mapping[str, str]) -
     buffers = [name for name, kind in lowered.state.items() if kind == "buffer"]
     for pattern, choice in federate.items():
         if choice not in get_args(Federate):
-            raise UnsupportedModel(f"must be one of {list(get_args(Federate))}, not {choice!r}", where=f"federate {pattern}")
+            raise UnsupportedModel(
+                f"must be one of {list(get_args(Federate))}, not {choice!r}", where=f"federate {pattern}"
+            )
         if not any(fnmatch.fnmatchcase(name, pattern) for name in buffers):
             raise UnsupportedModel(f"matches none of the buffers {buffers}", where=f"federate {pattern}")
     entries = []
@@ -119,7 +123,9 @@ def _declare(module: nn.Module, lowered: Lowered, federate: Mapping[str, str]) -
             chosen += [c for pattern, c in federate.items() if fnmatch.fnmatchcase(name, pattern)]
             choice = chosen[0] if chosen else choice
         if choice in ("mean", "sum") and tensor.dtype != torch.float32:
-            raise UnsupportedModel("what trains or federates must be float32; call .float() on the model", where=name)
+            raise UnsupportedModel(
+                "what trains or federates must be float32; call .float() on the model", where=name
+            )
         entries.append(
             StateEntry(
                 name,
@@ -136,9 +142,14 @@ def _declare(module: nn.Module, lowered: Lowered, federate: Mapping[str, str]) -
 
 
 def _check_agreement(
-    module: nn.Module, graph: ModelGraph, weights: Mapping[str, torch.Tensor], examples: tuple[torch.Tensor, ...]
+    module: nn.Module,
+    graph: ModelGraph,
+    weights: Mapping[str, torch.Tensor],
+    examples: tuple[torch.Tensor, ...],
 ) -> None:
-    """The graph and the module must agree in evaluation mode; otherwise the module has behaviour the graph lost."""
+    """The graph and the module must agree in evaluation mode; otherwise the module has behaviour the graph
+    lost.
+    """
     program = Program(graph)
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -153,6 +164,8 @@ def _check_agreement(
     same = expected.shape == got.shape and expected.dtype == got.dtype
     if not same or not torch.allclose(expected, got, rtol=1e-4, atol=1e-5, equal_nan=True):
         raise UnsupportedModel(
-            "the module behaves differently in eval mode in a way the graph cannot say (dropout that is always on, "
-            "random numbers, or a branch on self.training); use nn.Dropout and nn.BatchNorm for what depends on the mode"
+            "the module behaves differently in eval mode in a way the graph cannot say (dropout that is "
+            "always on, "
+            "random numbers, or a branch on self.training); use nn.Dropout and nn.BatchNorm for what "
+            "depends on the mode"
         )

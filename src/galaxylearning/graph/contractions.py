@@ -16,8 +16,8 @@ from galaxylearning.graph.specs import (
     Outcome,
     TensorSpec,
     broadcast,
-    flops,
     floating,
+    flops,
     require,
     rule,
 )
@@ -48,7 +48,9 @@ def _linear(a: Bound) -> Outcome:
     x, weight, bias = a.tensor("input"), a.tensor("weight"), a.maybe("bias")
     dtype = _same_types(x, weight, bias)
     require(len(weight.shape) == 2 and bool(x.shape), "weight must have two dimensions, input at least one")
-    require(x.shape[-1] == weight.shape[1], f"input has {x.shape[-1]} features, weight takes {weight.shape[1]}")
+    require(
+        x.shape[-1] == weight.shape[1], f"input has {x.shape[-1]} features, weight takes {weight.shape[1]}"
+    )
     require(bias is None or bias.shape == weight.shape[:1], f"bias must have shape [{weight.shape[0]}]")
     return TensorSpec(dtype, (*x.shape[:-1], weight.shape[0]))
 
@@ -57,8 +59,16 @@ def _linear(a: Bound) -> Outcome:
 def _matmul(a: Bound) -> Outcome:
     left = a.tensor("self")
     right = a.tensor(next(key for key in ("other", "mat2", "vec", "tensor") if key in a.values))
-    ranks = {"aten.mm.default": (2, 2), "aten.bmm.default": (3, 3), "aten.mv.default": (2, 1), "aten.dot.default": (1, 1)}
-    require((len(left.shape), len(right.shape)) == ranks.get(a.op, (len(left.shape), len(right.shape))), "wrong ranks")
+    ranks = {
+        "aten.mm.default": (2, 2),
+        "aten.bmm.default": (3, 3),
+        "aten.mv.default": (2, 1),
+        "aten.dot.default": (1, 1),
+    }
+    require(
+        (len(left.shape), len(right.shape)) == ranks.get(a.op, (len(left.shape), len(right.shape))),
+        "wrong ranks",
+    )
     require(bool(left.shape) and bool(right.shape), "needs at least one dimension")
     dtype = _same_types(left, right)
     inner = right.shape[-2] if len(right.shape) >= 2 else right.shape[0]
@@ -76,7 +86,9 @@ def _addmm(a: Bound) -> Outcome:
     right = a.tensor("mat2" if "mat2" in a.values else "batch2")
     rank = 2 if "mat1" in a.values else 3
     require(len(left.shape) == len(right.shape) == rank, f"the factors must have {rank} dimensions")
-    require(left.shape[-1] == right.shape[-2] and left.shape[:-2] == right.shape[:-2], "the factors do not fit")
+    require(
+        left.shape[-1] == right.shape[-2] and left.shape[:-2] == right.shape[:-2], "the factors do not fit"
+    )
     shape = (*left.shape[:-1], right.shape[-1])
     require(broadcast(a.tensor("self").shape, shape) == shape, "the added tensor does not fit the product")
     return TensorSpec(_same_types(a.tensor("self"), left, right), shape)
@@ -96,15 +108,23 @@ def _einsum_sizes(a: Bound) -> tuple[dict[str, int], str]:
     parts = a.tensors("tensors")
     match = _EQUATION.fullmatch(str(a.values["equation"]).replace(" ", ""))
     if match is None:
-        raise GraphRefused("equation must be like 'bij,bjk->bik': one or two factors of letters and an output")
+        raise GraphRefused(
+            "equation must be like 'bij,bjk->bik': one or two factors of letters and an output"
+        )
     terms, output = [term for term in match.groups()[:2] if term is not None], match.group(3)
     require(len(terms) == len(parts), "equation and tensors differ in number")
     sizes: dict[str, int] = {}
     for term, part in zip(terms, parts, strict=True):
-        require(len(term) == len(part.shape) == len(set(term)), "each factor needs one distinct letter a dimension")
+        require(
+            len(term) == len(part.shape) == len(set(term)),
+            "each factor needs one distinct letter a dimension",
+        )
         for letter, size in zip(term, part.shape, strict=True):
             require(sizes.setdefault(letter, size) == size, f"letter {letter} has two sizes")
-    require(len(set(output)) == len(output) and set(output) <= set(sizes), "output must use the factors' letters once")
+    require(
+        len(set(output)) == len(output) and set(output) <= set(sizes),
+        "output must use the factors' letters once",
+    )
     return sizes, output
 
 
@@ -115,14 +135,14 @@ def _einsum(a: Bound) -> Outcome:
 
 
 @flops("einsum")
-def _einsum_flops(a: Bound, outcome: Outcome) -> int:
+def _einsum_flops(a: Bound, _: Outcome) -> int:
     return 2 * math.prod(_einsum_sizes(a)[0].values())
 
 
 # ---- convolutions and pools
 
 
-def _spatial(a: Bound, x: TensorSpec, count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _spatial(x: TensorSpec, count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Leading (batch, channel) and spatial sizes of an image-like input with or without a batch."""
     require(len(x.shape) in (count + 1, count + 2), f"input must have {count + 1} or {count + 2} dimensions")
     return x.shape[:-count], x.shape[-count:]
@@ -138,10 +158,13 @@ def _convolution(a: Bound) -> Outcome:
     x, weight, bias = a.tensor("input"), a.tensor("weight"), a.maybe("bias")
     count = int(a.op[len("aten.conv")])
     dtype = _same_types(x, weight, bias)
-    lead, size = _spatial(a, x, count)
+    lead, size = _spatial(x, count)
     groups = a.integer("groups")
     require(len(weight.shape) == count + 2 and groups >= 1, "weight has a wrong rank or groups is below 1")
-    require(lead[-1] == weight.shape[1] * groups, f"input has {lead[-1]} channels, weight {weight.shape[1]} x {groups}")
+    require(
+        lead[-1] == weight.shape[1] * groups,
+        f"input has {lead[-1]} channels, weight {weight.shape[1]} x {groups}",
+    )
     require(weight.shape[0] % groups == 0, "output channels must divide by groups")
     require(bias is None or bias.shape == weight.shape[:1], f"bias must have shape [{weight.shape[0]}]")
     stride = _positive(a.integers("stride", count), "stride")
@@ -154,11 +177,16 @@ def _convolution(a: Bound) -> Outcome:
     else:
         total = [2 * p for p in _positive(a.integers("padding", count), "padding", 0)]
     padded = [s + p for s, p in zip(size, total, strict=True)]
-    require(all(p > r for p, r in zip(padded, reach, strict=True)), "the kernel is larger than the padded input")
+    require(
+        all(p > r for p, r in zip(padded, reach, strict=True)), "the kernel is larger than the padded input"
+    )
     out = tuple((p - r - 1) // s + 1 for p, r, s in zip(padded, reach, stride, strict=True))
     unfolded = math.prod(out) * weight.shape[1] * groups * math.prod(weight.shape[2:])
     largest = max(unfolded, lead[-1] * math.prod(padded)) * dtype.itemsize
-    require(largest <= MAX_WORKSPACE_BYTES, f"needs {largest} bytes of workspace, allowed are {MAX_WORKSPACE_BYTES}")
+    require(
+        largest <= MAX_WORKSPACE_BYTES,
+        f"needs {largest} bytes of workspace, allowed are {MAX_WORKSPACE_BYTES}",
+    )
     return TensorSpec(dtype, (*lead[:-1], weight.shape[0], *out))
 
 
@@ -172,27 +200,39 @@ def _deconvolution(a: Bound) -> Outcome:
     x, weight, bias = a.tensor("input"), a.tensor("weight"), a.maybe("bias")
     count = int(a.op[len("aten.conv_transpose")])
     dtype = _same_types(x, weight, bias)
-    lead, size = _spatial(a, x, count)
+    lead, size = _spatial(x, count)
     groups = a.integer("groups")
     require(len(weight.shape) == count + 2 and groups >= 1, "weight has a wrong rank or groups is below 1")
-    require(lead[-1] == weight.shape[0] and lead[-1] % groups == 0, f"input has {lead[-1]} channels, weight {weight.shape[0]}")
+    require(
+        lead[-1] == weight.shape[0] and lead[-1] % groups == 0,
+        f"input has {lead[-1]} channels, weight {weight.shape[0]}",
+    )
     channels = weight.shape[1] * groups
     require(bias is None or bias.shape == (channels,), f"bias must have shape [{channels}]")
     stride = _positive(a.integers("stride", count), "stride")
     dilation = _positive(a.integers("dilation", count), "dilation")
     padding = _positive(a.integers("padding", count), "padding", 0)
     extra = _positive(a.integers("output_padding", count), "output_padding", 0)
-    require(all(e < max(s, d) for e, s, d in zip(extra, stride, dilation, strict=True)), "output_padding is too large")
-    full = [(n - 1) * s + d * (k - 1) + e + 1 for n, s, d, k, e in zip(size, stride, dilation, weight.shape[2:], extra, strict=True)]
+    require(
+        all(e < max(s, d) for e, s, d in zip(extra, stride, dilation, strict=True)),
+        "output_padding is too large",
+    )
+    full = [
+        (n - 1) * s + d * (k - 1) + e + 1
+        for n, s, d, k, e in zip(size, stride, dilation, weight.shape[2:], extra, strict=True)
+    ]
     out = tuple(f - 2 * p for f, p in zip(full, padding, strict=True))
     unfolded = math.prod(size) * channels * math.prod(weight.shape[2:])
     largest = max(unfolded, channels * math.prod(full)) * dtype.itemsize
-    require(largest <= MAX_WORKSPACE_BYTES, f"needs {largest} bytes of workspace, allowed are {MAX_WORKSPACE_BYTES}")
+    require(
+        largest <= MAX_WORKSPACE_BYTES,
+        f"needs {largest} bytes of workspace, allowed are {MAX_WORKSPACE_BYTES}",
+    )
     return TensorSpec(dtype, (*lead[:-1], channels, *out))
 
 
 @flops("conv_transpose1d conv_transpose2d.input conv_transpose3d.input")
-def _deconvolution_flops(a: Bound, outcome: Outcome) -> int:
+def _deconvolution_flops(a: Bound, _: Outcome) -> int:
     return 2 * a.tensor("input").elements * math.prod(a.tensor("weight").shape[1:])
 
 
@@ -203,12 +243,17 @@ _POOLS = "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d"
 def _pool(a: Bound) -> Outcome:
     x, count = a.tensor("self"), int(a.op[len("aten.max_pool")])
     floating(x, "input")
-    lead, size = _spatial(a, x, count)
+    lead, size = _spatial(x, count)
     kernel = _positive(a.integers("kernel_size", count), "kernel_size")
     stride = _positive(a.integers("stride", count) if a.integers("stride") else kernel, "stride")
     padding = _positive(a.integers("padding", count), "padding", 0)
-    dilation = _positive(a.integers("dilation", count), "dilation") if "dilation" in a.values else (1,) * count
-    require(all(2 * p <= k for p, k in zip(padding, kernel, strict=True)), "padding must be at most half the kernel")
+    dilation = (
+        _positive(a.integers("dilation", count), "dilation") if "dilation" in a.values else (1,) * count
+    )
+    require(
+        all(2 * p <= k for p, k in zip(padding, kernel, strict=True)),
+        "padding must be at most half the kernel",
+    )
     out = []
     for n, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True):
         span = n + 2 * p - d * (k - 1) - 1
@@ -227,7 +272,7 @@ def _pool_flops(a: Bound, outcome: Outcome) -> int:
 @rule("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d")
 def _adaptive_pool(a: Bound) -> Outcome:
     x, count = floating(a.tensor("self"), "input"), int(a.op[len("aten.adaptive_avg_pool")])
-    lead, _ = _spatial(a, x, count)
+    lead, _ = _spatial(x, count)
     return TensorSpec(x.dtype, (*lead, *_positive(a.integers("output_size", count), "output_size")))
 
 
@@ -248,7 +293,10 @@ def _upsample(a: Bound) -> Outcome:
 @rule("pad constant_pad_nd")
 def _pad(a: Bound) -> Outcome:
     x, amounts = a.tensor("self"), a.integers("pad")
-    require(len(amounts) % 2 == 0 and 0 < len(amounts) <= 2 * len(x.shape), "pad must hold two entries a dimension")
+    require(
+        len(amounts) % 2 == 0 and 0 < len(amounts) <= 2 * len(x.shape),
+        "pad must hold two entries a dimension",
+    )
     shape = list(x.shape)
     for index in range(len(amounts) // 2):
         before, after = amounts[2 * index], amounts[2 * index + 1]
@@ -290,7 +338,10 @@ def _channel_norm(a: Bound) -> Outcome:
 def _layer_norm(a: Bound) -> Outcome:
     x = floating(a.tensor("input"), "input")
     shape = a.integers("normalized_shape")
-    require(bool(shape) and x.shape[-len(shape) :] == shape, "normalized_shape must be the input's last dimensions")
+    require(
+        bool(shape) and x.shape[-len(shape) :] == shape,
+        "normalized_shape must be the input's last dimensions",
+    )
     for name in ("weight", "bias"):
         spec = a.maybe(name)
         require(spec is None or spec.shape == shape, f"{name} must have shape {list(shape)}")
@@ -299,7 +350,7 @@ def _layer_norm(a: Bound) -> Outcome:
 
 
 @flops("batch_norm instance_norm group_norm layer_norm rms_norm softmax.int log_softmax.int")
-def _norm_flops(a: Bound, outcome: Outcome) -> int:
+def _norm_flops(_: Bound, outcome: Outcome) -> int:
     return 5 * _out(outcome).elements
 
 
@@ -335,7 +386,9 @@ def _gather(a: Bound) -> Outcome:
     require(len(x.shape) == len(index.shape), "index must have as many dimensions as input")
     dim = a.integer("dim")
     require(-len(x.shape) <= dim < len(x.shape), "dim is outside the input")
-    fits = all(i <= n for d, (i, n) in enumerate(zip(index.shape, x.shape, strict=True)) if d != dim % len(x.shape))
+    fits = all(
+        i <= n for d, (i, n) in enumerate(zip(index.shape, x.shape, strict=True)) if d != dim % len(x.shape)
+    )
     require(fits, "index is larger than input")
     return TensorSpec(x.dtype, index.shape)
 
@@ -366,22 +419,33 @@ def _recurrence(a: Bound) -> tuple[int, int, int, int, int, int]:
     gates = _GATES[a.op.split(".")[1]]
     require(len(x.shape) == 3, "input must have three dimensions")
     batch, steps = (x.shape[0], x.shape[1]) if a.flag("batch_first") else (x.shape[1], x.shape[0])
-    layers, directions, per_layer = a.integer("num_layers"), 1 + a.flag("bidirectional"), 2 + 2 * a.flag("has_biases")
+    layers, directions, per_layer = (
+        a.integer("num_layers"),
+        1 + a.flag("bidirectional"),
+        2 + 2 * a.flag("has_biases"),
+    )
     require(1 <= layers <= 64, "num_layers must be in [1, 64]")
     require(0.0 <= float(a.values["dropout"]) < 1.0, "dropout must be in [0, 1)")
-    require(len(parameters) == layers * directions * per_layer, f"needs {layers * directions * per_layer} weights")
+    require(
+        len(parameters) == layers * directions * per_layer, f"needs {layers * directions * per_layer} weights"
+    )
     require(len(parameters[1].shape) == 2, "hidden weights must have two dimensions")
     hidden = parameters[1].shape[1]
     _same_types(x, *parameters)
     for index in range(layers * directions):
         features = x.shape[2] if index < directions else hidden * directions
-        wanted = [(gates * hidden, features), (gates * hidden, hidden)] + [(gates * hidden,)] * (per_layer - 2)
+        wanted = [(gates * hidden, features), (gates * hidden, hidden)] + [(gates * hidden,)] * (
+            per_layer - 2
+        )
         have = [p.shape for p in parameters[index * per_layer : (index + 1) * per_layer]]
         require(have == wanted, f"the weights of layer {index // directions} have wrong shapes")
     states = a.tensors("hx") if a.op == "aten.lstm.input" else (a.tensor("hx"),)
     require(len(states) == (2 if a.op == "aten.lstm.input" else 1), "needs a hidden and a cell state")
     for state in states:
-        require(state == TensorSpec(x.dtype, (layers * directions, batch, hidden)), "the initial state has a wrong shape")
+        require(
+            state == TensorSpec(x.dtype, (layers * directions, batch, hidden)),
+            "the initial state has a wrong shape",
+        )
     return steps, batch, x.shape[2], hidden, layers, directions
 
 
@@ -396,7 +460,7 @@ def _recurrent(a: Bound) -> Outcome:
 
 
 @flops(_RECURRENT)
-def _recurrent_flops(a: Bound, outcome: Outcome) -> int:
+def _recurrent_flops(a: Bound, _: Outcome) -> int:
     steps, batch, features, hidden, layers, directions = _recurrence(a)
     gates = _GATES[a.op.split(".")[1]]
     inputs = features + (layers - 1) * hidden * directions

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from itertools import pairwise
 from typing import Any, Literal, NoReturn, cast, get_args
 
 from galaxylearning.errors import GraphRefused
@@ -38,7 +39,9 @@ def decode_graph(data: bytes, limits: GraphLimits) -> ModelGraph:
         raise TypeError("a graph document is bytes")
     graph = _graph(_parse(data, limits), limits)
     if graph.to_bytes() != data:
-        raise GraphRefused("must be canonical JSON: sorted keys, no whitespace, no repeated key", where="document")
+        raise GraphRefused(
+            "must be canonical JSON: sorted keys, no whitespace, no repeated key", where="document"
+        )
     infer(graph, PROBE_BATCH, limits)
     return graph
 
@@ -73,7 +76,9 @@ def _integer(text: str) -> int:
 
 def _float(text: str) -> float:
     if len(text) > _MAX_DIGITS:
-        raise GraphRefused(f"a number has {len(text)} characters, allowed are {_MAX_DIGITS}", where="document")
+        raise GraphRefused(
+            f"a number has {len(text)} characters, allowed are {_MAX_DIGITS}", where="document"
+        )
     value = float(text)
     if not math.isfinite(value):
         raise GraphRefused("a number is too large", where="document")
@@ -94,7 +99,7 @@ def _graph(document: Any, limits: GraphLimits) -> ModelGraph:
         raise GraphRefused("must hold at least one entry, each with its own name", where="inputs")
     state = tuple(_entry(item, f"state[{i}]", limits) for i, item in enumerate(raw_state))
     names = [entry.name for entry in state]
-    if any(a >= b for a, b in zip(names, names[1:], strict=False)):
+    if any(earlier >= later for earlier, later in pairwise(names)):
         raise GraphRefused("must be sorted by name, each name once", where="state")
     if not any(entry.trainable for entry in state):
         raise GraphRefused("must hold a trainable parameter", where="state")
@@ -116,7 +121,9 @@ def _input(item: Any, where: str, limits: GraphLimits) -> Input:
     sizes = tuple(_size(size, f"{where}.shape", limits) for size in shape[1:])
     dtype = _dtype(fields["dtype"], where)
     if dtype == "bfloat16":
-        raise GraphRefused("an input may not be bfloat16; arrays of it do not exist outside", where=f"{where}.dtype")
+        raise GraphRefused(
+            "an input may not be bfloat16; arrays of it do not exist outside", where=f"{where}.dtype"
+        )
     return Input(_name(fields["name"], where), dtype, (None, *sizes))
 
 
@@ -172,7 +179,9 @@ def _node(item: Any, where: str, limits: GraphLimits) -> Node:
         _name(fields["name"], where),
         op,
         tuple(_argument(a, f"{where}.args[{i}]", limits, 0) for i, a in enumerate(args)),
-        tuple((key, _argument(a, f"{where}.kwargs.{key[:40]}", limits, 0)) for key, a in sorted(kwargs.items())),
+        tuple(
+            (key, _argument(a, f"{where}.kwargs.{key[:40]}", limits, 0)) for key, a in sorted(kwargs.items())
+        ),
     )
 
 
@@ -188,7 +197,9 @@ def _argument(value: Any, where: str, limits: GraphLimits, depth: int) -> Argume
             raise GraphRefused("lists may not be nested", where=where)
         return tuple(_argument(item, where, limits, 1) for item in _list(value, where, limits.max_list))
     if len(value) != 1:
-        raise GraphRefused("an object must have exactly one key: node, state, input, dtype or float", where=where)
+        raise GraphRefused(
+            "an object must have exactly one key: node, state, input, dtype or float", where=where
+        )
     ((key, held),) = value.items()
     if key in ("node", "state", "input"):
         return Ref(cast(Literal["node", "state", "input"], key), _name(held, where))

@@ -13,7 +13,6 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 from galaxylearning.crypto.digest import blake3_digest
-
 from galaxylearning.units import Digest
 
 VERSION = 1
@@ -68,7 +67,7 @@ class Ref:
     name: str
 
 
-Argument: TypeAlias = "None | bool | int | float | str | Ref | torch.dtype | tuple[Argument, ...]"
+Argument: TypeAlias = "bool | int | float | str | Ref | torch.dtype | tuple[Argument, ...] | None"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +117,9 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class ModelGraph:
-    """A model that is data: inputs, declared state, a list of allowed operations, one output, a named loss."""
+    """A model that is data: inputs, declared state, a list of allowed operations, one output, a named
+    loss.
+    """
 
     version: int
     inputs: tuple[Input, ...]

@@ -1,6 +1,7 @@
 """The bridge to numpy: a graph's trainable parameters and federated buffers as two flat float32 vectors.
 
-Everything above the graph (training, aggregation, contribution) sees only arrays; this is where they meet tensors.
+Everything above the graph (training, aggregation, contribution) sees only arrays; this is where they meet
+tensors.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import DataRefused, GraphRefused
-from galaxylearning.graph.document import DEFAULT_LIMITS, DTYPES, GraphLimits, ModelGraph, StateEntry
+from galaxylearning.graph.document import DEFAULT_LIMITS, DTYPES, GraphLimits, ModelGraph
 from galaxylearning.graph.infer import infer
 from galaxylearning.graph.losses import batch_loss, check_labels, per_sample
 from galaxylearning.graph.program import Program
@@ -31,9 +32,10 @@ EVALUATION_BYTES = 256 << 20
 class FlatModel:
     """A graph with its initial weights, seen as flat vectors.
 
-    ``params`` is float32 [P]: the trainable parameters in order of name, each in row-major order. ``buffers`` is
-    float32 [B]: the buffers that federate by mean or sum, likewise. Buffers that are kept local live in this object
-    and change with every :meth:`gradient`; all other state keeps its initial value. One object serves one thread.
+    ``params`` is float32 [P]: the trainable parameters in order of name, each in row-major order.
+    ``buffers`` is float32 [B]: the buffers that federate by mean or sum, likewise. Buffers that are kept
+    local live in this object and change with every :meth:`gradient`; all other state keeps its initial
+    value. One object serves one thread.
 
     Raises:
         GraphRefused: graph or weights are not acceptable, or do not match.
@@ -45,7 +47,7 @@ class FlatModel:
         check_tensors(graph, weights)
         self.graph = graph
         self.program = Program(graph, limits)
-        self._initial = {name: tensor.detach().clone() for name, tensor in weights.items()}
+        self._initial = {name: tensor.detach().clone().contiguous() for name, tensor in weights.items()}
         self._trainable = [entry for entry in graph.state if entry.trainable]
         self._federated = [
             entry for entry in graph.state if entry.kind == "buffer" and entry.federate in ("mean", "sum")
@@ -58,7 +60,8 @@ class FlatModel:
         # The state every pass reads: parameters are leaves, refilled in place before each pass.
         self._state = {name: tensor.clone() for name, tensor in self._initial.items()}
         self._leaves = [self._state[entry.name].requires_grad_() for entry in self._trainable]
-        self._held = [self._state[entry.name] for entry in self._federated]
+        self._leaf_views = _views(self._leaves)
+        self._buffer_views = _views([self._state[entry.name] for entry in self._federated])
         sample_bytes = infer(graph, 1, limits).activation_bytes
         self._rows = max(1, min(MAX_EVALUATION_ROWS, EVALUATION_BYTES // max(1, sample_bytes)))
 
@@ -92,7 +95,9 @@ class FlatModel:
         self._load(params, buffers)
         tensors = self._tensors(inputs, labels)
         outputs, changed = self.program(self._state, *tensors, train=True, rng=rng)
-        loss = batch_loss(self.graph.loss, outputs, check_labels(self.graph.loss, labels, tuple(outputs.shape)))
+        loss = batch_loss(
+            self.graph.loss, outputs, check_labels(self.graph.loss, labels, tuple(outputs.shape))
+        )
         gradient = self._differentiate(loss)
         for name in self._local & changed.keys():
             self._state[name] = changed[name]
@@ -194,23 +199,26 @@ class FlatModel:
     # ---- inside
 
     def _load(self, params: Vector, buffers: Vector) -> None:
-        """Copy both vectors into the tensors every pass reads; their memory stays where it is, so results repeat."""
-        with torch.no_grad():
-            if self._leaves:
-                torch._foreach_copy_(self._leaves, _pieces(params, self._trainable, self._sizes, "params"))
-            if self._held:
-                torch._foreach_copy_(self._held, _pieces(buffers, self._federated, self._buffer_sizes, "buffers"))
-            elif buffers.size:
-                raise ValueError(f"buffers must be float32 [0], not {buffers.dtype} {list(buffers.shape)}")
+        """Copy both vectors into the tensors every pass reads; their memory stays where it is, so results
+        repeat.
+        """
+        _check_vector(params, self.parameter_count, "params")
+        _check_vector(buffers, self.buffer_count, "buffers")
+        for view, start, end in self._leaf_views:
+            view[...] = params[start:end]
+        for view, start, end in self._buffer_views:
+            view[...] = buffers[start:end]
 
     def _tensors_of(self, params: Vector, buffers: Vector) -> dict[str, torch.Tensor]:
+        _check_vector(params, self.parameter_count, "params")
+        _check_vector(buffers, self.buffer_count, "buffers")
         tensors = dict(self._initial)
-        for entries, sizes, vector, name in (
-            (self._trainable, self._sizes, params, "params"),
-            (self._federated, self._buffer_sizes, buffers, "buffers"),
-        ):
-            for entry, piece in zip(entries, _pieces(vector, entries, sizes, name), strict=bool(sizes)):
-                tensors[entry.name] = piece
+        for entries, vector in ((self._trainable, params), (self._federated, buffers)):
+            start = 0
+            for entry in entries:
+                piece = vector[start : start + entry.elements].reshape(entry.shape)
+                tensors[entry.name] = torch.tensor(piece, dtype=torch.float32)
+                start += entry.elements
         return tensors
 
     def _differentiate(self, loss: torch.Tensor) -> Vector:
@@ -264,7 +272,9 @@ class FlatModel:
                 raise DataRefused(f"must be {wanted.dtype}, not {array.dtype}", where=where)
             if rows == 0 or array.shape != (rows, *wanted.shape[1:]):
                 shape = ", ".join("n" if size is None else str(size) for size in wanted.shape)
-                raise DataRefused(f"must have shape [{shape}] with n >= 1, not {list(array.shape)}", where=where)
+                raise DataRefused(
+                    f"must have shape [{shape}] with n >= 1, not {list(array.shape)}", where=where
+                )
         if labels is not None and (not labels.ndim or len(labels) != rows):
             raise DataRefused(f"must hold one entry for each of {rows} rows", where="labels")
 
@@ -273,13 +283,17 @@ def _joined(tensors: list[torch.Tensor]) -> Vector:
     return np.concatenate([np.empty(0, np.float32), *(t.detach().reshape(-1).numpy() for t in tensors)])
 
 
-def _pieces(vector: Vector, entries: list[StateEntry], sizes: list[int], name: str) -> list[torch.Tensor]:
-    """The vector cut into tensors; they may share its memory and are only read."""
-    total = sum(sizes)
-    if vector.dtype != np.float32 or vector.shape != (total,):
-        raise ValueError(f"{name} must be float32 [{total}], not {vector.dtype} {list(vector.shape)}")
-    if not total:
-        return []
-    usable = vector.flags.writeable and vector.flags.c_contiguous
-    flat = torch.from_numpy(vector if usable else vector.copy())
-    return [part.view(entry.shape) for part, entry in zip(flat.split_with_sizes(sizes), entries, strict=True)]
+def _views(tensors: list[torch.Tensor]) -> list[tuple[Vector, int, int]]:
+    """Each tensor's memory as a flat array, with its place in the joined vector."""
+    views = []
+    start = 0
+    for tensor in tensors:
+        view = tensor.detach().reshape(-1).numpy()
+        views.append((view, start, start + view.size))
+        start += view.size
+    return views
+
+
+def _check_vector(vector: Vector, size: int, name: str) -> None:
+    if vector.dtype != np.float32 or vector.shape != (size,):
+        raise ValueError(f"{name} must be float32 [{size}], not {vector.dtype} {list(vector.shape)}")

@@ -1,7 +1,7 @@
 """Checks a whole graph and works out every value's type and shape for one batch size; nothing is allocated.
 
-The one place where references, argument kinds and limits are enforced: documents, compiled models and metering
-all pass through ``infer``.
+The one place where references, argument kinds and limits are enforced: documents, compiled models and
+metering all pass through ``infer``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 import galaxylearning.graph.contractions
-import galaxylearning.graph.pointwise  # noqa: F401  importing the two registers their rules
+import galaxylearning.graph.layout
+import galaxylearning.graph.pointwise  # noqa: F401  importing these registers their rules
 from galaxylearning.errors import GraphRefused
 from galaxylearning.graph.document import DTYPES, Argument, GraphLimits, ModelGraph, Node, Ref, StateEntry
 from galaxylearning.graph.losses import CLASS_LOSSES, LOSSES
@@ -183,7 +184,9 @@ class _Walk:
             raise GraphRefused(f"argument {name} must be a reference")
         value = self.values.get((argument.kind, argument.name))
         if value is None:
-            raise GraphRefused(f"argument {name} refers to {argument.kind} {argument.name[:80]!r}, undefined here")
+            raise GraphRefused(
+                f"argument {name} refers to {argument.kind} {argument.name[:80]!r}, undefined here"
+            )
         return value
 
     def _tensor(self, name: str, argument: Argument) -> TensorSpec:
@@ -225,9 +228,15 @@ class _Walk:
                 raise GraphRefused("running_mean and running_var must differ")
 
     def _buffer(self, name: str, argument: Argument) -> None:
-        entry = self.entries.get(argument.name) if isinstance(argument, Ref) and argument.kind == "state" else None
+        entry = (
+            self.entries.get(argument.name)
+            if isinstance(argument, Ref) and argument.kind == "state"
+            else None
+        )
         if entry is None or entry.kind != "buffer":
-            raise GraphRefused(f"argument {name} must refer to a buffer; parameters and constants are never written")
+            raise GraphRefused(
+                f"argument {name} must refer to a buffer; parameters and constants are never written"
+            )
 
     def _check_outcome(self, outcome: Outcome, where: str) -> None:
         if isinstance(outcome, int):
@@ -239,7 +248,9 @@ class _Walk:
 
     def _within(self, spec: TensorSpec, where: str) -> TensorSpec:
         if len(spec.shape) > self.limits.max_rank:
-            raise GraphRefused(f"has {len(spec.shape)} dimensions, allowed are {self.limits.max_rank}", where=where)
+            raise GraphRefused(
+                f"has {len(spec.shape)} dimensions, allowed are {self.limits.max_rank}", where=where
+            )
         if any(size < 1 for size in spec.shape):
             raise GraphRefused(f"shape {list(spec.shape)} must have no dimension below 1", where=where)
         if spec.elements > self.limits.max_tensor_elements:
@@ -266,7 +277,9 @@ class _Walk:
         output = self.values.get((self.graph.outputs[0].kind, self.graph.outputs[0].name))
         if not isinstance(output, TensorSpec):
             raise GraphRefused("must refer to one tensor that is defined", where="outputs")
-        batches = [v.shape[0] for key, v in self.values.items() if key[0] == "input" and isinstance(v, TensorSpec)]
+        batches = [
+            v.shape[0] for key, v in self.values.items() if key[0] == "input" and isinstance(v, TensorSpec)
+        ]
         if output.shape[:1] != (batches[0],):
             raise GraphRefused("the first dimension must be the batch", where="outputs")
         if not output.dtype.is_floating_point:

@@ -51,7 +51,10 @@ _ASSERTIONS = ("aten._assert", "aten.sym_constrain")
 _INSTEAD = (
     (r"item|nonzero|_local_scalar|masked_select|unique|bincount", "torch.where, or masks of a fixed shape"),
     (r"fft|complex|view_as_real|stft|angle|conj", "two real channels instead of complex numbers"),
-    (r"rand|bernoulli|normal|multinomial|rrelu|alpha_dropout", "nn.Dropout, the one source of chance a graph has"),
+    (
+        r"rand|bernoulli|normal|multinomial|rrelu|alpha_dropout",
+        "nn.Dropout, the one source of chance a graph has",
+    ),
     (r"grad_enabled", "tensor.detach() instead of torch.no_grad()"),
     (r"autocast", "explicit .float() casts"),
     (r"^cond$|while_loop|map_impl|scan|associative", "torch.where, or a loop of a fixed length"),
@@ -91,7 +94,9 @@ def lower(module: nn.Module, examples: tuple[torch.Tensor, ...]) -> Lowered:
     batch = Dim("batch")
     try:
         with _quiet():
-            program = export(module, examples, dynamic_shapes=tuple({0: batch} for _ in examples), strict=False)
+            program = export(
+                module, examples, dynamic_shapes=tuple({0: batch} for _ in examples), strict=False
+            )
     except _EXPORT_ERRORS as error:
         raise _not_exported(error) from error
     return _Lowering(program).run()
@@ -148,7 +153,9 @@ class _Lowering:
             kind = kinds.get(spec.kind)
             node = by_name.get(getattr(spec.arg, "name", ""))
             if kind is None or node is None or not isinstance(node.meta.get("val"), torch.Tensor):
-                raise UnsupportedModel(f"an input of kind {spec.kind.name} is not supported; pass tensors only")
+                raise UnsupportedModel(
+                    f"an input of kind {spec.kind.name} is not supported; pass tensors only"
+                )
             self.kinds[node] = kind
             if kind == "input":
                 self.current[node] = Ref("input", node.name)
@@ -159,14 +166,16 @@ class _Lowering:
 
     def _single_output(self) -> fx.Node:
         specs = self.program.graph_signature.output_specs
-        outputs = [node for node in self.order if node.op == "output"][0].args[0]
+        outputs = next(node for node in self.order if node.op == "output").args[0]
         pairs = [
             (spec, node)
-            for spec, node in zip(specs, outputs, strict=True)  # type: ignore[arg-type]
+            for spec, node in zip(specs, outputs, strict=True)
             if spec.kind == OutputKind.USER_OUTPUT
         ]
         if len(pairs) != 1 or len(specs) != 1 or not isinstance(pairs[0][1], fx.Node):
-            raise UnsupportedModel("the model must return exactly one tensor; return the logits or the prediction only")
+            raise UnsupportedModel(
+                "the model must return exactly one tensor; return the logits or the prediction only"
+            )
         found: fx.Node = pairs[0][1]
         return found
 
@@ -174,12 +183,15 @@ class _Lowering:
         held = self.program.state_dict.get(name)
         if held is None:
             held = self.program.constants[name]
-        return held.detach().clone().contiguous()
+        found: torch.Tensor = held.detach().clone().contiguous()
+        return found
 
     # ---- aliases and liveness
 
     def _aliases(self) -> None:
-        """For every tensor node: the node whose memory it shares, and the node it is the very same tensor as."""
+        """For every tensor node: the node whose memory it shares, and the node it is the very same tensor
+        as.
+        """
         for node in self.order:
             self.root[node] = self.same[node] = node
             if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
@@ -195,7 +207,9 @@ class _Lowering:
         for node in reversed(self.order):
             if node.op != "call_function":
                 continue
-            if _is_in_place(node) and (self.kinds.get(self.root[node]) is not None or self.root[node] in roots):
+            if _is_in_place(node) and (
+                self.kinds.get(self.root[node]) is not None or self.root[node] in roots
+            ):
                 live.add(node)
             if str(node.target) in BATCH_STATISTICS:
                 live.add(node)
@@ -213,15 +227,21 @@ class _Lowering:
         value = node.meta.get("val")
         for tensor in value if isinstance(value, (tuple, list)) else (value,):
             if isinstance(tensor, torch.Tensor) and tensor.dtype not in DTYPE_NAMES:
-                raise _unsupported(f"{name} on {tensor.dtype}", node, "two real channels instead of complex numbers")
+                raise _unsupported(
+                    f"{name} on {tensor.dtype}", node, "two real channels instead of complex numbers"
+                )
         if name in _IDENTITY:
             self.current[node] = self._reference(node.args[0])
         elif name in _CASTS:
             self._cast(node)
         elif target in _INT_OPS and isinstance(value, (int, torch.SymInt)):
-            self.current[node] = self._emit(node, _INT_OPS[target], tuple(self._argument(node, a) for a in node.args))
+            self.current[node] = self._emit(
+                node, _INT_OPS[target], tuple(self._argument(node, a) for a in node.args)
+            )
         elif target is operator.getitem:
-            self.current[node] = self._emit(node, "tuple.item", tuple(self._argument(node, a) for a in node.args))
+            self.current[node] = self._emit(
+                node, "tuple.item", tuple(self._argument(node, a) for a in node.args)
+            )
         elif _is_in_place(node):
             self._write(node, live)
         elif name in OPERATIONS:
@@ -248,7 +268,9 @@ class _Lowering:
         root = self.root[node]
         kind = self.kinds.get(root)
         if kind in ("parameter", "constant", "input"):
-            raise _unsupported(f"{name}, which writes to a {kind}", node, "a new tensor, or a registered buffer")
+            raise _unsupported(
+                f"{name}, which writes to a {kind}", node, "a new tensor, or a registered buffer"
+            )
         here = self.position[node]
         seen = [
             other
@@ -258,7 +280,9 @@ class _Lowering:
             and any(user in live and self.position[user] > here for user in other.users)
         ]
         if seen or (kind == "buffer" and written is not root):
-            raise _unsupported(f"{name} into part of a tensor", node, "torch.where or torch.cat to build a new tensor")
+            raise _unsupported(
+                f"{name} into part of a tensor", node, "torch.where or torch.cat to build a new tensor"
+            )
         packet, _, overload = name.removeprefix("aten.").partition(".")
         functional = f"aten.{packet.removesuffix('_')}.{overload}"
         if packet == "copy_" and kind == "buffer":
@@ -280,7 +304,11 @@ class _Lowering:
         raise KeyError(placeholder.name)
 
     def _emit(
-        self, node: fx.Node, op: str, args: tuple[Argument, ...], kwargs: tuple[tuple[str, Argument], ...] = ()
+        self,
+        node: fx.Node,
+        op: str,
+        args: tuple[Argument, ...],
+        kwargs: tuple[tuple[str, Argument], ...] = (),
     ) -> Ref:
         name = f"{op.split('.')[1]}_{len(self.nodes)}"
         self.nodes.append(Node(name, op, args, kwargs))
@@ -299,7 +327,9 @@ class _Lowering:
     def _arguments(
         self, node: fx.Node, operation: Operation
     ) -> tuple[tuple[Argument, ...], tuple[tuple[str, Argument], ...]]:
-        """The call's arguments without defaults and without what is not offered, positional as far as they go."""
+        """The call's arguments without defaults and without what is not offered, positional as far as they
+        go.
+        """
         positional = [p for p in operation.parameters if not p.is_keyword_only]
         given = {p.name: a for p, a in zip(positional, node.args, strict=False)} | dict(node.kwargs)
         kept: dict[str, Argument] = {}
@@ -312,7 +342,11 @@ class _Lowering:
                     raise _unsupported(f"{operation.name} with {parameter.name}", node, "the default")
                 continue
             value = self._argument(node, raw)
-            is_default = not parameter.is_required and type(value) is type(parameter.default) and value == parameter.default
+            is_default = (
+                not parameter.is_required
+                and type(value) is type(parameter.default)
+                and value == parameter.default
+            )
             if not is_default:
                 kept[parameter.name] = value
         args: list[Argument] = []
@@ -389,14 +423,18 @@ def _not_exported(error: BaseException) -> UnsupportedModel:
     first = next((part.strip() for part in text.splitlines() if part.strip()), type(error).__name__)
     if "data-dependent" in text or "DataDependent" in type(error).__name__:
         return UnsupportedModel(
-            f"control flow or a shape that depends on data is not supported{where}; use torch.where, or masks of a "
+            f"control flow or a shape that depends on data is not supported{where}; use torch.where, or "
+            f"masks of a "
             f"fixed shape ({first[:200]})"
         )
     if "Constraints violated" in text or "specialized" in text.lower():
         return UnsupportedModel(
-            f"the model fixes the batch size{where}; use x.shape[0] or -1 where it writes a number ({first[:200]})"
+            f"the model fixes the batch size{where}; use x.shape[0] or -1 where it writes a number "
+            f"({first[:200]})"
         )
-    return UnsupportedModel(f"the model cannot be exported{where}; make its forward plain tensor code ({first[:300]})")
+    return UnsupportedModel(
+        f"the model cannot be exported{where}; make its forward plain tensor code ({first[:300]})"
+    )
 
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
@@ -427,7 +465,10 @@ def _is_users(filename: str) -> bool:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the front end's warnings and logs off the user's screen; what matters comes back as an error."""
-    loggers = [logging.getLogger(name) for name in ("torch.fx.experimental.symbolic_shapes", "torch.export", "torch._export")]
+    loggers = [
+        logging.getLogger(name)
+        for name in ("torch.fx.experimental.symbolic_shapes", "torch.export", "torch._export")
+    ]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)

@@ -14,9 +14,10 @@ MAX_BATCH = 1 << 20
 class Cost:
     """The cost of one forward pass over one batch.
 
-    ``parameters``: trainable elements, the length of an update. ``state_bytes``: everything the model carries.
-    ``activation_bytes``: all intermediate results together, views left out (what training holds at its peak, about).
-    ``largest_tensor_bytes``: the largest single tensor. ``flops_forward``: a multiply-add counts as two.
+    ``parameters``: trainable elements, the length of an update. ``state_bytes``: everything the model
+    carries. ``activation_bytes``: all intermediate results together, views left out (what training holds at
+    its peak, about). ``largest_tensor_bytes``: the largest single tensor. ``flops_forward``: a multiply-add
+    counts as two.
     """
 
     parameters: int
@@ -37,4 +38,6 @@ def meter(graph: ModelGraph, batch: int, limits: GraphLimits = DEFAULT_LIMITS) -
         raise ValueError(f"batch must be in [1, {MAX_BATCH}]")
     trace = infer(graph, batch, limits)
     parameters = sum(entry.elements for entry in graph.state if entry.trainable)
-    return Cost(parameters, trace.state_bytes, trace.activation_bytes, trace.largest_tensor_bytes, trace.flops)
+    return Cost(
+        parameters, trace.state_bytes, trace.activation_bytes, trace.largest_tensor_bytes, trace.flops
+    )

@@ -14,17 +14,17 @@ from typing import Any
 import torch
 
 _ATEN = """
-relu gelu silu sigmoid tanh leaky_relu elu selu celu softplus hardtanh hardswish hardsigmoid mish log_sigmoid relu6
-threshold prelu glu softmax.int log_softmax.int
-neg exp expm1 log log1p sqrt rsqrt abs sin cos erf reciprocal square sign floor ceil round clamp clamp_min clamp_max
-dropout feature_dropout contiguous clone detach alias tril triu zeros_like ones_like full_like logical_not cumsum
-flip roll masked_fill.Scalar
-add.Tensor sub.Tensor mul.Tensor div.Tensor div.Tensor_mode add.Scalar sub.Scalar mul.Scalar div.Scalar rsub.Scalar
-pow.Tensor_Scalar pow.Tensor_Tensor maximum minimum where.self where.ScalarSelf where.ScalarOther where.Scalar
-eq.Scalar ne.Scalar lt.Scalar gt.Scalar le.Scalar ge.Scalar eq.Tensor ne.Tensor lt.Tensor gt.Tensor le.Tensor
-ge.Tensor logical_and logical_or
-sum sum.dim_IntList mean mean.dim amax amin var.correction var.dim std.correction std.dim logsumexp max.dim min.dim
-argmax argmin linalg_vector_norm norm.ScalarOpt_dim
+relu gelu silu sigmoid tanh leaky_relu elu selu celu softplus hardtanh hardswish hardsigmoid mish log_sigmoid
+relu6 threshold prelu glu softmax.int log_softmax.int
+neg exp expm1 log log1p sqrt rsqrt abs sin cos erf reciprocal square sign floor ceil round clamp clamp_min
+clamp_max dropout feature_dropout contiguous clone detach alias tril triu zeros_like ones_like full_like
+logical_not cumsum flip roll masked_fill.Scalar
+add.Tensor sub.Tensor mul.Tensor div.Tensor div.Tensor_mode add.Scalar sub.Scalar mul.Scalar div.Scalar
+rsub.Scalar pow.Tensor_Scalar pow.Tensor_Tensor maximum minimum where.self where.ScalarSelf where.ScalarOther
+where.Scalar eq.Scalar ne.Scalar lt.Scalar gt.Scalar le.Scalar ge.Scalar eq.Tensor ne.Tensor lt.Tensor
+gt.Tensor le.Tensor ge.Tensor logical_and logical_or
+sum sum.dim_IntList mean mean.dim amax amin var.correction var.dim std.correction std.dim logsumexp max.dim
+min.dim argmax argmin linalg_vector_norm norm.ScalarOpt_dim
 linear matmul mm bmm mv dot addmm baddbmm einsum
 conv1d conv2d conv3d conv1d.padding conv2d.padding conv3d.padding
 conv_transpose1d conv_transpose2d.input conv_transpose3d.input
@@ -33,23 +33,21 @@ adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
 batch_norm instance_norm layer_norm group_norm rms_norm
 embedding index_select gather index.Tensor
 lstm.input gru.input rnn_tanh.input rnn_relu.input scaled_dot_product_attention
-view reshape flatten.using_ints unflatten.int squeeze squeeze.dim squeeze.dims unsqueeze transpose.int permute t
-movedim.int expand expand_as view_as repeat repeat_interleave.self_int cat stack chunk split.Tensor split_with_sizes
-unbind.int slice.Tensor select.int narrow pixel_shuffle pad constant_pad_nd upsample_nearest1d.vec
-upsample_nearest2d.vec upsample_bilinear2d.vec
+view reshape flatten.using_ints unflatten.int squeeze squeeze.dim squeeze.dims unsqueeze transpose.int
+permute t movedim.int expand expand_as view_as repeat repeat_interleave.self_int cat stack chunk split.Tensor
+split_with_sizes unbind.int slice.Tensor select.int narrow pixel_shuffle pad constant_pad_nd
+upsample_nearest1d.vec upsample_nearest2d.vec upsample_bilinear2d.vec
 zeros ones full arange arange.start arange.start_step
 to.dtype _to_copy type_as sym_size.int
-""".split()
+"""
 
-VIEWS = frozenset(
-    f"aten.{name}"
-    for name in (
-        "detach.default alias.default view.default view_as.default unflatten.int squeeze.default squeeze.dim "
-        "squeeze.dims unsqueeze.default transpose.int permute.default t.default movedim.int expand.default "
-        "expand_as.default chunk.default split.Tensor split_with_sizes.default unbind.int slice.Tensor select.int "
-        "narrow.default"
-    ).split()
-)
+_VIEWS = """
+detach.default alias.default view.default view_as.default unflatten.int squeeze.default squeeze.dim
+squeeze.dims unsqueeze.default transpose.int permute.default t.default movedim.int expand.default
+expand_as.default chunk.default split.Tensor split_with_sizes.default unbind.int slice.Tensor select.int
+narrow.default
+"""
+VIEWS = frozenset(f"aten.{name}" for name in _VIEWS.split())
 """Operations whose result shares its argument's memory."""
 
 _KINDS = {
@@ -141,7 +139,7 @@ def _update(buffer: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
 
 def _collect() -> dict[str, Operation]:
     operations = {}
-    for entry in _ATEN:
+    for entry in _ATEN.split():
         packet, _, overload = entry.partition(".")
         name = f"aten.{packet}.{overload or 'default'}"
         operations[name] = _from_schema(name, getattr(getattr(torch.ops.aten, packet), overload or "default"))
@@ -170,9 +168,7 @@ STRINGS: dict[tuple[str, str], frozenset[str]] = {
 """The strings a parameter may hold. An einsum equation is checked by its own rule."""
 
 DROPOUTS = frozenset({"aten.dropout.default", "aten.feature_dropout.default"})
-RECURRENT = frozenset(
-    {"aten.lstm.input", "aten.gru.input", "aten.rnn_tanh.input", "aten.rnn_relu.input"}
-)
+RECURRENT = frozenset({"aten.lstm.input", "aten.gru.input", "aten.rnn_tanh.input", "aten.rnn_relu.input"})
 ATTENTION = "aten.scaled_dot_product_attention.default"
 BATCH_STATISTICS: dict[str, str] = {
     "aten.batch_norm.default": "training",

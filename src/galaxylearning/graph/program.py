@@ -70,16 +70,25 @@ class _Step:
 class Program:
     """``program(state, *inputs, train=...) -> (outputs, buffers)``.
 
-    ``state`` maps every state entry's name to a tensor and is never written. ``buffers`` holds the new values of
-    the buffers that training changes (running statistics, counters); it is empty in eval mode. Works under
-    ``torch.func.grad``, ``vmap`` and ``vmap(grad)`` unless the graph uses batch statistics; under ``vmap`` all
-    samples share one dropout mask.
+    ``state`` maps every state entry's name to a tensor and is never written. ``buffers`` holds the new
+    values of the buffers that training changes (running statistics, counters); it is empty in eval mode.
+    Works under ``torch.func.grad``, ``vmap`` and ``vmap(grad)`` unless the graph uses batch statistics;
+    under ``vmap`` all samples share one dropout mask.
 
     Raises:
         GraphRefused: the graph breaks a rule or a limit.
     """
 
-    __slots__ = ("_inputs", "_output", "_size", "_state", "_steps", "graph", "has_batch_statistics", "has_dropout")
+    __slots__ = (
+        "_inputs",
+        "_output",
+        "_size",
+        "_state",
+        "_steps",
+        "graph",
+        "has_batch_statistics",
+        "has_dropout",
+    )
 
     def __init__(self, graph: ModelGraph, limits: GraphLimits = DEFAULT_LIMITS) -> None:
         infer(graph, PROBE_BATCH, limits)
@@ -107,7 +116,8 @@ class Program:
         train: bool,
         rng: np.random.Generator | None = None,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Apply the graph. ``rng`` draws the dropout masks and is needed when training a graph that has dropout.
+        """Apply the graph. ``rng`` draws the dropout masks and is needed when training a graph that has
+        dropout.
 
         Raises:
             GraphRefused: an operation failed on these inputs; ``where`` is the node.
@@ -138,7 +148,9 @@ class Program:
                 kwargs = step.kwargs
                 if step.kwarg_fills:
                     kwargs = {**kwargs, **{key: values[slot] for key, slot in step.kwarg_fills}}
-                values[step.slot] = step.call(run, *args, **kwargs) if step.takes_run else step.call(*args, **kwargs)
+                values[step.slot] = (
+                    step.call(run, *args, **kwargs) if step.takes_run else step.call(*args, **kwargs)
+                )
                 for slot in step.frees:
                     values[slot] = None
         except _RUNTIME_ERRORS as error:
@@ -171,7 +183,9 @@ def _prepare(graph: ModelGraph, slots: Mapping[tuple[str, str], int], train: boo
 
 
 def _live(graph: ModelGraph, train: bool) -> set[str]:
-    """Names of the nodes whose results matter: the output's ancestors and, in training, the buffers' updates."""
+    """Names of the nodes whose results matter: the output's ancestors and, in training, the buffers'
+    updates.
+    """
     output = graph.outputs[0]
     live = {output.name} if output.kind == "node" else set()
     for node in reversed(graph.nodes):
@@ -214,7 +228,9 @@ def _writes_statistics(node: Node) -> bool:
     if flag is None:
         return False
     operation = OPERATIONS[node.op]
-    return bool(argument_of(node, operation, flag)) and argument_of(node, operation, "running_mean") is not None
+    return (
+        bool(argument_of(node, operation, flag)) and argument_of(node, operation, "running_mean") is not None
+    )
 
 
 def _step(node: Node, slots: Mapping[tuple[str, str], int], train: bool, frees: tuple[int, ...]) -> _Step:
@@ -361,9 +377,9 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,  # noqa: ARG001
 ) -> torch.Tensor:
-    return torch.ops.aten.scaled_dot_product_attention.default(  # type: ignore[no-any-return]
-        query, key, value, attn_mask, 0.0, is_causal, scale=scale
-    )
+    attend = torch.ops.aten.scaled_dot_product_attention.default
+    result: torch.Tensor = attend(query, key, value, attn_mask, 0.0, is_causal, scale=scale)
+    return result
 
 
 def _attention_with_dropout(

@@ -1,4 +1,6 @@
-"""What is known of a value before anything runs: element type and shape. Shape rules register themselves here."""
+"""What is known of a value before anything runs: element type and shape. Shape rules register themselves
+here.
+"""
 
 from __future__ import annotations
 
@@ -157,6 +159,11 @@ def broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...]:
             if have == 1:
                 result[offset + index] = size
     return tuple(result)
+
+
+def resized(shape: tuple[int, ...], dim: int, size: int) -> tuple[int, ...]:
+    """``shape`` with another size at ``dim``."""
+    return (*shape[:dim], size, *shape[dim + 1 :])
 
 
 def promote(*values: TensorSpec | Number) -> torch.dtype:

@@ -1,7 +1,7 @@
 """Weights as canonical safetensors: for one graph there is exactly one acceptable header.
 
-Read by our own code: the header is compared with the one the graph implies, so nothing a stranger wrote decides
-how much is allocated.
+Read by our own code: the header is compared with the one the graph implies, so nothing a stranger wrote
+decides how much is allocated.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ _FIELDS = {"dtype", "shape", "data_offsets"}
 
 
 def weights_to_bytes(graph: ModelGraph, tensors: Mapping[str, torch.Tensor]) -> bytes:
-    """Every state entry's tensor as safetensors: sorted names, no metadata, no gaps. Equal tensors, equal bytes.
+    """Every state entry's tensor as safetensors: sorted names, no metadata, no gaps. Equal tensors, equal
+    bytes.
 
     Raises:
         GraphRefused: a tensor is missing, unknown, of another type or shape, or not finite.
@@ -42,12 +43,16 @@ def weights_to_bytes(graph: ModelGraph, tensors: Mapping[str, torch.Tensor]) -> 
     parts = [_header(graph)]
     for entry in graph.state:
         flat = tensors[entry.name].detach().cpu().contiguous().reshape(-1)
-        parts.append(flat.view(torch.uint8).numpy().tobytes() if flat.dtype != torch.bool else flat.numpy().tobytes())
+        parts.append(
+            flat.view(torch.uint8).numpy().tobytes() if flat.dtype != torch.bool else flat.numpy().tobytes()
+        )
     return b"".join(parts)
 
 
 def weights_from_bytes(graph: ModelGraph, data: bytes, *, max_bytes: int) -> dict[str, torch.Tensor]:
     """The tensors in ``data``, which must be exactly what :func:`weights_to_bytes` writes for this graph.
+
+    Trainable parameters come as leaves that require grad, as in a module: products choose their kernel by it.
 
     Raises:
         GraphRefused: larger than ``max_bytes``, or anything differs; names the field.
@@ -66,9 +71,10 @@ def weights_from_bytes(graph: ModelGraph, data: bytes, *, max_bytes: int) -> dic
         payload = bytearray(data[start : start + entry.bytes])
         if entry.dtype == "bool" and payload.translate(None, b"\x00\x01"):
             raise GraphRefused("a bool must be the byte 0 or 1", where=f"weights {entry.name}")
-        tensors[entry.name] = torch.frombuffer(payload, dtype=DTYPES[entry.dtype]).clone().view(entry.shape)
+        tensor = torch.frombuffer(payload, dtype=DTYPES[entry.dtype]).clone().view(entry.shape)
         start += entry.bytes
-        _finite(entry, tensors[entry.name])
+        _finite(entry, tensor)
+        tensors[entry.name] = tensor.requires_grad_(entry.trainable)
     return tensors
 
 
@@ -88,7 +94,9 @@ def check_tensors(graph: ModelGraph, tensors: Mapping[str, torch.Tensor]) -> Non
         if tensor is None:
             raise GraphRefused("is missing", where=where)
         if tensor.dtype != DTYPES[entry.dtype]:
-            raise GraphRefused(f"must be {entry.dtype}, not {str(tensor.dtype).removeprefix('torch.')}", where=where)
+            raise GraphRefused(
+                f"must be {entry.dtype}, not {str(tensor.dtype).removeprefix('torch.')}", where=where
+            )
         if tuple(tensor.shape) != entry.shape:
             raise GraphRefused(f"must have shape {list(entry.shape)}, not {list(tensor.shape)}", where=where)
         _finite(entry, tensor)
@@ -109,7 +117,11 @@ def _header(graph: ModelGraph) -> bytes:
     start = 0
     for entry in graph.state:
         end = start + entry.bytes
-        fields[entry.name] = {"dtype": _TAGS[entry.dtype], "shape": list(entry.shape), "data_offsets": [start, end]}
+        fields[entry.name] = {
+            "dtype": _TAGS[entry.dtype],
+            "shape": list(entry.shape),
+            "data_offsets": [start, end],
+        }
         start = end
     text = json.dumps(fields, separators=(",", ":"), ensure_ascii=True).encode("ascii")
     text += b" " * (-len(text) % 8)
@@ -154,7 +166,9 @@ def _explain(graph: ModelGraph, data: bytes, expected: int) -> NoReturn:
         if field["data_offsets"] != [start, start + entry.bytes]:
             raise GraphRefused(f"data_offsets must be {[start, start + entry.bytes]}", where=place)
         start += entry.bytes
-    raise GraphRefused("must be canonical: names sorted, no whitespace but the padding to 8 bytes", where=where)
+    raise GraphRefused(
+        "must be canonical: names sorted, no whitespace but the padding to 8 bytes", where=where
+    )
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
