@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from galaxylearning.errors import ConfigRefused, DataRefused
 from galaxylearning.learning.vectors import F64, require_integer, require_number, require_vector
@@ -88,32 +89,35 @@ def sampled_shapley(game: Game, permutations: int, *, rng: np.random.Generator) 
     """
     pairs = require_integer(permutations, "permutations", low=2, high=MAX_SAMPLES)
     empty, whole = game.worth(frozenset()), game.worth(frozenset(range(game.players)))
-    running = _RunningMean(game.players)
+    moments, everyone = _Moments(game.players), np.ones(game.players, np.bool_)
     for _ in range(pairs):
         order = rng.permutation(game.players)
         forward = _walk(game, order, empty, whole)
-        running.add((forward + _walk(game, order[::-1], empty, whole)) / 2)
-    return running.result()
+        moments.add((forward + _walk(game, order[::-1], empty, whole)) / 2, everyone)
+    return GameValues(moments.mean, np.sqrt(moments.squared_error()))
 
 
 def sampled_banzhaf(game: Game, coalitions: int, *, rng: np.random.Generator) -> GameValues:
     """Banzhaf values by maximum sample reuse: every sampled coalition informs about every player.
 
-    Each of ``coalitions`` uniform coalitions is used with its complement, so that every player is in exactly
-    one of the two. Source: Wang & Jia, Data Banzhaf (arXiv 2205.15466), section 4.
+    ``coalitions`` uniform coalitions are drawn; a player's value is the mean utility of those it is in minus
+    that of the others. Source: Wang & Jia, Data Banzhaf (arXiv 2205.15466), section 4.
 
     Raises:
-        ConfigRefused: ``coalitions`` outside 2..10,000,000.
+        ConfigRefused: ``coalitions`` outside 2..10,000,000, or so few that some player was in (or out of)
+            fewer than two of them.
     """
-    pairs = require_integer(coalitions, "coalitions", low=2, high=MAX_SAMPLES)
-    everyone = frozenset(range(game.players))
-    running = _RunningMean(game.players)
-    for _ in range(pairs):
-        inside = rng.random(game.players) < 0.5
-        chosen = frozenset(np.flatnonzero(inside).tolist())
-        difference = game.worth(chosen) - game.worth(everyone - chosen)
-        running.add(np.where(inside, difference, -difference))
-    return running.result()
+    drawn = require_integer(coalitions, "coalitions", low=2, high=MAX_SAMPLES)
+    inside, outside = _Moments(game.players), _Moments(game.players)
+    for _ in range(drawn):
+        chosen = rng.random(game.players) < 0.5
+        worth = game.worth(frozenset(np.flatnonzero(chosen).tolist()))
+        inside.add(worth, chosen)
+        outside.add(worth, ~chosen)
+    if min(float(np.min(inside.count)), float(np.min(outside.count))) < 2:
+        raise ConfigRefused(f"coalitions must be more than {drawn} for {game.players} players")
+    errors = np.sqrt(inside.squared_error() + outside.squared_error())
+    return GameValues(inside.mean - outside.mean, errors)
 
 
 def coalition_game(
@@ -184,25 +188,24 @@ def distance_to_mean(updates: Sequence[F64]) -> F64:
     return np.array([-math.sqrt(float(np.sum((vector - mean) ** 2))) for vector in vectors])
 
 
-class _RunningMean:
-    """Mean and standard error of vectors seen one by one (Welford)."""
+class _Moments:
+    """Mean and squared standard error per player of what is seen one by one (Welford)."""
 
     def __init__(self, size: int) -> None:
-        self._count = 0
-        self._mean, self._spread = np.zeros(size), np.zeros(size)
+        self.count, self.mean, self._spread = np.zeros(size), np.zeros(size), np.zeros(size)
 
-    def add(self, sample: F64) -> None:
-        self._count += 1
-        gap = sample - self._mean
-        self._mean = self._mean + gap / self._count
-        self._spread = self._spread + gap * (sample - self._mean)
+    def add(self, sample: F64 | float, players: npt.NDArray[np.bool_]) -> None:
+        self.count += players
+        gap = np.where(players, sample - self.mean, 0.0)
+        self.mean = self.mean + gap / np.maximum(self.count, 1.0)
+        self._spread = self._spread + gap * np.where(players, sample - self.mean, 0.0)
 
-    def result(self) -> GameValues:
-        variance = np.maximum(self._spread, 0.0) / (self._count - 1)
-        return GameValues(self._mean, np.sqrt(variance / self._count))
+    def squared_error(self) -> F64:
+        result: F64 = np.maximum(self._spread, 0.0) / (self.count - 1.0) / self.count
+        return result
 
 
-def _walk(game: Game, order: np.ndarray[tuple[int], np.dtype[np.int64]], empty: float, whole: float) -> F64:
+def _walk(game: Game, order: npt.NDArray[np.int64], empty: float, whole: float) -> F64:
     """Each player's gain when the players join in ``order``."""
     gains, before = np.zeros(game.players), empty
     members: set[int] = set()
@@ -224,14 +227,14 @@ def _all_worths(game: Game) -> F64:
     )
 
 
-def _coalition_sizes(n: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def _coalition_sizes(n: int) -> npt.NDArray[np.int64]:
     sizes = np.zeros(1, np.int64)
     for _ in range(n):
         sizes = np.concatenate([sizes, sizes + 1])
     return sizes
 
 
-def _marginals(n: int, worths: F64) -> list[tuple[np.ndarray[tuple[int], np.dtype[np.int64]], F64]]:
+def _marginals(n: int, worths: F64) -> list[tuple[npt.NDArray[np.int64], F64]]:
     """Per player: the masks of the coalitions without it, and what it adds to each."""
     masks = np.arange(1 << n, dtype=np.int64)
     pairs = []

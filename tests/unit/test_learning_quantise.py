@@ -1,0 +1,198 @@
+"""Clipping, quantisation, the wire form and the exact sum."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from galaxylearning.errors import ConfigRefused, UpdateRefused
+from galaxylearning.learning import (
+    Quantizer,
+    aggregate,
+    check_range,
+    clip_norm,
+    decode_update,
+    encode_update,
+)
+
+
+def f32(*values: float) -> Any:
+    return np.array(values, np.float32)
+
+
+def i32(*values: int) -> Any:
+    return np.array(values, np.int32)
+
+
+BAD_FLOATS: list[Any] = [
+    f32(1.0, math.nan),
+    f32(math.inf),
+    f32(-math.inf),
+    np.ones(2, np.float64),
+    np.ones((2, 1), np.float32),
+    np.float32(1.0),
+    [1.0],
+    None,
+]
+
+
+def test_clip_norm_scales_only_what_is_too_long() -> None:
+    assert clip_norm(f32(3, 4), 2.5).tolist() == [1.5, 2.0]
+    assert clip_norm(f32(3, 4), 5.0).tolist() == [3.0, 4.0]
+    assert clip_norm(f32(3e38, 3e38), 1.0).tolist() == pytest.approx([0.5**0.5] * 2)
+    assert clip_norm(f32(), 1.0).size == 0
+
+
+@pytest.mark.parametrize("bad", BAD_FLOATS)
+def test_clip_and_quantise_refuse_what_is_not_a_finite_float32_vector(bad: Any) -> None:
+    with pytest.raises(UpdateRefused, match="update"):
+        clip_norm(bad, 1.0)
+    with pytest.raises(UpdateRefused, match="update"):
+        Quantizer(8, 1.0).quantize(bad)
+
+
+@pytest.mark.parametrize("limit", [0.0, -1.0, math.nan, math.inf, "1", True])
+def test_clip_norm_refuses_a_bad_limit(limit: Any) -> None:
+    with pytest.raises(ConfigRefused, match="max_norm"):
+        clip_norm(f32(1), limit)
+
+
+def test_quantise_rounds_half_to_even_and_saturates() -> None:
+    quantizer = Quantizer(4, 7.0)
+    assert quantizer.scale == 1.0
+    assert quantizer.quantize(f32(0.5, 1.5, 2.5, -0.5, -1.5, 6.9, 8.0, -1e30)).tolist() == [
+        0, 2, 2, 0, -2, 7, 7, -7,
+    ]  # fmt: skip
+
+
+def test_dequantise_divides_by_scale_and_weight() -> None:
+    quantizer = Quantizer(8, 1.27)
+    assert quantizer.dequantize(np.array([254, -127], np.int64), 2).tolist() == pytest.approx([1.27, -0.635])
+    assert quantizer.dequantize(i32(100), 1).tolist() == pytest.approx([1.0])
+
+
+@pytest.mark.parametrize("divisor", [0, -1, 1.0, True])
+def test_dequantise_refuses_a_bad_divisor(divisor: Any) -> None:
+    with pytest.raises(UpdateRefused, match="divisor"):
+        Quantizer(8, 1.0).dequantize(i32(1), divisor)
+
+
+def test_dequantise_refuses_floats() -> None:
+    with pytest.raises(UpdateRefused, match="int64"):
+        Quantizer(8, 1.0).dequantize(np.ones(2), 1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("bits", "max_abs", "field"),
+    [(1, 1.0, "bits"), (33, 1.0, "bits"), (8.0, 1.0, "bits"), (8, 0.0, "max_abs"), (8, math.nan, "max_abs"),
+     (8, -1.0, "max_abs"), (32, 1e-307, "max_abs")],
+)  # fmt: skip
+def test_a_bad_quantizer_names_its_field(bits: Any, max_abs: Any, field: str) -> None:
+    with pytest.raises(ConfigRefused, match=field):
+        Quantizer(bits, max_abs)
+
+
+def test_wire_form_is_little_endian_and_exact() -> None:
+    assert encode_update(i32(1, -2, 32767), 16).hex() == "0100feffff7f"
+    assert encode_update(i32(1, -2), 17).hex() == "01000000feffffff"
+    assert decode_update(bytes.fromhex("0100feffff7f"), 3, 16).tolist() == [1, -2, 32767]
+    assert decode_update(b"", 0, 8).size == 0
+    assert decode_update(b"\x01\x00", 1, 8).dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    ("data", "size", "bits"),
+    [
+        (b"\x00\x00\x00", 1, 16),
+        (b"\x00\x00", 2, 16),
+        (b"\x00\x00", 1, 17),
+        (b"\x00\x80", 1, 16),
+        (b"\x80\x00", 1, 8),
+        (b"\x80\xff", 1, 8),
+        (b"\x00\x00\x80\x00", 1, 24),
+        ("00", 1, 8),
+        (None, 0, 8),
+    ],
+)
+def test_decode_refuses_wrong_lengths_and_ranges(data: Any, size: int, bits: int) -> None:
+    with pytest.raises(UpdateRefused, match="update"):
+        decode_update(data, size, bits)
+
+
+@pytest.mark.parametrize(("size", "bits", "field"), [(-1, 8, "size"), (2**40, 8, "size"), (1, 64, "bits")])
+def test_decode_refuses_bad_settings(size: int, bits: int, field: str) -> None:
+    with pytest.raises(ConfigRefused, match=field):
+        decode_update(b"", size, bits)
+
+
+def test_encode_refuses_what_decode_would() -> None:
+    with pytest.raises(UpdateRefused, match="±127"):
+        encode_update(i32(128), 8)
+    with pytest.raises(UpdateRefused, match="int32"):
+        encode_update(np.ones(1, np.int64), 8)
+    with pytest.raises(UpdateRefused, match="±2147483647"):
+        encode_update(i32(-(2**31)), 32)
+
+
+def test_check_range_gives_the_largest_cohort() -> None:
+    # 16 bits: 32767 * 15 * n < 2**31
+    check_range(16, 4369, 15, accumulator_bits=31)
+    with pytest.raises(ConfigRefused, match="at most 4369 "):
+        check_range(16, 4370, 15, accumulator_bits=31)
+    check_range(24, 1_000_000, 1 << 10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ((1, 1, 1), "bits"),
+        ((8, 0, 1), "cohort_size"),
+        ((8, 1, 0), "max_weight"),
+        ((8, 1, 1, 64), "accumulator"),
+    ],
+)
+def test_check_range_refuses_bad_settings(arguments: Any, field: str) -> None:
+    with pytest.raises(ConfigRefused, match=field):
+        check_range(*arguments)
+
+
+def test_aggregate_by_hand() -> None:
+    total, weight = aggregate(iter([(2, i32(1, -1)), (3, i32(10, 0))]))
+    assert total.tolist() == [32, -2]
+    assert total.dtype == np.int64
+    assert weight == 5
+
+
+def test_aggregate_is_exact_beyond_32_bits() -> None:
+    total, _ = aggregate((15, i32(2**31 - 1)) for _ in range(1000))
+    assert int(total[0]) == 15_000 * (2**31 - 1)
+
+
+def bad_updates() -> list[Any]:
+    return [
+        ([], "at least one"),
+        ([(1, i32(1)), (1, i32(1, 2))], r"updates\[1\]"),
+        ([(1, i32(1, 2)), (1, i32(1))], r"updates\[1\]"),
+        ([(1, np.ones(1, np.int64))], "int32"),
+        ([(1, f32(1))], "int32"),
+        ([(1, np.ones((1, 1), np.int32))], "dimension"),
+        ([(0, i32(1))], "weight"),
+        ([(-1, i32(1))], "weight"),
+        ([(1.0, i32(1))], "weight"),
+        ([(True, i32(1))], "weight"),
+        ([(10**9, i32(1))], "weight"),
+    ]
+
+
+@pytest.mark.parametrize(("updates", "message"), bad_updates())
+def test_aggregate_refuses(updates: Any, message: str) -> None:
+    with pytest.raises(UpdateRefused, match=message):
+        aggregate(updates)
+
+
+def test_aggregate_refuses_a_sum_that_could_overflow() -> None:
+    with pytest.raises(UpdateRefused, match=r"updates\[4095\].*63 bits"):
+        aggregate((1 << 20, i32(-(2**31))) for _ in range(5000))
