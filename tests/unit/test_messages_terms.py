@@ -41,6 +41,7 @@ def make_terms(**changes: Any) -> t.Terms:
         "model_digest": HEX,
         "test_set": HEX,
         "test_set_digest": HEX,
+        "requester_key": HEX,
         "test_rows": 200,
         "seed": 1,
     }
@@ -114,6 +115,7 @@ def test_a_regression_label_needs_a_regression_loss() -> None:
         ("model_digest", 5),
         ("test_set", ""),
         ("test_set_digest", None),
+        ("requester_key", None),
         ("loss", "hinge"),
         ("test_rows", 0),
         ("test_rows", True),

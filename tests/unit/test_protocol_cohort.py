@@ -59,6 +59,7 @@ def make_terms(maximum: int = 8, bond: str = "0", **admission: Any) -> t.Terms:
         model_digest=HEX,
         test_set=HEX,
         test_set_digest=HEX,
+        requester_key=HEX,
         test_rows=100,
         seed=1,
     )

@@ -356,7 +356,8 @@ class Windows(_Part, frozen=True, forbid_unknown_fields=True):
 class Terms(_Part, frozen=True, forbid_unknown_fields=True):
     """Everything a data owner consents to, and everything an auditor needs to recompute the job.
 
-    Digests are lower-case hex of BLAKE3. ``model`` and ``test_set`` are sealed blobs, ``model_digest`` and
+    Digests are lower-case hex of BLAKE3. ``requester_key`` is the sealing key that
+    the trained model is released to; ``model`` and ``test_set`` are sealed blobs, ``model_digest`` and
     ``test_set_digest`` what must be inside them; ``graph`` is the model graph's document; ``seed`` fixes
     every statistical choice.
     """
@@ -364,6 +365,7 @@ class Terms(_Part, frozen=True, forbid_unknown_fields=True):
     title: str
     description: str
     requester: str
+    requester_key: str
     evaluators: tuple[EvaluatorSeat, ...]
     schema: Schema
     plan: Plan
@@ -396,7 +398,7 @@ class Terms(_Part, frozen=True, forbid_unknown_fields=True):
             f"1 to {MAX_EVALUATORS} evaluators",
         )
         _ascending(tuple(seat.address for seat in self.evaluators), "evaluators")
-        for name in ("graph", "model", "model_digest", "test_set", "test_set_digest"):
+        for name in ("requester_key", "graph", "model", "model_digest", "test_set", "test_set_digest"):
             _hex_digest(getattr(self, name), name)
         _require(self.loss in LOSSES, "loss", self.loss, f"one of {', '.join(LOSSES)}")
         if self.loss in CLASS_LOSSES:

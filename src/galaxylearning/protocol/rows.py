@@ -1,0 +1,113 @@
+"""Rows of a data set as a model takes them, and as the hidden test set travels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from galaxylearning.errors import DataRefused
+from galaxylearning.messages.terms import Column, Schema
+from galaxylearning.protocol.rounds import Rows
+
+_INPUT_TYPES = ("float32", "int64")
+_LABEL_TYPES = ("float32", "int64")
+
+
+def encode_rows(schema: Schema, columns: Mapping[str, NDArray[Any]]) -> Rows:
+    """The model's inputs and labels from a data set that matches ``schema``.
+
+    Numbers become ``(value - mean) / std``, a category becomes one column per class (1 for its own, else 0), and
+    a category as label its position among the classes. An array field is taken as it is.
+
+    Raises:
+        DataRefused: a column is missing, or a category value is not among the classes.
+    """
+    if schema.arrays:
+        field = schema.arrays[0]
+        values = _column(columns, field.name)
+        if values.shape[1:] != field.shape:
+            raise DataRefused(f"rows of shape {values.shape[1:]}; {field.shape} allowed", where=field.name)
+        kind = np.float32 if values.dtype.kind == "f" else np.int64
+        inputs: NDArray[Any] = values.astype(kind)
+    else:
+        inputs = np.concatenate([_feature(c, _column(columns, c.name)) for c in schema.features], axis=1)
+    return Rows(np.ascontiguousarray(inputs), _label(schema.label, _column(columns, schema.label.name)))
+
+
+def input_width(schema: Schema) -> int:
+    """How many numbers a row of tabular features has: one per number, one per class of a category."""
+    return sum(len(column.classes or ()) if column.kind == "category" else 1 for column in schema.features)
+
+
+def rows_to_bytes(rows: Rows) -> bytes:
+    """Safetensors of ``inputs`` and ``labels``."""
+    return save(
+        {"inputs": np.ascontiguousarray(rows.inputs), "labels": np.ascontiguousarray(rows.labels)}
+    )
+
+
+def rows_from_bytes(data: bytes, *, n_rows: int) -> Rows:
+    """Read ``rows_to_bytes`` back.
+
+    Raises:
+        DataRefused: another format, other fields or types, not ``n_rows`` rows, or not finite.
+    """
+    try:
+        tensors = load(data)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise DataRefused(f"not a test set: {error}", where="test set") from error
+    if set(tensors) != {"inputs", "labels"}:
+        raise DataRefused("must hold inputs and labels", where="test set")
+    inputs, labels = tensors["inputs"], tensors["labels"]
+    if inputs.dtype.name not in _INPUT_TYPES or labels.dtype.name not in _LABEL_TYPES:
+        raise DataRefused("must be float32 or int64", where="test set")
+    if inputs.ndim < 1 or labels.ndim < 1 or len(inputs) != n_rows or len(labels) != n_rows:
+        raise DataRefused(f"must have the {n_rows} rows of the terms", where="test set")
+    for name, values in (("inputs", inputs), ("labels", labels)):
+        if values.dtype.kind == "f" and not bool(np.isfinite(values).all()):
+            raise DataRefused("must be finite", where=f"test set {name}")
+    return Rows(inputs, labels)
+
+
+def _column(columns: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:
+    if name not in columns:
+        raise DataRefused("this column is missing", where=name)
+    return columns[name]
+
+
+def _feature(column: Column, values: NDArray[Any]) -> NDArray[np.float32]:
+    if column.kind != "category":
+        return _scaled(column, values)[:, None]
+    position = _positions(column, values)
+    return np.eye(len(column.classes or ()), dtype=np.float32)[position]
+
+
+def _label(column: Column, values: NDArray[Any]) -> NDArray[Any]:
+    return _positions(column, values) if column.kind == "category" else _scaled(column, values)[:, None]
+
+
+def _scaled(column: Column, values: NDArray[Any]) -> NDArray[np.float32]:
+    try:
+        wide = values.astype(np.float64)
+    except ValueError as error:
+        raise DataRefused("must hold numbers", where=column.name) from error
+    scaled = ((wide - column.mean) / column.std).astype(np.float32)
+    if not bool(np.isfinite(scaled).all()):
+        raise DataRefused("must be finite numbers", where=column.name)
+    return scaled
+
+
+def _positions(column: Column, values: NDArray[Any]) -> NDArray[np.int64]:
+    number = {name: position for position, name in enumerate(column.classes or ())}
+    found = np.array([number.get(str(value), -1) for value in values], dtype=np.int64)
+    if bool((found < 0).any()):
+        row = int(np.argmax(found < 0))
+        raise DataRefused(
+            f"{str(values[row])[:60]!r} in row {row + 1}; allowed: {', '.join(number)[:200]}", where=column.name
+        )
+    return found

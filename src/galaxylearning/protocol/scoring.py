@@ -1,0 +1,216 @@
+"""From the rounds of a job to its score table, from the evaluators' tables to the payouts.
+
+Pure integer arithmetic once a round's values are fixed point; every evaluator derives the same table, and the
+payouts from the medians of all that were revealed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from galaxylearning.contribution import FixedPointUtility, median_table, merge_twins, to_fixed
+from galaxylearning.contribution.twins import twin_groups
+from galaxylearning.crypto.digest import blake3_digest
+from galaxylearning.messages.records import (
+    OwnerScore,
+    OwnerTotal,
+    PayoutRow,
+    PayoutTable,
+    RoundScores,
+    ScoreTable,
+)
+from galaxylearning.messages.terms import CLASS_LOSSES, Terms
+from galaxylearning.protocol.rounds import F64, JobComputation, ModelState, RoundOutcome
+from galaxylearning.protocol.settlement import PayoutTree, payout_amounts, payout_tree, target_gain_fixed
+from galaxylearning.units import Address, Digest
+
+SKETCH_SIZE = 4096
+"""Longer updates are compared for twins by this many random projections, drawn from the terms' seed."""
+
+AGREEMENT = 1_000_000
+"""A table is faulty when a total differs from the median by more than 1/AGREEMENT of the sum of medians."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Utility (2^-20 nats over the paying half) and correct predictions (whole hidden set) of one model."""
+
+    utility: int
+    correct: int
+
+
+def measure(job: JobComputation, state: ModelState) -> Measured:
+    """Utility and accuracy of a model of the job."""
+    paying, rows = job.hidden.paying, job.hidden.everything
+    losses = job.model.per_sample_loss(state.params, state.buffers, (paying.inputs,), paying.labels)
+    clip = job.terms.plan.loss_clip
+    utility = FixedPointUtility().utility(np.nan_to_num(losses, nan=clip, posinf=clip), clip)
+    if job.terms.loss not in CLASS_LOSSES:
+        return Measured(utility, 0)
+    found = job.model.predict(state.params, state.buffers, (rows.inputs,))
+    return Measured(utility, int((np.argmax(found, axis=-1) == rows.labels).sum()))
+
+
+def score_table(job: JobComputation, cohort: Sequence[Address]) -> ScoreTable:
+    """The scores of all rounds so far, for the whole cohort in ascending order of address."""
+    twins = find_twins(job)
+    raw = [_fixed(outcome, 0) for outcome in job.outcomes]
+    errors = [_fixed(outcome, 1) for outcome in job.outcomes]
+    values = [_merged(outcome, scores, twins) for outcome, scores in zip(job.outcomes, raw, strict=True)]
+    measured = [measure(job, job.outcomes[0].before)] if job.outcomes else []
+    measured += [measure(job, outcome.after) for outcome in job.outcomes]
+    rounds = tuple(
+        RoundScores(
+            round_index=index,
+            model_digest=blake3_digest(job.model.state_bytes(outcome.after.params, outcome.after.buffers)),
+            utility_before=measured[index].utility,
+            utility_after=measured[index + 1].utility,
+            correct=measured[index + 1].correct,
+            owners=_round_owners(outcome, cohort, values[index], errors[index]),
+        )
+        for index, outcome in enumerate(job.outcomes)
+    )
+    return ScoreTable(
+        job_id=job.job_id,
+        terms_digest=job.terms.digest,
+        value_name=job.terms.value,
+        rounds=rounds,
+        twins=tuple(tuple(sorted(group, key=lambda who: int(who, 16))) for group in twins),
+        totals=tuple(_total(who, rounds) for who in cohort),
+        final_model_digest=job.model_digest(),
+    )
+
+
+def find_twins(job: JobComputation) -> tuple[frozenset[Address], ...]:
+    """Groups of identities that train on the same data, ordered by their lowest address."""
+    size = job.sizes[0]
+    history = [dict(outcome.updates) for outcome in job.outcomes]
+    if size > SKETCH_SIZE:
+        sketch = _sketch(job.terms.seed, size)
+        history = [{who: sketch(update) for who, update in sent.items()} for sent in history]
+    return tuple(sorted(twin_groups(history), key=lambda group: min(int(who, 16) for who in group)))
+
+
+def counted(values: Sequence[int], rejections: int) -> list[bool]:
+    """Which of an owner's accepted rounds count: each rejection cancels the least valuable positive one.
+
+    Noise slips through the gate now and then. Without this it would be paid for its luck and never charged
+    for the rest; an honest owner that is rejected once in a while loses its least valuable rounds.
+    """
+    positive = sorted(range(len(values)), key=lambda index: (values[index], index))
+    cancelled = [index for index in positive if values[index] > 0][:rejections]
+    return [index not in cancelled for index in range(len(values))]
+
+
+def median_totals(tables: Sequence[ScoreTable]) -> dict[Address, int]:
+    """Each data owner's value: the lower median over the revealed tables."""
+    return median_table([{Address(t.data_owner): t.value for t in table.totals} for table in tables])
+
+
+def is_faulty(table: ScoreTable, medians: Mapping[Address, int], reference: ScoreTable) -> bool:
+    """Whether a table is another than honest arithmetic gives: other rounds, model or totals."""
+    totals = {Address(total.data_owner): total.value for total in table.totals}
+    if totals.keys() != medians.keys() or table.final_model_digest != reference.final_model_digest:
+        return True
+    tolerance = sum(abs(value) for value in medians.values()) // AGREEMENT
+    return any(abs(totals[who] - value) > tolerance for who, value in medians.items())
+
+
+def payouts(
+    terms: Terms, *, chain_id: int, contract: Address, job_id: int, tables: Mapping[Digest, ScoreTable]
+) -> tuple[PayoutTree, PayoutTable]:
+    """The payout tree and the table that explains it, from the revealed tables by digest."""
+    medians = median_totals([tables[digest] for digest in sorted(tables)])
+    some = tables[min(tables)]
+    participants = [
+        Address(total.data_owner)
+        for total in some.totals
+        if any(_owner(scores, total.data_owner).status == "accepted" for scores in some.rounds)
+    ]
+    amounts = payout_amounts(
+        medians,
+        bounty=int(terms.price.bounty),
+        target_gain=target_gain_fixed(terms.price.target_gain),
+        participation_fee=int(terms.price.participation_fee),
+        participants=participants,
+    )
+    tree = payout_tree(chain_id, contract, job_id, amounts)
+    rows = tuple(
+        PayoutRow(
+            index=row.index,
+            account=row.account,
+            amount=str(row.amount),
+            value=medians[row.account],
+            reason="path-integrated value",
+        )
+        for row in tree.rows
+    )
+    return tree, PayoutTable(
+        job_id=job_id, score_tables=tuple(sorted(tables)), rows=rows, total=str(tree.total)
+    )
+
+
+def _sketch(seed: int, size: int) -> Callable[[F64], F64]:
+    rng = np.random.default_rng([seed, 0x7715])
+    bucket = rng.integers(0, SKETCH_SIZE, size)
+    sign = rng.choice(np.array([-1.0, 1.0]), size)
+
+    def sketch(update: F64) -> F64:
+        return np.bincount(bucket, weights=update * sign, minlength=SKETCH_SIZE).astype(np.float64)
+
+    return sketch
+
+
+def _fixed(outcome: RoundOutcome, part: int) -> dict[Address, int]:
+    """Values (part 0) or standard errors (part 1) of a round in fixed point."""
+    return dict(zip(outcome.scores, to_fixed([pair[part] for pair in outcome.scores.values()]), strict=True))
+
+
+def _merged(
+    outcome: RoundOutcome, scores: Mapping[Address, int], twins: Sequence[frozenset[Address]]
+) -> dict[Address, int]:
+    weights = {d.data_owner: d.weight for d in outcome.decisions if d.data_owner in scores}
+    present = [frozenset(who for who in group if who in scores) for group in twins]
+    return merge_twins(scores, [group for group in present if len(group) > 1], weights=weights)
+
+
+def _round_owners(
+    outcome: RoundOutcome,
+    cohort: Sequence[Address],
+    values: Mapping[Address, int],
+    errors: Mapping[Address, int],
+) -> tuple[OwnerScore, ...]:
+    decided = {decision.data_owner: decision for decision in outcome.decisions}
+    return tuple(
+        OwnerScore(
+            data_owner=who,
+            status=decided[who].status,
+            reason=decided[who].reason,
+            weight=decided[who].weight,
+            value=values.get(who, 0),
+            standard_error=errors.get(who, 0),
+        )
+        for who in cohort
+    )
+
+
+def _owner(scores: RoundScores, who: str) -> OwnerScore:
+    return next(score for score in scores.owners if score.data_owner == who)
+
+
+def _total(who: Address, rounds: Sequence[RoundScores]) -> OwnerTotal:
+    scores = [_owner(each, who) for each in rounds]
+    accepted = [score for score in scores if score.status == "accepted"]
+    keep = counted(
+        [score.value for score in accepted], sum(1 for s in scores if s.status in ("rejected", "malformed"))
+    )
+    kept = [score for score, is_kept in zip(accepted, keep, strict=True) if is_kept]
+    return OwnerTotal(
+        data_owner=who,
+        value=sum(score.value for score in kept),
+        standard_error=math.isqrt(sum(score.standard_error**2 for score in kept)),
+    )
