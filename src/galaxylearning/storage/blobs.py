@@ -227,7 +227,7 @@ class FolderBlobStore:
                 if _DIGEST_NAME.fullmatch(name) is None:
                     problems.append(BlobProblem("foreign", f"topics/{topic}/{name}", "is not a digest"))
                 elif name not in present:
-                    problems.append(BlobProblem("missing", f"blobs/{name}", f"is listed under {topic!r}"))
+                    problems.append(BlobProblem("missing", f"blobs/{name}", f"is listed in topics/{topic}"))
         return problems
 
     def _digests_in(self, folder: Path) -> _Digests:

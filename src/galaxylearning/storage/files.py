@@ -129,9 +129,12 @@ def read_whole(path: Path, *, max_bytes: int) -> bytes | None:
         if path.is_symlink():
             return None
         raise StorageError(f"could not read: {error.strerror}", where=str(path)) from error
-    with storage_errors("read", path), os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
+    try:
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_size > max_bytes:
             return None
-        data = file.read(max_bytes + 1)
+        with storage_errors("read", path), os.fdopen(descriptor, "rb", closefd=False) as file:
+            data = file.read(max_bytes + 1)
+    finally:
+        os.close(descriptor)
     return data if len(data) <= max_bytes else None
