@@ -6,6 +6,7 @@ Imports the compiler's front end; only ``compile_model`` imports this module, an
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import operator
 import re
@@ -473,7 +474,7 @@ def _quiet() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
