@@ -343,7 +343,13 @@ def test_a_malformed_update_is_refused(bad: Any) -> None:
 
 
 def test_thresholds_out_of_range_are_refused() -> None:
-    for name, value in (("correlation", 1.5), ("shortfall", -1.0), ("distinct", 2.0), ("outlier", 0.0)):
+    for name, value in (
+        ("correlation", 1.5),
+        ("standard_error", 2.0),
+        ("shortfall", -1.0),
+        ("distinct", 2.0),
+        ("outlier", 0.0),
+    ):
         with pytest.raises(ConfigRefused, match=name):
             twin_groups([], **{name: value})  # type: ignore[arg-type]
     with pytest.raises(ConfigRefused, match="minimum_rounds"):

@@ -50,14 +50,15 @@ TINY = float(np.finfo(np.float64).tiny)
 class TwinEvidence(Generic[PlayerT]):
     """For every pair of judged ``players``: f64[n, n] each, symmetric.
 
-    ``correlation`` is about 1 for one data set under two names; ``shortfall`` is what it lacks of 1 in its
-    own standard errors (jackknife over rounds); ``distinct`` is the correlation once shared directions are
-    taken out, 0..1; ``outlier`` is ``distinct`` in robust standard deviations (median and MAD) from all
-    pairs.
+    ``correlation`` is about 1 for one data set under two names, with its ``standard_error`` (jackknife over
+    rounds); ``shortfall`` is what it lacks of 1 in standard errors; ``distinct`` is the correlation once
+    shared directions are taken out, 0..1; ``outlier`` is ``distinct`` in robust standard deviations (median
+    and MAD) from all pairs.
     """
 
     players: tuple[PlayerT, ...]
     correlation: F64
+    standard_error: F64
     shortfall: F64
     distinct: F64
     outlier: F64
@@ -67,6 +68,7 @@ def twin_groups(
     history: Sequence[Mapping[PlayerT, F64]],
     *,
     correlation: float = 0.9,
+    standard_error: float = 0.15,
     shortfall: float = 2.0,
     distinct: float = 0.1,
     outlier: float = 5.0,
@@ -75,7 +77,7 @@ def twin_groups(
     """Give the groups of names that train on the same data, in the order of their first appearance.
 
     ``history`` holds, per round, the f64[P] update of every name that sent one (before any weighting). A pair
-    is linked when all four thresholds of ``TwinEvidence`` are met; groups are the connected names. Names in
+    is linked when all five thresholds of ``TwinEvidence`` are met; groups are the connected names. Names in
     fewer than ``minimum_rounds`` rounds, and cohorts of fewer than 4 judged names, give no group.
 
     Raises:
@@ -83,12 +85,14 @@ def twin_groups(
         ConfigRefused: a threshold out of range.
     """
     least = require_number(correlation, "correlation", low=0, high=1, low_open=True)
+    sure = require_number(standard_error, "standard_error", low=0, high=1)
     short = require_number(shortfall, "shortfall", low=0, high=1e6)
     apart = require_number(distinct, "distinct", low=0, high=1)
     far = require_number(outlier, "outlier", low=0, high=1e6, low_open=True)
     evidence = twin_evidence(history, minimum_rounds=minimum_rounds)
     alike = (evidence.correlation >= least) & (evidence.shortfall <= short)
-    return _components(evidence.players, alike & (evidence.distinct >= apart) & (evidence.outlier >= far))
+    alone = (evidence.distinct >= apart) & (evidence.outlier >= far)
+    return _components(evidence.players, alike & alone & (evidence.standard_error <= sure))
 
 
 def twin_evidence(
@@ -103,7 +107,7 @@ def twin_evidence(
     judged = np.flatnonzero((products.rounds >= needed) & (np.diag(products.mean()) > STEADY))
     if judged.size < MIN_PLAYERS:
         none = np.zeros((0, 0))
-        return TwinEvidence((), none, none, none, none)
+        return TwinEvidence((), none, none, none, none, none)
     found = _normalised(products.mean()[np.ix_(judged, judged)])
     replicates = [_normalised(mean[np.ix_(judged, judged)]) for mean in products.leave_one_out()]
     spread = np.sum((np.array(replicates) - np.mean(replicates, axis=0)) ** 2, axis=0)
@@ -112,6 +116,7 @@ def twin_evidence(
     return TwinEvidence(
         tuple(players[i] for i in judged),
         found,
+        error,
         (1.0 - found) / (error + ERROR_FLOOR),
         apart,
         _robust_scores(apart),
