@@ -230,6 +230,7 @@ IMPOSSIBLE: list[tuple[JobState, JobEvent]] = [
     (DONE, ev.Refunded(JOB, START, 111)),
     (DONE, ev.BondReturned(JOB, START, A[3])),
     (DONE, ev.ClaimsExpired(JOB, START, 919)),
+    (DONE, ev.ClaimsExpired(JOB, START, 921)),
 ]
 
 
@@ -256,6 +257,14 @@ def test_bonds_are_returned_once_the_job_is_over() -> None:
     aborted = step(bonded, ev.JobAborted(JOB, START, Phase.ENROLLING))
     assert functions(aborted, START) == ["refund", "returnBond"]
     assert functions(step(aborted, ev.BondReturned(JOB, START, A[3])), START) == ["refund"]
+
+
+def test_bonds_that_nobody_fetches_expire_with_the_claims() -> None:
+    state = replace(DONE, bond_per_identity=7, bonds=frozenset(A[3:5]))
+    expired = step(state, ev.ClaimsExpired(JOB, START + 720, 900 + 20 + 14))
+    assert (expired.bonds, expired.refundable) == (frozenset(), 1030 + 14)
+    with pytest.raises(PhaseError):
+        step(expired, ev.BondReturned(JOB, START + 721, A[3]))
 
 
 def test_what_is_due_while_enrolling() -> None:

@@ -39,8 +39,14 @@ def test_a_data_set_that_fits() -> None:
     ],
 )
 def test_a_column_that_differs_is_named_with_what_differs(change: dict[str, Any], problem: str) -> None:
-    values = {"name": "radius", "kind": "number", "unit": "mm", "minimum": 6.0, "maximum": 28.0} | change
-    report = match_schema(SCHEMA, [DatasetColumn(**values), AGE, LABEL])
+    values: dict[str, Any] = {
+        "name": "radius",
+        "kind": "number",
+        "unit": "mm",
+        "minimum": 6.0,
+        "maximum": 28.0,
+    }
+    report = match_schema(SCHEMA, [DatasetColumn(**(values | change)), AGE, LABEL])
     assert not report.is_match
     assert [row.column for row in report.problems] == ["radius"]
     assert problem in (report.problems[0].problem or "")

@@ -172,8 +172,7 @@ def _refunded(state: JobState, event: ev.Refunded) -> JobState:
 
 def _claims_expired(state: JobState, event: ev.ClaimsExpired) -> JobState:
     _require(state.claims_expired_amount is None, state, "claims were over before")
-    unclaimed = state.total - state.paid + state.fees_owed - state.fees_paid
-    _require(event.amount >= unclaimed, state, f"{event.amount} unclaimed")
+    _require(event.amount == state.unclaimed, state, f"{event.amount} unclaimed")
     return replace(state, claims_expired_amount=event.amount, bonds=frozenset())
 
 

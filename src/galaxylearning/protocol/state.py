@@ -29,6 +29,7 @@ class JobState:
     windows: Windows
     bounty: int
     fee_per_seat: int
+    bond_per_identity: int
     phase_start: int
     phase: Phase = Phase.ENROLLING
     round_index: int = 0
@@ -75,6 +76,12 @@ class JobState:
     def fees_owed(self) -> int:
         """All fees earned, paid or not."""
         return self.fee_seats.bit_count() * self.fee_per_seat
+
+    @property
+    def unclaimed(self) -> int:
+        """Payouts, fees and bonds that nobody has fetched; what expires with the claim window."""
+        bonds = self.bond_per_identity * len(self.bonds)
+        return self.total - self.paid + self.fees_owed - self.fees_paid + bonds
 
     @property
     def refundable(self) -> int:
@@ -142,5 +149,6 @@ def posted(event: JobPosted, terms: Terms) -> JobState:
         windows=terms.windows,
         bounty=bounty,
         fee_per_seat=fee,
+        bond_per_identity=int(terms.price.bond),
         phase_start=event.at,
     )
