@@ -278,6 +278,7 @@ class _Lowering:
             for other in self.order
             if self.root.get(other) is root
             and self.same[other] is not written
+            and self.position[other] < here
             and any(user in live and self.position[user] > here for user in other.users)
         ]
         if seen or (kind == "buffer" and written is not root):

@@ -71,7 +71,8 @@ def weights_from_bytes(graph: ModelGraph, data: bytes, *, max_bytes: int) -> dic
         payload = bytearray(data[start : start + entry.bytes])
         if entry.dtype == "bool" and payload.translate(None, b"\x00\x01"):
             raise GraphRefused("a bool must be the byte 0 or 1", where=f"weights {entry.name}")
-        tensor = torch.frombuffer(payload, dtype=DTYPES[entry.dtype]).clone().view(entry.shape)
+        # The clone comes last: a view of memory that needs no grad would make products choose another kernel.
+        tensor = torch.frombuffer(payload, dtype=DTYPES[entry.dtype]).view(entry.shape).clone()
         start += entry.bytes
         _finite(entry, tensor)
         tensors[entry.name] = tensor.requires_grad_(entry.trainable)
