@@ -8,8 +8,8 @@ correlation corrected for attenuation, Spearman 1904). Hospitals with alike pati
 directions that many share; a kernel projection takes those out, and what is left must be an outlier among
 all pairs.
 
-Not found: disjoint halves of one data set (they are different data), names that are half the cohort or more,
-and a name that hides its data under noise (which costs it value). Bonds and credentials are for those.
+Not found: disjoint halves of one data set (they are different data), and a name that hides its data under
+noise (which costs it value). Bonds and credentials are for those.
 """
 
 from __future__ import annotations
