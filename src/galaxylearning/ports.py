@@ -6,6 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from galaxylearning.messages.terms import Terms
+from galaxylearning.protocol.matching import DatasetArray, DatasetColumn
+from galaxylearning.protocol.rounds import Rows
 from galaxylearning.units import Address, Digest
 
 Contract = Literal["jobs", "registry", "token"]
@@ -137,3 +143,44 @@ class Journal(Protocol):
     def lookup(self, step: str) -> bytes | None: ...
 
     def steps(self, prefix: str = "") -> Sequence[str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedDataset:
+    """A data set of this data owner: what it looks like and the commitment it is registered under."""
+
+    name: str
+    commitment: Digest
+    schema_digest: Digest
+    n_rows: int
+    columns: tuple[DatasetColumn, ...]
+    arrays: tuple[DatasetArray, ...] = ()
+
+
+class DatasetShelf(Protocol):
+    """A data owner's data sets; what is read from it never leaves the node."""
+
+    def offered(self) -> Sequence[OfferedDataset]: ...
+
+    def columns(self, name: str) -> Mapping[str, NDArray[Any]]:
+        """The data itself, by column; each ``[n_rows, ...]``."""
+        ...
+
+    def record_use(self, name: str, job_id: int, round_index: int) -> None:
+        """Count one use of a data set, once for each round of a job."""
+        ...
+
+
+class Trainer(Protocol):
+    """Trains a stranger's model on this owner's rows."""
+
+    async def train(
+        self, graph: bytes, state: bytes, terms: Terms, rows: Rows, *, round_index: int, data_owner: Address
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """The clipped, quantised update: parameters int32[P] and buffers int32[B].
+
+        Raises:
+            GraphRefused: the graph or its weights are not acceptable.
+            UpdateRefused: training diverged.
+        """
+        ...

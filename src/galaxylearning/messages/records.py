@@ -58,6 +58,8 @@ __all__ = [
     "SignedEnrolment",
     "SignedOpening",
     "SignedRecord",
+    "SignedRegistration",
+    "SignedRevocation",
     "SignedRoundAnchor",
     "SignedSettlement",
     "SignedUpdate",
@@ -110,6 +112,27 @@ class CredentialRecord(SignedRecord, frozen=True, forbid_unknown_fields=True, ta
     scope: Bytes32
     data_owner: str
     expires_at: Count
+
+
+class SignedRegistration(SignedRecord, frozen=True, forbid_unknown_fields=True, tag="registration"):
+    """A data owner registers a data set; anybody may relay it to the registry."""
+
+    message_type = typed.DatasetRegistration
+    signer_field = "data_owner"
+
+    data_owner: str
+    commitment: Bytes32
+    schema_digest: Bytes32
+
+
+class SignedRevocation(SignedRecord, frozen=True, forbid_unknown_fields=True, tag="revocation"):
+    """A data owner withdraws a data set; anybody may relay it to the registry."""
+
+    message_type = typed.DatasetRevocation
+    signer_field = "data_owner"
+
+    data_owner: str
+    dataset_id: Bytes32
 
 
 class SignedEnrolment(SignedRecord, frozen=True, forbid_unknown_fields=True, tag="enrolment"):

@@ -400,4 +400,3 @@ def _moved(buffers: F32, change: NDArray[np.int32] | NDArray[np.int64], weight: 
     """Buffers after a (summed) change."""
     step = Quantizer(BUFFER_BITS, BUFFER_RANGE).dequantize(change, weight)
     return (buffers.astype(np.float64) + step).astype(np.float32)
-

@@ -21,8 +21,8 @@ _LABEL_TYPES = ("float32", "int64")
 def encode_rows(schema: Schema, columns: Mapping[str, NDArray[Any]]) -> Rows:
     """The model's inputs and labels from a data set that matches ``schema``.
 
-    Numbers become ``(value - mean) / std``, a category becomes one column per class (1 for its own, else 0), and
-    a category as label its position among the classes. An array field is taken as it is.
+    Numbers become ``(value - mean) / std``, a category becomes one column per class (1 for its own, else 0),
+    and a category as label its position among the classes. An array field is taken as it is.
 
     Raises:
         DataRefused: a column is missing, or a category value is not among the classes.
@@ -46,9 +46,8 @@ def input_width(schema: Schema) -> int:
 
 def rows_to_bytes(rows: Rows) -> bytes:
     """Safetensors of ``inputs`` and ``labels``."""
-    return save(
-        {"inputs": np.ascontiguousarray(rows.inputs), "labels": np.ascontiguousarray(rows.labels)}
-    )
+    parts = {"inputs": np.ascontiguousarray(rows.inputs), "labels": np.ascontiguousarray(rows.labels)}
+    return bytes(save(parts))
 
 
 def rows_from_bytes(data: bytes, *, n_rows: int) -> Rows:
@@ -108,6 +107,7 @@ def _positions(column: Column, values: NDArray[Any]) -> NDArray[np.int64]:
     if bool((found < 0).any()):
         row = int(np.argmax(found < 0))
         raise DataRefused(
-            f"{str(values[row])[:60]!r} in row {row + 1}; allowed: {', '.join(number)[:200]}", where=column.name
+            f"{str(values[row])[:60]!r} in row {row + 1}; allowed: {', '.join(number)[:200]}",
+            where=column.name,
         )
     return found

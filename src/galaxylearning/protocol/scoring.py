@@ -120,23 +120,32 @@ def is_faulty(table: ScoreTable, medians: Mapping[Address, int], reference: Scor
     return any(abs(totals[who] - value) > tolerance for who, value in medians.items())
 
 
+def usable(table: ScoreTable, *, job_id: int, terms_digest: Digest, cohort: Sequence[Address]) -> bool:
+    """Whether a revealed table is about this job and exactly this cohort, so that medians can use it."""
+    owners = [total.data_owner for total in table.totals]
+    return table.job_id == job_id and table.terms_digest == terms_digest and owners == list(cohort)
+
+
 def payouts(
-    terms: Terms, *, chain_id: int, contract: Address, job_id: int, tables: Mapping[Digest, ScoreTable]
+    terms: Terms,
+    *,
+    chain_id: int,
+    contract: Address,
+    job_id: int,
+    tables: Sequence[tuple[Digest, ScoreTable]],
 ) -> tuple[PayoutTree, PayoutTable]:
-    """The payout tree and the table that explains it, from the revealed tables by digest."""
-    medians = median_totals([tables[digest] for digest in sorted(tables)])
-    some = tables[min(tables)]
-    participants = [
-        Address(total.data_owner)
-        for total in some.totals
-        if any(_owner(scores, total.data_owner).status == "accepted" for scores in some.rounds)
-    ]
+    """The payout tree and the table that explains it, from one usable revealed table per seat.
+
+    Seats that revealed the same table count each: the medians are over evaluators, not over opinions.
+    """
+    ordered = sorted(tables, key=lambda pair: pair[0])
+    medians = median_totals([table for _, table in ordered])
     amounts = payout_amounts(
         medians,
         bounty=int(terms.price.bounty),
         target_gain=target_gain_fixed(terms.price.target_gain),
         participation_fee=int(terms.price.participation_fee),
-        participants=participants,
+        participants=_participants([table for _, table in ordered]),
     )
     tree = payout_tree(chain_id, contract, job_id, amounts)
     rows = tuple(
@@ -149,9 +158,18 @@ def payouts(
         )
         for row in tree.rows
     )
-    return tree, PayoutTable(
-        job_id=job_id, score_tables=tuple(sorted(tables)), rows=rows, total=str(tree.total)
-    )
+    digests = tuple(sorted({digest for digest, _ in ordered}))
+    return tree, PayoutTable(job_id=job_id, score_tables=digests, rows=rows, total=str(tree.total))
+
+
+def _participants(tables: Sequence[ScoreTable]) -> list[Address]:
+    """Data owners that more than half of the tables saw accepted in at least one round."""
+    seen: dict[Address, int] = {}
+    for table in tables:
+        accepted = {s.data_owner for scores in table.rounds for s in scores.owners if s.status == "accepted"}
+        for who in accepted:
+            seen[Address(who)] = seen.get(Address(who), 0) + 1
+    return [who for who, count in seen.items() if 2 * count > len(tables)]
 
 
 def _sketch(seed: int, size: int) -> Callable[[F64], F64]:

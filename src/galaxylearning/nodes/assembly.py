@@ -1,0 +1,308 @@
+"""Putting a job's facts together from the ports: what evaluators live by and auditors check.
+
+Reads only. Everything is verified on the way in: digests, signatures, roots, shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from galaxylearning.crypto.digest import blake3_digest
+from galaxylearning.crypto.seal import SealContext, SealingKey, open_sealed, sealed_bytes
+from galaxylearning.errors import AuditFailed, BlobMissing, BlobRefused, GalaxyError, Refused
+from galaxylearning.graph import FlatModel, ModelGraph, weights_from_bytes, weights_size
+from galaxylearning.messages import typed
+from galaxylearning.messages.records import (
+    MAX_LIST_BYTES,
+    MAX_TABLE_BYTES,
+    CohortList,
+    RoundList,
+    ScoreTable,
+    SignedEnrolment,
+    SignedUpdate,
+    decode,
+)
+from galaxylearning.messages.terms import Terms
+from galaxylearning.nodes.site import Board, ChainView, Site
+from galaxylearning.protocol import events as ev
+from galaxylearning.protocol.cohort import (
+    AcceptedUpdates,
+    Cohort,
+    DirectEnrolment,
+    accept_updates,
+    form_cohort,
+)
+from galaxylearning.protocol.machine import JobState
+from galaxylearning.protocol.rounds import HiddenSet, JobComputation, body_limit
+from galaxylearning.protocol.rows import rows_from_bytes
+from galaxylearning.protocol.scoring import is_faulty, median_totals, usable
+from galaxylearning.units import Address, Digest
+
+_R = TypeVar("_R", SignedEnrolment, SignedUpdate)
+
+MAX_GRAPH_BYTES = 64 << 20
+MAX_TEST_BYTES = 1 << 30
+SEALING_KEY_BYTES = 1216
+
+
+def job_context(site: Site, terms: Terms, kind: str) -> SealContext:
+    """Context of what the requester seals before the job has a number."""
+    return SealContext(
+        site.ledger.chain_id, site.ledger.address_of("jobs"), 0, 0, kind, Address(terms.requester)
+    )
+
+
+def round_context(site: Site, job_id: int, round_index: int, kind: str, sender: Address) -> SealContext:
+    """Context of what travels in a round."""
+    return SealContext(
+        site.ledger.chain_id, site.ledger.address_of("jobs"), job_id, round_index, kind, sender
+    )
+
+
+async def load_graph(site: Site, terms: Terms) -> ModelGraph:
+    """The job's model graph, which anybody may read: it says what would run, not what was learnt.
+
+    Raises:
+        BlobMissing, GraphRefused: it cannot be had or is not acceptable.
+    """
+    data = await site.blobs.get(Digest(bytes.fromhex(terms.graph)), max_bytes=MAX_GRAPH_BYTES)
+    return ModelGraph.from_bytes(data)
+
+
+async def open_parcel(
+    site: Site,
+    digest: Digest,
+    key: SealingKey,
+    context: SealContext,
+    *,
+    plaintext_bytes: int,
+    recipients: int,
+) -> bytes:
+    """Fetch and open a sealed blob whose plaintext has at most ``plaintext_bytes``."""
+    limit = sealed_bytes(plaintext_bytes, recipients)
+    blob = await site.blobs.get(digest, max_bytes=limit)
+    return open_sealed(blob, key, context, max_bytes=plaintext_bytes)
+
+
+async def open_job(site: Site, terms: Terms, job_id: int, key: SealingKey) -> JobComputation:
+    """Open the initial model and the hidden test set with an evaluator's key.
+
+    Raises:
+        BlobMissing, Refused: something cannot be had, opened, or is not what the terms say.
+    """
+    graph = await load_graph(site, terms)
+    seats = len(terms.evaluators)
+    model = await open_parcel(
+        site,
+        Digest(bytes.fromhex(terms.model)),
+        key,
+        job_context(site, terms, "initial-model"),
+        plaintext_bytes=weights_size(graph),
+        recipients=seats,
+    )
+    _same(model, terms.model_digest, "initial model")
+    test = await open_parcel(
+        site,
+        Digest(bytes.fromhex(terms.test_set)),
+        key,
+        job_context(site, terms, "test-set"),
+        plaintext_bytes=MAX_TEST_BYTES,
+        recipients=seats,
+    )
+    _same(test, terms.test_set_digest, "test set")
+    rows = rows_from_bytes(test, n_rows=terms.test_rows)
+    flat = FlatModel(graph, weights_from_bytes(graph, model, max_bytes=len(model)))
+    return JobComputation(terms, job_id, flat, HiddenSet.split(rows, seed=terms.seed))
+
+
+def _same(data: bytes, digest: str, what: str) -> None:
+    if blake3_digest(data).hex() != digest:
+        raise BlobRefused("what was sealed is not what the terms say", where=what)
+
+
+async def current_cohort(site: Site, board: Board, view: ChainView, terms: Terms, state: JobState) -> Cohort:
+    """The cohort that follows from all enrolments posted so far."""
+    candidates = (await board.read("enrolments", SignedEnrolment)).values()
+    return await _cohort(site, view, terms, state, list(candidates))
+
+
+async def anchored_cohort(site: Site, board: Board, view: ChainView, terms: Terms, state: JobState) -> Cohort:
+    """The cohort whose root is on chain.
+
+    Raises:
+        AuditFailed: no list of enrolments on the board gives the anchored root and size.
+    """
+    for listed in (await board.read("cohort", CohortList, max_bytes=MAX_LIST_BYTES)).values():
+        candidates = await _fetch(board, "enrolments", SignedEnrolment, listed.enrolments)
+        if candidates is None:
+            continue
+        cohort = await _cohort(site, view, terms, state, list(candidates.values()))
+        if cohort.root == state.cohort_root and cohort.size == state.cohort_size:
+            return cohort
+    raise AuditFailed("no list of enrolments gives the anchored root", where=f"job {state.job_id} cohort")
+
+
+async def _cohort(
+    site: Site, view: ChainView, terms: Terms, state: JobState, candidates: list[SignedEnrolment]
+) -> Cohort:
+    events = view.events_of(state.job_id)
+    direct = [
+        DirectEnrolment(event.enrolment, await _key(site, event.enrolment))
+        for event in events
+        if isinstance(event, ev.EnrolledDirectly)
+    ]
+    return form_cohort(
+        candidates,
+        direct,
+        terms=terms,
+        domain=site.domain(),
+        job_id=state.job_id,
+        now=events[0].at + terms.windows.enrol_s,
+        datasets=view.datasets_at_anchor(state.job_id),
+        bonds={event.data_owner for event in events if isinstance(event, ev.BondDeposited)},
+    )
+
+
+async def _key(site: Site, enrolment: typed.Enrolment) -> bytes | None:
+    try:
+        return await site.blobs.get(enrolment.sealing_key_digest, max_bytes=SEALING_KEY_BYTES)
+    except (BlobMissing, BlobRefused):
+        return None
+
+
+async def current_updates(
+    site: Site, board: Board, view: ChainView, terms: Terms, state: JobState, cohort: Cohort, model: Digest
+) -> AcceptedUpdates:
+    """The updates that count in the round under way: signed, of this cohort and model, their blobs there."""
+    records = await board.read(f"round/{state.round_index}/updates", SignedUpdate)
+    present = set(await site.blobs.list(board.topic(f"round/{state.round_index}/bodies")))
+    candidates = [record for record in records.values() if record.update_digest in present]
+    return _accepted(site, view, terms, state.job_id, state.round_index, cohort, model, candidates)
+
+
+async def anchored_updates(
+    site: Site,
+    board: Board,
+    view: ChainView,
+    terms: Terms,
+    anchor: ev.RoundAnchored,
+    cohort: Cohort,
+) -> AcceptedUpdates:
+    """The updates whose root was anchored for a round.
+
+    Raises:
+        AuditFailed: no list of updates on the board gives the anchored root and count.
+    """
+    name = f"round/{anchor.round_index}"
+    for listed in (await board.read(f"{name}/lists", RoundList, max_bytes=MAX_LIST_BYTES)).values():
+        candidates = await _fetch(board, f"{name}/updates", SignedUpdate, listed.updates)
+        if candidates is None:
+            continue
+        accepted = _accepted(
+            site,
+            view,
+            terms,
+            anchor.job_id,
+            anchor.round_index,
+            cohort,
+            anchor.model_digest,
+            list(candidates.values()),
+        )
+        if accepted.root == anchor.root and accepted.count == anchor.count:
+            return accepted
+    raise AuditFailed(
+        "no list of updates gives the anchored root", where=f"job {anchor.job_id} round {anchor.round_index}"
+    )
+
+
+def _accepted(
+    site: Site,
+    view: ChainView,
+    terms: Terms,
+    job_id: int,
+    round_index: int,
+    cohort: Cohort,
+    model: Digest,
+    candidates: list[SignedUpdate],
+) -> AcceptedUpdates:
+    direct = [
+        event.update
+        for event in view.events_of(job_id)
+        if isinstance(event, ev.UpdateSubmittedDirectly) and event.update.round_index == round_index
+    ]
+    return accept_updates(
+        candidates,
+        direct,
+        cohort=cohort.data_owners,
+        domain=site.domain(),
+        job_id=job_id,
+        round_index=round_index,
+        terms_digest=terms.digest,
+        model_digest=model,
+    )
+
+
+async def _fetch(
+    board: Board, topic: str, kind: type[_R], digests: tuple[bytes, ...]
+) -> dict[Digest, _R] | None:
+    """The records with these digests, or None where one cannot be had."""
+    known = await board.read(topic, kind)
+    if any(Digest(digest) not in known for digest in digests):
+        return None
+    return {Digest(digest): known[Digest(digest)] for digest in digests}
+
+
+async def open_bodies(
+    site: Site, key: SealingKey, job: JobComputation, cohort: Cohort, accepted: AcceptedUpdates
+) -> Mapping[Address, bytes | GalaxyError | None]:
+    """The opened update of every member: its bytes, why it cannot be opened, or None where it sent none."""
+    updates = accepted.by_data_owner
+    found: dict[Address, bytes | GalaxyError | None] = {}
+    for who in cohort.data_owners:
+        if who not in updates:
+            found[who] = None
+            continue
+        update = updates[who].update
+        try:
+            found[who] = await open_parcel(
+                site,
+                update.update_digest,
+                key,
+                round_context(site, job.job_id, job.round_index, "update", who),
+                plaintext_bytes=body_limit(job.sizes, job.terms.plan.bits),
+                recipients=len(job.terms.evaluators),
+            )
+        except Refused as refused:
+            found[who] = refused
+    return found
+
+
+async def revealed_tables(
+    site: Site, terms: Terms, state: JobState, cohort: Cohort
+) -> dict[Address, tuple[Digest, ScoreTable]]:
+    """The usable score tables by the seat that revealed them; an unusable or missing one is left out."""
+    found: dict[Address, tuple[Digest, ScoreTable]] = {}
+    for seat, digest in state.revealed:
+        try:
+            data = await site.blobs.get(digest, max_bytes=MAX_TABLE_BYTES)
+            table = decode(data, ScoreTable, max_bytes=MAX_TABLE_BYTES)
+        except (BlobMissing, Refused):
+            continue
+        if usable(table, job_id=state.job_id, terms_digest=terms.digest, cohort=cohort.data_owners):
+            found[seat] = (digest, table)
+    return found
+
+
+def faulty_seats(
+    state: JobState, tables: Mapping[Address, tuple[Digest, ScoreTable]], own: ScoreTable
+) -> int:
+    """Bitmap of the seats that revealed something else than honest arithmetic gives."""
+    medians = median_totals([table for _, table in tables.values()])
+    bitmap = 0
+    for index, seat in enumerate(state.evaluators):
+        if seat not in dict(state.revealed):
+            continue
+        if seat not in tables or is_faulty(tables[seat][1], medians, own):
+            bitmap |= 1 << index
+    return bitmap

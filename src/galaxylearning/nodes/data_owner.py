@@ -1,0 +1,257 @@
+"""The data owner: offers data sets, consents or not, trains at home, is paid. Sends no transaction.
+
+What leaves the node: a signed enrolment, and in each round one sealed, clipped, quantised update. An update
+is journalled before it is published, so a restarted node can never send two different ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from galaxylearning.crypto.digest import blake3_digest
+from galaxylearning.crypto.seal import SealingKey, seal
+from galaxylearning.errors import BlobMissing, GalaxyError, LedgerUnreachable, MessageRefused, Refused
+from galaxylearning.graph import Cost, ModelGraph, meter, weights_size
+from galaxylearning.messages import typed
+from galaxylearning.messages.records import (
+    CredentialRecord,
+    SignedEnrolment,
+    SignedOpening,
+    SignedRegistration,
+    SignedUpdate,
+    credential_digest,
+    encode,
+)
+from galaxylearning.messages.terms import Terms
+from galaxylearning.nodes import assembly
+from galaxylearning.nodes.site import Board, ChainView, Progress, Site, keep_going, registry_topic
+from galaxylearning.ports import DatasetShelf, OfferedDataset, Trainer
+from galaxylearning.protocol.consent import OwnerPolicy, refusal
+from galaxylearning.protocol.machine import JobState, Phase
+from galaxylearning.protocol.matching import match_schema
+from galaxylearning.protocol.rounds import encode_body
+from galaxylearning.protocol.rows import encode_rows
+from galaxylearning.units import Address, Digest
+
+
+class DataOwnerNode:
+    """Looks at every job on the chain; enrols where the policy or its owner says so, and trains.
+
+    ``policy`` is asked for at every turn, so that accepting a job by hand takes effect at once.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        sealing_key: SealingKey,
+        *,
+        shelf: DatasetShelf,
+        trainer: Trainer,
+        policy: Callable[[], OwnerPolicy],
+        credential: CredentialRecord | None = None,
+        jobs: frozenset[int] | None = None,
+    ) -> None:
+        self.site, self.key, self.shelf, self.trainer = site, sealing_key, shelf, trainer
+        self.policy, self.credential = policy, credential
+        self._only = jobs
+        self._view = ChainView(site.ledger, site.blobs)
+        self._boards: dict[int, Board] = {}
+        self._graphs: dict[int, tuple[ModelGraph, Cost]] = {}
+        self._finished: set[int] = set()
+        self._told: dict[int, str] = {}
+        self._sent: set[tuple[int, int]] = set()
+
+    async def run(self) -> None:
+        """Serve; returns once all of ``jobs`` are finished, never without them."""
+        await keep_going(self.site, self.turn)
+
+    async def turn(self) -> bool:
+        """One look around; whether everything asked for is finished."""
+        await self._view.refresh()
+        for job_id in self._view.job_ids:
+            if job_id in self._finished or (self._only is not None and job_id not in self._only):
+                continue
+            try:
+                if await self._serve(job_id):
+                    self._finished.add(job_id)
+            except (BlobMissing, LedgerUnreachable):
+                continue
+            except GalaxyError as error:
+                self._tell(job_id, "given up", str(error))
+                self._finished.add(job_id)
+        return self._only is not None and self._only <= self._finished
+
+    async def _serve(self, job_id: int) -> bool:
+        state = await self._view.state(job_id)
+        board = self._boards.setdefault(job_id, Board(self.site, job_id))
+        if state.phase is Phase.ENROLLING:
+            await self._enrolling(state, board)
+            return False
+        if state.phase is Phase.TRAINING:
+            consent = self.site.journal.lookup(f"job/{job_id}/consent")
+            if consent is None:
+                return True
+            await self._training(state, board, consent.decode())
+            return False
+        return True
+
+    # ---- enrolling
+
+    async def _enrolling(self, state: JobState, board: Board) -> None:
+        step = f"job/{state.job_id}/enrolment"
+        kept = self.site.journal.lookup(step)
+        if kept is None:
+            terms = await self._view.terms(state.job_id)
+            dataset = await self._choose(state.job_id, terms)
+            if dataset is None or not await self._is_registered(dataset):
+                return
+            enrolment = self._enrolment(state.job_id, terms, dataset)
+            self.site.journal.record(f"job/{state.job_id}/consent", dataset.name.encode())
+            kept = self.site.journal.record(step, encode(enrolment))
+            self._tell(state.job_id, "enrolled", dataset.name)
+        await board.put("enrolments", kept)
+
+    async def _choose(self, job_id: int, terms: Terms) -> OfferedDataset | None:
+        """The first data set that matches and that the policy lets join."""
+        _, cost = await self._graph(job_id, terms)
+        reason = "no data set is offered"
+        for dataset in self.shelf.offered():
+            report = match_schema(terms.schema, dataset.columns, arrays=dataset.arrays)
+            reason_here = refusal(
+                self.policy(), terms, terms.digest, dataset=dataset.name, cost=cost, report=report
+            )
+            if reason_here is None:
+                return dataset
+            reason = f"{dataset.name}: {reason_here}"
+        self._tell(job_id, "not enrolled", reason)
+        return None
+
+    async def _graph(self, job_id: int, terms: Terms) -> tuple[ModelGraph, Cost]:
+        if job_id not in self._graphs:
+            graph = await assembly.load_graph(self.site, terms)
+            self._graphs[job_id] = graph, meter(graph, terms.plan.batch_size)
+        return self._graphs[job_id]
+
+    async def _is_registered(self, dataset: OfferedDataset) -> bool:
+        """Whether the registry has the data set; if not, post the registration for anybody to relay."""
+        registration = typed.DatasetRegistration(self.site.address, dataset.commitment, dataset.schema_digest)
+        if self._view.is_dataset_known(registration.dataset_id()):
+            return True
+        signature = self.site.signer.sign_digest(registration.digest(self.site.registry_domain()))
+        record = SignedRegistration.from_message(registration, signature=signature)
+        await self.site.blobs.put(encode(record), topic=registry_topic(self.site.ledger, "registrations"))
+        return False
+
+    def _enrolment(self, job_id: int, terms: Terms, dataset: OfferedDataset) -> SignedEnrolment:
+        registration = typed.DatasetRegistration(self.site.address, dataset.commitment, dataset.schema_digest)
+        message = typed.Enrolment(
+            job_id=job_id,
+            terms_digest=terms.digest,
+            data_owner=self.site.address,
+            dataset_id=registration.dataset_id(),
+            sealing_key_digest=self.key.digest,
+            credential_digest=credential_digest(self.credential),
+        )
+        return SignedEnrolment.from_message(
+            message,
+            sealing_key=self.key.public,
+            credential=self.credential,
+            signature=self.site.signer.sign_digest(message.digest(self.site.domain())),
+        )
+
+    # ---- training
+
+    async def _training(self, state: JobState, board: Board, dataset: str) -> None:
+        job_id, round_index = state.job_id, state.round_index
+        if (job_id, round_index) in self._sent:
+            return
+        name = f"job/{job_id}/round/{round_index}"
+        kept_model = self.site.journal.lookup(f"{name}/model")
+        kept_body = self.site.journal.lookup(f"{name}/body")
+        terms = await self._view.terms(job_id)
+        if kept_model is None or kept_body is None:
+            found = await self._open_model(state, board, terms)
+            if found is None:
+                return
+            model, state_bytes = found
+            self.shelf.record_use(dataset, job_id, round_index)
+            body = await self._sealed_update(terms, job_id, round_index, dataset, state_bytes)
+            kept_body = self.site.journal.record(f"{name}/body", body)
+            kept_model = self.site.journal.record(f"{name}/model", model)
+        digest = await board.put(f"round/{round_index}/bodies", kept_body)
+        message = typed.Update(
+            job_id=job_id,
+            round_index=round_index,
+            terms_digest=terms.digest,
+            data_owner=self.site.address,
+            model_digest=Digest(kept_model),
+            update_digest=digest,
+        )
+        signature = self.site.signer.sign_digest(message.digest(self.site.domain()))
+        await board.post(
+            f"round/{round_index}/updates", SignedUpdate.from_message(message, signature=signature)
+        )
+        self._sent.add((job_id, round_index))
+        self._tell(job_id, "update sent", f"round {round_index}")
+
+    async def _open_model(self, state: JobState, board: Board, terms: Terms) -> tuple[Digest, bytes] | None:
+        """The round's model, once a quorum of evaluators says which it is and a parcel of it opens."""
+        graph, _ = await self._graph(state.job_id, terms)
+        votes = await board.votes(f"round/{state.round_index}/openings", SignedOpening, state.seats)
+        signers: dict[Digest, set[Address]] = {}
+        parcels: dict[Digest, set[Digest]] = {}
+        for group in votes.values():
+            for who, opening in group.items():
+                model = Digest(opening.model_digest)
+                signers.setdefault(model, set()).add(who)
+                parcels.setdefault(model, set()).add(Digest(opening.parcel_digest))
+        for model, who_signed in signers.items():
+            if len(who_signed) < state.quorum:
+                continue
+            for parcel in sorted(parcels[model]):
+                try:
+                    data = await assembly.open_parcel(
+                        self.site,
+                        parcel,
+                        self.key,
+                        assembly.round_context(
+                            self.site, state.job_id, state.round_index, "model", Address(terms.requester)
+                        ),
+                        plaintext_bytes=weights_size(graph),
+                        recipients=state.cohort_size + len(state.evaluators),
+                    )
+                except Refused:
+                    continue
+                if blake3_digest(data) == model:
+                    return model, data
+            raise MessageRefused("no parcel of the round's model opens for us", where=f"job {state.job_id}")
+        return None
+
+    async def _sealed_update(
+        self, terms: Terms, job_id: int, round_index: int, dataset: str, state_bytes: bytes
+    ) -> bytes:
+        graph, _ = await self._graph(job_id, terms)
+        rows = encode_rows(terms.schema, self.shelf.columns(dataset))
+        update = await self.trainer.train(
+            graph.to_bytes(),
+            state_bytes,
+            terms,
+            rows,
+            round_index=round_index,
+            data_owner=self.site.address,
+        )
+        body = encode_body(job_id, round_index, self.site.address, update, terms.plan.bits)
+        keys = [
+            await self.site.blobs.get(
+                Digest(bytes.fromhex(seat.sealing_key_blob)), max_bytes=assembly.SEALING_KEY_BYTES
+            )
+            for seat in terms.evaluators
+        ]
+        context = assembly.round_context(self.site, job_id, round_index, "update", self.site.address)
+        return seal(body, keys, context, entropy=self.site.entropy)
+
+    def _tell(self, job_id: int, step: str, detail: str) -> None:
+        """Report each step once."""
+        if self._told.get(job_id) != f"{step} {detail}":
+            self._told[job_id] = f"{step} {detail}"
+            self.site.report(Progress(job_id, f"data owner {self.site.address}", step, {"detail": detail}))

@@ -1,0 +1,412 @@
+"""The evaluator: one of K staked members who open, federate, score, attest, and release the model.
+
+Driven by the state on chain: each turn does what is due now, so a restart goes on where the last one stopped.
+Irreversible choices (a score table and its salt) are journalled before they are committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from galaxylearning.crypto.digest import blake3_digest
+from galaxylearning.crypto.seal import SealingKey, seal
+from galaxylearning.errors import BlobMissing, GalaxyError, LedgerUnreachable, Refused
+from galaxylearning.messages import typed
+from galaxylearning.messages.records import (
+    MAX_LIST_BYTES,
+    MAX_TABLE_BYTES,
+    CohortList,
+    ModelRelease,
+    RoundList,
+    ScoreTable,
+    SignedCohortAnchor,
+    SignedOpening,
+    SignedRecord,
+    SignedRoundAnchor,
+    SignedSettlement,
+    decode,
+    encode,
+)
+from galaxylearning.messages.terms import Terms
+from galaxylearning.nodes import assembly
+from galaxylearning.nodes.site import Board, ChainView, Progress, Site, keep_going
+from galaxylearning.ports import Call
+from galaxylearning.protocol import calls, scoring
+from galaxylearning.protocol import events as ev
+from galaxylearning.protocol.cohort import Cohort
+from galaxylearning.protocol.machine import JobState, Phase, due
+from galaxylearning.protocol.rounds import JobComputation
+from galaxylearning.units import Address, Digest
+
+SALT_BYTES = 32
+STAGGER_S = 2.0
+"""Whoever's turn it is acts at once; the next in line after this many seconds, and so on."""
+
+
+class EvaluatorNode:
+    """Serves every job that names this account, until ``jobs`` (where given) are finished."""
+
+    def __init__(
+        self,
+        site: Site,
+        sealing_key: SealingKey,
+        *,
+        jobs: Sequence[int] | None = None,
+        stagger_s: float = STAGGER_S,
+    ) -> None:
+        self.site, self.sealing_key, self.stagger_s = site, sealing_key, stagger_s
+        self._only = None if jobs is None else frozenset(jobs)
+        self._view = ChainView(site.ledger, site.blobs)
+        self._serving: dict[int, SeatedJob] = {}
+        self._finished: set[int] = set()
+
+    async def run(self) -> None:
+        """Serve; returns once all of ``jobs`` are finished, never without them."""
+        await keep_going(self.site, self.turn)
+
+    async def turn(self) -> bool:
+        """One look around; whether everything asked for is finished."""
+        await self._view.refresh()
+        for job_id in self._view.job_ids:
+            if job_id in self._finished or (self._only is not None and job_id not in self._only):
+                continue
+            try:
+                if await self._serve(job_id):
+                    self._finished.add(job_id)
+            except (BlobMissing, LedgerUnreachable):
+                continue
+            except GalaxyError as error:
+                self.site.report(Progress(job_id, "evaluator", "given up", {"error": str(error)}))
+                self._finished.add(job_id)
+        return self._only is not None and self._only <= self._finished
+
+    async def _serve(self, job_id: int) -> bool:
+        state = await self._view.state(job_id)
+        if self.site.address not in state.evaluators:
+            return True
+        if job_id not in self._serving:
+            terms = await self._view.terms(job_id)
+            self._serving[job_id] = self.seat(job_id, terms)
+        return await self._serving[job_id].turn(state)
+
+    def seat(self, job_id: int, terms: Terms) -> SeatedJob:
+        """The work on one job."""
+        return SeatedJob(self, self._view, job_id, terms)
+
+
+class SeatedJob:
+    """One evaluator's work on one job."""
+
+    def __init__(self, node: EvaluatorNode, view: ChainView, job_id: int, terms: Terms) -> None:
+        self.site, self.key, self.view = node.site, node.sealing_key, view
+        self.job_id, self.terms, self.stagger_s = job_id, terms, node.stagger_s
+        self.board = Board(node.site, job_id)
+        self._computation: JobComputation | None = None
+        self._cohort: Cohort | None = None
+        self._since: dict[str, float] = {}
+        self._posted: set[tuple[str, bytes]] = set()
+
+    async def turn(self, state: JobState) -> bool:
+        """Do what is due; whether nothing more will be."""
+        if (
+            state.expires_at is not None
+            and self.view.now >= state.expires_at
+            and self._my_turn(state, "expire")
+        ):
+            await self.site.submit_if_first(calls.expire(self.job_id))
+            return False
+        match state.phase:
+            case Phase.ENROLLING:
+                await self._enrolling(state)
+            case Phase.TRAINING:
+                await self._training(state)
+            case Phase.COMMITTING:
+                await self._committing(state)
+            case Phase.REVEALING:
+                await self._revealing(state)
+            case Phase.SETTLED:
+                return await self._settled(state)
+            case _:
+                return True
+        return False
+
+    # ---- enrolling
+
+    async def _enrolling(self, state: JobState) -> None:
+        if self.site.address not in state.seats:
+            await self.site.submit_if_first(calls.take_seat(self.job_id))
+            return
+        cohort = await assembly.current_cohort(self.site, self.board, self.view, self.terms, state)
+        if not _is_due(state, self.view.now, "anchorCohort", cohort.size):
+            return
+        anchor = typed.CohortAnchor(self.job_id, cohort.root, cohort.size, state.direct_head)
+        await self._post_once("cohort", CohortList(job_id=self.job_id, enrolments=cohort.relayed))
+        votes = await self._vote("cohort/votes", SignedCohortAnchor, anchor, state)
+        if len(votes) >= state.quorum and self._my_turn(state, "cohort"):
+            await self.site.submit_if_first(calls.anchor_cohort(anchor, votes))
+
+    # ---- training
+
+    async def _training(self, state: JobState) -> None:
+        job, cohort = await self._up_to_date(state)
+        model = job.model_digest()
+        await self._open_round(state, job, cohort, model)
+        accepted = await assembly.current_updates(
+            self.site, self.board, self.view, self.terms, state, cohort, model
+        )
+        if not _is_due(state, self.view.now, "anchorRound", accepted.count):
+            return
+        name = f"round/{state.round_index}"
+        anchor = typed.RoundAnchor(
+            self.job_id, state.round_index, accepted.root, accepted.count, state.direct_head, model
+        )
+        await self._post_once(
+            f"{name}/lists",
+            RoundList(job_id=self.job_id, round_index=state.round_index, updates=accepted.relayed),
+        )
+        votes = await self._vote(f"{name}/votes", SignedRoundAnchor, anchor, state)
+        if len(votes) >= state.quorum and self._my_turn(state, name):
+            receipt = await self.site.submit_if_first(calls.anchor_round(anchor, votes))
+            if receipt is not None:
+                facts = {"round": state.round_index, "updates": accepted.count, "gas": receipt.gas_used}
+                self._report("round anchored", facts)
+
+    async def _up_to_date(self, state: JobState) -> tuple[JobComputation, Cohort]:
+        """The computation, advanced through every round that was anchored."""
+        if self._cohort is None:
+            self._cohort = await assembly.anchored_cohort(self.site, self.board, self.view, self.terms, state)
+        if self._computation is None:
+            self._computation = await assembly.open_job(self.site, self.terms, self.job_id, self.key)
+        job, cohort = self._computation, self._cohort
+        anchors = [e for e in self.view.events_of(self.job_id) if isinstance(e, ev.RoundAnchored)]
+        for anchor in anchors[job.round_index :]:
+            accepted = await assembly.anchored_updates(
+                self.site, self.board, self.view, self.terms, anchor, cohort
+            )
+            bodies = await assembly.open_bodies(self.site, self.key, job, cohort, accepted)
+            outcome = job.advance(bodies)
+            measured = scoring.measure(job, outcome.after)
+            facts = {
+                "round": outcome.round_index,
+                "utility": measured.utility,
+                "correct": measured.correct,
+                "rows": self.terms.test_rows,
+                "accepted": sum(1 for decision in outcome.decisions if decision.status == "accepted"),
+            }
+            self._report("round federated", facts)
+        return job, cohort
+
+    async def _open_round(self, state: JobState, job: JobComputation, cohort: Cohort, model: Digest) -> None:
+        """Sign a parcel that carries this round's model: the first in line makes it, the others check it."""
+        name = f"round/{state.round_index}"
+        votes = await self.board.votes(f"{name}/openings", SignedOpening, state.seats)
+        if any(self.site.address in signers for signers in votes.values()):
+            return
+        for signers in votes.values():
+            opening = next(iter(signers.values()))
+            if opening.model_digest == model and await self._carries(opening, model, job, cohort):
+                await self._sign_opening(state, model, Digest(opening.parcel_digest))
+                return
+        if self._my_turn(state, f"{name}/open"):
+            recipients = [member.sealing_key for member in cohort.members] + await self._evaluator_keys()
+            context = assembly.round_context(
+                self.site, self.job_id, state.round_index, "model", Address(self.terms.requester)
+            )
+            step = f"job/{self.job_id}/{name}/parcel"
+            parcel = self.site.journal.lookup(step) or self.site.journal.record(
+                step, seal(job.model_bytes(), recipients, context, entropy=self.site.entropy)
+            )
+            await self._sign_opening(state, model, await self.board.put(f"{name}/parcels", parcel))
+
+    async def _carries(
+        self, opening: SignedOpening, model: Digest, job: JobComputation, cohort: Cohort
+    ) -> bool:
+        """Whether the parcel of an opening opens for us and holds this very model."""
+        try:
+            found = await assembly.open_parcel(
+                self.site,
+                Digest(opening.parcel_digest),
+                self.key,
+                assembly.round_context(
+                    self.site, self.job_id, opening.round_index, "model", Address(self.terms.requester)
+                ),
+                plaintext_bytes=len(job.model_bytes()),
+                recipients=cohort.size + len(self.terms.evaluators),
+            )
+        except (Refused, BlobMissing):
+            return False
+        return blake3_digest(found) == model
+
+    async def _evaluator_keys(self) -> list[bytes]:
+        return [
+            await self.site.blobs.get(
+                Digest(bytes.fromhex(seat.sealing_key_blob)), max_bytes=assembly.SEALING_KEY_BYTES
+            )
+            for seat in self.terms.evaluators
+        ]
+
+    async def _sign_opening(self, state: JobState, model: Digest, parcel: Digest) -> None:
+        opening = typed.RoundOpening(self.job_id, state.round_index, model, parcel)
+        await self._sign(f"round/{state.round_index}/openings", SignedOpening, opening)
+
+    # ---- scoring
+
+    async def score_table(self, state: JobState) -> ScoreTable:
+        """This evaluator's scores of the whole job."""
+        job, cohort = await self._up_to_date(state)
+        return scoring.score_table(job, cohort.data_owners)
+
+    async def _committing(self, state: JobState) -> None:
+        if self.site.address not in state.seats or self.site.address in state.committed:
+            return
+        table, salt = await self._journalled_table(state)
+        commitment = typed.score_commitment(
+            chain_id=self.site.ledger.chain_id,
+            contract=self.site.ledger.address_of("jobs"),
+            job_id=self.job_id,
+            evaluator=self.site.address,
+            scores_digest=blake3_digest(table),
+            salt=salt,
+        )
+        await self.site.submit_if_first(calls.commit_scores(self.job_id, commitment))
+
+    async def _journalled_table(self, state: JobState) -> tuple[bytes, bytes]:
+        step = f"job/{self.job_id}/scores"
+        kept = self.site.journal.lookup(step)
+        if kept is None:
+            table = encode(await self.score_table(state))
+            kept = self.site.journal.record(step, self.site.entropy(SALT_BYTES) + table)
+        return kept[SALT_BYTES:], kept[:SALT_BYTES]
+
+    async def _revealing(self, state: JobState) -> None:
+        revealed = dict(state.revealed)
+        me = self.site.address
+        if me in state.committed and me not in revealed:
+            table, salt = await self._journalled_table(state)
+            await self.board.put("scores", table)
+            await self.site.submit_if_first(calls.reveal_scores(self.job_id, blake3_digest(table), salt))
+            return
+        if not _is_due(state, self.view.now, "settle", 0) or me not in revealed:
+            return
+        settlement = await self._settlement(state)
+        votes = await self._vote("settlement/votes", SignedSettlement, settlement, state)
+        if len(votes) >= state.quorum and self._my_turn(state, "settle"):
+            await self.site.submit_if_first(calls.settle(settlement, votes))
+
+    async def _settlement(self, state: JobState) -> typed.Settlement:
+        """The settlement that follows from the revealed tables."""
+        _, cohort = await self._up_to_date(state)
+        own = decode((await self._journalled_table(state))[0], ScoreTable, max_bytes=MAX_TABLE_BYTES)
+        tables = await assembly.revealed_tables(self.site, self.terms, state, cohort)
+        faulty = assembly.faulty_seats(state, tables, own)
+        tree, table = scoring.payouts(
+            self.terms,
+            chain_id=self.site.ledger.chain_id,
+            contract=self.site.ledger.address_of("jobs"),
+            job_id=self.job_id,
+            tables=list(tables.values()),
+        )
+        await self._post_once("payouts", table)
+        return typed.Settlement(
+            self.job_id,
+            Digest(tree.root),
+            tree.total,
+            len(tree.rows),
+            Digest(own.final_model_digest),
+            faulty,
+        )
+
+    # ---- settled
+
+    async def _settled(self, state: JobState) -> bool:
+        released = await self.board.read("release", ModelRelease, max_bytes=MAX_LIST_BYTES)
+        if any(record.model_digest == state.model_digest for record in released.values()):
+            return True
+        if not self._my_turn(state, "release"):
+            return False
+        job, _ = await self._up_to_date(state)
+        if job.model_digest() != state.model_digest:
+            return True
+        key = await self.site.blobs.get(
+            Digest(bytes.fromhex(self.terms.requester_key)), max_bytes=assembly.SEALING_KEY_BYTES
+        )
+        context = assembly.round_context(self.site, self.job_id, 0, "release", self.site.address)
+        sealed = await self.board.put(
+            "release/models", seal(job.model_bytes(), [key], context, entropy=self.site.entropy)
+        )
+        await self.board.post(
+            "release",
+            ModelRelease(
+                job_id=self.job_id,
+                model_digest=state.model_digest,
+                sealed=sealed,
+                evaluator=self.site.address,
+            ),
+        )
+        self._report("model released", {})
+        return True
+
+    # ---- votes and turns
+
+    async def _vote(
+        self, topic: str, kind: type[SignedRecord], message: Any, state: JobState
+    ) -> Mapping[Address, bytes]:
+        """Cast our vote, then the signatures of all who voted the same."""
+        await self._sign(topic, kind, message)
+        votes = await self.board.votes(topic, kind, state.seats)
+        alike = votes.get(message.struct_hash(), {})
+        if kind is SignedSettlement:
+            revealed = dict(state.revealed)
+            alike = {
+                who: vote
+                for who, vote in alike.items()
+                if who in revealed and not message.faulty_seats >> state.evaluators.index(who) & 1
+            }
+        return {who: vote.signature for who, vote in alike.items()}
+
+    async def _sign(self, topic: str, kind: type[SignedRecord], message: typed.TypedMessage) -> None:
+        if (topic, message.struct_hash()) in self._posted:
+            return
+        signature = self.site.signer.sign_digest(message.digest(self.site.domain()))
+        await self.board.post(
+            topic, kind.from_message(message, evaluator=self.site.address, signature=signature)
+        )
+        self._posted.add((topic, message.struct_hash()))
+
+    async def _post_once(self, topic: str, record: Any) -> None:
+        data = encode(record)
+        key = (topic, bytes(blake3_digest(data)))
+        if key not in self._posted:
+            await self.board.put(topic, data)
+            self._posted.add(key)
+
+    def _my_turn(self, state: JobState, what: str) -> bool:
+        """Whether we are first in line for ``what``, or those before us have had their time.
+
+        The line starts at another seat in every round, so the work goes round.
+        """
+        now = self.site.clock.monotonic_s()
+        since = self._since.setdefault(what, now)
+        seats = len(state.evaluators)
+        place = (state.evaluators.index(self.site.address) - state.round_index) % seats
+        return now - since >= place * self.stagger_s
+
+    def _report(self, step: str, facts: dict[str, Any]) -> None:
+        self.site.report(Progress(self.job_id, f"evaluator {self.site.address}", step, facts))
+
+
+def _is_due(state: JobState, now: int, function: str, candidates: int) -> bool:
+    return any(command.function == function for command in due(state, now, candidates=candidates))
+
+
+async def register(site: Site, sealing_key: SealingKey, stake: int) -> None:
+    """Register this account as an evaluator and stake ``stake`` smallest units, where not done before."""
+    await site.blobs.put(sealing_key.public, topic=f"keys/{site.address.lower()}")
+    known = await site.ledger.read(Call("registry", "evaluator", (site.address,)))
+    if bytes(known["sealingKeyDigest"]) != sealing_key.digest:
+        await site.submit(calls.register_evaluator(sealing_key.digest), "registry")
+    missing = stake - (int(known["staked"]) - int(known["withdrawing"]))
+    if missing > 0:
+        await site.submit(("approve", (site.ledger.address_of("registry"), missing)), "token")
+        await site.submit(calls.deposit_stake(missing), "registry")

@@ -1,0 +1,116 @@
+"""The relayer: pays the gas for what others signed or are owed.
+
+Anybody can run one; it is trusted with nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from galaxylearning.errors import BlobMissing, GalaxyError, LedgerUnreachable, MessageRefused
+from galaxylearning.messages.records import (
+    MAX_SIGNED_BYTES,
+    MAX_TABLE_BYTES,
+    PayoutTable,
+    SignedRegistration,
+    SignedRevocation,
+    decode,
+    verify,
+)
+from galaxylearning.nodes.site import Board, ChainView, Progress, Site, keep_going, registry_topic
+from galaxylearning.protocol import calls
+from galaxylearning.protocol.machine import JobState, Phase
+from galaxylearning.protocol.settlement import PayoutTree, payout_chunks, payout_tree
+from galaxylearning.units import Address, Digest
+
+
+class RelayerNode:
+    """Relays registrations of data sets, and pushes payments, fees and refunds of settled jobs."""
+
+    def __init__(self, site: Site, *, jobs: Sequence[int] | None = None) -> None:
+        self.site = site
+        self._only = None if jobs is None else frozenset(jobs)
+        self._view = ChainView(site.ledger, site.blobs)
+        self._relayed: set[Digest] = set()
+        self._finished: set[int] = set()
+
+    async def run(self) -> None:
+        """Serve; returns once all of ``jobs`` are finished, never without them."""
+        await keep_going(self.site, self.turn)
+
+    async def turn(self) -> bool:
+        """One look around; whether everything asked for is finished."""
+        await self._view.refresh()
+        await self._relay_datasets()
+        for job_id in self._view.job_ids:
+            if job_id in self._finished or (self._only is not None and job_id not in self._only):
+                continue
+            try:
+                if await self._serve(await self._view.state(job_id)):
+                    self._finished.add(job_id)
+            except (BlobMissing, LedgerUnreachable):
+                continue
+            except GalaxyError as error:
+                self.site.report(Progress(job_id, "relayer", "given up", {"error": str(error)}))
+                self._finished.add(job_id)
+        return self._only is not None and self._only <= self._finished
+
+    async def _relay_datasets(self) -> None:
+        for name, kind in (("registrations", SignedRegistration), ("revocations", SignedRevocation)):
+            for digest in await self.site.blobs.list(registry_topic(self.site.ledger, name)):
+                if digest in self._relayed:
+                    continue
+                self._relayed.add(digest)
+                try:
+                    data = await self.site.blobs.get(digest, max_bytes=MAX_SIGNED_BYTES)
+                    record = decode(data, kind, max_bytes=MAX_SIGNED_BYTES)
+                    verify(record, self.site.registry_domain())
+                except (BlobMissing, MessageRefused):
+                    continue
+                message, signature = record.message, record.signature
+                if isinstance(record, SignedRevocation):
+                    await self.site.submit_if_first(calls.revoke_dataset(message, signature), "registry")
+                elif not self._view.is_dataset_known(message.dataset_id()):
+                    await self.site.submit_if_first(calls.register_dataset(message, signature), "registry")
+
+    async def _serve(self, state: JobState) -> bool:
+        if state.phase not in (Phase.SETTLED, Phase.ABORTED):
+            return False
+        await push_payments(self.site, state)
+        return True
+
+
+async def push_payments(site: Site, state: JobState) -> None:
+    """Pay everybody whom an ended job owes: payouts in chunks, fees, the refund, bonds.
+
+    Raises:
+        BlobMissing: the payout table is not there (yet).
+    """
+    if state.phase is Phase.SETTLED and state.claims_expired_amount is None:
+        if state.paid < state.total:
+            for chunk in payout_chunks(await settled_tree(site, state)):
+                receipt = await site.submit_if_first(calls.pay(state.job_id, chunk))
+                if receipt is not None:
+                    facts = {"payees": len(chunk.payouts), "gas": receipt.gas_used}
+                    site.report(Progress(state.job_id, "relayer", "paid", facts))
+        if state.fees_paid < state.fees_owed:
+            await site.submit_if_first(calls.pay_fees(state.job_id))
+    if state.refundable:
+        await site.submit_if_first(calls.refund(state.job_id))
+    for data_owner in sorted(state.bonds):
+        await site.submit_if_first(calls.return_bond(state.job_id, data_owner))
+
+
+async def settled_tree(site: Site, state: JobState) -> PayoutTree:
+    """The payout tree whose root was settled, rebuilt from a payout table on the board.
+
+    Raises:
+        BlobMissing: no table on the board gives the settled root.
+    """
+    board = Board(site, state.job_id)
+    for table in (await board.read("payouts", PayoutTable, max_bytes=MAX_TABLE_BYTES)).values():
+        amounts = {Address(row.account): int(row.amount) for row in table.rows}
+        tree = payout_tree(site.ledger.chain_id, site.ledger.address_of("jobs"), state.job_id, amounts)
+        if tree.root == state.payout_root:
+            return tree
+    raise BlobMissing("no payout table gives the settled root", where=f"job {state.job_id}")

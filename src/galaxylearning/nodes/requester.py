@@ -1,0 +1,111 @@
+"""The requester: posts a job with its bounty in escrow, may then go offline, and later fetches the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from galaxylearning.crypto.digest import blake3_digest
+from galaxylearning.crypto.seal import SealContext, SealingKey, seal
+from galaxylearning.errors import BlobMissing, JobRefused, LedgerError, Refused
+from galaxylearning.graph import weights_from_bytes, weights_size
+from galaxylearning.messages.records import MAX_LIST_BYTES, ModelRelease
+from galaxylearning.messages.terms import Terms, encode_terms
+from galaxylearning.nodes import assembly
+from galaxylearning.nodes.site import Board, ChainView, Site
+from galaxylearning.ports import Call
+from galaxylearning.protocol import calls
+from galaxylearning.protocol.job import CompiledJob, terms_of
+from galaxylearning.protocol.machine import Phase
+from galaxylearning.protocol.rows import rows_to_bytes
+from galaxylearning.units import Address, Digest
+
+TOKEN_DECIMALS = 18
+
+
+@dataclass(frozen=True, slots=True)
+class PostedJob:
+    """A job on chain: its number, terms, and what posting it cost."""
+
+    job_id: int
+    terms: Terms
+    gas_used: int
+
+
+async def post(
+    site: Site, compiled: CompiledJob, *, evaluators: Sequence[Address], sealing_key: SealingKey
+) -> PostedJob:
+    """Seal model and test set to the evaluators, publish the terms, escrow bounty and fees.
+
+    Raises:
+        JobRefused: an evaluator is not registered, or the terms are not acceptable.
+        TransactionReverted: the contract refused, or the account has too few tokens.
+        StorageError, LedgerUnreachable: the store or the chain failed; nothing is escrowed then.
+    """
+    keys = [await _evaluator_key(site, evaluator) for evaluator in evaluators]
+    topic = f"terms/{site.address.lower()}"
+    test = rows_to_bytes(compiled.test)
+    blobs = []
+    for kind, plaintext in (("initial-model", compiled.model_bytes), ("test-set", test)):
+        context = SealContext(site.ledger.chain_id, site.ledger.address_of("jobs"), 0, 0, kind, site.address)
+        blobs.append(await site.blobs.put(seal(plaintext, keys, context, entropy=site.entropy), topic=topic))
+    await site.blobs.put(compiled.graph.to_bytes(), topic=topic)
+    await site.blobs.put(sealing_key.public, topic=f"keys/{site.address.lower()}")
+    terms = terms_of(
+        compiled,
+        requester=site.address,
+        requester_key=sealing_key.digest,
+        evaluators=[(who, blake3_digest(key)) for who, key in zip(evaluators, keys, strict=True)],
+        token=site.ledger.address_of("token"),
+        decimals=TOKEN_DECIMALS,
+        model_blob=blobs[0],
+        test_blob=blobs[1],
+        test_digest=blake3_digest(test),
+    )
+    await site.blobs.put(encode_terms(terms), topic=topic)
+    await site.submit(("approve", (site.ledger.address_of("jobs"), calls.escrow(terms))), "token")
+    receipt = await site.submit(calls.post_job(terms))
+    for event in receipt.events:
+        if event.name == "JobPosted":
+            return PostedJob(int(event.arguments["jobId"]), terms, receipt.gas_used)
+    raise LedgerError("the receipt of the posting holds no JobPosted", where="postJob")
+
+
+async def _evaluator_key(site: Site, evaluator: Address) -> bytes:
+    known = await site.ledger.read(Call("registry", "evaluator", (evaluator,)))
+    digest = Digest(bytes(known["sealingKeyDigest"]))
+    if not any(digest):
+        raise JobRefused(f"{evaluator} is not a registered evaluator", where="evaluators")
+    return await site.blobs.get(digest, max_bytes=assembly.SEALING_KEY_BYTES)
+
+
+async def collect(site: Site, job_id: int, sealing_key: SealingKey) -> bytes:
+    """The trained model of a settled job, as safetensors bytes.
+
+    Raises:
+        JobRefused: the job is not settled.
+        BlobMissing: no released model opens yet, or none is the settled one.
+    """
+    view = ChainView(site.ledger, site.blobs)
+    await view.refresh()
+    state = await view.state(job_id)
+    if state.phase is not Phase.SETTLED:
+        raise JobRefused(f"the job is {state.phase.name.lower()}, not settled", where=f"job {job_id}")
+    graph = await assembly.load_graph(site, await view.terms(job_id))
+    board = Board(site, job_id)
+    for release in (await board.read("release", ModelRelease, max_bytes=MAX_LIST_BYTES)).values():
+        try:
+            data = await assembly.open_parcel(
+                site,
+                Digest(release.sealed),
+                sealing_key,
+                assembly.round_context(site, job_id, 0, "release", Address(release.evaluator)),
+                plaintext_bytes=weights_size(graph),
+                recipients=1,
+            )
+        except (Refused, BlobMissing):
+            continue
+        if blake3_digest(data) == state.model_digest:
+            weights_from_bytes(graph, data, max_bytes=len(data))
+            return data
+    raise BlobMissing("no released model opens to the settled digest", where=f"job {job_id}")

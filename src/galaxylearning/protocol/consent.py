@@ -1,0 +1,88 @@
+"""What a data owner allows: a policy that is read from a file, and a decision with its reason.
+
+Nothing is accepted by default: an empty policy refuses every job until its owner accepts that job by hand.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from galaxylearning.errors import ConfigRefused
+from galaxylearning.graph import Cost
+from galaxylearning.messages.terms import Terms
+from galaxylearning.protocol.matching import MatchReport
+from galaxylearning.units import Digest
+
+MAX_POLICY_BYTES = 1 << 16
+ANYBODY = "*"
+
+
+class OwnerPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which jobs a data owner takes without being asked.
+
+    ``requesters`` and ``datasets`` list accounts and data set names, ``"*"`` for any. Amounts are in the
+    token's smallest unit, costs per batch of the job's plan. ``accepted`` are jobs accepted by hand, by terms
+    digest in hex; they pass whatever else the policy says, except the limits on cost.
+    """
+
+    requesters: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    modes: tuple[str, ...] = ("sealed",)
+    minimum_bounty: str = "0"
+    maximum_rounds: int = 1_000
+    maximum_state_bytes: int = 1 << 30
+    maximum_activation_bytes: int = 4 << 30
+    maximum_flops: int = 10**13
+    accepted: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.minimum_bounty.isdecimal():
+            raise ConfigRefused("must be a whole number of smallest units, as text", where="minimum_bounty")
+        for name in ("maximum_rounds", "maximum_state_bytes", "maximum_activation_bytes", "maximum_flops"):
+            if getattr(self, name) < 0:
+                raise ConfigRefused("must be 0 or more", where=name)
+
+
+def policy_from_json(data: bytes) -> OwnerPolicy:
+    """Read a policy file.
+
+    Raises:
+        ConfigRefused: not JSON, an unknown field, or a value that is not allowed.
+    """
+    if len(data) > MAX_POLICY_BYTES:
+        raise ConfigRefused(f"{len(data)} bytes; at most {MAX_POLICY_BYTES} allowed", where="policy")
+    try:
+        return msgspec.json.decode(data, type=OwnerPolicy)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigRefused(str(error)[:300], where="policy") from error
+
+
+def refusal(
+    policy: OwnerPolicy, terms: Terms, terms_digest: Digest, *, dataset: str, cost: Cost, report: MatchReport
+) -> str | None:
+    """Why the policy does not let ``dataset`` join a job of these terms, or None."""
+    if not report.is_match:
+        return "the data set does not match the schema: " + "; ".join(
+            f"{row.column}: {row.problem}" for row in report.problems[:5]
+        )
+    limits = (
+        ("state", cost.state_bytes, policy.maximum_state_bytes, "bytes"),
+        ("activations", cost.activation_bytes, policy.maximum_activation_bytes, "bytes"),
+        ("a forward pass", cost.flops_forward, policy.maximum_flops, "FLOPs"),
+    )
+    for what, needed, allowed, unit in limits:
+        if needed > allowed:
+            return f"{what} would take {needed} {unit}; the policy allows {allowed}"
+    if terms_digest.hex() in policy.accepted:
+        return None
+    if ANYBODY not in policy.requesters and terms.requester not in policy.requesters:
+        return "the policy does not name this requester, and the job was not accepted by hand"
+    if ANYBODY not in policy.datasets and dataset not in policy.datasets:
+        return "the policy does not offer this data set"
+    if terms.privacy not in policy.modes:
+        return f"the policy does not allow privacy mode {terms.privacy!r}"
+    if int(terms.price.bounty) < int(policy.minimum_bounty):
+        return f"the bounty is below the policy's {policy.minimum_bounty}"
+    if terms.plan.rounds > policy.maximum_rounds:
+        return f"{terms.plan.rounds} rounds; the policy allows {policy.maximum_rounds}"
+    return None

@@ -1,0 +1,188 @@
+"""What a requester writes: a model, a schema, a plan, a price. And how it becomes terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation, localcontext
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from torch import nn
+
+from galaxylearning.crypto.digest import blake3_digest
+from galaxylearning.errors import JobRefused
+from galaxylearning.graph import Cost, FlatModel, ModelGraph, compile_model, meter
+from galaxylearning.messages import terms as wire
+from galaxylearning.messages.terms import Admission, EvaluatorSeat, Plan, Schema, Terms, Windows
+from galaxylearning.protocol.rounds import MIN_TEST_ROWS, Rows, quantizer, server_optimizer
+from galaxylearning.units import Address, Digest
+
+EXAMPLE_ROWS: Final = 3
+DEFAULT_WINDOWS: Final = Windows(
+    enrol_s=86_400,
+    round_s=6 * 3_600,
+    anchor_s=3_600,
+    commit_s=3_600,
+    reveal_s=3_600,
+    settle_s=86_400,
+    claim_s=30 * 86_400,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What is paid, in whole tokens (a string such as ``"1000"`` or ``"0.5"``, an int or a Decimal).
+
+    ``target_gain``: the improvement for which the whole bounty is due, in nats per sample of the test set.
+    """
+
+    bounty: str | int | Decimal
+    target_gain: float
+    fee_per_seat: str | int | Decimal = "10"
+    participation_fee: str | int | Decimal = "0"
+    bond: str | int | Decimal = "0"
+    seat_stake: str | int | Decimal = "50"
+
+    def in_units(self, token: Address, decimals: int) -> wire.Price:
+        """The price of the terms, in the token's smallest unit.
+
+        Raises:
+            JobRefused: an amount that is not a number, negative, or finer than the token.
+        """
+        amounts = {
+            name: str(smallest_units(getattr(self, name), decimals, f"price.{name}"))
+            for name in ("bounty", "fee_per_seat", "participation_fee", "bond", "seat_stake")
+        }
+        return wire.Price(token=token, target_gain=float(self.target_gain), **amounts)
+
+
+def smallest_units(amount: str | int | Decimal, decimals: int, field_name: str) -> int:
+    """Whole tokens as an integer of smallest units, exactly.
+
+    Raises:
+        JobRefused: not a number, negative, too large, or finer than the token's smallest unit.
+    """
+    allowed = f"a number from 0 with at most {decimals} decimals"
+    if isinstance(amount, float | bool):
+        raise JobRefused(f"{amount!r} given; allowed: {allowed}, as text", where=field_name)
+    with localcontext(prec=100):
+        try:
+            exact = Decimal(amount)
+            units = exact.scaleb(decimals)
+            if not exact.is_finite() or exact < 0 or exact > Decimal(10) ** 30 or units != int(units):
+                raise JobRefused(f"{str(amount)[:60]!r} given; allowed: {allowed}", where=field_name)
+        except (InvalidOperation, ValueError) as error:
+            raise JobRefused(f"{str(amount)[:60]!r} given; allowed: {allowed}", where=field_name) from error
+        return int(units)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """A training job as its requester writes it.
+
+    ``test_data`` names a data file (CSV, Parquet, npz) that matches the schema; it stays hidden from data
+    owners. ``seed`` fixes every statistical choice of the job.
+    """
+
+    title: str
+    model: nn.Module
+    loss: str
+    schema: Schema
+    plan: Plan
+    price: Price
+    test_data: str | Path
+    description: str = ""
+    privacy: str = "sealed"
+    admission: Admission = field(default_factory=Admission)
+    windows: Windows = DEFAULT_WINDOWS
+    federate: Mapping[str, str] | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CompiledJob:
+    """A job whose model became a graph and whose test set became rows; nothing of it is code."""
+
+    job: Job
+    graph: ModelGraph
+    model: FlatModel
+    test: Rows
+    cost: Cost
+
+    @property
+    def model_bytes(self) -> bytes:
+        """The initial model as it travels, sealed."""
+        return self.model.state_bytes(*self.model.initial())
+
+
+def compile_job(job: Job, test: Rows) -> CompiledJob:
+    """Compile a job's model and check that it, its plan and its test set fit together.
+
+    Raises:
+        UnsupportedModel: the model uses something a graph cannot express.
+        JobRefused: plan, privacy mode, test set or model do not fit together; the field is named.
+        ConfigRefused: an optimiser, range or optimiser setting is not possible.
+    """
+    if job.privacy != "sealed":
+        raise JobRefused(f"{job.privacy!r} given; allowed: 'sealed'", where="privacy")
+    if len(test) < MIN_TEST_ROWS:
+        raise JobRefused(f"{len(test)} rows; at least {MIN_TEST_ROWS} are needed", where="test_data")
+    quantizer(job.plan)
+    server_optimizer(job.plan)
+    example = torch.from_numpy(np.ascontiguousarray(test.inputs[:EXAMPLE_ROWS]))
+    graph, weights = compile_model(job.model, (example,), loss=job.loss, federate=job.federate)
+    model = FlatModel(graph, weights)
+    params, buffers = model.initial()
+    losses = model.per_sample_loss(params, buffers, (test.inputs,), test.labels)
+    if not bool(np.isfinite(losses).all()):
+        raise JobRefused("the untrained model's loss on the test set is not finite", where="model")
+    return CompiledJob(job, graph, model, test, meter(graph, job.plan.batch_size))
+
+
+def terms_of(
+    compiled: CompiledJob,
+    *,
+    requester: Address,
+    requester_key: Digest,
+    evaluators: Sequence[tuple[Address, Digest]],
+    token: Address,
+    decimals: int,
+    model_blob: Digest,
+    test_blob: Digest,
+    test_digest: Digest,
+) -> Terms:
+    """The terms under which a compiled job is posted.
+
+    ``evaluators`` are accounts with the digests of their sealing keys; the blobs are those sealed to them.
+
+    Raises:
+        JobRefused: a field that is not allowed.
+    """
+    job = compiled.job
+    seats = tuple(
+        EvaluatorSeat(address=address, sealing_key_digest=key.hex(), sealing_key_blob=key.hex())
+        for address, key in sorted(evaluators, key=lambda seat: int(seat[0], 16))
+    )
+    return Terms(
+        title=job.title,
+        description=job.description,
+        requester=requester,
+        requester_key=requester_key.hex(),
+        evaluators=seats,
+        schema=job.schema,
+        plan=job.plan,
+        price=job.price.in_units(token, decimals),
+        admission=job.admission,
+        windows=job.windows,
+        graph=compiled.graph.digest.hex(),
+        loss=job.loss,
+        model=model_blob.hex(),
+        model_digest=blake3_digest(compiled.model_bytes).hex(),
+        test_set=test_blob.hex(),
+        test_set_digest=test_digest.hex(),
+        test_rows=len(compiled.test),
+        seed=job.seed,
+    )

@@ -1,0 +1,47 @@
+"""Training in a thread of the node: the graph is checked, metered and interpreted; no code of anybody runs.
+
+The graph of one job is prepared once and kept. Knows neither chain nor store.
+"""
+
+from __future__ import annotations
+
+import anyio.to_thread
+import numpy as np
+from numpy.typing import NDArray
+
+from galaxylearning.graph import FlatModel, ModelGraph, weights_from_bytes
+from galaxylearning.messages.terms import Terms
+from galaxylearning.protocol.rounds import Rows, train_update, training_seed
+from galaxylearning.units import Address
+
+KEPT_MODELS = 4
+
+
+class ThreadTrainer:
+    """Implements ``ports.Trainer``; one update at a time."""
+
+    def __init__(self) -> None:
+        self._models: dict[bytes, FlatModel] = {}
+        self._one_at_a_time = anyio.CapacityLimiter(1)
+
+    async def train(
+        self, graph: bytes, state: bytes, terms: Terms, rows: Rows, *, round_index: int, data_owner: Address
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """See ``ports.Trainer.train``."""
+
+        def work() -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+            model = self._model(graph, state)
+            received = model.from_state_bytes(state)
+            return train_update(
+                model, terms, received, rows, rng=training_seed(terms, round_index, data_owner)
+            )
+
+        return await anyio.to_thread.run_sync(work, limiter=self._one_at_a_time)
+
+    def _model(self, graph: bytes, state: bytes) -> FlatModel:
+        if graph not in self._models:
+            if len(self._models) >= KEPT_MODELS:
+                self._models.pop(next(iter(self._models)))
+            parsed = ModelGraph.from_bytes(graph)
+            self._models[graph] = FlatModel(parsed, weights_from_bytes(parsed, state, max_bytes=len(state)))
+        return self._models[graph]
