@@ -6,6 +6,7 @@ without saying anything about them. Nothing in a data file is ever executed.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,7 +74,7 @@ def _read_file(path: Path, options: ReadOptions) -> bytes:
         raise DataRefused(f"must end in one of {', '.join(_READERS)}", where=path.name)
     try:
         # A link is followed here, unlike in a store: the user named this path.
-        data = files.read_whole(path.resolve(), max_bytes=options.limits.max_file_bytes)
+        data = files.read_whole(Path(os.path.realpath(path)), max_bytes=options.limits.max_file_bytes)
     except FileNotFoundError as error:
         raise DataRefused("there is no such file", where=str(path)) from error
     if data is None:
@@ -190,7 +191,7 @@ class DatasetCatalog:
         content_digest = blake3_digest(data)
         entry = DatasetEntry(
             name=name,
-            path=str(path.resolve()),
+            path=os.path.realpath(path),
             label=label,
             n_rows=table.n_rows,
             columns=tuple(infer_schema(table, label, units=units)),

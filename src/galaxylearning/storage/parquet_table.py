@@ -34,7 +34,7 @@ def read_parquet(data: bytes, file: str, options: ReadOptions) -> Table:
     """
     try:
         return _read(data, file, options)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         refuse(file, f"is not a readable Parquet file: {str(error)[:200]}")
 
 
@@ -67,6 +67,7 @@ def _read(data: bytes, file: str, options: ReadOptions) -> Table:
         column = source.read(columns=[name], use_threads=False).column(0)
         if len(column) != metadata.num_rows:
             refuse(file, "does not have as many rows as the file states", column=name)
+        column.validate(full=True)
         columns[name] = _to_array(column, name, file, options)
     return Table(columns, metadata.num_rows)
 

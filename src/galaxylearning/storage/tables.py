@@ -107,10 +107,11 @@ def check_finite(values: NDArray[Any], file: str, column: str, *, allow_nan: boo
     """Refuse what has no usable moments (infinities, more than 1e100, NaN unless allowed), naming the row."""
     if values.dtype.kind != "f":
         return
-    bad = np.abs(values) > MAX_ABS if allow_nan else ~(np.abs(values) <= MAX_ABS)
+    limit = min(MAX_ABS, float(np.finfo(values.dtype).max))
+    bad = np.abs(values) > limit if allow_nan else ~(np.abs(values) <= limit)
     if bad.any():
         row = int(np.argwhere(bad)[0][0])
-        refuse(file, f"is not a finite number within ±{MAX_ABS:g}", row=row + 1, column=column)
+        refuse(file, f"is not a finite number within ±{limit:g}", row=row + 1, column=column)
 
 
 def wanted_columns(names: list[str], file: str, options: ReadOptions) -> list[str]:
