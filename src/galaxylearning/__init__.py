@@ -1,1 +1,46 @@
-"""Galaxy Learning: buy training instead of data."""
+"""Galaxy Learning: buy training instead of data.
+
+The names a job file needs; each is loaded when it is first asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from galaxylearning.bootstrap import schema_of
+    from galaxylearning.messages.terms import Admission, ArrayField, Column, Plan, Schema, Windows
+    from galaxylearning.protocol.job import Job, Price
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Admission": "messages.terms",
+    "ArrayField": "messages.terms",
+    "Column": "messages.terms",
+    "Job": "protocol.job",
+    "Plan": "messages.terms",
+    "Price": "protocol.job",
+    "Schema": "messages.terms",
+    "Windows": "messages.terms",
+    "schema_of": "bootstrap",
+}
+
+__all__ = [
+    "Admission",
+    "ArrayField",
+    "Column",
+    "Job",
+    "Plan",
+    "Price",
+    "Schema",
+    "Windows",
+    "schema_of",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"galaxylearning.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,219 @@
+"""The one place that picks adapters: from a home folder to the ports that nodes stand on."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+
+from galaxylearning.config import EMBEDDED, Home, Settings, check_chain, settings_from_json, settings_to_json
+from galaxylearning.errors import ConfigRefused, DataRefused, StorageError
+from galaxylearning.messages.terms import Column, Schema
+from galaxylearning.nodes.site import Progress, Site, ignore_progress
+from galaxylearning.ports import BlobStore, Journal, Ledger, Signer
+
+GAS_MONEY_WEI = 10**19
+UNBONDING_S = 7 * 86_400
+
+
+def entropy(n_bytes: int) -> bytes:
+    """Secrets, from the operating system."""
+    return os.urandom(n_bytes)
+
+
+def chain_clock() -> int:
+    """What the embedded chain takes for the time of a new block: Unix seconds."""
+    return int(time.time())
+
+
+class WallClock:
+    """Implements ``ports.Clock``."""
+
+    def monotonic_s(self) -> float:
+        """Seconds since some moment; only differences mean anything."""
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """Let others work meanwhile."""
+        await anyio.sleep(seconds)
+
+
+def load_settings(home: Home, **overrides: Any) -> Settings:
+    """The settings of a home (the defaults where there are none), with what was given on the command line.
+
+    Raises:
+        ConfigRefused: a setting is not allowed.
+    """
+    kept = Settings()
+    if not home.is_new():
+        kept = settings_from_json(home.settings_file.read_bytes())
+    given = {name: value for name, value in overrides.items() if value is not None}
+    if "chain" in given:
+        check_chain(given["chain"])
+    return msgspec.structs.replace(kept, **given)
+
+
+def save_settings(home: Home, settings: Settings) -> None:
+    """Write the settings of a home, whole or not at all.
+
+    Raises:
+        StorageError: the disk is full or failed.
+    """
+    try:
+        home.root.mkdir(parents=True, exist_ok=True)
+        part = home.settings_file.with_suffix(".part")
+        part.write_bytes(settings_to_json(settings))
+        part.replace(home.settings_file)
+    except OSError as error:
+        raise StorageError(str(error), where=str(home.settings_file)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The chain and the blob store of a home, open."""
+
+    home: Home
+    settings: Settings
+    node: Any
+    """What speaks JSON-RPC: a URL or an embedded chain."""
+    ledger: Ledger
+    blobs: BlobStore
+
+
+@asynccontextmanager
+async def open_node(home: Home, settings: Settings) -> AsyncIterator[Any]:
+    """The chain a home's settings name: its URL, or the embedded chain, open."""
+    if settings.chain != EMBEDDED:
+        yield settings.chain
+        return
+    from galaxylearning.chain.embedded import EmbeddedChain
+
+    home.root.mkdir(parents=True, exist_ok=True)
+    chain = EmbeddedChain(home.chain_file, now=chain_clock)
+    try:
+        yield chain
+    finally:
+        chain.close()
+
+
+def open_blobs(home: Home, settings: Settings) -> BlobStore:
+    """The blob store that a home's settings name."""
+    from galaxylearning.storage.blobs import FolderBlobStore
+
+    return FolderBlobStore(home.root / settings.blobs)
+
+
+@asynccontextmanager
+async def open_world(home: Home, **overrides: Any) -> AsyncIterator[World]:
+    """The chain and the blob store of a home, until the block ends.
+
+    Raises:
+        ConfigRefused: settings that are not allowed, or contracts that are not deployed.
+        LedgerUnreachable: nothing answers at the chain's URL.
+    """
+    from galaxylearning.chain.evm import Deployment, connect
+
+    settings = load_settings(home, **overrides)
+    if not settings.deployment:
+        raise ConfigRefused(
+            "no contracts are known; deploy them with 'galaxy chain deploy' or set 'deployment'",
+            where=str(home.settings_file),
+        )
+    async with AsyncExitStack() as stack:
+        node = await stack.enter_async_context(open_node(home, settings))
+        ledger = await connect(node, Deployment.from_json(settings.deployment))
+        stack.push_async_callback(ledger.close)
+        yield World(home, settings, node, ledger, open_blobs(home, settings))
+
+
+async def deploy_contracts(home: Home, signer: Signer, **overrides: Any) -> Settings:
+    """Deploy token, registry and jobs contract and remember where they are; returns the new settings.
+
+    Raises:
+        LedgerError: the node refused, or nobody there can pay for it.
+    """
+    from galaxylearning.chain.evm import deploy, fund
+
+    settings = load_settings(home, **overrides)
+    async with open_node(home, settings) as node:
+        await fund(node, signer.address, GAS_MONEY_WEI)
+        deployment = await deploy(node, signer, unbonding_s=UNBONDING_S)
+    settings = msgspec.structs.replace(settings, deployment=deployment.to_json())
+    save_settings(home, settings)
+    return settings
+
+
+def open_journal(home: Home, name: str) -> Journal:
+    """The journal of one node; a second process is refused."""
+    from galaxylearning.storage.journal import SqliteJournal
+
+    path = home.journal(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return SqliteJournal(path)
+
+
+def site_of(
+    world: World,
+    signer: Signer,
+    journal: Journal,
+    *,
+    report: Callable[[Progress], None] = ignore_progress,
+    poll_s: float | None = None,
+) -> Site:
+    """The ports of one node of this world."""
+    return Site(
+        ledger=world.ledger,
+        blobs=world.blobs,
+        clock=WallClock(),
+        journal=journal,
+        signer=signer,
+        entropy=entropy,
+        report=report,
+        poll_s=world.settings.poll_ms / 1000 if poll_s is None else poll_s,
+    )
+
+
+def schema_of(
+    path: str | Path,
+    label: str,
+    *,
+    units: Mapping[str, str] | None = None,
+    only: tuple[str, ...] | None = None,
+) -> Schema:
+    """The schema of a data file: its columns, their scale (mean and spread) and classes; ``label`` is learnt.
+
+    Raises:
+        DataRefused: the file cannot be used, or has no such column.
+    """
+    from galaxylearning.storage.columns import infer_schema
+    from galaxylearning.storage.datasets import load_table
+    from galaxylearning.storage.tables import ReadOptions
+
+    wanted = None if only is None else (*only, label)
+    table = load_table(Path(path), ReadOptions(only=wanted))
+    features, target = [], None
+    for info in infer_schema(table, label, units=units):
+        if info.kind == "array":
+            raise DataRefused("arrays are described by hand, with ArrayField", where=info.name)
+        column = Column(
+            name=info.name,
+            kind=info.kind,
+            unit=info.unit,
+            mean=info.mean or 0.0,
+            std=info.std if info.std else 1.0,
+            classes=info.classes,
+        )
+        if info.is_label:
+            target = column
+        else:
+            features.append(column)
+    if target is None:
+        raise DataRefused("there is no such column", where=label)
+    return Schema(features=tuple(features), label=target)

@@ -1,0 +1,119 @@
+"""Typed settings of a home folder. Units are part of the keys; unknown keys are refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from galaxylearning.errors import ConfigRefused
+
+MAX_CONFIG_BYTES: Final = 1 << 16
+EMBEDDED: Final = "embedded:"
+CHAIN_SCHEMES: Final = ("http", "https", "ws", "wss")
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``galaxy.json`` of a home folder.
+
+    ``chain``: ``embedded:`` (a chain inside this home) or the URL of an EVM node. ``blobs``: a folder,
+    relative to the home or absolute. ``deployment``: where the contracts are, as JSON, empty before they are.
+    """
+
+    chain: str = EMBEDDED
+    blobs: str = "."
+    deployment: str = ""
+    poll_ms: int = 500
+    stagger_ms: int = 2_000
+
+    def __post_init__(self) -> None:
+        check_chain(self.chain)
+        if not self.blobs:
+            raise ConfigRefused("must name a folder", where="blobs")
+        for name, low, high in (("poll_ms", 1, 3_600_000), ("stagger_ms", 0, 3_600_000)):
+            if not low <= getattr(self, name) <= high:
+                raise ConfigRefused(f"must be from {low} to {high}", where=name)
+
+
+def check_chain(chain: str) -> str:
+    """``chain`` as it is, where it names a chain.
+
+    Raises:
+        ConfigRefused: neither ``embedded:`` nor a URL of http, https, ws or wss.
+    """
+    if chain == EMBEDDED:
+        return chain
+    try:
+        parts = urlsplit(chain)
+        is_url = parts.scheme in CHAIN_SCHEMES and bool(parts.hostname)
+        _ = parts.port
+    except ValueError:
+        is_url = False
+    if not is_url:
+        raise ConfigRefused(
+            f"{chain[:100]!r} given; allowed: {EMBEDDED!r} or a URL of {', '.join(CHAIN_SCHEMES)}",
+            where="chain",
+        )
+    return chain
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where everything of one user lies."""
+
+    root: Path
+
+    @property
+    def settings_file(self) -> Path:
+        """``galaxy.json``."""
+        return self.root / "galaxy.json"
+
+    @property
+    def chain_file(self) -> Path:
+        """Database of the embedded chain."""
+        return self.root / "chain.sqlite"
+
+    @property
+    def keys(self) -> Path:
+        """Folder of the keystore."""
+        return self.root / "keys"
+
+    @property
+    def catalogue(self) -> Path:
+        """Database of the data owner's data sets."""
+        return self.root / "data.sqlite"
+
+    @property
+    def policy(self) -> Path:
+        """The data owner's policy."""
+        return self.root / "policy.json"
+
+    def journal(self, name: str) -> Path:
+        """Journal of one node."""
+        return self.root / "journals" / f"{name}.sqlite"
+
+    def is_new(self) -> bool:
+        """Whether there are no settings yet."""
+        return not self.settings_file.exists()
+
+
+def settings_from_json(data: bytes) -> Settings:
+    """Read settings.
+
+    Raises:
+        ConfigRefused: not JSON, an unknown key, or a value that is not allowed.
+    """
+    if len(data) > MAX_CONFIG_BYTES:
+        raise ConfigRefused(f"{len(data)} bytes; at most {MAX_CONFIG_BYTES} allowed", where="galaxy.json")
+    try:
+        return msgspec.json.decode(data, type=Settings)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigRefused(str(error)[:300], where="galaxy.json") from error
+
+
+def settings_to_json(settings: Settings) -> bytes:
+    """Settings as they are kept, readable."""
+    return msgspec.json.format(msgspec.json.encode(settings), indent=2)
