@@ -17,8 +17,9 @@ from time import monotonic
 from typing import Any, TypeVar
 
 import pytest
-import rlp
 from eth_utils.address import to_checksum_address
+from ethereum_rlp import rlp
+from ethereum_types.numeric import Uint
 
 from galaxylearning.chain.embedded import EmbeddedChain, RpcError
 from galaxylearning.chain.evm import Deployment, EvmLedger, KeySigner, connect, deploy, fund
@@ -497,8 +498,8 @@ def test_headers_hash_to_the_blocks_hash(node: Node) -> None:
     ]  # fmt: skip
     numbers = {"difficulty", "number", "gasLimit", "gasUsed", "timestamp", "baseFeePerGas", "blobGasUsed",
                "excessBlobGas"}  # fmt: skip
-    fields = [int(block[n], 16) if n in numbers else bytes.fromhex(block[n][2:]) for n in names]
-    assert keccak(rlp.encode(fields)).hex() == block["hash"][2:]
+    fields = [Uint(int(block[n], 16)) if n in numbers else bytes.fromhex(block[n][2:]) for n in names]
+    assert keccak(bytes(rlp.encode(fields))).hex() == block["hash"][2:]
 
 
 def test_time_is_what_it_was_set_to(node: Node) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from eth_utils.address import is_checksum_address, to_checksum_address
 from eth_utils.crypto import keccak
 
+from galaxylearning.chain import bounded_json
 from galaxylearning.chain.abi_codec import codec
 from galaxylearning.chain.transactions import Sender
 from galaxylearning.chain.transport import Node, Transport, as_address, as_bytes, as_int
@@ -61,8 +62,8 @@ class Deployment:
             ConfigRefused: not JSON, or a field is missing, unknown or malformed.
         """
         try:
-            fields: Any = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            fields: Any = bounded_json.loads(text)
+        except ValueError as error:
             raise ConfigRefused("is not JSON", where="deployment") from error
         known = set(cls.__dataclass_fields__)
         if not isinstance(fields, dict) or set(fields) != known:

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeAlias
 from eth_utils.address import to_checksum_address
 
 from galaxylearning.chain.abi_codec import describe_revert
+from galaxylearning.chain.bounded_json import recursion_limit_kept
 from galaxylearning.errors import (
     ConfigRefused,
     GalaxyError,
@@ -139,7 +140,9 @@ def _provider_of_url(url: str, timeout_s: float) -> Any:
 
         return WebSocketLink(url)
     from aiohttp import ClientTimeout
-    from web3 import AsyncHTTPProvider  # slow to import, and an embedded chain can do without
+
+    with recursion_limit_kept():
+        from web3 import AsyncHTTPProvider  # slow to import, and an embedded chain can do without
 
     timeout = ClientTimeout(total=timeout_s)
     return AsyncHTTPProvider(url, request_kwargs={"timeout": timeout}, exception_retry_configuration=None)

@@ -15,6 +15,8 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
+from galaxylearning.chain import bounded_json
+
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
 
@@ -63,8 +65,8 @@ class WebSocketLink:
         try:
             async for message in socket:
                 try:
-                    answer = json.loads(message)
-                except (ValueError, RecursionError):
+                    answer = bounded_json.loads(message)
+                except ValueError:
                     continue  # Nobody asked for it, whatever it is; what was asked for times out.
                 number = answer.get("id") if isinstance(answer, dict) else None
                 waiting = self._waiting.get(number) if isinstance(number, int) else None

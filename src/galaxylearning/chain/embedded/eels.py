@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from types import ModuleType
 from typing import Any
@@ -51,6 +52,7 @@ def _import_pairings_later() -> None:
 
 
 _import_pairings_later()
+_USUAL_RECURSION_LIMIT = sys.getrecursionlimit()
 
 from ethereum.crypto.hash import Hash32  # noqa: E402
 from ethereum.crypto.hash import keccak256 as _keccak256  # noqa: E402
@@ -103,6 +105,25 @@ BLOCK_GAS_LIMIT = 30_000_000
 COINBASE = bytes(20)
 GENESIS_BASE_FEE_WEI = 1_000_000_000
 MAX_INIT_CODE_BYTES = 2 * interpreter.MAX_CODE_SIZE
+
+
+_EVM_RECURSION_LIMIT = sys.getrecursionlimit()
+sys.setrecursionlimit(_USUAL_RECURSION_LIMIT)
+
+
+@contextmanager
+def _deep_calls() -> Iterator[None]:
+    """Room for 1,024 nested calls, only while they run.
+
+    Importing EELS raises the limit for the whole process, and with it a deeply nested JSON document, which
+    otherwise ends in a RecursionError, overflows the stack and takes the process down.
+    """
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(before, _EVM_RECURSION_LIMIT))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
 
 
 def _shallow(record: Any) -> tuple[Any, ...]:
@@ -350,7 +371,8 @@ class Mined:
 def run_transaction(context: BlockContext, value: Any, transaction: SignedTransaction) -> Mined:
     """Run an admissible transaction on ``value`` (an EELS state), charging its sender."""
     output = vm.BlockOutput()
-    process_transaction(context.environment(value), output, transaction.decoded, Uint(0))
+    with _deep_calls():
+        process_transaction(context.environment(value), output, transaction.decoded, Uint(0))
     receipt = decode_receipt(output.receipts_trie._data[rlp.encode(Uint(0))])
     created = None
     if transaction.to is None:
@@ -414,7 +436,8 @@ def simulate(
         traces=[],
     )
     message = prepare_message(environment, transaction_environment, transaction)
-    output = interpreter.process_message_call(message)
+    with _deep_calls():
+        output = interpreter.process_message_call(message)
     before_refund = gas - int(output.gas_left)
     refunded = before_refund - min(before_refund // 5, int(output.refund_counter))
     return Simulated(

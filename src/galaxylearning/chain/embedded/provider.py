@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from itertools import count
 from typing import Any
 
-from web3.providers.async_base import AsyncBaseProvider
-from web3.types import RPCEndpoint, RPCResponse
-
+from galaxylearning.chain.bounded_json import recursion_limit_kept
 from galaxylearning.chain.embedded.chain import EmbeddedChain
 from galaxylearning.chain.embedded.rpc_error import RpcError
+
+with recursion_limit_kept():
+    from web3.providers.async_base import AsyncBaseProvider
+    from web3.types import RPCEndpoint, RPCResponse
 
 MAX_DEPTH = 16
 

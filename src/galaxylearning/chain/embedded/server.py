@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
+from galaxylearning.chain import bounded_json
 from galaxylearning.chain.embedded.chain import EmbeddedChain
 from galaxylearning.chain.embedded.rpc_error import INVALID_REQUEST, PARSE_ERROR, RpcError
 from galaxylearning.errors import ConfigRefused, GalaxyError, LedgerUnreachable
@@ -180,8 +181,8 @@ async def _respond(writer: asyncio.StreamWriter, status: int, answer: Any, is_op
 def answer_body(chain: EmbeddedChain, body: bytes) -> Any:
     """The response to a request body, single or batch; None where nothing is to be answered."""
     try:
-        request = json.loads(body)
-    except (ValueError, RecursionError):
+        request = bounded_json.loads(body)
+    except ValueError:
         return _error(None, RpcError(PARSE_ERROR, "body is not JSON"))
     if not isinstance(request, list):
         return _answer_one(chain, request)
