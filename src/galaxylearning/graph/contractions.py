@@ -358,7 +358,7 @@ def _norm_flops(_: Bound, outcome: Outcome) -> int:
 
 
 def _indices(spec: TensorSpec, name: str, *dtypes: torch.dtype) -> TensorSpec:
-    require(spec.dtype in dtypes, f"{name} must be an integer tensor")
+    require(spec.dtype in dtypes, f"{name} must be an integer tensor; for a mask use torch.where")
     return spec
 
 

@@ -45,6 +45,7 @@ _INT_OPS = {
     operator.floordiv: "int.floordiv",
     operator.mod: "int.mod",
 }
+_A = {"parameter": "a parameter", "constant": "a constant", "input": "an input"}
 _IDENTITY = frozenset({"aten.lift_fresh_copy.default", "aten.detach_.default", "aten.lift_fresh.default"})
 _CASTS = frozenset({"aten.to.device", "aten.to.dtype_layout", "aten.to.other"})
 _ASSERTIONS = ("aten._assert", "aten.sym_constrain")
@@ -198,9 +199,11 @@ class _Lowering:
             if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
                 continue
             first, name = node.args[0], str(node.target)
-            if name in _IDENTITY or _is_in_place(node) or "dropout" in name:
+            if name in _IDENTITY or _is_in_place(node):
                 self.same[node] = self.same[first]
-            if self.same[node] is not node or node.target is operator.getitem or _is_view(node):
+            # Dropout hands its argument on when it drops nothing.
+            shares = self.same[node] is not node or _is_view(node) or "dropout" in name
+            if shares or node.target is operator.getitem:
                 self.root[node] = self.root[first]
 
     def _live(self, output: fx.Node) -> set[fx.Node]:
@@ -268,9 +271,9 @@ class _Lowering:
         written = self.same[node]
         root = self.root[node]
         kind = self.kinds.get(root)
-        if kind in ("parameter", "constant", "input"):
+        if kind in _A:
             raise _unsupported(
-                f"{name}, which writes to a {kind}", node, "a new tensor, or a registered buffer"
+                f"{name}, which writes to {_A[kind]}", node, "a new tensor, or a registered buffer"
             )
         here = self.position[node]
         seen = [
@@ -428,6 +431,11 @@ def _not_exported(error: BaseException) -> UnsupportedModel:
             f"control flow or a shape that depends on data is not supported{where}; use torch.where, or "
             f"masks of a "
             f"fixed shape ({first[:200]})"
+        )
+    if "fake tensor" in text:
+        return UnsupportedModel(
+            f"the model writes to a parameter or keeps a tensor between calls{where}; use a new tensor, or a "
+            f"registered buffer ({first[:200]})"
         )
     if "Constraints violated" in text or "specialized" in text.lower():
         return UnsupportedModel(
