@@ -12,7 +12,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from ethereum.prague.vm import Evm, interpreter
+from ethereum.prague.vm import Evm
+from ethereum.prague.vm import interpreter as interpreter
 from ethereum.prague.vm.exceptions import (
     ExceptionalHalt,
     InvalidJumpDestError,
