@@ -352,7 +352,7 @@ class SeatedJob:
     async def _vote(
         self, topic: str, kind: type[SignedRecord], message: Any, state: JobState
     ) -> Mapping[Address, bytes]:
-        """Cast our vote, then the signatures of all who voted the same."""
+        """Cast our vote, then the signatures of a quorum that voted the same (or fewer, so far)."""
         await self._sign(topic, kind, message)
         votes = await self.board.votes(topic, kind, state.seats)
         alike = votes.get(message.struct_hash(), {})
@@ -363,7 +363,8 @@ class SeatedJob:
                 for who, vote in alike.items()
                 if who in revealed and not message.faulty_seats >> state.evaluators.index(who) & 1
             }
-        return {who: vote.signature for who, vote in alike.items()}
+        enough = sorted(alike, key=lambda who: int(who, 16))[: state.quorum]
+        return {who: alike[who].signature for who in enough}
 
     async def _sign(self, topic: str, kind: type[SignedRecord], message: typed.TypedMessage) -> None:
         if (topic, message.struct_hash()) in self._posted:

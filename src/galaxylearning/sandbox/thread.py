@@ -38,6 +38,11 @@ class ThreadTrainer:
 
         return await anyio.to_thread.run_sync(work, limiter=self._one_at_a_time)
 
+    def sizes(self, graph: bytes, state: bytes) -> tuple[int, int]:
+        """How many numbers an update of this model has: parameters and buffers."""
+        model = self._model(graph, state)
+        return model.parameter_count, model.buffer_count
+
     def _model(self, graph: bytes, state: bytes) -> FlatModel:
         if graph not in self._models:
             if len(self._models) >= KEPT_MODELS:

@@ -1,0 +1,249 @@
+"""The auditor: recomputes a job from the chain's log and the blobs, and says what does not hold.
+
+Anybody can check signatures, roots, tables, medians, payouts and money. With the sealing key of one evaluator
+the sealed updates and the hidden test set open too, and every model and score is computed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from galaxylearning.crypto.seal import SealingKey
+from galaxylearning.errors import GalaxyError
+from galaxylearning.messages.records import (
+    MAX_LIST_BYTES,
+    ModelRelease,
+    ScoreTable,
+    SignedOpening,
+    encode,
+)
+from galaxylearning.messages.terms import Terms
+from galaxylearning.nodes import assembly
+from galaxylearning.nodes.relayer import settled_tree
+from galaxylearning.nodes.site import Board, ChainView, Site
+from galaxylearning.protocol import events as ev
+from galaxylearning.protocol import scoring
+from galaxylearning.protocol.cohort import Cohort
+from galaxylearning.protocol.machine import JobState, Phase
+from galaxylearning.protocol.rounds import JobComputation
+from galaxylearning.protocol.settlement import PayoutTree
+from galaxylearning.units import Address, Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was checked: ``problem`` is None where it holds."""
+
+    check: str
+    detail: str
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """All findings. ``is_full``: sealed data were opened and everything was computed again."""
+
+    job_id: int
+    is_full: bool
+    findings: tuple[Finding, ...]
+
+    @property
+    def problems(self) -> tuple[Finding, ...]:
+        """What does not hold."""
+        return tuple(finding for finding in self.findings if finding.problem is not None)
+
+    @property
+    def verdict(self) -> str:
+        """``ok`` or ``failed``."""
+        return "failed" if self.problems else "ok"
+
+
+class Auditor:
+    """One audit of one job."""
+
+    def __init__(self, site: Site, job_id: int, *, key: SealingKey | None = None) -> None:
+        self.site, self.job_id, self.key = site, job_id, key
+        self.board = Board(site, job_id)
+        self.view = ChainView(site.ledger, site.blobs)
+        self.computation: JobComputation | None = None
+        self.cohort: Cohort | None = None
+        self._findings: list[Finding] = []
+
+    async def run(self) -> AuditReport:
+        """Check everything that can be; a failed check does not hide the ones after it."""
+        await self.view.refresh()
+        try:
+            terms = await self.view.terms(self.job_id)
+            state = await self.view.state(self.job_id)
+        except GalaxyError as error:
+            self._problem("job", "terms and chain log", error)
+            return self._report()
+        self._holds("chain log", f"{len(self.view.events_of(self.job_id))} events follow the state table")
+        await self._cohort_and_rounds(terms, state)
+        if state.phase is Phase.SETTLED and self.cohort is not None:
+            await self._settlement(terms, state, self.cohort)
+        await self._release(state)
+        self._money(state)
+        return self._report()
+
+    def _report(self) -> AuditReport:
+        return AuditReport(self.job_id, self.computation is not None, tuple(self._findings))
+
+    # ---- cohort, rounds, models
+
+    async def _cohort_and_rounds(self, terms: Terms, state: JobState) -> None:
+        anchors = [e for e in self.view.events_of(self.job_id) if isinstance(e, ev.RoundAnchored)]
+        if state.cohort_size == 0:
+            self._holds("cohort", "none was anchored")
+            return
+        try:
+            self.cohort = await assembly.anchored_cohort(self.site, self.board, self.view, terms, state)
+        except GalaxyError as error:
+            self._problem("cohort", "anchored root", error)
+            return
+        self._holds("cohort", f"{self.cohort.size} enrolments, signed and admitted, give the anchored root")
+        if self.key is not None:
+            try:
+                self.computation = await assembly.open_job(self.site, terms, self.job_id, self.key)
+            except GalaxyError as error:
+                self._problem("sealed job", "initial model and test set", error)
+        for anchor in anchors:
+            await self._round(terms, state, anchor, self.cohort)
+
+    async def _round(self, terms: Terms, state: JobState, anchor: ev.RoundAnchored, cohort: Cohort) -> None:
+        name = f"round {anchor.round_index}"
+        try:
+            accepted = await assembly.anchored_updates(
+                self.site, self.board, self.view, terms, anchor, cohort
+            )
+            votes = await self.board.votes(f"round/{anchor.round_index}/openings", SignedOpening, state.seats)
+            signers = {
+                who
+                for group in votes.values()
+                for who, opening in group.items()
+                if opening.model_digest == anchor.model_digest
+            }
+            if len(signers) < state.quorum:
+                self._findings.append(Finding(name, "openings", "no quorum opened this round's model"))
+            if self.computation is None:
+                self._holds(name, f"{accepted.count} signed updates give the anchored root")
+                return
+            found = self.computation.model_digest()
+            if found != anchor.model_digest:
+                self._findings.append(
+                    Finding(name, "model", f"computed {found.hex()}, anchored {anchor.model_digest.hex()}")
+                )
+            bodies = await assembly.open_bodies(self.site, self.key_of(), self.computation, cohort, accepted)
+            self.computation.advance(bodies)
+        except GalaxyError as error:
+            self._problem(name, "updates", error)
+        else:
+            self._holds(name, f"{accepted.count} updates opened, gated and summed again: same model")
+
+    def key_of(self) -> SealingKey:
+        """The evaluator's key this audit has."""
+        if self.key is None:
+            raise ValueError("this audit has no key")
+        return self.key
+
+    # ---- scores, payouts
+
+    async def _settlement(self, terms: Terms, state: JobState, cohort: Cohort) -> None:
+        tables = await assembly.revealed_tables(self.site, terms, state, cohort)
+        missing = [
+            seat
+            for seat, _ in state.revealed
+            if seat not in tables and not state.faulty_seats >> state.evaluators.index(seat) & 1
+        ]
+        if missing or not tables:
+            self._findings.append(
+                Finding("scores", "revealed tables", f"missing or unusable: {', '.join(missing) or 'all'}")
+            )
+            return
+        self._holds("scores", f"{len(tables)} tables are the ones that were committed and revealed")
+        if self.computation is not None:
+            self._recomputed_scores(state, tables, self.computation, cohort)
+        try:
+            tree, _ = scoring.payouts(
+                terms,
+                chain_id=self.site.ledger.chain_id,
+                contract=self.site.ledger.address_of("jobs"),
+                job_id=self.job_id,
+                tables=list(tables.values()),
+            )
+            published = await settled_tree(self.site, state)
+        except GalaxyError as error:
+            self._problem("payouts", "payout table", error)
+            return
+        if tree.root != state.payout_root or tree.total != state.total:
+            self._findings.append(
+                Finding("payouts", "root", "the medians of the revealed tables give other payouts")
+            )
+        else:
+            self._holds("payouts", f"medians and price give the settled root, {tree.total} in all")
+        self._payments(published)
+
+    def _recomputed_scores(
+        self,
+        state: JobState,
+        tables: dict[Address, tuple[Digest, ScoreTable]],
+        computation: JobComputation,
+        cohort: Cohort,
+    ) -> None:
+        own = scoring.score_table(computation, cohort.data_owners)
+        if own.final_model_digest != state.model_digest:
+            self._findings.append(Finding("model", "final", "the settled model is not the one computed"))
+        else:
+            self._holds("model", f"the settled model is {state.model_digest.hex()[:16]}…")
+        faulty = assembly.faulty_seats(state, tables, own)
+        if faulty != state.faulty_seats:
+            self._findings.append(
+                Finding("scores", "recomputed", f"faulty seats {faulty:b}, settled {state.faulty_seats:b}")
+            )
+        same = sum(1 for _, table in tables.values() if encode(table) == encode(own))
+        self._holds("scores", f"{same} of {len(tables)} tables are byte for byte the recomputed one")
+
+    def _payments(self, tree: PayoutTree) -> None:
+        rows = {row.index: row for row in tree.rows}
+        for event in self.view.events_of(self.job_id):
+            if isinstance(event, ev.Paid):
+                row = rows.get(event.index)
+                if row is None or (row.account, row.amount) != (event.account, event.amount):
+                    self._findings.append(Finding("payments", f"leaf {event.index}", "not of this table"))
+                    return
+        self._holds("payments", "every payment is a leaf of the settled tree")
+
+    async def _release(self, state: JobState) -> None:
+        if state.phase is not Phase.SETTLED:
+            return
+        released = await self.board.read("release", ModelRelease, max_bytes=MAX_LIST_BYTES)
+        if any(record.model_digest == state.model_digest for record in released.values()):
+            self._holds("release", "the trained model was released to the requester, after settlement")
+        else:
+            self._findings.append(Finding("release", "model", "the trained model was not released"))
+
+    # ---- money
+
+    def _money(self, state: JobState) -> None:
+        spent = state.paid + state.fees_paid + state.refunded
+        if spent > state.escrow or state.total > state.bounty:
+            self._findings.append(Finding("money", "escrow", f"{spent} left an escrow of {state.escrow}"))
+        elif state.phase in (Phase.SETTLED, Phase.ABORTED) and spent < state.escrow:
+            self._holds("money", f"{state.escrow - spent} of {state.escrow} is still to be claimed")
+        else:
+            self._holds("money", f"escrow {state.escrow} = paid + fees + refunded, or still held")
+
+    def _holds(self, check: str, detail: str) -> None:
+        self._findings.append(Finding(check, detail))
+
+    def _problem(self, check: str, detail: str, error: GalaxyError) -> None:
+        self._findings.append(Finding(check, detail, str(error)))
+
+
+def with_storage_problems(report: AuditReport, problems: Sequence[str]) -> AuditReport:
+    """The report with what a check of the whole blob store found, each blob by name."""
+    findings = tuple(Finding("blobs", "store", problem) for problem in problems) or (
+        Finding("blobs", "every stored blob is what its name says, and every listed one is there"),
+    )
+    return AuditReport(report.job_id, report.is_full, findings + report.findings)

@@ -1,0 +1,404 @@
+"""A whole paid federation in one process: real chain, real sealing, real training, every actor a node.
+
+The actors meet only through the ledger and the blob store, exactly as they would on machines of their own.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from galaxylearning import bootstrap
+from galaxylearning.chain.deployment import fund
+from galaxylearning.chain.evm import KeySigner
+from galaxylearning.chain.transport import Transport, as_int
+from galaxylearning.config import EMBEDDED, Home
+from galaxylearning.crypto.digest import blake3_digest
+from galaxylearning.crypto.seal import SealingKey
+from galaxylearning.errors import ConfigRefused, StorageError
+from galaxylearning.graph import FlatModel
+from galaxylearning.learning import train_local
+from galaxylearning.messages.terms import Column, Plan, Schema, Terms, Windows
+from galaxylearning.nodes import evaluator as evaluators
+from galaxylearning.nodes import requester
+from galaxylearning.nodes.data_owner import DataOwnerNode
+from galaxylearning.nodes.evaluator import EvaluatorNode
+from galaxylearning.nodes.relayer import RelayerNode
+from galaxylearning.nodes.site import ChainView, Progress
+from galaxylearning.ports import Trainer
+from galaxylearning.protocol.consent import OwnerPolicy
+from galaxylearning.protocol.job import CompiledJob, Job, Price, compile_job, smallest_units
+from galaxylearning.protocol.machine import JobState
+from galaxylearning.protocol.rounds import Rows, local_plan
+from galaxylearning.protocol.rows import encode_rows
+from galaxylearning.sandbox import ThreadTrainer
+from galaxylearning.simulation.hospitals import Cast, Hospital, Records, make_cast
+from galaxylearning.storage.datasets import DatasetCatalog
+from galaxylearning.storage.shelf import CatalogueShelf
+from galaxylearning.units import Address
+
+MARKER: Final = "demo.json"
+EVALUATORS: Final = 3
+STAKE_TOKENS: Final = "50"
+POLL_S: Final = 0.02
+STAGGER_S: Final = 1.5
+TIME_LIMIT_S: Final = 600.0
+HIDDEN_UNITS: Final = 16
+NOISE_LEVELS: Final = 3.0
+"""The free rider sends noise of about this many quantisation levels: an update in form only."""
+WINDOWS: Final = Windows(
+    enrol_s=600, round_s=600, anchor_s=600, commit_s=600, reveal_s=600, settle_s=600, claim_s=30 * 86_400
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a demo can be asked for."""
+
+    data: str = "breast-cancer"
+    owners: int = 12
+    rounds: int = 10
+    seed: int = 1
+    has_twin: bool = True
+    chain: str = EMBEDDED
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.rounds <= 200:
+            raise ConfigRefused(f"{self.rounds} given; allowed: 1 to 200", where="rounds")
+        if not 0 <= self.seed < 1 << 63:
+            raise ConfigRefused(f"{self.seed} given; allowed: 0 to 2^63-1", where="seed")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Federation:
+    """What came of it."""
+
+    job_id: int
+    terms: Terms
+    state: JobState
+    view: ChainView
+    cast: Cast
+    accounts: Mapping[str, Address]
+    """Account of every actor, by name."""
+    transactions: Mapping[str, int]
+    gas: Mapping[str, Any]
+    accuracy_before: float
+    accuracy_final: float
+    accuracy_pooled: float
+    accuracy_alone: Mapping[str, float]
+    seconds: float
+
+
+def demo_signer(seed: int, name: str) -> KeySigner:
+    """The key of a demo's actor. Demo keys follow from the seed and protect nothing."""
+    return KeySigner(bytes(blake3_digest(f"galaxy-learning demo account {seed} {name}".encode())))
+
+
+def demo_sealing_key(seed: int, name: str) -> SealingKey:
+    """The sealing key of a demo's actor."""
+    parts = [blake3_digest(f"galaxy-learning demo sealing {seed} {name} {i}".encode()) for i in range(3)]
+    return SealingKey(b"".join(parts))
+
+
+class _FreeRider:
+    """A trainer that does not train: noise of a few levels in place of an update."""
+
+    def __init__(self, trainer: ThreadTrainer, seed: int) -> None:
+        self._trainer, self._seed = trainer, seed
+
+    async def train(
+        self, graph: bytes, state: bytes, terms: Terms, rows: Rows, *, round_index: int, data_owner: Address
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Noise of the right shape; the rows are not looked at."""
+        del terms, rows, data_owner
+        params, buffers = self._trainer.sizes(graph, state)
+        rng = np.random.default_rng([self._seed, round_index, 0xF4EE])
+        return np.rint(rng.normal(0, NOISE_LEVELS, params)).astype(np.int32), np.zeros(buffers, np.int32)
+
+
+def prepare_home(root: Path, options: Options) -> Home:
+    """An empty home for a demo; an earlier demo's is replaced, anything else is left alone.
+
+    Raises:
+        ConfigRefused: the folder holds something that is not a demo.
+        StorageError: the disk failed.
+    """
+    try:
+        if root.exists():
+            if not root.is_dir() or (any(root.iterdir()) and not (root / MARKER).is_file()):
+                raise ConfigRefused("is not a demo's; choose another --home", where=str(root))
+            shutil.rmtree(root)
+        root.mkdir(parents=True)
+        (root / MARKER).write_text(json.dumps({"seed": options.seed}))
+    except OSError as error:
+        raise StorageError(str(error), where=str(root)) from error
+    home = Home(root)
+    bootstrap.save_settings(home, bootstrap.load_settings(home, chain=options.chain))
+    return home
+
+
+def demo_schema(cast: Cast) -> Schema:
+    """The job's schema: scale of every column as the requester sees it in its own test set."""
+    mean, std = cast.test.values.mean(axis=0), cast.test.values.std(axis=0)
+    features = tuple(
+        Column(name=name, kind="number", mean=float(mean[i]), std=float(std[i]) or 1.0)
+        for i, name in enumerate(cast.columns)
+    )
+    return Schema(features=features, label=Column(name=cast.label, kind="category", classes=cast.classes))
+
+
+def _rows(cast: Cast, schema: Schema, records: Records) -> Rows:
+    columns: dict[str, NDArray[Any]] = {name: records.values[:, i] for i, name in enumerate(cast.columns)}
+    columns[cast.label] = np.array(records.labels, dtype=object)
+    return encode_rows(schema, columns)
+
+
+def demo_job(cast: Cast, options: Options) -> CompiledJob:
+    """The requester's job: a small network on the hidden test set."""
+    with torch.random.fork_rng():
+        torch.manual_seed(options.seed)
+        model = nn.Sequential(
+            nn.Linear(len(cast.columns), HIDDEN_UNITS),
+            nn.ReLU(),
+            nn.Linear(HIDDEN_UNITS, len(cast.classes)),
+        )
+    schema = demo_schema(cast)
+    job = Job(
+        title="Diagnosis of breast tumours" if options.data == "breast-cancer" else "Reading digits",
+        description="A demonstration with public data.",
+        model=model,
+        loss="cross_entropy",
+        schema=schema,
+        plan=Plan(
+            rounds=options.rounds,
+            learning_rate=0.1,
+            steps=12 if options.data == "breast-cancer" else 20,
+            batch_size=16,
+            clip_norm=4.0,
+            minimum_owners=2,
+            maximum_owners=len(cast.hospitals),
+        ),
+        price=Price(bounty="1000", target_gain=0.7, fee_per_seat="10", seat_stake=STAKE_TOKENS),
+        windows=WINDOWS,
+        test_data="",
+        seed=options.seed,
+    )
+    return compile_job(job, _rows(cast, schema, cast.test))
+
+
+async def run(home: Home, options: Options, *, report: Callable[[Progress], None]) -> Federation:
+    """Deploy, register, post, train, score, settle and pay; everything it made stays in ``home``.
+
+    Raises:
+        GalaxyError: something could not be had, or did not end in time.
+    """
+    start = time.monotonic()
+    torch.set_num_threads(1)
+    cast = make_cast(options.data, options.owners, seed=options.seed, has_twin=options.has_twin)
+    compiled = demo_job(cast, options)
+    names = ["requester", "relayer", *(f"evaluator-{i + 1}" for i in range(EVALUATORS))]
+    signers = {name: demo_signer(options.seed, name) for name in names}
+    signers |= {hospital.name: demo_signer(options.seed, hospital.name) for hospital in cast.hospitals}
+    await bootstrap.deploy_contracts(home, demo_signer(options.seed, "deployer"))
+    async with bootstrap.open_world(home) as world:
+
+        def site(name: str) -> Any:
+            journal = bootstrap.open_journal(home, name)
+            return bootstrap.site_of(world, signers[name], journal, report=report, poll_s=POLL_S)
+
+        sites = {name: site(name) for name in signers}
+        for name in names:
+            await fund(world.node, signers[name].address, bootstrap.GAS_MONEY_WEI)
+        stake = smallest_units(STAKE_TOKENS, requester.TOKEN_DECIMALS, "stake")
+        supply = {"requester": smallest_units("10000", requester.TOKEN_DECIMALS, "supply")}
+        supply |= {name: stake for name in names if name.startswith("evaluator")}
+        for name, amount in supply.items():
+            await sites[name].submit(("mint", (signers[name].address, amount)), "token")
+        for name in names:
+            if name.startswith("evaluator"):
+                await evaluators.register(sites[name], demo_sealing_key(options.seed, name), stake)
+        posted = await requester.post(
+            sites["requester"],
+            compiled,
+            evaluators=[signers[name].address for name in names if name.startswith("evaluator")],
+            sealing_key=demo_sealing_key(options.seed, "requester"),
+        )
+        report(Progress(posted.job_id, "requester", "job posted", {"gas": posted.gas_used}))
+        nodes = [_data_owner(home, sites[h.name], h, cast, options, posted.job_id) for h in cast.hospitals]
+        with anyio.fail_after(TIME_LIMIT_S):
+            async with anyio.create_task_group() as group:
+                for node in nodes:
+                    group.start_soon(node.run)
+                for name in names:
+                    if name.startswith("evaluator"):
+                        key = demo_sealing_key(options.seed, name)
+                        judge = EvaluatorNode(sites[name], key, jobs=[posted.job_id], stagger_s=STAGGER_S)
+                        group.start_soon(judge.run)
+                group.start_soon(RelayerNode(sites["relayer"], jobs=[posted.job_id]).run)
+        view = ChainView(world.ledger, world.blobs)
+        await view.refresh()
+        state = await view.state(posted.job_id)
+        trained = await requester.collect(
+            sites["requester"], posted.job_id, demo_sealing_key(options.seed, "requester")
+        )
+        transport = Transport(world.node)
+        sent = {
+            name: as_int(await transport.request("eth_getTransactionCount", signer.address, "latest"))
+            for name, signer in signers.items()
+        }
+        receipts = await _gas(transport, view, posted.job_id)
+        await transport.close()
+        for each in sites.values():
+            each.journal.close()
+    accuracy = _Accuracies(cast, compiled, options)
+    return Federation(
+        job_id=posted.job_id,
+        terms=posted.terms,
+        state=state,
+        view=view,
+        cast=cast,
+        accounts={name: signer.address for name, signer in signers.items()},
+        transactions={
+            "data_owner": sum(sent[hospital.name] for hospital in cast.hospitals),
+            "requester": sent["requester"],
+            "evaluator": sum(count for name, count in sent.items() if name.startswith("evaluator")),
+            "relayer": sent["relayer"],
+        },
+        gas=receipts,
+        accuracy_before=accuracy.of(*compiled.model.initial()),
+        accuracy_final=accuracy.of(*compiled.model.from_state_bytes(trained)),
+        accuracy_pooled=accuracy.pooled(),
+        accuracy_alone=accuracy.alone(),
+        seconds=time.monotonic() - start,
+    )
+
+
+def _data_owner(
+    home: Home, site: Any, hospital: Hospital, cast: Cast, options: Options, job_id: int
+) -> DataOwnerNode:
+    """A hospital's node: its records in a file, its data set registered, its consent in a policy."""
+    folder = home.root / "hospitals" / hospital.name
+    folder.mkdir(parents=True, exist_ok=True)
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow([*cast.columns, cast.label])
+    for values, label in zip(hospital.records.values, hospital.records.labels, strict=True):
+        writer.writerow([*(repr(float(value)) for value in values), label])
+    path = folder / "patients.csv"
+    path.write_text(text.getvalue())
+    catalogue = DatasetCatalog(folder / "data.sqlite")
+    catalogue.add(
+        "patients",
+        path,
+        cast.label,
+        kinds=dict.fromkeys(cast.columns, "number"),
+        entropy=bootstrap.entropy,
+    )
+    trainer: Trainer = ThreadTrainer()
+    if hospital.behaviour == "free-rider":
+        trainer = _FreeRider(ThreadTrainer(), options.seed)
+    policy = OwnerPolicy(requesters=(demo_signer(options.seed, "requester").address,), datasets=("patients",))
+    return DataOwnerNode(
+        site,
+        demo_sealing_key(options.seed, hospital.name),
+        shelf=CatalogueShelf(catalogue),
+        trainer=trainer,
+        policy=lambda: policy,
+        jobs=frozenset([job_id]),
+    )
+
+
+async def _gas(transport: Transport, view: ChainView, job_id: int) -> dict[str, Any]:
+    """Gas of the job's transactions, from their receipts."""
+    used: dict[bytes, int] = {}
+    found: dict[str, list[int]] = {}
+    payees = 0
+    for event in view.log:
+        if event.arguments.get("jobId") != job_id:
+            continue
+        if event.name == "Paid":
+            payees += 1
+        if event.transaction_hash not in used:
+            receipt = await transport.request(
+                "eth_getTransactionReceipt", "0x" + event.transaction_hash.hex()
+            )
+            used[event.transaction_hash] = as_int(receipt["gasUsed"])
+            found.setdefault(event.name, []).append(used[event.transaction_hash])
+    rounds = found.get("RoundAnchored", [])
+    return {
+        "post": sum(found.get("JobPosted", [])),
+        "cohort": sum(found.get("CohortAnchored", [])),
+        "rounds": rounds,
+        "per_round": max(rounds, default=0),
+        "settle": sum(found.get("JobSettled", [])),
+        "per_payee": sum(found.get("Paid", [])) // max(1, payees),
+        "total": sum(used.values()),
+    }
+
+
+class _Accuracies:
+    """The federated model beside what each hospital, or all their data in one place, would have given."""
+
+    def __init__(self, cast: Cast, compiled: CompiledJob, options: Options) -> None:
+        self._cast, self._compiled, self._options = cast, compiled, options
+        self._model: FlatModel = compiled.model
+
+    def of(self, params: NDArray[np.float32], buffers: NDArray[np.float32]) -> float:
+        """Accuracy of a model on the whole hidden test set."""
+        test = self._compiled.test
+        found = self._model.predict(params, buffers, (test.inputs,))
+        return float((np.argmax(found, axis=-1) == test.labels).mean())
+
+    def alone(self) -> dict[str, float]:
+        """Every hospital that has honest records of its own, trained alone with the job's plan."""
+        return {
+            hospital.name: self._trained(hospital.records)
+            for hospital in self._own_records()
+            if hospital.behaviour != "noisy"
+        }
+
+    def pooled(self) -> float:
+        """All true records in one place, which nobody could have had."""
+        kept = [hospital.records for hospital in self._own_records() if hospital.behaviour != "noisy"]
+        values = np.concatenate([records.values for records in kept])
+        return self._trained(Records(values, tuple(label for records in kept for label in records.labels)))
+
+    def _own_records(self) -> list[Hospital]:
+        seen: list[Hospital] = []
+        for hospital in self._cast.hospitals:
+            if all(other.records is not hospital.records for other in seen):
+                seen.append(hospital)
+        return seen
+
+    def _trained(self, records: Records) -> float:
+        rows = _rows(self._cast, self._compiled.job.schema, records)
+        plan = self._compiled.job.plan
+        once = local_plan(plan)
+        whole = replace(once, steps=(once.steps or 1) * plan.rounds)
+        params, buffers = self._model.initial()
+
+        def gradient(
+            current: NDArray[np.float32],
+            memory: NDArray[np.float32],
+            batch: NDArray[np.int64],
+            chance: np.random.Generator,
+        ) -> tuple[float, NDArray[np.float32], NDArray[np.float32]]:
+            part = rows.take(batch)
+            return self._model.gradient(current, memory, (part.inputs,), part.labels, rng=chance)
+
+        rng = np.random.default_rng([self._options.seed, 0xA10E])
+        result = train_local(gradient, params, buffers, len(rows), whole, rng=rng)
+        return self.of(params + result.update, result.buffers)
