@@ -1,0 +1,5 @@
+"""``python -m galaxylearning.cli``."""
+
+from galaxylearning.cli import main
+
+main()
