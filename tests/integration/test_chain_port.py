@@ -488,7 +488,7 @@ def test_blocks_are_a_chain_found_by_number_hash_and_tag(node: Node) -> None:
 def test_headers_hash_to_the_blocks_hash(node: Node) -> None:
     """Any client that checks hashes accepts these blocks. Source: EIP-7685's header of 21 fields."""
     counter = node.create(COUNTER)
-    node.rpc("eth_sendTransaction", call_on(counter, add(1), **{"from": node.faucet}))
+    node.receipt(node.rpc("eth_sendTransaction", call_on(counter, add(1), **{"from": node.faucet})))
     block = node.rpc("eth_getBlockByNumber", "latest", False)
     names = [
         "parentHash", "sha3Uncles", "miner", "stateRoot", "transactionsRoot", "receiptsRoot", "logsBloom",
@@ -586,7 +586,7 @@ def test_estimated_gas_is_enough_and_a_unit_less_than_used_is_not(node: Node) ->
 def test_transactions_that_cannot_be_mined_are_refused_and_change_nothing(node: Node) -> None:
     counter, alice, poor = node.create(COUNTER), funded(node, "alice"), key("poor")
     good = signed(node, alice, to=counter, data=add(1))
-    node.rpc("eth_sendRawTransaction", good)
+    node.send(good)
     before = node.rpc("eth_getBalance", alice.address, "latest")
     height = node.rpc("eth_blockNumber")
     bad_signature = bytearray.fromhex(signed(node, alice, to=counter)[2:])
@@ -765,7 +765,7 @@ def test_an_account_used_elsewhere_in_between_gets_its_nonce_right(node: Node) -
         async with ledger_on(node, "alice") as ledger:
             signer = key("alice")
             await ledger.submit(Call("token", "mint", (signer.address, 1)), signer)
-            node.rpc("eth_sendRawTransaction", signed(node, signer))
+            node.send(signed(node, signer))
             await ledger.submit(Call("token", "mint", (signer.address, 1)), signer)
             assert await ledger.read(Call("token", "balanceOf", (signer.address,))) == 2
 
