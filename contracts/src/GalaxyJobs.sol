@@ -119,10 +119,10 @@ contract GalaxyJobs is JobFunds {
         if (a.size < j.minOwners || a.size > j.maxOwners) revert SizeOutOfRange();
         if (a.size != j.maxOwners) _checkSince(uint256(j.phaseStart) + j.enrolWindow);
         if (a.directHead != j.directHead) revert DirectEntriesMissing(j.directHead);
-        _checkQuorum(a.jobId, j.quorum, a.hash(), signatures, false, 0);
+        _checkAnchor(a.jobId, j.quorum, a.hash(), signatures);
         j.phase = Phase.Training;
         j.phaseStart = uint40(block.timestamp);
-        j.cohortSize = a.size;
+        j.cohortSize = uint24(a.size);
         j.cohortRoot = a.root;
         j.history = EMPTY_HISTORY;
         j.directHead = 0;
@@ -156,12 +156,12 @@ contract GalaxyJobs is JobFunds {
         bytes32 head = j.directHead;
         if (a.directHead != head) revert DirectEntriesMissing(head);
         bytes32 structHash = a.hash();
-        _checkQuorum(a.jobId, j.quorum, structHash, signatures, false, 0);
+        _checkAnchor(a.jobId, j.quorum, structHash, signatures);
         bytes32 history = keccak256(abi.encode(a.roundIndex == 0 ? bytes32(0) : j.history, structHash));
         j.history = history;
         if (head != 0) j.directHead = 0;
         j.phaseStart = uint40(block.timestamp);
-        j.roundIndex = a.roundIndex + 1;
+        j.roundIndex = uint16(a.roundIndex + 1);
         emit RoundAnchored(a.jobId, a.roundIndex, a.root, a.count, head, a.modelDigest, history);
         if (a.roundIndex + 1 == j.rounds) _enter(a.jobId, j, Phase.Committing);
     }
@@ -206,27 +206,24 @@ contract GalaxyJobs is JobFunds {
             s.total > j.bounty || s.payees > j.cohortSize || (s.payees == 0 && s.total != 0)
                 || s.faultySeats >> j.seats != 0
         ) revert InvalidSettlement();
-        _checkQuorum(s.jobId, j.quorum, s.hash(), signatures, true, s.faultySeats);
-        uint16 feeSeats = 0;
-        uint128 feesOwed = 0;
-        for (uint256 i = 0; i < j.seats; ++i) {
-            if (s.faultySeats & (1 << i) == 0 && _seats[s.jobId][j.evaluators[i]].revealed != 0) {
-                feeSeats |= uint16(1 << i);
-                feesOwed += j.feePerSeat;
-            }
+        uint256 goodSeats = _revealedSeats(s.jobId, j) & ~s.faultySeats;
+        address[] memory signers = _signers(j.quorum, s.hash(), signatures);
+        for (uint256 i = 0; i < signers.length; ++i) {
+            uint256 place = _seats[s.jobId][signers[i]].place;
+            // Bit 0 stands for place 0, which is nobody's.
+            if ((goodSeats << 1) & (1 << place) == 0) revert SeatNotEligible(signers[i]);
         }
         j.phase = Phase.Settled;
         j.phaseStart = uint40(block.timestamp);
         j.payoutRoot = s.payoutRoot;
         j.total = uint128(s.total);
-        j.payees = s.payees;
+        j.payees = uint24(s.payees);
         j.modelDigest = s.modelDigest;
         j.faultySeats = uint16(s.faultySeats);
-        j.feeSeats = j.feePerSeat == 0 ? 0 : feeSeats;
-        j.feesOwed = feesOwed;
-        j.refundable = _escrow(j) - s.total - feesOwed;
+        _oweFees(j, goodSeats);
+        j.refundable = _escrow(j) - s.total - j.feesOwed;
         emit JobSettled(s.jobId, s.payoutRoot, s.total, s.payees, s.modelDigest, s.faultySeats);
-        _freeSeats(s.jobId, j, feeSeats);
+        _freeSeats(s.jobId, j, goodSeats);
     }
 
     /// @notice Takes a job back before its cohort is anchored. Only its requester.
@@ -264,10 +261,10 @@ contract GalaxyJobs is JobFunds {
         j.seats = uint8(seats);
         j.quorum = uint8(seats / 2 + 1);
         j.phaseStart = uint40(block.timestamp);
-        j.rounds = p.rounds;
-        j.minOwners = p.minOwners;
+        j.rounds = uint16(p.rounds);
+        j.minOwners = uint24(p.minOwners);
         j.roundWindow = p.roundWindow;
-        j.maxOwners = p.maxOwners;
+        j.maxOwners = uint24(p.maxOwners);
         j.requester = msg.sender;
         j.enrolWindow = p.enrolWindow;
         j.anchorWindow = p.anchorWindow;
@@ -324,17 +321,35 @@ contract GalaxyJobs is JobFunds {
         j.phaseStart = uint40(block.timestamp);
     }
 
+    /// @dev Bitmap of the seats that committed to scores.
+    function _committedSeats(uint256 jobId, Job storage j) private view returns (uint256 seats) {
+        for (uint256 i = 0; i < j.seats; ++i) {
+            if (_seats[jobId][j.evaluators[i]].committed != 0) seats |= 1 << i;
+        }
+    }
+
+    /// @dev Bitmap of the seats that revealed their scores.
+    function _revealedSeats(uint256 jobId, Job storage j) private view returns (uint256 seats) {
+        for (uint256 i = 0; i < j.seats; ++i) {
+            if (_seats[jobId][j.evaluators[i]].revealed != 0) seats |= 1 << i;
+        }
+    }
+
+    function _oweFees(Job storage j, uint256 goodSeats) private {
+        uint128 fee = j.feePerSeat;
+        if (fee == 0) return;
+        j.feeSeats = uint16(goodSeats);
+        for (; goodSeats != 0; goodSeats &= goodSeats - 1) {
+            j.feesOwed += fee;
+        }
+    }
+
     /// @dev Ends a job without pay: everything goes back to the requester, and seats that let it down are slashed.
     function _abort(uint256 jobId, Job storage j) private {
         Phase from = j.phase;
-        uint256 keptSeats = 0;
-        for (uint256 i = 0; i < j.seats; ++i) {
-            Seat storage seat_ = _seats[jobId][j.evaluators[i]];
-            bool isFaultless = from == Phase.Committing
-                ? seat_.committed != 0
-                : from == Phase.Revealing ? seat_.revealed != 0 : true;
-            if (isFaultless) keptSeats |= 1 << i;
-        }
+        uint256 keptSeats = type(uint256).max;
+        if (from == Phase.Committing) keptSeats = _committedSeats(jobId, j);
+        else if (from == Phase.Revealing) keptSeats = _revealedSeats(jobId, j);
         j.phase = Phase.Aborted;
         j.phaseStart = uint40(block.timestamp);
         j.refundable = _escrow(j);

@@ -7,6 +7,7 @@ import {MerkleProof} from "@openzeppelin/contracts/utils/cryptography/MerkleProo
 import {BitMaps} from "@openzeppelin/contracts/utils/structs/BitMaps.sol";
 import {Phase} from "./GalaxyTypes.sol";
 import {JobStore} from "./JobStore.sol";
+import {ExceedsTotal, PayoutProof} from "./PayoutProof.sol";
 import {TokenTransfers} from "./TokenTransfers.sol";
 
 /// @title How money leaves a job: payouts, fees, refunds and bonds
@@ -26,21 +27,13 @@ abstract contract JobFunds is JobStore {
 
     /// @notice Pushes payouts to up to 256 payees with one multiproof; those already paid are skipped.
     /// @param payouts Leaves of the payout tree, in the order the multiproof wants them.
-    function pay(uint256 jobId, Payout[] calldata payouts, bytes32[] calldata proof, bool[] calldata proofFlags)
+    function pay(uint256 jobId, PayoutProof.Payout[] calldata payouts, bytes32[] calldata proof, bool[] calldata proofFlags)
         external
         nonReentrant
     {
         Job storage j = _payableJob(jobId);
-        uint256 count = payouts.length;
-        if (count == 0 || count > MAX_PAYOUTS) revert InvalidPayouts();
-        bytes32[] memory leaves = new bytes32[](count);
-        for (uint256 i = 0; i < count; ++i) {
-            leaves[i] = _leaf(jobId, payouts[i].index, payouts[i].account, payouts[i].amount);
-        }
-        if (!MerkleProof.multiProofVerifyCalldata(proof, proofFlags, j.payoutRoot, leaves)) revert InvalidProof();
-        for (uint256 i = 0; i < count; ++i) {
-            _push(jobId, j, payouts[i]);
-        }
+        _checkProof(jobId, j.payoutRoot, payouts, proof, proofFlags);
+        _push(jobId, j, payouts, _markFresh(jobId, j, payouts));
     }
 
     /// @notice Pays one payout to its account, whoever calls.
@@ -49,10 +42,12 @@ abstract contract JobFunds is JobStore {
         nonReentrant
     {
         Job storage j = _payableJob(jobId);
-        bytes32 leaf = _leaf(jobId, index, account, amount);
+        bytes32 leaf = PayoutProof.leaf(jobId, index, account, amount);
         if (!MerkleProof.verifyCalldata(proof, j.payoutRoot, leaf)) revert InvalidProof();
         if (_isPaid[jobId].get(index)) revert AlreadyPaid();
-        _markPaid(jobId, j, index, amount);
+        if (index >= j.payees || amount > j.total - j.paid) revert ExceedsTotal();
+        _isPaid[jobId].set(index);
+        j.paid += uint128(amount);
         emit Paid(jobId, index, account, amount);
         IERC20(j.token).safeTransfer(account, amount);
     }
@@ -123,30 +118,40 @@ abstract contract JobFunds is JobStore {
         if (j.claimsExpired) revert ClaimsAreOver();
     }
 
-    function _leaf(uint256 jobId, uint256 index, address account, uint256 amount) private view returns (bytes32) {
-        return keccak256(
-            bytes.concat(keccak256(abi.encode(block.chainid, address(this), jobId, index, account, amount)))
-        );
+    function _checkProof(
+        uint256 jobId,
+        bytes32 root,
+        PayoutProof.Payout[] calldata payouts,
+        bytes32[] calldata proof,
+        bool[] calldata proofFlags
+    ) private view {
+        uint256 count = payouts.length;
+        if (count == 0 || count > MAX_PAYOUTS || proofFlags.length > MAX_FLAGS) revert InvalidPayouts();
+        bytes32[] memory queue = PayoutProof.queueOf(jobId, payouts, proofFlags.length);
+        if (!PayoutProof.verify(proof, proofFlags, root, queue, count)) revert InvalidProof();
     }
 
-    /// @dev A payout tree that promises more than its settlement said cannot take more.
-    function _markPaid(uint256 jobId, Job storage j, uint256 index, uint256 amount) private {
-        if (index >= j.payees || amount > j.total - j.paid) revert ExceedsTotal();
-        _isPaid[jobId].set(index);
-        j.paid += uint128(amount);
+    /// @dev Marks all that are not yet paid as paid, before any is sent. A payout tree that promises more than its
+    /// settlement said is stopped here.
+    /// @return fresh Which were not paid before; the lowest bit stands for the last payout.
+    function _markFresh(uint256 jobId, Job storage j, PayoutProof.Payout[] calldata payouts)
+        private
+        returns (uint256 fresh)
+    {
+        uint256 rest = j.total - j.paid;
+        (fresh, rest) = PayoutProof.mark(payouts, _isPaid[jobId]._data, j.payees, rest);
+        j.paid = uint128(j.total - rest);
     }
 
-    function _push(uint256 jobId, Job storage j, Payout calldata payout) private {
-        uint256 index = payout.index;
-        if (_isPaid[jobId].get(index)) return;
-        uint256 amount = payout.amount;
-        _markPaid(jobId, j, index, amount);
-        if (IERC20(j.token).trySend(payout.account, amount)) {
-            emit Paid(jobId, index, payout.account, amount);
-        } else {
-            _isPaid[jobId].unset(index);
-            j.paid -= uint128(amount);
-            emit PaymentFailed(jobId, index, payout.account, amount);
+    /// @dev Sends each payout whose bit is set. Those that fail are unmarked again and stay owed.
+    function _push(uint256 jobId, Job storage j, PayoutProof.Payout[] calldata payouts, uint256 fresh) private {
+        uint256 failed = PayoutProof.send(payouts, fresh, IERC20(j.token), jobId, Paid.selector);
+        for (uint256 i = 0; failed != 0; (++i, failed >>= 1)) {
+            if (failed & 1 == 0) continue;
+            PayoutProof.Payout calldata payout = payouts[i];
+            _isPaid[jobId].unset(payout.index);
+            j.paid -= uint128(payout.amount);
+            emit PaymentFailed(jobId, payout.index, payout.account, payout.amount);
         }
     }
 }

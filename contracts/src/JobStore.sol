@@ -34,13 +34,6 @@ abstract contract JobStore is EIP712, ReentrancyGuard {
         address[] evaluators;
     }
 
-    /// @notice One leaf of a settled job's payout tree.
-    struct Payout {
-        uint256 index;
-        address account;
-        uint256 amount;
-    }
-
     /// @notice Everything recorded about a job.
     /// @dev `phaseStart`: since when the phase (in Training: the round) runs. `deadline`: when its ordinary window
     /// ends. `expiresAt`: from when `expire` works, 0 if never. `refundable`: owed to the requester and not yet sent.
@@ -90,18 +83,20 @@ abstract contract JobStore is EIP712, ReentrancyGuard {
         address[] evaluators;
     }
 
-    /// @dev The first word is all that anchoring a round needs to know and to change.
+    /// @dev The first word holds what anchoring a round and paying need most.
     struct Job {
         Phase phase;
         uint8 seats;
         uint8 quorum;
         uint40 phaseStart;
-        uint32 roundIndex;
-        uint32 rounds;
-        uint32 cohortSize;
-        uint32 minOwners;
+        uint16 roundIndex;
+        uint16 rounds;
+        uint24 cohortSize;
+        uint24 minOwners;
+        uint24 maxOwners;
+        uint24 payees;
         uint32 roundWindow;
-        uint32 maxOwners;
+        bool claimsExpired;
         address requester;
         uint32 enrolWindow;
         uint32 anchorWindow;
@@ -117,10 +112,8 @@ abstract contract JobStore is EIP712, ReentrancyGuard {
         uint8 seatsTaken;
         uint8 commits;
         uint8 reveals;
-        bool claimsExpired;
         uint16 feeSeats; // bit i: seat i has earned its fee and has not been sent it
         uint16 faultySeats;
-        uint32 payees;
         uint128 feesOwed; // fees earned at settlement
         uint128 total;
         uint128 paid;
@@ -144,7 +137,8 @@ abstract contract JobStore is EIP712, ReentrancyGuard {
     }
 
     uint256 internal constant MAX_SEATS = 15;
-    uint256 internal constant MAX_PAYOUTS = 256;
+    uint256 internal constant MAX_PAYOUTS = 256; // as many as a word has bits
+    uint256 internal constant MAX_FLAGS = 256 * 18; // more than 256 leaves need in a tree of 100,000
     uint256 internal constant SIGNATURE_BYTES = 65;
     /// @dev Stands for an empty history, so that the first round's anchor need not pay for a fresh storage word.
     bytes32 internal constant EMPTY_HISTORY = bytes32(uint256(1));
@@ -196,7 +190,6 @@ abstract contract JobStore is EIP712, ReentrancyGuard {
     error InvalidPayouts();
     error InvalidProof();
     error AlreadyPaid();
-    error ExceedsTotal();
     error NothingToPay();
     error NothingToRefund();
     error NothingToExpire();
@@ -323,33 +316,37 @@ abstract contract JobStore is EIP712, ReentrancyGuard {
         if (err != ECDSA.RecoverError.NoError || signer != dataOwner) revert InvalidSignature();
     }
 
-    /// @dev Checks that at least `quorum` distinct seats signed `structHash`: 65-byte signatures in ascending order
-    /// of their signers. `onlyRevealed`: each must have revealed its scores and not be among `excludedSeats`.
-    function _checkQuorum(
-        uint256 jobId,
-        uint256 quorum,
-        bytes32 structHash,
-        bytes calldata signatures,
-        bool onlyRevealed,
-        uint256 excludedSeats
-    ) internal view {
+    /// @dev Who signed `structHash`: at least `quorum` 65-byte signatures, strictly ascending by signer.
+    function _signers(uint256 quorum, bytes32 structHash, bytes calldata signatures)
+        internal
+        view
+        returns (address[] memory signers)
+    {
         uint256 count = signatures.length / SIGNATURE_BYTES;
         if (signatures.length % SIGNATURE_BYTES != 0 || count > MAX_SEATS) revert InvalidSignature();
         if (count < quorum) revert QuorumMissing(quorum);
+        signers = new address[](count);
         bytes32 digest = _hashTypedDataV4(structHash);
         address previous = address(0);
         for (uint256 i = 0; i < count; ++i) {
-            bytes calldata signature = signatures[i * SIGNATURE_BYTES:(i + 1) * SIGNATURE_BYTES];
-            (address signer, ECDSA.RecoverError err,) = ECDSA.tryRecoverCalldata(digest, signature);
+            (address signer, ECDSA.RecoverError err,) = ECDSA.tryRecoverCalldata(
+                digest, signatures[i * SIGNATURE_BYTES:(i + 1) * SIGNATURE_BYTES]
+            );
             if (err != ECDSA.RecoverError.NoError) revert InvalidSignature();
             if (signer <= previous) revert SignersNotAscending();
             previous = signer;
-            Seat storage seat_ = _seats[jobId][signer];
-            uint256 place = seat_.place;
-            if (place == 0) revert NotSeated(signer);
-            if (onlyRevealed && (seat_.revealed == 0 || excludedSeats & (1 << (place - 1)) != 0)) {
-                revert SeatNotEligible(signer);
-            }
+            signers[i] = signer;
+        }
+    }
+
+    /// @dev Checks that a quorum of taken seats signed `structHash`.
+    function _checkAnchor(uint256 jobId, uint256 quorum, bytes32 structHash, bytes calldata signatures)
+        internal
+        view
+    {
+        address[] memory signers = _signers(quorum, structHash, signatures);
+        for (uint256 i = 0; i < signers.length; ++i) {
+            if (_seats[jobId][signers[i]].place == 0) revert NotSeated(signers[i]);
         }
     }
 }

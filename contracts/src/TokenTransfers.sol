@@ -24,12 +24,17 @@ library TokenTransfers {
     /// @notice Sends `amount` to `payee` with bounded gas and bounded return data; never reverts.
     /// @return isSent Whether the token answered true, or nothing at all (as old tokens do).
     function trySend(IERC20 token, address payee, uint256 amount) internal returns (bool isSent) {
-        bytes memory data = abi.encodeCall(IERC20.transfer, (payee, amount));
         uint256 gasLimit = TRANSFER_GAS;
-        // A plain call would copy whatever the token returns; here at most one word is.
+        uint256 selector = uint32(IERC20.transfer.selector);
+        // A plain call would copy whatever the token returns; here at most one word is. The arguments lie in the
+        // scratch space and, for a moment, over the free memory pointer.
         assembly ("memory-safe") {
-            mstore(0x00, 0)
-            isSent := call(gasLimit, token, 0, add(data, 0x20), mload(data), 0x00, 0x20)
+            mstore(0x00, selector)
+            mstore(0x20, payee)
+            let kept := mload(0x40)
+            mstore(0x40, amount)
+            isSent := call(gasLimit, token, 0, 0x1c, 0x44, 0x00, 0x20)
+            mstore(0x40, kept)
             switch returndatasize()
             case 0 { isSent := and(isSent, gt(extcodesize(token), 0)) }
             default { isSent := and(isSent, and(gt(returndatasize(), 0x1f), eq(mload(0x00), 1))) }
