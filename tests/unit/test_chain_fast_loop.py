@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from galaxylearning.chain.embedded import eels, fast_loop
 from galaxylearning.chain.embedded.eels import BlockContext, Simulated
 from galaxylearning.chain.embedded.fast_loop import interpreter
+from galaxylearning.chain.embedded.spec_loading import spec_execute_code
 
 CALLER, TARGET = b"\x11" * 20, b"\x22" * 20
 CONTEXT = BlockContext(31337, 7, 1_800_000_000, 7, b"\x33" * 32, [bytes([n]) * 32 for n in range(3)])
@@ -70,7 +71,7 @@ STRUCTURED = st.lists(PART, max_size=40).map(lambda parts: b"".join(parts) + byt
 @given(code=STRUCTURED, data=st.binary(max_size=80))
 def test_structured_programs_end_alike(code: bytes, data: bytes) -> None:
     ours, our_storage = outcome(fast_loop.execute_code, code, data)
-    theirs, their_storage = outcome(eels.spec_execute_code, code, data)
+    theirs, their_storage = outcome(spec_execute_code, code, data)
     assert comparable(ours) == comparable(theirs)
     assert our_storage == their_storage
 
@@ -79,7 +80,7 @@ def test_structured_programs_end_alike(code: bytes, data: bytes) -> None:
 @given(code=st.binary(max_size=64), gas=st.sampled_from([21_400, 22_000, GAS]))
 def test_arbitrary_bytes_end_alike(code: bytes, gas: int) -> None:
     ours, our_storage = outcome(fast_loop.execute_code, code, b"", gas)
-    theirs, their_storage = outcome(eels.spec_execute_code, code, b"", gas)
+    theirs, their_storage = outcome(spec_execute_code, code, b"", gas)
     assert comparable(ours) == comparable(theirs)
     assert our_storage == their_storage
 
@@ -102,7 +103,7 @@ def test_every_operation_on_two_words_gives_the_specifications_word(
         + bytes.fromhex("5f5260205ff3")
     )
     ours, _ = outcome(fast_loop.execute_code, code, b"")
-    theirs, _ = outcome(eels.spec_execute_code, code, b"")
+    theirs, _ = outcome(spec_execute_code, code, b"")
     assert ours == theirs
     assert len(ours.return_data) == 32
 
@@ -134,7 +135,7 @@ def test_every_operation_on_two_words_gives_the_specifications_word(
 def test_edges_end_alike(name: str, code: str) -> None:
     for gas in (21_000, 21_010, 21_100, 25_000, GAS):
         ours, _ = outcome(fast_loop.execute_code, bytes.fromhex(code), b"", gas)
-        theirs, _ = outcome(eels.spec_execute_code, bytes.fromhex(code), b"", gas)
+        theirs, _ = outcome(spec_execute_code, bytes.fromhex(code), b"", gas)
         assert comparable(ours) == comparable(theirs), name
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from galaxylearning.chain.embedded import spec_loading as spec_loading  # before anything imports EELS
 from galaxylearning.chain.embedded.chain import EmbeddedChain
 from galaxylearning.chain.embedded.rpc_error import RpcError
 from galaxylearning.chain.embedded.server import Server, serve

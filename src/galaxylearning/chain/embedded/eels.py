@@ -1,80 +1,37 @@
-"""The Ethereum execution specifications (fork Prague), the only module that touches them.
+"""The Ethereum execution specifications (fork Prague), behind plain bytes and ints.
 
-Three things of theirs are replaced, none of which changes a result: the interpreter's loop, by one that does
-the common operations faster; the deep copies of RLP encoding, by shallow ones; and the precompiles over
-pairing curves, whose library takes most of a second to import, by placeholders that import it when called.
+Only this module, ``fast_loop`` and ``spec_loading`` touch them.
 
 Source: github.com/ethereum/execution-specs, ``ethereum.prague``.
 """
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from types import ModuleType
+from dataclasses import dataclass
 from typing import Any
 
-_PRECOMPILES = "ethereum.prague.vm.precompiled_contracts"
-_SLOW_TO_IMPORT = {
-    f"{_PRECOMPILES}.alt_bn128": ("alt_bn128_add", "alt_bn128_mul", "alt_bn128_pairing_check"),
-    f"{_PRECOMPILES}.point_evaluation": ("point_evaluation",),
-    f"{_PRECOMPILES}.bls12_381": (),
-    f"{_PRECOMPILES}.bls12_381.bls12_381_g1": ("bls12_g1_add", "bls12_g1_msm", "bls12_map_fp_to_g1"),
-    f"{_PRECOMPILES}.bls12_381.bls12_381_g2": ("bls12_g2_add", "bls12_g2_msm", "bls12_map_fp2_to_g2"),
-    f"{_PRECOMPILES}.bls12_381.bls12_381_pairing": ("bls12_pairing",),
-}
-
-
-def _import_pairings_later() -> None:
-    """Put modules in place whose functions import the real ones when first called."""
-    placeholders: dict[str, ModuleType] = {}
-
-    def later(module_name: str, function_name: str) -> Callable[[Any], None]:
-        def run(evm: Any) -> None:
-            for name, placeholder in placeholders.items():
-                if sys.modules.get(name) is placeholder:
-                    del sys.modules[name]
-            getattr(importlib.import_module(module_name), function_name)(evm)
-
-        return run
-
-    for module_name, function_names in _SLOW_TO_IMPORT.items():
-        if module_name not in sys.modules:
-            module = ModuleType(module_name)
-            if not function_names:
-                module.__path__ = []
-            for function_name in function_names:
-                setattr(module, function_name, later(module_name, function_name))
-            sys.modules[module_name] = placeholders[module_name] = module
-
-
-_import_pairings_later()
-_USUAL_RECURSION_LIMIT = sys.getrecursionlimit()
-
-from ethereum.crypto.hash import Hash32  # noqa: E402
-from ethereum.crypto.hash import keccak256 as _keccak256  # noqa: E402
-from ethereum.exceptions import EthereumException as EthereumException  # noqa: E402
-from ethereum.exceptions import InvalidSignatureError  # noqa: E402
-from ethereum.prague import vm  # noqa: E402
-from ethereum.prague.blocks import Header, decode_receipt  # noqa: E402
-from ethereum.prague.bloom import logs_bloom  # noqa: E402
-from ethereum.prague.fork import (  # noqa: E402
+from ethereum.crypto.hash import Hash32
+from ethereum.crypto.hash import keccak256 as _keccak256
+from ethereum.exceptions import EthereumException as EthereumException
+from ethereum.exceptions import InvalidSignatureError
+from ethereum.prague import vm
+from ethereum.prague.blocks import Header, decode_receipt
+from ethereum.prague.bloom import logs_bloom
+from ethereum.prague.fork import (
     EMPTY_OMMER_HASH,
     calculate_base_fee_per_gas,
     process_transaction,
 )
-from ethereum.prague.fork_types import Account, Address  # noqa: E402
-from ethereum.prague.requests import compute_requests_hash  # noqa: E402
-from ethereum.prague.state import (  # noqa: E402
+from ethereum.prague.fork_types import Account, Address
+from ethereum.prague.requests import compute_requests_hash
+from ethereum.prague.state import (
     State,
     TransientStorage,
     increment_nonce,
     set_account_balance,
 )
-from ethereum.prague.transactions import (  # noqa: E402
+from ethereum.prague.transactions import (
     AccessListTransaction,
     BlobTransaction,
     FeeMarketTransaction,
@@ -87,17 +44,17 @@ from ethereum.prague.transactions import (  # noqa: E402
     recover_sender,
     signing_hash_1559,
 )
-from ethereum.prague.trie import EMPTY_TRIE_ROOT, Trie, root  # noqa: E402
-from ethereum.prague.utils.address import compute_contract_address  # noqa: E402
-from ethereum.prague.utils.message import prepare_message  # noqa: E402
-from ethereum.prague.vm import interpreter  # noqa: E402
-from ethereum.prague.vm.exceptions import Revert  # noqa: E402
-from ethereum_rlp import rlp  # noqa: E402
-from ethereum_rlp.exceptions import RLPException  # noqa: E402
-from ethereum_types.bytes import Bytes, Bytes0, Bytes8, Bytes32, Bytes256  # noqa: E402
-from ethereum_types.numeric import U64, U256, Uint  # noqa: E402
+from ethereum.prague.trie import EMPTY_TRIE_ROOT, Trie, root
+from ethereum.prague.utils.address import compute_contract_address
+from ethereum.prague.utils.message import prepare_message
+from ethereum.prague.vm import interpreter
+from ethereum.prague.vm.exceptions import Revert
+from ethereum_rlp import rlp
+from ethereum_rlp.exceptions import RLPException
+from ethereum_types.bytes import Bytes, Bytes0, Bytes8, Bytes32, Bytes256
+from ethereum_types.numeric import U64, U256, Uint
 
-from galaxylearning.chain.embedded import fast_loop  # noqa: E402
+from galaxylearning.chain.embedded.spec_loading import deep_calls
 
 BLOCK_GAS_LIMIT = 30_000_000
 """Gas a block may use, and so the most a transaction may ask for."""
@@ -105,37 +62,6 @@ BLOCK_GAS_LIMIT = 30_000_000
 COINBASE = bytes(20)
 GENESIS_BASE_FEE_WEI = 1_000_000_000
 MAX_INIT_CODE_BYTES = 2 * interpreter.MAX_CODE_SIZE
-
-
-_EVM_RECURSION_LIMIT = sys.getrecursionlimit()
-sys.setrecursionlimit(_USUAL_RECURSION_LIMIT)
-
-
-@contextmanager
-def _deep_calls() -> Iterator[None]:
-    """Room for 1,024 nested calls, only while they run.
-
-    Importing EELS raises the limit for the whole process, and with it a deeply nested JSON document, which
-    otherwise ends in a RecursionError, overflows the stack and takes the process down.
-    """
-    before = sys.getrecursionlimit()
-    sys.setrecursionlimit(max(before, _EVM_RECURSION_LIMIT))
-    try:
-        yield
-    finally:
-        sys.setrecursionlimit(before)
-
-
-def _shallow(record: Any) -> tuple[Any, ...]:
-    """A record's fields. RLP encodes records inside records one by one, so nothing need be copied deeply."""
-    return tuple(getattr(record, field.name) for field in fields(record))
-
-
-spec_execute_code = interpreter.execute_code
-"""The specification's own loop, for comparison."""
-
-interpreter.execute_code = fast_loop.execute_code
-vars(rlp)["astuple"] = _shallow
 
 
 class TransactionRefused(Exception):  # noqa: N818 - like its neighbours in errors.py
@@ -371,7 +297,7 @@ class Mined:
 def run_transaction(context: BlockContext, value: Any, transaction: SignedTransaction) -> Mined:
     """Run an admissible transaction on ``value`` (an EELS state), charging its sender."""
     output = vm.BlockOutput()
-    with _deep_calls():
+    with deep_calls():
         process_transaction(context.environment(value), output, transaction.decoded, Uint(0))
     receipt = decode_receipt(output.receipts_trie._data[rlp.encode(Uint(0))])
     created = None
@@ -436,7 +362,7 @@ def simulate(
         traces=[],
     )
     message = prepare_message(environment, transaction_environment, transaction)
-    with _deep_calls():
+    with deep_calls():
         output = interpreter.process_message_call(message)
     before_refund = gas - int(output.gas_left)
     refunded = before_refund - min(before_refund // 5, int(output.refund_counter))
