@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import msgspec
@@ -19,8 +20,13 @@ from galaxylearning.messages.terms import Column, Schema
 from galaxylearning.nodes.site import Progress, Site, ignore_progress
 from galaxylearning.ports import BlobStore, Journal, Ledger, Signer
 
+if TYPE_CHECKING:
+    from galaxylearning.storage.journal import SqliteJournal
+
 GAS_MONEY_WEI = 10**19
 UNBONDING_S = 7 * 86_400
+SERVED_CHAIN = "chain.url"
+MAX_URL_CHARS = 1_000
 
 
 def entropy(n_bytes: int) -> bytes:
@@ -89,9 +95,10 @@ class World:
 
 @asynccontextmanager
 async def open_node(home: Home, settings: Settings) -> AsyncIterator[Any]:
-    """The chain a home's settings name: its URL, or the embedded chain, open."""
-    if settings.chain != EMBEDDED:
-        yield settings.chain
+    """The chain a home's settings name: its URL, or the embedded chain, open or where it is being served."""
+    url = settings.chain if settings.chain != EMBEDDED else served_chain(home)
+    if url is not None:
+        yield url
         return
     from galaxylearning.chain.embedded import EmbeddedChain
 
@@ -103,11 +110,63 @@ async def open_node(home: Home, settings: Settings) -> AsyncIterator[Any]:
         chain.close()
 
 
+@contextmanager
+def announce_chain(home: Home, url: str) -> Iterator[None]:
+    """Let this home's other commands use the chain at ``url`` while the block runs.
+
+    Raises:
+        StorageError: the home cannot be written to.
+    """
+    path = home.root / SERVED_CHAIN
+    try:
+        file = path.open("w")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(url)
+        file.flush()
+    except OSError as error:
+        raise StorageError(str(error), where=str(path)) from error
+    with file:
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def served_chain(home: Home) -> str | None:
+    """Where this home's embedded chain is being served; a file that a dead server left does not count."""
+    try:
+        with (home.root / SERVED_CHAIN).open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return file.read(MAX_URL_CHARS)
+    except FileNotFoundError:
+        pass
+    return None
+
+
 def open_blobs(home: Home, settings: Settings) -> BlobStore:
-    """The blob store that a home's settings name."""
+    """The blob store that a home's settings name: a folder, or the URL of a server of blobs.
+
+    Raises:
+        ConfigRefused: it begins like a URL and is none.
+    """
     from galaxylearning.storage.blobs import FolderBlobStore
 
+    if settings.blobs.startswith(("http:", "https:")):
+        from galaxylearning.storage.http_blobs import HttpBlobStore
+
+        return HttpBlobStore(settings.blobs)
     return FolderBlobStore(home.root / settings.blobs)
+
+
+def blob_problems(blobs: BlobStore) -> list[str]:
+    """What is wrong with the blobs of a folder, each by name; nothing where the store is elsewhere."""
+    from galaxylearning.storage.blobs import FolderBlobStore
+
+    if not isinstance(blobs, FolderBlobStore):
+        return []
+    return [f"{problem.name}: {problem.detail} ({problem.kind})" for problem in blobs.check()]
 
 
 @asynccontextmanager
@@ -130,7 +189,10 @@ async def open_world(home: Home, **overrides: Any) -> AsyncIterator[World]:
         node = await stack.enter_async_context(open_node(home, settings))
         ledger = await connect(node, Deployment.from_json(settings.deployment))
         stack.push_async_callback(ledger.close)
-        yield World(home, settings, node, ledger, open_blobs(home, settings))
+        blobs = open_blobs(home, settings)
+        if isinstance(blobs, AbstractAsyncContextManager):
+            await stack.enter_async_context(blobs)
+        yield World(home, settings, node, ledger, blobs)
 
 
 async def deploy_contracts(home: Home, signer: Signer, **overrides: Any) -> Settings:
@@ -150,7 +212,7 @@ async def deploy_contracts(home: Home, signer: Signer, **overrides: Any) -> Sett
     return settings
 
 
-def open_journal(home: Home, name: str) -> Journal:
+def open_journal(home: Home, name: str) -> SqliteJournal:
     """The journal of one node; a second process is refused."""
     from galaxylearning.storage.journal import SqliteJournal
 

@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from galaxylearning.contribution import PathValue, path_value
+from galaxylearning.contribution import GradientBlocks, PathValue, path_value
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import GalaxyError, MessageRefused, QuorumMissing, UpdateRefused
 from galaxylearning.graph import FlatModel
@@ -362,7 +362,7 @@ class JobComputation:
         plan = self.terms.plan
         total = sum(weights.values())
         scored: PathValue = path_value(
-            self._gradient_blocks,
+            self.gradient_blocks(before.buffers),
             before.params.astype(np.float64),
             after.previous_step,
             [update * plan.server_learning_rate for update in updates.values()],
@@ -375,25 +375,30 @@ class JobComputation:
             for who, value, error in zip(updates, scored.values, scored.standard_errors, strict=True)
         }
 
-    def _gradient_blocks(self, params: F64) -> F64:
-        """Mean gradient per sample of each block of the paying half, f64[blocks, P]."""
+    def gradient_blocks(self, buffers: F32) -> GradientBlocks:
+        """Mean gradient per sample of each block of the paying half, f64[blocks, P], at any parameters."""
         rows = self.hidden.paying
-        point = params.astype(np.float32)
-        parts = np.array_split(np.arange(len(rows), dtype=np.int64), SCORE_BLOCKS)
-        weight = len(rows) / SCORE_BLOCKS
-        return np.stack(
-            [
-                self.model.gradient_eval(
-                    point,
-                    self.state.buffers,
-                    (block.inputs,),
-                    block.labels,
-                    clip=self.terms.plan.loss_clip,
-                )
-                / weight
-                for block in (rows.take(part) for part in parts)
+        blocks = [
+            rows.take(part) for part in np.array_split(np.arange(len(rows), dtype=np.int64), SCORE_BLOCKS)
+        ]
+        rows_per_block = len(rows) / SCORE_BLOCKS
+
+        def gradients(params: F64) -> F64:
+            point = params.astype(np.float32)
+            clip = self.terms.plan.loss_clip
+            summed = [
+                self.model.gradient_eval(point, buffers, (block.inputs,), block.labels, clip=clip)
+                for block in blocks
             ]
-        )
+            return np.stack(summed) / rows_per_block
+
+        return gradients
+
+    def utility(self, params: F64, buffers: F32) -> float:
+        """Minus the mean clipped loss on the paying half, in nats per sample."""
+        rows = self.hidden.paying
+        losses = self.model.per_sample_loss(params.astype(np.float32), buffers, (rows.inputs,), rows.labels)
+        return -float(np.minimum(losses, self.terms.plan.loss_clip).mean())
 
 
 def _moved(buffers: F32, change: NDArray[np.int32] | NDArray[np.int64], weight: int) -> F32:

@@ -9,10 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from galaxylearning.contribution import FixedPointUtility, median_table, merge_twins, to_fixed
+from galaxylearning.contribution import (
+    FixedPointUtility,
+    RoundView,
+    median_table,
+    merge_twins,
+    to_fixed,
+    value_named,
+)
 from galaxylearning.contribution.twins import twin_groups
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.messages.records import (
@@ -160,6 +168,40 @@ def payouts(
     )
     digests = tuple(sorted({digest for digest, _ in ordered}))
     return tree, PayoutTable(job_id=job_id, score_tables=digests, rows=rows, total=str(tree.total))
+
+
+def reference_values(job: JobComputation, name: str) -> dict[str, dict[str, float]]:
+    """Another value of every data owner beside the path-integrated one, summed over the rounds, in nats.
+
+    Neither twins nor rejections count here: both columns are plain sums over accepted updates.
+
+    Raises:
+        ConfigRefused: an unknown name, or one that this job cannot be valued by.
+    """
+    value = value_named(name)
+    found: dict[str, dict[str, float]] = {}
+    for outcome in job.outcomes:
+        owners = list(outcome.scores)
+        if not owners or outcome.after.previous_step is None:
+            continue
+        weights = {d.data_owner: d.weight for d in outcome.decisions}
+        total = sum(weights[who] for who in owners)
+        view = RoundView(
+            start=outcome.before.params.astype(np.float64),
+            step=outcome.after.previous_step,
+            updates=[outcome.updates[who] for who in owners],
+            shares=[weights[who] / total for who in owners],
+            gradient_blocks=job.gradient_blocks(outcome.before.buffers),
+            utility=partial(job.utility, buffers=outcome.before.buffers),
+            midpoints=job.terms.plan.midpoints,
+        )
+        scored = value(view, np.random.default_rng([job.terms.seed, outcome.round_index, 0x7EF]))
+        for who, worth in zip(owners, scored.values, strict=True):
+            row = found.setdefault(who, {"path": 0.0, name: 0.0})
+            row["path"] += outcome.scores[who][0]
+            if name != "path":
+                row[name] += float(worth)
+    return found
 
 
 def _participants(tables: Sequence[ScoreTable]) -> list[Address]:

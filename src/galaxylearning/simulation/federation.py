@@ -9,7 +9,6 @@ import csv
 import io
 import json
 import shutil
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,35 +22,36 @@ from torch import nn
 
 from galaxylearning import bootstrap
 from galaxylearning.chain.deployment import fund
-from galaxylearning.chain.evm import KeySigner
+from galaxylearning.chain.signer import KeySigner
 from galaxylearning.chain.transport import Transport, as_int
 from galaxylearning.config import EMBEDDED, Home
-from galaxylearning.crypto.digest import blake3_digest
-from galaxylearning.crypto.seal import SealingKey
-from galaxylearning.errors import ConfigRefused, StorageError
+from galaxylearning.contribution import FixedPointUtility, from_fixed
+from galaxylearning.errors import AuditFailed, ConfigRefused, StorageError
 from galaxylearning.graph import FlatModel
 from galaxylearning.learning import train_local
+from galaxylearning.messages.records import MAX_TABLE_BYTES, ScoreTable, decode
 from galaxylearning.messages.terms import Column, Plan, Schema, Terms, Windows
 from galaxylearning.nodes import evaluator as evaluators
 from galaxylearning.nodes import requester
 from galaxylearning.nodes.data_owner import DataOwnerNode
 from galaxylearning.nodes.evaluator import EvaluatorNode
 from galaxylearning.nodes.relayer import RelayerNode
-from galaxylearning.nodes.site import ChainView, Progress
+from galaxylearning.nodes.site import ChainView, Progress, Site
 from galaxylearning.ports import Trainer
+from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.consent import OwnerPolicy
 from galaxylearning.protocol.job import CompiledJob, Job, Price, compile_job, smallest_units
 from galaxylearning.protocol.machine import JobState
 from galaxylearning.protocol.rounds import Rows, local_plan
 from galaxylearning.protocol.rows import encode_rows
 from galaxylearning.sandbox import ThreadTrainer
+from galaxylearning.simulation import demo_keys
 from galaxylearning.simulation.hospitals import Cast, Hospital, Records, make_cast
 from galaxylearning.storage.datasets import DatasetCatalog
+from galaxylearning.storage.journal import SqliteJournal
 from galaxylearning.storage.shelf import CatalogueShelf
 from galaxylearning.units import Address
 
-MARKER: Final = "demo.json"
-EVALUATORS: Final = 3
 STAKE_TOKENS: Final = "50"
 POLL_S: Final = 0.02
 STAGGER_S: Final = 1.5
@@ -82,6 +82,19 @@ class Options:
             raise ConfigRefused(f"{self.seed} given; allowed: 0 to 2^63-1", where="seed")
 
 
+@dataclass(frozen=True, slots=True)
+class PaidOwner:
+    """One identity's result: value and standard error in nats per hidden sample, payout in smallest units."""
+
+    data_owner: Address
+    name: str
+    behaviour: str
+    value: float
+    standard_error: float
+    payout: int
+    why: str
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Federation:
     """What came of it."""
@@ -99,18 +112,13 @@ class Federation:
     accuracy_final: float
     accuracy_pooled: float
     accuracy_alone: Mapping[str, float]
-    seconds: float
+    score_table: ScoreTable
+    payouts: tuple[PaidOwner, ...]
 
-
-def demo_signer(seed: int, name: str) -> KeySigner:
-    """The key of a demo's actor. Demo keys follow from the seed and protect nothing."""
-    return KeySigner(bytes(blake3_digest(f"galaxy-learning demo account {seed} {name}".encode())))
-
-
-def demo_sealing_key(seed: int, name: str) -> SealingKey:
-    """The sealing key of a demo's actor."""
-    parts = [blake3_digest(f"galaxy-learning demo sealing {seed} {name} {i}".encode()) for i in range(3)]
-    return SealingKey(b"".join(parts))
+    def utility_in_nats(self, utility: int) -> float:
+        """A utility of the score table as minus the mean clipped loss, in nats per sample."""
+        paying = self.terms.test_rows - self.terms.test_rows // 2
+        return FixedPointUtility().to_nats(utility) / paying
 
 
 class _FreeRider:
@@ -138,11 +146,11 @@ def prepare_home(root: Path, options: Options) -> Home:
     """
     try:
         if root.exists():
-            if not root.is_dir() or (any(root.iterdir()) and not (root / MARKER).is_file()):
+            if not root.is_dir() or (any(root.iterdir()) and not (root / demo_keys.MARKER).is_file()):
                 raise ConfigRefused("is not a demo's; choose another --home", where=str(root))
             shutil.rmtree(root)
         root.mkdir(parents=True)
-        (root / MARKER).write_text(json.dumps({"seed": options.seed}))
+        (root / demo_keys.MARKER).write_text(json.dumps({"seed": options.seed}))
     except OSError as error:
         raise StorageError(str(error), where=str(root)) from error
     home = Home(root)
@@ -205,18 +213,19 @@ async def run(home: Home, options: Options, *, report: Callable[[Progress], None
     Raises:
         GalaxyError: something could not be had, or did not end in time.
     """
-    start = time.monotonic()
     torch.set_num_threads(1)
     cast = make_cast(options.data, options.owners, seed=options.seed, has_twin=options.has_twin)
     compiled = demo_job(cast, options)
-    names = ["requester", "relayer", *(f"evaluator-{i + 1}" for i in range(EVALUATORS))]
-    signers = {name: demo_signer(options.seed, name) for name in names}
-    signers |= {hospital.name: demo_signer(options.seed, hospital.name) for hospital in cast.hospitals}
-    await bootstrap.deploy_contracts(home, demo_signer(options.seed, "deployer"))
+    names = ["requester", "relayer", *demo_keys.EVALUATORS]
+    signers = {name: demo_keys.signer(options.seed, name) for name in names}
+    signers |= {hospital.name: demo_keys.signer(options.seed, hospital.name) for hospital in cast.hospitals}
+    await bootstrap.deploy_contracts(home, demo_keys.signer(options.seed, "deployer"))
+    journals: list[SqliteJournal] = []
     async with bootstrap.open_world(home) as world:
 
-        def site(name: str) -> Any:
+        def site(name: str) -> Site:
             journal = bootstrap.open_journal(home, name)
+            journals.append(journal)
             return bootstrap.site_of(world, signers[name], journal, report=report, poll_s=POLL_S)
 
         sites = {name: site(name) for name in signers}
@@ -224,17 +233,17 @@ async def run(home: Home, options: Options, *, report: Callable[[Progress], None
             await fund(world.node, signers[name].address, bootstrap.GAS_MONEY_WEI)
         stake = smallest_units(STAKE_TOKENS, requester.TOKEN_DECIMALS, "stake")
         supply = {"requester": smallest_units("10000", requester.TOKEN_DECIMALS, "supply")}
-        supply |= {name: stake for name in names if name.startswith("evaluator")}
+        supply |= {name: stake for name in names if name in demo_keys.EVALUATORS}
         for name, amount in supply.items():
             await sites[name].submit(("mint", (signers[name].address, amount)), "token")
         for name in names:
-            if name.startswith("evaluator"):
-                await evaluators.register(sites[name], demo_sealing_key(options.seed, name), stake)
+            if name in demo_keys.EVALUATORS:
+                await evaluators.register(sites[name], demo_keys.sealing_key(options.seed, name), stake)
         posted = await requester.post(
             sites["requester"],
             compiled,
-            evaluators=[signers[name].address for name in names if name.startswith("evaluator")],
-            sealing_key=demo_sealing_key(options.seed, "requester"),
+            evaluators=[signers[name].address for name in names if name in demo_keys.EVALUATORS],
+            sealing_key=demo_keys.sealing_key(options.seed, "requester"),
         )
         report(Progress(posted.job_id, "requester", "job posted", {"gas": posted.gas_used}))
         nodes = [_data_owner(home, sites[h.name], h, cast, options, posted.job_id) for h in cast.hospitals]
@@ -243,8 +252,8 @@ async def run(home: Home, options: Options, *, report: Callable[[Progress], None
                 for node in nodes:
                     group.start_soon(node.run)
                 for name in names:
-                    if name.startswith("evaluator"):
-                        key = demo_sealing_key(options.seed, name)
+                    if name in demo_keys.EVALUATORS:
+                        key = demo_keys.sealing_key(options.seed, name)
                         judge = EvaluatorNode(sites[name], key, jobs=[posted.job_id], stagger_s=STAGGER_S)
                         group.start_soon(judge.run)
                 group.start_soon(RelayerNode(sites["relayer"], jobs=[posted.job_id]).run)
@@ -252,8 +261,14 @@ async def run(home: Home, options: Options, *, report: Callable[[Progress], None
         await view.refresh()
         state = await view.state(posted.job_id)
         trained = await requester.collect(
-            sites["requester"], posted.job_id, demo_sealing_key(options.seed, "requester")
+            sites["requester"], posted.job_id, demo_keys.sealing_key(options.seed, "requester")
         )
+        table = await _settled_scores(sites["requester"], state)
+        paid = {
+            event.account: event.amount
+            for event in view.events_of(posted.job_id)
+            if isinstance(event, ev.Paid)
+        }
         transport = Transport(world.node)
         sent = {
             name: as_int(await transport.request("eth_getTransactionCount", signer.address, "latest"))
@@ -261,8 +276,8 @@ async def run(home: Home, options: Options, *, report: Callable[[Progress], None
         }
         receipts = await _gas(transport, view, posted.job_id)
         await transport.close()
-        for each in sites.values():
-            each.journal.close()
+        for journal in journals:
+            journal.close()
     accuracy = _Accuracies(cast, compiled, options)
     return Federation(
         job_id=posted.job_id,
@@ -274,7 +289,7 @@ async def run(home: Home, options: Options, *, report: Callable[[Progress], None
         transactions={
             "data_owner": sum(sent[hospital.name] for hospital in cast.hospitals),
             "requester": sent["requester"],
-            "evaluator": sum(count for name, count in sent.items() if name.startswith("evaluator")),
+            "evaluator": sum(count for name, count in sent.items() if name in demo_keys.EVALUATORS),
             "relayer": sent["relayer"],
         },
         gas=receipts,
@@ -282,12 +297,45 @@ async def run(home: Home, options: Options, *, report: Callable[[Progress], None
         accuracy_final=accuracy.of(*compiled.model.from_state_bytes(trained)),
         accuracy_pooled=accuracy.pooled(),
         accuracy_alone=accuracy.alone(),
-        seconds=time.monotonic() - start,
+        score_table=table,
+        payouts=_paid_owners(cast, signers, table, state, paid),
     )
 
 
+def _paid_owners(
+    cast: Cast,
+    signers: Mapping[str, KeySigner],
+    table: ScoreTable,
+    state: JobState,
+    paid: Mapping[Address, int],
+) -> tuple[PaidOwner, ...]:
+    totals = {total.data_owner: total for total in table.totals}
+    twins = {member for group in table.twins for member in group}
+    found = []
+    for hospital in cast.hospitals:
+        who = signers[hospital.name].address
+        total = totals[who]
+        scores = [owner for scores in table.rounds for owner in scores.owners if owner.data_owner == who]
+        accepted = sum(1 for score in scores if score.status == "accepted")
+        why = f"{accepted} of {state.round_index} updates accepted"
+        if who in twins:
+            why += "; same data under two names, paid as one"
+        found.append(
+            PaidOwner(
+                who,
+                hospital.name,
+                hospital.behaviour,
+                from_fixed(total.value),
+                from_fixed(total.standard_error),
+                paid.get(who, 0),
+                why,
+            )
+        )
+    return tuple(found)
+
+
 def _data_owner(
-    home: Home, site: Any, hospital: Hospital, cast: Cast, options: Options, job_id: int
+    home: Home, site: Site, hospital: Hospital, cast: Cast, options: Options, job_id: int
 ) -> DataOwnerNode:
     """A hospital's node: its records in a file, its data set registered, its consent in a policy."""
     folder = home.root / "hospitals" / hospital.name
@@ -310,15 +358,26 @@ def _data_owner(
     trainer: Trainer = ThreadTrainer()
     if hospital.behaviour == "free-rider":
         trainer = _FreeRider(ThreadTrainer(), options.seed)
-    policy = OwnerPolicy(requesters=(demo_signer(options.seed, "requester").address,), datasets=("patients",))
+    policy = OwnerPolicy(
+        requesters=(demo_keys.signer(options.seed, "requester").address,), datasets=("patients",)
+    )
     return DataOwnerNode(
         site,
-        demo_sealing_key(options.seed, hospital.name),
+        demo_keys.sealing_key(options.seed, hospital.name),
         shelf=CatalogueShelf(catalogue),
         trainer=trainer,
         policy=lambda: policy,
         jobs=frozenset([job_id]),
     )
+
+
+async def _settled_scores(site: Site, state: JobState) -> ScoreTable:
+    """The score table of a seat that was not found faulty."""
+    for seat, digest in state.revealed:
+        if not state.faulty_seats >> state.evaluators.index(seat) & 1:
+            data = await site.blobs.get(digest, max_bytes=MAX_TABLE_BYTES)
+            return decode(data, ScoreTable, max_bytes=MAX_TABLE_BYTES)
+    raise AuditFailed("every seat was found faulty", where=f"job {state.job_id}")
 
 
 async def _gas(transport: Transport, view: ChainView, job_id: int) -> dict[str, Any]:

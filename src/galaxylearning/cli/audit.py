@@ -1,0 +1,143 @@
+"""``galaxy audit``: recompute a job."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import anyio
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from galaxylearning.config import Home
+from galaxylearning.crypto.seal import SealingKey
+from galaxylearning.errors import AuditFailed, ConfigRefused
+from galaxylearning.messages.terms import Terms
+from galaxylearning.nodes.auditor import Auditor, AuditReport, with_storage_problems
+
+
+def audit(
+    job: Annotated[int, typer.Argument(help="Number of the job.", min=1)],
+    home: Annotated[Path, typer.Option(help="Home folder.", envvar="GALAXY_HOME")] = Path(".galaxy"),
+    key: Annotated[
+        str | None, typer.Option(help="An evaluator's sealing key in this home; opens what is sealed.")
+    ] = None,
+    value: Annotated[
+        str | None,
+        typer.Option(help="Compare with another value: banzhaf, shapley, leave-one-out, distance-to-mean…"),
+    ] = None,
+    format: Annotated[str, typer.Option(help="table or json.")] = "table",
+) -> None:
+    """Recompute every round, score and payment of a job from the chain's log and the blobs.
+
+    Anybody can check signatures, roots, tables, medians, payouts and money. With the sealing key of an
+    evaluator (found in a demo's home by itself) the updates and the test set are opened and every model and
+    score is computed again. Exit code 8 if anything does not hold.
+
+    Example: galaxy audit 1 --home .galaxy/demo
+    """
+    if format not in ("table", "json"):
+        raise ConfigRefused(f"{format[:40]!r} given; allowed: table, json", where="format")
+    report, references = anyio.run(audit_home, Home(home), job, key, value)
+    if format == "json":
+        typer.echo(json.dumps(as_json(report, references)))
+    else:
+        show(report, references, Console())
+    if report.problems:
+        first = report.problems[0]
+        raise AuditFailed(f"{first.detail}: {first.problem}", where=first.check)
+
+
+async def audit_home(
+    home: Home, job_id: int, key_name: str | None = None, value: str | None = None
+) -> tuple[AuditReport, dict[str, dict[str, float]] | None]:
+    """Audit a job of a home; with ``value`` also that value of every data owner beside the one that paid.
+
+    Raises:
+        GalaxyError: the home's chain or blobs cannot be opened at all.
+    """
+    from galaxylearning import bootstrap
+    from galaxylearning.chain.evm import KeySigner
+    from galaxylearning.nodes.site import ChainView
+    from galaxylearning.protocol.scoring import reference_values
+    from galaxylearning.storage.journal import MemoryJournal
+
+    async with bootstrap.open_world(home) as world:
+        signer = KeySigner(bootstrap.entropy(32))
+        site = bootstrap.site_of(world, signer, MemoryJournal())
+        view = ChainView(world.ledger, world.blobs)
+        await view.refresh()
+        problems = bootstrap.blob_problems(world.blobs)
+        sealing_key = None
+        if not problems:
+            sealing_key = find_key(home, await view.terms(job_id), key_name)
+        auditor = Auditor(site, job_id, key=sealing_key)
+        report = with_storage_problems(await auditor.run(), problems)
+        if value is None:
+            return report, None
+        if auditor.computation is None:
+            raise ConfigRefused("needs an evaluator's sealing key", where="value")
+        return report, reference_values(auditor.computation, value)
+
+
+def find_key(home: Home, terms: Terms, name: str | None) -> SealingKey | None:
+    """A sealing key in this home that is one of the job's evaluators', or None where there is none.
+
+    Raises:
+        KeyUnavailable: the key that was asked for is not there, or its passphrase is wrong.
+    """
+    seats = {bytes.fromhex(seat.sealing_key_digest) for seat in terms.evaluators}
+    from galaxylearning.simulation import demo_keys
+
+    for candidate in demo_keys.evaluator_keys(home):
+        if candidate.digest in seats:
+            return candidate
+    if name is None:
+        return None
+    from galaxylearning.cli.keys import passphrase
+    from galaxylearning.storage.keystore import KeyStore
+
+    return KeyStore(home.keys).load_sealing_key(name, passphrase())
+
+
+def as_json(report: AuditReport, references: dict[str, dict[str, float]] | None) -> dict[str, Any]:
+    """The report as plain values."""
+    document: dict[str, Any] = {
+        "job": str(report.job_id),
+        "verdict": report.verdict,
+        "is_full": report.is_full,
+        "findings": [
+            {"check": finding.check, "detail": finding.detail, "problem": finding.problem}
+            for finding in report.findings
+        ],
+    }
+    if references is not None:
+        document["values"] = references
+    return document
+
+
+def show(report: AuditReport, references: dict[str, dict[str, float]] | None, console: Console) -> None:
+    """The report as a table."""
+    table = Table(title=f"Audit of job {report.job_id}", title_justify="left")
+    table.add_column("")
+    table.add_column("check")
+    table.add_column("what was found")
+    for finding in report.findings:
+        is_fine = finding.problem is None
+        text = finding.detail if is_fine else f"{finding.detail}: {finding.problem}"
+        table.add_row("[green]ok[/]" if is_fine else "[red]FAILED[/]", finding.check, escape(text))
+    console.print(table)
+    if references:
+        values = Table(title="Values in nats per sample", title_justify="left")
+        names = list(next(iter(references.values())))
+        values.add_column("data owner")
+        for name in names:
+            values.add_column(name, justify="right")
+        for who, row in references.items():
+            values.add_row(who, *(f"{row[name]:.5f}" for name in names))
+        console.print(values)
+    kind = "everything was computed again" if report.is_full else "sealed data were not opened"
+    console.print(f"Verdict: [bold]{report.verdict}[/] ({kind})")

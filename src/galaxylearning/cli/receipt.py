@@ -1,0 +1,89 @@
+"""``galaxy receipt``: what ran on a data owner's data, what it was worth, what was paid."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import anyio
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from galaxylearning.config import Home
+from galaxylearning.errors import ConfigRefused
+from galaxylearning.units import Address
+
+
+def receipt(
+    job: Annotated[int, typer.Argument(help="Number of the job.", min=1)],
+    home: Annotated[Path, typer.Option(help="Home folder.", envvar="GALAXY_HOME")] = Path(".galaxy"),
+    data_owner: Annotated[
+        str | None, typer.Option(help="Account or, in a demo, name of the data owner; all where left out.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the receipt (JSON) to this file.")
+    ] = None,
+    format: Annotated[str, typer.Option(help="table or json.")] = "table",
+) -> None:
+    """Make the receipts of a settled job and check them against the chain.
+
+    Example: galaxy receipt 1 --home .galaxy/demo --data-owner hospital-01 -o receipt.json
+    """
+    if format not in ("table", "json"):
+        raise ConfigRefused(f"{format[:40]!r} given; allowed: table, json", where="format")
+    found = anyio.run(_receipts, Home(home), job)
+    names = _names(Home(home))
+    if data_owner is not None:
+        wanted = names.get(data_owner, data_owner).lower()
+        found = {who: made for who, made in found.items() if who.lower() == wanted}
+        if not found:
+            raise ConfigRefused(f"{data_owner[:60]!r} is not in the cohort of job {job}", where="data-owner")
+    document: Any = next(iter(found.values())) if data_owner is not None else list(found.values())
+    if output is not None:
+        output.write_text(json.dumps(document, indent=2) + "\n")
+    if format == "json":
+        typer.echo(json.dumps(document))
+        return
+    _show(found, {address: name for name, address in names.items()}, Console())
+
+
+async def _receipts(home: Home, job_id: int) -> dict[Address, Mapping[str, Any]]:
+    from galaxylearning import bootstrap
+    from galaxylearning.chain.evm import KeySigner
+    from galaxylearning.nodes.receipt import receipts
+    from galaxylearning.storage.journal import MemoryJournal
+
+    async with bootstrap.open_world(home) as world:
+        site = bootstrap.site_of(world, KeySigner(bootstrap.entropy(32)), MemoryJournal())
+        return await receipts(site, job_id)
+
+
+def _names(home: Home) -> dict[str, Address]:
+    from galaxylearning.simulation import demo_keys
+
+    return demo_keys.names(home)
+
+
+def _show(found: Mapping[Address, Mapping[str, Any]], names: Mapping[Address, str], console: Console) -> None:
+    table = Table(title="Receipts: each proven against the settled root on chain", title_justify="left")
+    for column, side in (
+        ("data owner", "left"),
+        ("rounds accepted", "right"),
+        ("value (nats)", "right"),
+        ("payout (smallest units)", "right"),
+        ("paid", "left"),
+    ):
+        table.add_column(column, justify="right" if side == "right" else "left")
+    for who, made in found.items():
+        accepted = sum(1 for row in made["rounds"] if row["status"] == "accepted")
+        table.add_row(
+            f"{names[who]} {who}" if who in names else who,
+            f"{accepted} of {len(made['rounds'])}",
+            f"{made['value']:.5f}",
+            made["payout"]["amount"],
+            "yes" if made["payout"].get("is_paid") else "nothing owed",
+        )
+    console.print(table)
