@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.crypto.seal import SealingKey, seal
-from galaxylearning.errors import BlobMissing, GalaxyError, LedgerUnreachable, MessageRefused, Refused
+from galaxylearning.errors import GalaxyError, MessageRefused, Refused
 from galaxylearning.graph import Cost, ModelGraph, meter, weights_size
 from galaxylearning.messages import typed
 from galaxylearning.messages.records import (
@@ -24,7 +24,7 @@ from galaxylearning.messages.records import (
 )
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
-from galaxylearning.nodes.site import Board, ChainView, Progress, Site, keep_going, registry_topic
+from galaxylearning.nodes.site import Board, ChainView, Progress, Site, is_passing, keep_going, registry_topic
 from galaxylearning.ports import DatasetShelf, OfferedDataset, Trainer
 from galaxylearning.protocol.consent import OwnerPolicy, refusal
 from galaxylearning.protocol.machine import JobState, Phase
@@ -74,9 +74,9 @@ class DataOwnerNode:
             try:
                 if await self._serve(job_id):
                     self._finished.add(job_id)
-            except (BlobMissing, LedgerUnreachable):
-                continue
             except GalaxyError as error:
+                if is_passing(error):
+                    continue
                 self._tell(job_id, "given up", str(error))
                 self._finished.add(job_id)
         return self._only is not None and self._only <= self._finished

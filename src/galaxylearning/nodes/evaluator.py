@@ -11,7 +11,7 @@ from typing import Any
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.crypto.seal import SealingKey, seal
-from galaxylearning.errors import BlobMissing, GalaxyError, LedgerUnreachable, Refused
+from galaxylearning.errors import BlobMissing, GalaxyError, Refused
 from galaxylearning.messages import typed
 from galaxylearning.messages.records import (
     MAX_LIST_BYTES,
@@ -30,7 +30,7 @@ from galaxylearning.messages.records import (
 )
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
-from galaxylearning.nodes.site import Board, ChainView, Progress, Site, keep_going
+from galaxylearning.nodes.site import Board, ChainView, Progress, Site, is_passing, keep_going
 from galaxylearning.ports import Call
 from galaxylearning.protocol import calls, scoring
 from galaxylearning.protocol import events as ev
@@ -74,9 +74,9 @@ class EvaluatorNode:
             try:
                 if await self._serve(job_id):
                     self._finished.add(job_id)
-            except (BlobMissing, LedgerUnreachable):
-                continue
             except GalaxyError as error:
+                if is_passing(error):
+                    continue
                 self.site.report(Progress(job_id, "evaluator", "given up", {"error": str(error)}))
                 self._finished.add(job_id)
         return self._only is not None and self._only <= self._finished

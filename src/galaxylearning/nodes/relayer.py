@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from galaxylearning.errors import BlobMissing, GalaxyError, LedgerUnreachable, MessageRefused
+from galaxylearning.errors import BlobMissing, GalaxyError, Refused
 from galaxylearning.messages.records import (
     MAX_SIGNED_BYTES,
     MAX_TABLE_BYTES,
@@ -17,7 +17,7 @@ from galaxylearning.messages.records import (
     decode,
     verify,
 )
-from galaxylearning.nodes.site import Board, ChainView, Progress, Site, keep_going, registry_topic
+from galaxylearning.nodes.site import Board, ChainView, Progress, Site, is_passing, keep_going, registry_topic
 from galaxylearning.protocol import calls
 from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.settlement import PayoutTree, payout_chunks, payout_tree
@@ -48,9 +48,9 @@ class RelayerNode:
             try:
                 if await self._serve(await self._view.state(job_id)):
                     self._finished.add(job_id)
-            except (BlobMissing, LedgerUnreachable):
-                continue
             except GalaxyError as error:
+                if is_passing(error):
+                    continue
                 self.site.report(Progress(job_id, "relayer", "given up", {"error": str(error)}))
                 self._finished.add(job_id)
         return self._only is not None and self._only <= self._finished
@@ -60,18 +60,21 @@ class RelayerNode:
             for digest in await self.site.blobs.list(registry_topic(self.site.ledger, name)):
                 if digest in self._relayed:
                     continue
-                self._relayed.add(digest)
                 try:
                     data = await self.site.blobs.get(digest, max_bytes=MAX_SIGNED_BYTES)
                     record = decode(data, kind, max_bytes=MAX_SIGNED_BYTES)
                     verify(record, self.site.registry_domain())
-                except (BlobMissing, MessageRefused):
+                except BlobMissing:
+                    continue
+                except Refused:
+                    self._relayed.add(digest)
                     continue
                 message, signature = record.message, record.signature
                 if isinstance(record, SignedRevocation):
                     await self.site.submit_if_first(calls.revoke_dataset(message, signature), "registry")
                 elif not self._view.is_dataset_known(message.dataset_id()):
                     await self.site.submit_if_first(calls.register_dataset(message, signature), "registry")
+                self._relayed.add(digest)
 
     async def _serve(self, state: JobState) -> bool:
         if state.phase not in (Phase.SETTLED, Phase.ABORTED):

@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 from galaxylearning.errors import (
     BlobMissing,
     GalaxyError,
-    LedgerUnreachable,
+    LedgerError,
     MessageRefused,
     Refused,
+    StorageError,
     TransactionReverted,
 )
 from galaxylearning.messages.records import (
@@ -241,6 +242,11 @@ class Board:
         return found
 
 
+def is_passing(error: GalaxyError) -> bool:
+    """Whether it may pass by itself: chain or store did not answer, or a blob is not there yet."""
+    return error.retryable and isinstance(error, LedgerError | StorageError | BlobMissing)
+
+
 async def keep_going(
     site: Site, turn: Callable[[], Awaitable[bool]], *, on_error: Callable[[GalaxyError], None] | None = None
 ) -> None:
@@ -253,7 +259,9 @@ async def keep_going(
         try:
             if await turn():
                 return
-        except (LedgerUnreachable, BlobMissing) as error:
+        except GalaxyError as error:
+            if not is_passing(error):
+                raise
             if on_error is not None:
                 on_error(error)
         await site.clock.sleep(site.poll_s)
