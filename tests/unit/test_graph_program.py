@@ -9,6 +9,7 @@ from torch import nn
 
 from galaxylearning.errors import GraphRefused
 from galaxylearning.graph import ModelGraph, Node, Program, Ref, StateEntry, batch_loss, compile_model
+from galaxylearning.graph.decode import PROBE_BATCH
 from galaxylearning.graph.document import Input
 
 
@@ -51,10 +52,10 @@ def test_wrong_arguments_are_programmer_mistakes() -> None:
 
 
 def test_a_graph_written_for_one_batch_size_is_refused_at_another() -> None:
-    fixed = Node("ones", "aten.ones.default", ((3, 4),))
+    fixed = Node("ones", "aten.ones.default", ((PROBE_BATCH, 4),))
     add = Node("add", "aten.add.Tensor", (Ref("node", "mul"), Ref("node", "ones")))
     program = Program(scaled(MUL, fixed, add, output="add"))
-    assert program({"w": torch.ones(4)}, torch.ones(3, 4), train=False)[0].shape == (3, 4)
+    assert program({"w": torch.ones(4)}, torch.ones(PROBE_BATCH, 4), train=False)[0].shape == (PROBE_BATCH, 4)
     with pytest.raises(GraphRefused, match="do not broadcast"):
         program({"w": torch.ones(4)}, torch.ones(5, 4), train=False)
 

@@ -21,16 +21,20 @@ from galaxylearning.graph.document import (
     Ref,
     StateEntry,
     StateKind,
+    nesting,
 )
 from galaxylearning.graph.infer import infer
 from galaxylearning.graph.losses import LOSSES
 
-PROBE_BATCH = 3
+PROBE_BATCH = 11
 """Batch size at which a graph is followed when it is decoded."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}")
-_BRACKETS_PER_ITEM = 24
+# A node takes about six brackets and eight commas, a state entry two and seven.
+_BRACKETS_PER_ITEM = 5
+_COMMAS_PER_ITEM = 16
 _MAX_DIGITS = 40
+_MAX_NESTING = 8
 
 
 def decode_graph(data: bytes, limits: GraphLimits) -> ModelGraph:
@@ -49,17 +53,19 @@ def decode_graph(data: bytes, limits: GraphLimits) -> ModelGraph:
 def _parse(data: bytes, limits: GraphLimits) -> Any:
     if len(data) > limits.max_document_bytes:
         raise GraphRefused(f"{len(data)} bytes, allowed are {limits.max_document_bytes}", where="document")
-    most = _BRACKETS_PER_ITEM * (limits.max_nodes + limits.max_state_entries)
-    if data.count(b"[") + data.count(b"{") > most:
-        raise GraphRefused(f"more than {most} lists and objects", where="document")
+    items = limits.max_nodes + limits.max_state_entries
+    if data.count(b"[") + data.count(b"{") > _BRACKETS_PER_ITEM * items:
+        raise GraphRefused(f"more than {_BRACKETS_PER_ITEM * items} lists and objects", where="document")
+    if data.count(b",") > _COMMAS_PER_ITEM * items:
+        raise GraphRefused(f"more than {_COMMAS_PER_ITEM * items} commas", where="document")
+    if nesting(data) > _MAX_NESTING:
+        raise GraphRefused(f"is nested more than {_MAX_NESTING} deep", where="document")
     try:
         text = data.decode("ascii")
     except UnicodeDecodeError as error:
         raise GraphRefused(f"must be ASCII, byte {error.start} is not", where="document") from None
     try:
         return json.loads(text, parse_constant=_refuse_constant, parse_int=_integer, parse_float=_float)
-    except RecursionError:
-        raise GraphRefused("is nested too deeply", where="document") from None
     except ValueError as error:
         raise GraphRefused(f"is not JSON: {error}", where="document") from None
 

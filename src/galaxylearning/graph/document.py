@@ -54,6 +54,8 @@ class GraphLimits:
     max_flops: int = 1 << 60
     max_steps: int = 1 << 16
     """Longest sequence of a recurrent operation."""
+    max_parts: int = 1 << 16
+    """Tensors that all nodes with several results give together."""
 
 
 DEFAULT_LIMITS = GraphLimits()
@@ -185,6 +187,21 @@ class ModelGraph:
             if entry.name == name:
                 return entry
         raise KeyError(name)
+
+
+_NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+
+
+def nesting(text: bytes) -> int:
+    """How deep the lists and objects of a JSON text are nested; brackets within strings count as well.
+
+    Asked before a text is parsed: the parser recurses, and how deep it may do so is not ours to know.
+    """
+    depth = deepest = 0
+    for bracket in text.translate(None, _NOT_BRACKETS):
+        depth += 1 if bracket in b"[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def encode_argument(argument: Argument) -> Any:

@@ -66,7 +66,7 @@ class _Walk:
         state_bytes = sum(entry.bytes for entry in self.graph.state)
         self._cap(state_bytes, self.limits.max_state_bytes, "bytes of state", "state")
         largest = max((v.bytes for v in self.values.values() if isinstance(v, TensorSpec)), default=0)
-        activation, operations = 0, 0
+        activation, operations, parts = 0, 0, 0
         for index, node in enumerate(self.graph.nodes):
             where = f"nodes[{index}] {node.name}"
             operation = OPERATIONS.get(node.op)
@@ -79,9 +79,12 @@ class _Walk:
                 outcome = RULES[node.op](bound)
                 self._check_state_writes(node, operation)
             except GraphRefused as error:
-                raise GraphRefused(f"{node.op}: {error}", where=where) from None
+                raise GraphRefused(f"{node.op}: {str(error)[:300]}", where=where) from None
             except (OverflowError, ValueError) as error:
                 raise GraphRefused(f"{node.op}: a number is out of range ({error})", where=where) from None
+            if isinstance(outcome, tuple):
+                parts += len(outcome)
+                self._cap(parts, self.limits.max_parts, "parts", where)
             self._check_outcome(outcome, where)
             self.values["node", node.name] = outcome
             for spec in outcome if isinstance(outcome, tuple) else (outcome,):

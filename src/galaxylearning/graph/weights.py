@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import torch
 
 from galaxylearning.errors import GraphRefused
-from galaxylearning.graph.document import DTYPES, ModelGraph, StateEntry
+from galaxylearning.graph.document import DTYPES, ModelGraph, StateEntry, nesting
 
 _TAGS = {
     "float32": "F32",
@@ -141,10 +141,10 @@ def _explain(graph: ModelGraph, data: bytes, expected: int) -> NoReturn:
     text = data[8 : 8 + length]
     if text.count(b"[") + text.count(b"{") > 4 * len(graph.state) + 64:
         raise GraphRefused("has too many lists and objects", where=where)
+    if nesting(text) > 3:
+        raise GraphRefused("is nested more than 3 deep", where=where)
     try:
         header = json.loads(text.decode("ascii"), object_pairs_hook=_distinct)
-    except RecursionError:
-        raise GraphRefused("is nested too deeply", where=where) from None
     except ValueError as error:
         raise GraphRefused(f"is not ASCII JSON ({error})", where=where) from None
     if not isinstance(header, dict):
