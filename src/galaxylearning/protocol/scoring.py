@@ -103,15 +103,15 @@ def find_twins(job: JobComputation) -> tuple[frozenset[Address], ...]:
     return tuple(sorted(twin_groups(history), key=lambda group: min(int(who, 16) for who in group)))
 
 
-def counted(values: Sequence[int], rejections: int) -> list[bool]:
-    """Which of an owner's accepted rounds count: each rejection cancels the least valuable positive one.
+def counted(values: Sequence[int], rejections: int) -> int:
+    """What an owner's accepted rounds are worth when each rejection cancels the least valuable one left.
 
-    Noise slips through the gate now and then. Without this it would be paid for its luck and never charged
-    for the rest; an honest owner that is rejected once in a while loses its least valuable rounds.
+    Cancelling takes away what was gained, never what was lost. Noise slips through the gate now and then:
+    without this it would be paid for its luck and never charged for the rest. An honest owner rejected
+    once in a while loses its least valuable rounds, which are worth next to nothing.
     """
-    positive = sorted(range(len(values)), key=lambda index: (values[index], index))
-    cancelled = [index for index in positive if values[index] > 0][:rejections]
-    return [index not in cancelled for index in range(len(values))]
+    ascending = sorted(values)
+    return sum(min(value, 0) for value in ascending[:rejections]) + sum(ascending[rejections:])
 
 
 def median_totals(tables: Sequence[ScoreTable]) -> dict[Address, int]:
@@ -265,12 +265,9 @@ def _owner(scores: RoundScores, who: str) -> OwnerScore:
 def _total(who: Address, rounds: Sequence[RoundScores]) -> OwnerTotal:
     scores = [_owner(each, who) for each in rounds]
     accepted = [score for score in scores if score.status == "accepted"]
-    keep = counted(
-        [score.value for score in accepted], sum(1 for s in scores if s.status in ("rejected", "malformed"))
-    )
-    kept = [score for score, is_kept in zip(accepted, keep, strict=True) if is_kept]
+    rejections = sum(1 for score in scores if score.status in ("rejected", "malformed"))
     return OwnerTotal(
         data_owner=who,
-        value=sum(score.value for score in kept),
-        standard_error=math.isqrt(sum(score.standard_error**2 for score in kept)),
+        value=counted([score.value for score in accepted], rejections),
+        standard_error=math.isqrt(sum(score.standard_error**2 for score in accepted)),
     )

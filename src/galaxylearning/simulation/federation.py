@@ -65,6 +65,22 @@ WINDOWS: Final = Windows(
 
 
 @dataclass(frozen=True, slots=True)
+class Recipe:
+    """How the requester trains on one data set, and the gain it would pay the whole bounty for."""
+
+    title: str
+    learning_rate: float
+    steps: int
+    target_gain: float
+
+
+RECIPES: Final[Mapping[str, Recipe]] = {
+    "breast-cancer": Recipe("Diagnosis of breast tumours", 0.07, 10, 0.4),
+    "digits": Recipe("Reading handwritten digits", 0.1, 20, 0.8),
+}
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
     """What a demo can be asked for."""
 
@@ -184,22 +200,25 @@ def demo_job(cast: Cast, options: Options) -> CompiledJob:
             nn.Linear(HIDDEN_UNITS, len(cast.classes)),
         )
     schema = demo_schema(cast)
+    recipe = RECIPES[options.data]
     job = Job(
-        title="Diagnosis of breast tumours" if options.data == "breast-cancer" else "Reading digits",
+        title=recipe.title,
         description="A demonstration with public data.",
         model=model,
         loss="cross_entropy",
         schema=schema,
         plan=Plan(
             rounds=options.rounds,
-            learning_rate=0.1,
-            steps=12 if options.data == "breast-cancer" else 20,
+            learning_rate=recipe.learning_rate,
+            steps=recipe.steps,
             batch_size=16,
             clip_norm=4.0,
             minimum_owners=2,
             maximum_owners=len(cast.hospitals),
         ),
-        price=Price(bounty="1000", target_gain=0.7, fee_per_seat="10", seat_stake=STAKE_TOKENS),
+        price=Price(
+            bounty="1000", target_gain=recipe.target_gain, fee_per_seat="10", seat_stake=STAKE_TOKENS
+        ),
         windows=WINDOWS,
         test_data="",
         seed=options.seed,

@@ -19,7 +19,7 @@ DATA: Final = ("breast-cancer", "digits")
 TEST_PART: Final = 0.3
 MIN_HOSPITALS: Final = 5
 MIN_ROWS: Final = 14
-SKEW: Final = 2.0
+SKEW: Final = 4.0
 """Concentration of the Dirichlet that deals out each class: the smaller, the more lopsided."""
 FREE_RIDER, NOISY, TWIN = 1, 2, 3
 
