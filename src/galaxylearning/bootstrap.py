@@ -18,7 +18,8 @@ from galaxylearning.config import EMBEDDED, Home, Settings, check_chain, setting
 from galaxylearning.errors import ConfigRefused, DataRefused, StorageError
 from galaxylearning.messages.terms import Column, Schema
 from galaxylearning.nodes.site import Progress, Site, ignore_progress
-from galaxylearning.ports import BlobStore, Journal, Ledger, Signer
+from galaxylearning.ports import BlobStore, Call, Journal, Ledger, Signer
+from galaxylearning.units import Address
 
 if TYPE_CHECKING:
     from galaxylearning.storage.journal import SqliteJournal
@@ -210,6 +211,56 @@ async def deploy_contracts(home: Home, signer: Signer, **overrides: Any) -> Sett
     settings = msgspec.structs.replace(settings, deployment=deployment.to_json())
     save_settings(home, settings)
     return settings
+
+
+async def join_contracts(home: Home, settings: Settings, jobs: Address, *, block_number: int) -> Settings:
+    """Remember contracts that are on a chain already, found from the jobs contract; returns the new settings.
+
+    Raises:
+        ConfigRefused: there is no GalaxyJobs at ``jobs``, or its registry is another one's.
+        LedgerUnreachable: nothing answers at the chain's URL.
+    """
+    from galaxylearning.chain.evm import connect
+    from galaxylearning.chain.lookups import contracts_of
+
+    async with open_node(home, settings) as node:
+        deployment = await contracts_of(node, jobs, block_number=block_number)
+        await (await connect(node, deployment)).close()
+    settings = msgspec.structs.replace(settings, deployment=deployment.to_json())
+    save_settings(home, settings)
+    return settings
+
+
+async def fund_account(world: World, address: Address, *, wei: int, token_units: int) -> bool:
+    """Coins and demo tokens from the node's unlocked account; whether tokens were minted.
+
+    Raises:
+        LedgerError: the node has no unlocked account, or refused.
+    """
+    from galaxylearning.chain.evm import Deployment, fund
+    from galaxylearning.chain.lookups import mint_demo_tokens
+
+    await fund(world.node, address, wei)
+    deployment = Deployment.from_json(world.settings.deployment)
+    return await mint_demo_tokens(world.node, deployment, address, token_units)
+
+
+async def balances(world: World, address: Address) -> dict[str, Any]:
+    """What an account owns: coins, tokens and stake, as decimal strings of smallest units.
+
+    Raises:
+        LedgerError: the chain could not be read.
+    """
+    from galaxylearning.chain.lookups import balance_wei
+
+    known = await world.ledger.read(Call("registry", "evaluator", (address,)))
+    return {
+        "address": address,
+        "coins_wei": str(await balance_wei(world.node, address)),
+        "tokens": str(await world.ledger.read(Call("token", "balanceOf", (address,)))),
+        "staked": str(known["staked"]),
+        "is_evaluator": any(bytes(known["sealingKeyDigest"])),
+    }
 
 
 def open_journal(home: Home, name: str) -> SqliteJournal:

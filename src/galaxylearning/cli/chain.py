@@ -1,0 +1,190 @@
+"""``galaxy chain``: serve the embedded chain, put contracts on a chain, join one that has them."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Annotated, Any
+
+import anyio
+import typer
+
+from galaxylearning.cli import output
+from galaxylearning.cli.options import DEFAULT_HOME, ChainOption, Format, FormatOption, HomeOption
+from galaxylearning.config import EMBEDDED, Home
+from galaxylearning.errors import ConfigRefused
+
+if TYPE_CHECKING:
+    from galaxylearning.chain.deployment import Deployment
+    from galaxylearning.config import Settings
+
+DEFAULT_PORT = 8545
+
+app = typer.Typer(
+    help="Serve the embedded chain; deploy or join contracts. Without a command: serve.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+PortOption = Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.", min=0, max=65_535)]
+HostOption = Annotated[str, typer.Option(help="Loopback address to listen on.")]
+
+
+@app.callback(invoke_without_command=True)
+def chain(
+    context: typer.Context,
+    home: HomeOption = DEFAULT_HOME,
+    port: PortOption = DEFAULT_PORT,
+    host: HostOption = "127.0.0.1",
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Serve this home's chain on localhost; the contracts are deployed at the first start.
+
+    Example: galaxy chain --port 8545
+    """
+    if context.invoked_subcommand is None:
+        anyio.run(_serve, Home(home), host, port, format)
+
+
+@app.command()
+def serve(
+    home: HomeOption = DEFAULT_HOME,
+    port: PortOption = DEFAULT_PORT,
+    host: HostOption = "127.0.0.1",
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Serve this home's chain on localhost; the contracts are deployed at the first start.
+
+    Other commands of the same home find it by themselves; other homes join it with 'galaxy chain join'. The
+    chain has an unlocked account that funds anybody: it is for development.
+
+    Example: galaxy chain serve --port 8545
+    """
+    anyio.run(_serve, Home(home), host, port, format)
+
+
+@app.command()
+def deploy(
+    home: HomeOption = DEFAULT_HOME, chain: ChainOption = None, format: FormatOption = Format.TABLE
+) -> None:
+    """Put token, registry and jobs contract on a chain whose node has an unlocked account.
+
+    The contracts have no administrator: the key that deploys them is thrown away.
+
+    Example: galaxy chain deploy --chain http://127.0.0.1:8545
+    """
+    from galaxylearning import bootstrap
+    from galaxylearning.chain.signer import KeySigner
+    from galaxylearning.crypto.sign import new_private_key
+
+    signer = KeySigner(new_private_key(entropy=bootstrap.entropy))
+    overrides = {} if chain is None else {"chain": chain}
+
+    async def run() -> Settings:
+        return await bootstrap.deploy_contracts(Home(home), signer, **overrides)
+
+    _show(_facts(anyio.run(run)), format)
+
+
+@app.command()
+def join(
+    url: Annotated[str, typer.Argument(help="URL of an EVM node: http(s):// or ws(s)://.")],
+    jobs: Annotated[str, typer.Option(help="Address of the GalaxyJobs contract there.")],
+    home: HomeOption = DEFAULT_HOME,
+    store: Annotated[
+        str | None, typer.Option(help="Blob store: URL of a server, or a folder; unchanged if left out.")
+    ] = None,
+    from_block: Annotated[
+        int, typer.Option(help="Block before which there is nothing of Galaxy.", min=0)
+    ] = 0,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Use a chain that has the contracts already; registry and token are found from the jobs contract.
+
+    Example: galaxy chain join http://127.0.0.1:8545 --jobs 0x… --store http://127.0.0.1:8787
+    """
+    from galaxylearning import bootstrap
+    from galaxylearning.cli.keys import address_named
+
+    place = Home(home)
+    settings = bootstrap.load_settings(place, chain=url, blobs=store)
+    bootstrap.open_blobs(place, settings)
+    address = address_named(place, jobs, "--jobs")
+
+    async def run() -> Settings:
+        return await bootstrap.join_contracts(place, settings, address, block_number=from_block)
+
+    _show(_facts(anyio.run(run)), format)
+
+
+@app.command()
+def info(
+    home: HomeOption = DEFAULT_HOME, chain: ChainOption = None, format: FormatOption = Format.TABLE
+) -> None:
+    """Which chain, contracts and blob store this home uses, and whether they answer.
+
+    Example: galaxy chain info --format json
+    """
+    from galaxylearning import bootstrap
+
+    async def run() -> dict[str, Any]:
+        async with bootstrap.open_world(Home(home), chain=chain) as world:
+            return {
+                **_facts(world.settings),
+                "served_at": bootstrap.served_chain(world.home),
+                "time": await world.ledger.now(),
+            }
+
+    _show(anyio.run(run), format)
+
+
+async def _serve(home: Home, host: str, port: int, format: Format) -> None:
+    """Serve until interrupted."""
+    from galaxylearning import bootstrap
+    from galaxylearning.chain.embedded import serve as serve_chain
+    from galaxylearning.chain.signer import KeySigner
+    from galaxylearning.crypto.sign import new_private_key
+
+    settings = bootstrap.load_settings(home)
+    if settings.chain != EMBEDDED:
+        raise ConfigRefused(
+            f"this home uses {settings.chain}; only an embedded chain is served", where="chain"
+        )
+    if served := bootstrap.served_chain(home):
+        raise ConfigRefused(f"this home's chain is already served at {served}", where="chain")
+    if not settings.deployment:
+        signer = KeySigner(new_private_key(entropy=bootstrap.entropy))
+        settings = await bootstrap.deploy_contracts(home, signer)
+    async with AsyncExitStack() as stack:
+        world = await stack.enter_async_context(bootstrap.open_world(home))
+        server = await stack.enter_async_context(serve_chain(world.node, host, port))
+        stack.enter_context(bootstrap.announce_chain(home, server.url))
+        facts = {**_facts(settings), "served_at": server.url}
+        if format is Format.JSON:
+            output.print_line(facts)
+        else:
+            _show(facts, format)
+            output.console().print(
+                f"Others join with: galaxy chain join {server.url} --jobs {facts['jobs']}", soft_wrap=True
+            )
+        await anyio.sleep_forever()
+
+
+def _facts(settings: Settings) -> dict[str, Any]:
+    from galaxylearning.chain.deployment import Deployment
+
+    found: Deployment = Deployment.from_json(settings.deployment)
+    return {
+        "chain": settings.chain,
+        "chain_id": found.chain_id,
+        "token": found.token,
+        "registry": found.registry,
+        "jobs": found.jobs,
+        "blobs": settings.blobs,
+    }
+
+
+def _show(facts: dict[str, Any], format: Format) -> None:
+    if format is Format.JSON:
+        output.print_json(facts)
+    else:
+        output.print_facts("Chain", facts.items())

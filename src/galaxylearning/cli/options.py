@@ -1,0 +1,52 @@
+"""Options that commands share."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Final, TypeAlias
+
+import typer
+
+from galaxylearning.errors import ConfigRefused
+
+DEFAULT_HOME: Final = Path(".galaxy")
+
+
+class Format(StrEnum):
+    """How a command shows what it read."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+HomeOption: TypeAlias = Annotated[
+    Path, typer.Option("--home", envvar="GALAXY_HOME", help="Folder with settings, keys, chain and blobs.")
+]
+ChainOption: TypeAlias = Annotated[
+    str | None, typer.Option("--chain", help="URL of an EVM node; what the home's settings say if left out.")
+]
+FormatOption: TypeAlias = Annotated[
+    Format, typer.Option("--format", help="json prints one JSON document and nothing else.")
+]
+AsOption: TypeAlias = Annotated[
+    str | None, typer.Option("--as", help="Name of the account; may be left out where there is one.")
+]
+JobArgument: TypeAlias = Annotated[int, typer.Argument(help="Number of the job.", min=1)]
+
+
+def pairs(values: list[str] | None, option: str) -> dict[str, str]:
+    """``["a=b", ...]`` as a mapping; what is left of the last ``=`` is the name.
+
+    Raises:
+        ConfigRefused: no ``=``, an empty side, or a name given twice.
+    """
+    found: dict[str, str] = {}
+    for value in values or ():
+        name, _, given = value.rpartition("=")
+        if not name or not given:
+            raise ConfigRefused(f"{value[:80]!r} given; allowed: name=value", where=option)
+        if name in found:
+            raise ConfigRefused(f"{name[:80]!r} is given twice", where=option)
+        found[name] = given
+    return found
