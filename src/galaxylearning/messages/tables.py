@@ -47,7 +47,7 @@ class OwnerScore(Checked, frozen=True, forbid_unknown_fields=True):
 class RoundScores(Checked, frozen=True, forbid_unknown_fields=True):
     """One round: utility of the model before and after, correct predictions after, and every data owner.
 
-    ``model_digest`` is the model that the round produced.
+    ``model_digest`` is the model that the round produced; its anchor on chain names the one it began with.
     """
 
     round_index: Uint32

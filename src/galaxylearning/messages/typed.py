@@ -248,7 +248,7 @@ class RoundOpening(TypedMessage):
 
 @dataclass(frozen=True, slots=True)
 class RoundAnchor(TypedMessage):
-    """The evaluators fix a round's accepted updates; ``model_digest`` is the model the round produced."""
+    """The evaluators fix a round's accepted updates; ``model_digest`` is the model they were trained from."""
 
     type_string = (
         "RoundAnchor(uint256 jobId,uint32 roundIndex,bytes32 root,uint32 count,bytes32 directHead,"
