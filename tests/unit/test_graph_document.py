@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,6 +32,7 @@ from galaxylearning.graph import (
 )
 from galaxylearning.graph.document import Input
 from galaxylearning.graph.losses import check_labels
+from galaxylearning.graph.operations import OPERATIONS
 
 GRAPH = ModelGraph(
     version=1,
@@ -229,3 +232,12 @@ def test_labels_are_taken_in_the_losss_type_and_range() -> None:
     for worse in (np.array([0.0, 1.5]), np.array([0.0, np.nan])):
         with pytest.raises(DataRefused, match=r"in \[0, 1\]"):
             check_labels("bce_with_logits", worse, (2, 1))
+
+
+# ---- the page that describes it
+
+
+def test_the_page_lists_every_operation() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "model-graph.md").read_text(encoding="utf-8")
+    listed = page.split("<!-- operations: begin -->")[1].split("<!-- operations: end -->")[0]
+    assert re.findall(r"`([^`]+)`", listed) == sorted(OPERATIONS)

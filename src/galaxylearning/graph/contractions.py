@@ -273,7 +273,9 @@ def _pool_flops(a: Bound, outcome: Outcome) -> int:
 def _adaptive_pool(a: Bound) -> Outcome:
     x, count = floating(a.tensor("self"), "input"), int(a.op[len("aten.adaptive_avg_pool")])
     lead, _ = _spatial(x, count)
-    return TensorSpec(x.dtype, (*lead, *_positive(a.integers("output_size", count), "output_size")))
+    sizes = _positive(a.integers("output_size"), "output_size")
+    require(len(sizes) == count, f"output_size must have {count} entries")
+    return TensorSpec(x.dtype, (*lead, *sizes))
 
 
 @rule("upsample_nearest1d.vec upsample_nearest2d.vec upsample_bilinear2d.vec")

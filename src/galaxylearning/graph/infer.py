@@ -135,8 +135,6 @@ class _Walk:
             raise GraphRefused(f"argument {parameter.name} must not be null")
         name = parameter.name
         if kind in ("tensors", "ints", "floats"):
-            if kind == "ints" and not isinstance(argument, tuple):
-                argument = (argument,)
             if not isinstance(argument, tuple):
                 raise GraphRefused(f"argument {name} must be a list")
             # In a list of optional tensors the '?' belongs to the elements.

@@ -20,9 +20,8 @@ from galaxylearning.graph.specs import (
 
 
 @rule(
-    "relu leaky_relu elu hardtanh relu6 threshold contiguous clone detach alias tril triu neg abs square "
-    "sign "
-    "floor ceil round flip roll dropout feature_dropout"
+    "relu hardtanh relu6 threshold contiguous clone detach alias tril triu neg abs square sign floor "
+    "ceil round flip roll dropout feature_dropout"
 )
 def _same(a: Bound) -> Outcome:
     spec = a.tensor("input" if "input" in a.values else "self")
@@ -38,7 +37,7 @@ def _same(a: Bound) -> Outcome:
     return spec
 
 
-@rule("gelu silu selu celu softplus hardswish hardsigmoid mish log_sigmoid")
+@rule("leaky_relu elu gelu silu selu celu softplus hardswish hardsigmoid mish log_sigmoid")
 def _same_float(a: Bound) -> Outcome:
     return floating(a.tensor("self"), "input")
 
