@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from galaxylearning.messages.terms import Terms
-from galaxylearning.protocol.matching import DatasetArray, DatasetColumn
-from galaxylearning.protocol.rounds import Rows
 from galaxylearning.units import Address, Digest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from galaxylearning.messages.terms import Terms
+    from galaxylearning.protocol.matching import DatasetArray, DatasetColumn
+    from galaxylearning.protocol.rounds import Rows
 
 Contract = Literal["jobs", "registry", "token"]
 
