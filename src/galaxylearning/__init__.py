@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from galaxylearning.bootstrap import schema_of
     from galaxylearning.messages.terms import Admission, ArrayField, Column, Plan, Schema, Windows
     from galaxylearning.protocol.job import Job, Price
+    from galaxylearning.protocol.rows import input_width
 
 __version__ = "0.1.0"
 
@@ -24,6 +25,7 @@ _HOMES = {
     "Price": "protocol.job",
     "Schema": "messages.terms",
     "Windows": "messages.terms",
+    "input_width": "protocol.rows",
     "schema_of": "bootstrap",
 }
 
@@ -36,6 +38,7 @@ __all__ = [
     "Price",
     "Schema",
     "Windows",
+    "input_width",
     "schema_of",
 ]
 

@@ -16,10 +16,15 @@ import msgspec
 
 from galaxylearning.config import EMBEDDED, Home, Settings, check_chain, settings_from_json, settings_to_json
 from galaxylearning.errors import ConfigRefused, DataRefused, StorageError
+from galaxylearning.messages import typed
+from galaxylearning.messages.records import SignedRevocation, encode
 from galaxylearning.messages.terms import Column, Schema
-from galaxylearning.nodes.site import Progress, Site, ignore_progress
+from galaxylearning.nodes.site import Progress, Site, ignore_progress, registry_topic
 from galaxylearning.ports import BlobStore, Call, Journal, Ledger, Signer
-from galaxylearning.units import Address
+from galaxylearning.protocol.consent import MAX_POLICY_BYTES, OwnerPolicy, policy_from_json
+from galaxylearning.storage import files
+from galaxylearning.storage.journal import MemoryJournal
+from galaxylearning.units import Address, Digest
 
 if TYPE_CHECKING:
     from galaxylearning.storage.journal import SqliteJournal
@@ -261,6 +266,53 @@ async def balances(world: World, address: Address) -> dict[str, Any]:
         "staked": str(known["staked"]),
         "is_evaluator": any(bytes(known["sealingKeyDigest"])),
     }
+
+
+def read_policy(home: Home) -> OwnerPolicy:
+    """The data owner's policy; one that allows nothing where there is no file.
+
+    Raises:
+        ConfigRefused: it cannot be read, or is not acceptable.
+    """
+    try:
+        data = files.read_whole(home.policy, max_bytes=MAX_POLICY_BYTES)
+    except FileNotFoundError:
+        return OwnerPolicy()
+    except StorageError as error:
+        raise ConfigRefused(str(error)) from error
+    if data is None:
+        raise ConfigRefused(f"must be a file of at most {MAX_POLICY_BYTES} bytes", where=str(home.policy))
+    return policy_from_json(data)
+
+
+def save_policy(home: Home, policy: OwnerPolicy) -> None:
+    """Write the data owner's policy, whole or not at all.
+
+    Raises:
+        ConfigRefused: it would be too long to be read again.
+        StorageError: the disk is full or failed.
+    """
+    data = msgspec.json.format(msgspec.json.encode(policy), indent=2) + b"\n"
+    if len(data) > MAX_POLICY_BYTES:
+        raise ConfigRefused(
+            f"would have {len(data)} bytes; at most {MAX_POLICY_BYTES} allowed", where="policy"
+        )
+    files.make_folder(home.root)
+    files.replace_whole(home.policy, data)
+
+
+async def post_revocation(world: World, signer: Signer, commitment: Digest, schema_digest: Digest) -> None:
+    """Sign that a data set may not be used any more, and publish it for anybody to relay.
+
+    Raises:
+        StorageError: the store failed.
+    """
+    registration = typed.DatasetRegistration(signer.address, commitment, schema_digest)
+    revocation = typed.DatasetRevocation(signer.address, registration.dataset_id())
+    site = site_of(world, signer, MemoryJournal())
+    signature = signer.sign_digest(revocation.digest(site.registry_domain()))
+    record = SignedRevocation.from_message(revocation, signature=signature)
+    await world.blobs.put(encode(record), topic=registry_topic(world.ledger, "revocations"))
 
 
 def open_journal(home: Home, name: str) -> SqliteJournal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any
 
 import anyio
@@ -35,12 +36,10 @@ def new(
 
     Example: galaxy wallet new hospital
     """
-    from galaxylearning.bootstrap import entropy
-
     keys = open_keys(Home(home), light=light)
     secret = passphrase(is_new=True)
-    address = keys.create_account(name, secret, entropy=entropy)
-    sealing = keys.create_sealing_key(name, secret, entropy=entropy)
+    address = keys.create_account(name, secret, entropy=os.urandom)
+    sealing = keys.create_sealing_key(name, secret, entropy=os.urandom)
     facts = {"name": name, "address": address, "sealing_key_digest": sealing.digest.hex()}
     if format is Format.JSON:
         output.print_json(facts)

@@ -1,0 +1,118 @@
+"""``galaxy evaluator``: a staked member of the committees that open, federate, score and attest."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import anyio
+import typer
+
+from galaxylearning.cli import output
+from galaxylearning.cli.options import (
+    DEFAULT_HOME,
+    AsOption,
+    ChainOption,
+    Format,
+    FormatOption,
+    HomeOption,
+)
+from galaxylearning.config import Home
+
+app = typer.Typer(
+    help="Run an evaluator's node.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+StakeOption = Annotated[
+    str, typer.Option(help="Whole tokens to have staked; what is missing is deposited from the account.")
+]
+
+
+@app.callback()
+def evaluator() -> None:
+    """Run an evaluator's node."""
+
+
+@app.command()
+def register(
+    account: AsOption = None,
+    stake: StakeOption = "100",
+    home: HomeOption = DEFAULT_HOME,
+    chain: ChainOption = None,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Register as an evaluator and stake, without running; requesters can name this account from then on.
+
+    Example: galaxy evaluator register --as carol --stake 100
+    """
+    from galaxylearning import bootstrap
+    from galaxylearning.cli.keys import load_identity
+    from galaxylearning.nodes import evaluator as node
+    from galaxylearning.protocol.job import smallest_units
+    from galaxylearning.storage.journal import MemoryJournal
+
+    place = Home(home)
+    units = smallest_units(stake, output.TOKEN_DECIMALS, "--stake")
+    _, signer, sealing = load_identity(place, account)
+
+    async def enter() -> None:
+        async with bootstrap.open_world(place, chain=chain) as world:
+            await node.register(bootstrap.site_of(world, signer, MemoryJournal()), sealing, units)
+
+    anyio.run(enter)
+    facts = {"evaluator": signer.address, "stake": str(units)}
+    if format is Format.JSON:
+        output.print_json(facts)
+    else:
+        output.print_facts("Evaluator", [("address", signer.address), ("staked at least", stake)])
+
+
+@app.command()
+def run(
+    account: AsOption = None,
+    stake: StakeOption = "100",
+    no_relayer: Annotated[
+        bool, typer.Option("--no-relayer", help="Do not relay registrations nor push payments.")
+    ] = False,
+    job: Annotated[
+        list[int] | None,
+        typer.Option(help="Serve only this job and stop when it is over; may be repeated."),
+    ] = None,
+    home: HomeOption = DEFAULT_HOME,
+    chain: ChainOption = None,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Register and stake where needed, then serve every job that names this account.
+
+    A relayer runs along: it pays the gas for what data owners signed and for the payments they are owed.
+
+    Example: galaxy evaluator run --as carol --stake 100
+    """
+    from galaxylearning import bootstrap
+    from galaxylearning.cli.keys import load_identity
+    from galaxylearning.cli.running import node_site, reporter
+    from galaxylearning.nodes.evaluator import EvaluatorNode
+    from galaxylearning.nodes.evaluator import register as enter_registry
+    from galaxylearning.nodes.relayer import RelayerNode
+    from galaxylearning.protocol.job import smallest_units
+
+    place = Home(home)
+    units = smallest_units(stake, output.TOKEN_DECIMALS, "--stake")
+    name, signer, sealing = load_identity(place, account)
+    report = reporter(format)
+
+    async def serve() -> None:
+        async with (
+            bootstrap.open_world(place, chain=chain) as world,
+            node_site(world, signer, f"evaluator-{name}", report) as site,
+        ):
+            await enter_registry(site, sealing, units)
+            stagger_s = world.settings.stagger_ms / 1000
+            async with anyio.create_task_group() as group:
+                group.start_soon(EvaluatorNode(site, sealing, jobs=job, stagger_s=stagger_s).run)
+                if not no_relayer:
+                    group.start_soon(RelayerNode(site, jobs=job).run)
+
+    anyio.run(serve)

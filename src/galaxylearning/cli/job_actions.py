@@ -1,0 +1,143 @@
+"""What the job commands do with a chain, given the ports: read a job, accept it, claim from it, cancel it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from galaxylearning import bootstrap
+from galaxylearning.cli import job_facts
+from galaxylearning.config import Home
+from galaxylearning.errors import JobRefused
+from galaxylearning.graph import Cost, ModelGraph, meter
+from galaxylearning.messages.terms import Terms
+from galaxylearning.nodes import assembly
+from galaxylearning.nodes.relayer import settled_tree
+from galaxylearning.nodes.site import ChainView, Site
+from galaxylearning.protocol import calls
+from galaxylearning.protocol.consent import refusal
+from galaxylearning.protocol.machine import JobState, Phase
+from galaxylearning.protocol.matching import match_schema
+from galaxylearning.storage.datasets import DatasetCatalog
+from galaxylearning.storage.shelf import CatalogueShelf
+from galaxylearning.units import Address
+
+
+@dataclass(frozen=True, slots=True)
+class ReadJob:
+    """A job as chain and blobs show it; ``now`` is the chain's time."""
+
+    job_id: int
+    terms: Terms
+    state: JobState
+    now: int
+    graph: ModelGraph = field(repr=False)
+    cost: Cost
+
+    def facts(self) -> dict[str, Any]:
+        """Everything as plain values."""
+        return {
+            "job": str(self.job_id),
+            **job_facts.terms_facts(self.terms, self.graph, self.cost),
+            **job_facts.state_facts(self.state, self.now),
+        }
+
+
+async def read_job(site: Site, job_id: int) -> ReadJob:
+    """Read a job.
+
+    Raises:
+        MessageRefused: there is no such job.
+        GalaxyError: chain or blobs cannot be read, or the job is malformed.
+    """
+    view = ChainView(site.ledger, site.blobs)
+    await view.refresh()
+    terms = await view.terms(job_id)
+    graph = await assembly.load_graph(site, terms)
+    cost = meter(graph, terms.plan.batch_size)
+    return ReadJob(job_id, terms, await view.state(job_id), view.now, graph, cost)
+
+
+def accept_job(home: Home, job: ReadJob) -> dict[str, Any]:
+    """Add a job to the policy's accepted ones; says which data sets can take part now.
+
+    Raises:
+        JobRefused: data owners no longer enrol.
+        ConfigRefused: the policy is not acceptable or full.
+    """
+    _require_phase(job.state, Phase.ENROLLING)
+    digest = job.terms.digest.hex()
+    policy = bootstrap.read_policy(home)
+    if digest not in policy.accepted:
+        policy = msgspec.structs.replace(policy, accepted=(*policy.accepted, digest))
+        bootstrap.save_policy(home, policy)
+    catalogue = DatasetCatalog(home.catalogue)
+    try:
+        offered = CatalogueShelf(catalogue).offered()
+    finally:
+        catalogue.close()
+    rows = []
+    for dataset in offered:
+        report = match_schema(job.terms.schema, dataset.columns, arrays=dataset.arrays)
+        reason = refusal(
+            policy, job.terms, job.terms.digest, dataset=dataset.name, cost=job.cost, report=report
+        )
+        rows.append({"name": dataset.name, "refusal": reason})
+    return {"job": str(job.job_id), "terms_digest": digest, "datasets": rows}
+
+
+async def claim_payout(site: Site, job_id: int, payee: Address) -> dict[str, Any]:
+    """Have ``payee`` paid what a settled job owes it.
+
+    Raises:
+        JobRefused: not settled, nothing owed, or paid already.
+        BlobMissing: the payout table is not there.
+        TransactionReverted: the contract refused.
+    """
+    view = ChainView(site.ledger, site.blobs)
+    await view.refresh()
+    state = await view.state(job_id)
+    _require_phase(state, Phase.SETTLED)
+    tree = await settled_tree(site, state)
+    owed = {row.account: row for row in tree.rows}
+    if payee not in owed:
+        raise JobRefused(f"{payee} is not paid by this job", where=f"job {job_id}")
+    if state.paid_indices >> owed[payee].index & 1:
+        raise JobRefused(f"{payee} was paid already", where=f"job {job_id}")
+    receipt = await site.submit(calls.claim(tree, payee))
+    return {
+        "job": str(job_id),
+        "account": payee,
+        "amount": str(owed[payee].amount),
+        "gas": receipt.gas_used,
+        "transaction": "0x" + receipt.transaction_hash.hex(),
+    }
+
+
+async def cancel_job(site: Site, job_id: int) -> dict[str, Any]:
+    """Take a job back and fetch its escrow.
+
+    Raises:
+        JobRefused: somebody else's job, or one in which data owners no longer enrol.
+        TransactionReverted: the contract refused.
+    """
+    view = ChainView(site.ledger, site.blobs)
+    await view.refresh()
+    state = await view.state(job_id)
+    if state.requester != site.address:
+        raise JobRefused(f"only its requester {state.requester} may cancel it", where=f"job {job_id}")
+    _require_phase(state, Phase.ENROLLING)
+    await site.submit(calls.cancel(job_id))
+    await site.submit_if_first(calls.refund(job_id))
+    await view.refresh()
+    return {"job": str(job_id), "refunded": str((await view.state(job_id)).refunded)}
+
+
+def _require_phase(state: JobState, phase: Phase) -> None:
+    if state.phase is not phase:
+        raise JobRefused(
+            f"the job is {state.phase.name.lower()}; it must be {phase.name.lower()}",
+            where=f"job {state.job_id}",
+        )

@@ -1,0 +1,89 @@
+"""What ``galaxy job check`` tells of a compiled job file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from galaxylearning.cli import job_facts, output
+from galaxylearning.cli.job_file import Trial
+from galaxylearning.protocol.job import CompiledJob, smallest_units
+
+
+def checked(compiled: CompiledJob, seats: int, trial: Trial | None) -> dict[str, Any]:
+    """All of it as plain values; ``escrow`` is for a committee of ``seats``."""
+    job = compiled.job
+    bounty, fee = (
+        smallest_units(getattr(job.price, name), output.TOKEN_DECIMALS, f"price.{name}")
+        for name in ("bounty", "fee_per_seat")
+    )
+    return {
+        "title": job.title,
+        "graph": compiled.graph.digest.hex(),
+        "schema": job_facts.schema_facts(job.schema),
+        "test_rows": len(compiled.test),
+        "runs": job_facts.what_runs(compiled.graph, compiled.cost, job.plan, job.loss),
+        "plan": msgspec.to_builtins(job.plan),
+        "price": {
+            "bounty": str(bounty),
+            "fee_per_seat": str(fee),
+            "target_gain": job.price.target_gain,
+        },
+        "escrow": str(bounty + fee * seats),
+        "seats": seats,
+        "trial": None
+        if trial is None
+        else {
+            "untrained_loss": trial.untrained_loss,
+            "trained_loss": trial.trained_loss,
+            "steps": trial.steps,
+            "suggested_target_gain": trial.gain if trial.gain > 0 else None,
+        },
+    }
+
+
+def show_checked(facts: dict[str, Any]) -> None:
+    """The same for people."""
+    runs, price, trial = facts["runs"], facts["price"], facts["trial"]
+    length = f"{runs['epochs']} epochs" if runs["epochs"] else f"{runs['steps']} steps"
+    rows: list[tuple[str, object]] = [
+        ("test set", f"{facts['test_rows']} rows"),
+        ("model", f"{runs['parameters']:,} parameters, {runs['state_bytes']:,} bytes"),
+        ("operations", ", ".join(f"{op} x{count}" for op, count in runs["operations"].items())),
+        (
+            "a batch costs",
+            f"{runs['flops_forward_per_batch']:,} FLOPs forward, "
+            f"{runs['activation_bytes_per_batch']:,} bytes of intermediate results",
+        ),
+        (
+            "plan",
+            f"{runs['rounds']} rounds of {length}, batches of {runs['batch_size']}, {runs['optimizer']}",
+        ),
+        (
+            "escrow",
+            f"{output.tokens(facts['escrow'])}: bounty {output.tokens(price['bounty'])} and "
+            f"{output.tokens(price['fee_per_seat'])} for each of {facts['seats']} evaluators",
+        ),
+        ("target gain", f"{price['target_gain']:g} nats per sample"),
+    ]
+    if trial is not None:
+        rows.append(
+            (
+                "trial",
+                f"loss {trial['untrained_loss']:.4f} untrained, {trial['trained_loss']:.4f} after "
+                f"{trial['steps']} steps on half of the test set, on the other half",
+            )
+        )
+        suggested = trial["suggested_target_gain"]
+        rows.append(
+            (
+                "suggested target gain",
+                "none: this training improves nothing; look at model and plan"
+                if suggested is None
+                else f"{suggested:.3g}; owners together may reach more",
+            )
+        )
+    output.print_facts(f"{facts['title']}: compiles", rows)
+    columns = ("column", "role", "kind", "unit", "classes or shape")
+    output.print_table("What a data set must have", columns, job_facts.column_rows(facts["schema"]))

@@ -1,0 +1,193 @@
+"""What there is to know of a job, as plain values: terms, what would run, what leaves the machine, progress.
+
+Amounts are decimal strings of smallest units, times Unix seconds, sizes bytes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from galaxylearning.cli.output import tokens
+from galaxylearning.graph import Cost, ModelGraph
+from galaxylearning.messages.terms import Plan, Schema, Terms
+from galaxylearning.protocol.machine import JobState, Phase
+from galaxylearning.protocol.rounds import body_limit
+
+WHO_SEES = {
+    "sealed": "each evaluator of the job sees each update; nobody else does. Data owners see the model.",
+}
+"""Privacy mode -> who can see what."""
+
+
+def what_runs(graph: ModelGraph, cost: Cost, plan: Plan, loss: str) -> dict[str, Any]:
+    """What a data owner's machine would do in every round."""
+    return {
+        "operations": dict(sorted(Counter(node.op for node in graph.nodes).items())),
+        "loss": loss,
+        "parameters": cost.parameters,
+        "state_bytes": cost.state_bytes,
+        "activation_bytes_per_batch": cost.activation_bytes,
+        "flops_forward_per_batch": cost.flops_forward,
+        "rounds": plan.rounds,
+        "epochs": plan.epochs,
+        "steps": plan.steps,
+        "batch_size": plan.batch_size,
+        "optimizer": plan.optimizer,
+    }
+
+
+def what_leaves(graph: ModelGraph, cost: Cost, terms: Terms) -> dict[str, Any]:
+    """Everything that would leave a data owner's machine."""
+    plan = terms.plan
+    buffers = sum(e.elements for e in graph.state if not e.trainable and e.federate in ("mean", "sum"))
+    return {
+        "once": "a signed enrolment: account, salted commitment to the data set, digest of its schema, "
+        "sealing key",
+        "every_round": f"one update: {cost.parameters} parameters and {buffers} buffers, clipped to norm "
+        f"{plan.clip_norm:g}, as {plan.bits}-bit integers, sealed to {len(terms.evaluators)} evaluators",
+        "update_bytes": body_limit((cost.parameters, buffers), plan.bits),
+        "updates": plan.rounds,
+        "never": "rows, statistics of columns, or anything else computed from the data",
+    }
+
+
+def schema_facts(schema: Schema) -> dict[str, Any]:
+    """The schema as plain values."""
+    found: dict[str, Any] = msgspec.to_builtins(schema)
+    return found
+
+
+def terms_facts(terms: Terms, graph: ModelGraph, cost: Cost) -> dict[str, Any]:
+    """All that a data owner should know before accepting a job."""
+    return {
+        "title": terms.title,
+        "description": terms.description,
+        "requester": terms.requester,
+        "evaluators": [seat.address for seat in terms.evaluators],
+        "terms_digest": terms.digest.hex(),
+        "price": msgspec.to_builtins(terms.price),
+        "privacy": {"mode": terms.privacy, "who_sees": WHO_SEES[terms.privacy]},
+        "admission": msgspec.to_builtins(terms.admission),
+        "windows": msgspec.to_builtins(terms.windows),
+        "schema": schema_facts(terms.schema),
+        "test_rows": terms.test_rows,
+        "runs": what_runs(graph, cost, terms.plan, terms.loss),
+        "leaves": what_leaves(graph, cost, terms),
+    }
+
+
+def state_facts(state: JobState, now: int) -> dict[str, Any]:
+    """Where a job stands."""
+    return {
+        "phase": state.phase.name.lower(),
+        "now": now,
+        "deadline": state.deadline,
+        "expires_at": state.expires_at,
+        "seats_taken": len(state.seats),
+        "cohort": state.cohort_size,
+        "rounds_anchored": state.round_index,
+        "rounds": state.rounds,
+        "committed": len(state.committed),
+        "revealed": len(state.revealed),
+        "escrow": str(state.escrow),
+        "payouts": str(state.total),
+        "payees": state.payees,
+        "paid": str(state.paid),
+        "fees_owed": str(state.fees_owed),
+        "fees_paid": str(state.fees_paid),
+        "refunded": str(state.refunded),
+        "refundable": str(state.refundable),
+    }
+
+
+def is_over(state: JobState) -> bool:
+    """Whether nothing more will happen to a job's money."""
+    if state.phase is Phase.ABORTED:
+        return state.refundable == 0
+    return state.phase is Phase.SETTLED and state.unclaimed == 0 and state.refundable == 0
+
+
+def summary(facts: dict[str, Any]) -> Iterable[tuple[str, object]]:
+    """``terms_facts`` and ``state_facts`` together, as lines for people."""
+    price, runs, leaves = facts["price"], facts["runs"], facts["leaves"]
+    length = f"{runs['epochs']} epochs" if runs["epochs"] else f"{runs['steps']} steps"
+    yield "title", facts["title"]
+    if facts["description"]:
+        yield "description", facts["description"]
+    yield "requester", facts["requester"]
+    yield "evaluators", ", ".join(facts["evaluators"])
+    yield "terms digest", facts["terms_digest"]
+    yield "phase", f"{facts['phase']}{_until(facts['deadline'], facts['now'])}"
+    yield (
+        "progress",
+        (
+            f"{facts['rounds_anchored']} of {facts['rounds']} rounds, {facts['cohort']} data owners, "
+            f"{facts['seats_taken']} of {len(facts['evaluators'])} evaluators seated"
+        ),
+    )
+    yield "bounty", f"{tokens(price['bounty'])} for a gain of {price['target_gain']:g} nats per sample"
+    yield (
+        "other money",
+        (
+            f"participation fee {tokens(price['participation_fee'])}, bond {tokens(price['bond'])}, "
+            f"fee per evaluator {tokens(price['fee_per_seat'])}"
+        ),
+    )
+    yield (
+        "paid so far",
+        (
+            f"{tokens(facts['paid'])} of {tokens(facts['payouts'])} to {facts['payees']} data owners, fees "
+            f"{tokens(facts['fees_paid'])}, refunded {tokens(facts['refunded'])}, of an escrow of "
+            f"{tokens(facts['escrow'])}"
+        ),
+    )
+    yield "privacy", f"{facts['privacy']['mode']}: {facts['privacy']['who_sees']}"
+    yield "admission", facts["admission"]["kind"]
+    yield (
+        "what would run",
+        (
+            f"{length} of {runs['optimizer']}, batches of {runs['batch_size']}, in each of {runs['rounds']} "
+            f"rounds; loss {runs['loss']}"
+        ),
+    )
+    yield (
+        "model",
+        (
+            f"{runs['parameters']:,} parameters, {runs['state_bytes']:,} bytes; a batch takes "
+            f"{runs['flops_forward_per_batch']:,} FLOPs forward and "
+            f"{runs['activation_bytes_per_batch']:,} bytes"
+        ),
+    )
+    yield "operations", ", ".join(f"{op} x{count}" for op, count in runs["operations"].items())
+    yield "what leaves, once", leaves["once"]
+    yield "what leaves, each round", f"{leaves['every_round']}; at most {leaves['update_bytes']:,} bytes"
+    yield "what never leaves", leaves["never"]
+
+
+def column_rows(schema: dict[str, Any]) -> Iterable[tuple[str, ...]]:
+    """The schema's columns as rows of a table: name, kind, unit, classes or shape."""
+    for column in (*schema["features"], schema["label"]):
+        role = "label" if column is schema["label"] else "input"
+        yield column["name"], role, column["kind"], column["unit"] or "", ", ".join(column["classes"] or ())
+    for field in schema["arrays"]:
+        yield field["name"], "input", f"array of {field['dtype']}", "", " x ".join(map(str, field["shape"]))
+
+
+def _until(deadline: int | None, now: int) -> str:
+    if deadline is None:
+        return ""
+    left = deadline - now
+    if left < 0:
+        return f", its window ended {_span(-left)} ago"
+    return f", {_span(left)} left"
+
+
+def _span(seconds: int) -> str:
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"

@@ -1,0 +1,112 @@
+"""``galaxy owner``: a data owner's node, beside the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import anyio
+import typer
+
+from galaxylearning.cli.options import (
+    DEFAULT_HOME,
+    AsOption,
+    ChainOption,
+    Format,
+    FormatOption,
+    HomeOption,
+)
+from galaxylearning.config import Home
+from galaxylearning.errors import ConfigRefused
+
+if TYPE_CHECKING:
+    from galaxylearning.nodes.site import Progress
+    from galaxylearning.protocol.consent import OwnerPolicy
+
+app = typer.Typer(
+    help="Run a data owner's node.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def owner() -> None:
+    """Run a data owner's node."""
+
+
+@app.command()
+def run(
+    account: AsOption = None,
+    job: Annotated[
+        list[int] | None,
+        typer.Option(help="Serve only this job and stop when it is over; may be repeated."),
+    ] = None,
+    home: HomeOption = DEFAULT_HOME,
+    chain: ChainOption = None,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Offer this home's data sets to the jobs that its owner allows, train for them, and be paid.
+
+    What is allowed stands in HOME/policy.json; a job accepted with 'galaxy job accept' is allowed too.
+    Without either, every job is refused. The node signs and publishes; it sends no transaction and needs no
+    coins.
+
+    Example: galaxy owner run --as hospital
+    """
+    from galaxylearning import bootstrap
+    from galaxylearning.cli.keys import load_identity
+    from galaxylearning.cli.running import node_site, reporter
+    from galaxylearning.nodes.data_owner import DataOwnerNode
+    from galaxylearning.sandbox.thread import ThreadTrainer
+    from galaxylearning.storage.datasets import DatasetCatalog
+    from galaxylearning.storage.shelf import CatalogueShelf
+
+    place = Home(home)
+    name, signer, sealing = load_identity(place, account)
+    report = reporter(format)
+    bootstrap.read_policy(place)
+    catalogue = DatasetCatalog(place.catalogue)
+
+    async def serve() -> None:
+        async with (
+            bootstrap.open_world(place, chain=chain) as world,
+            node_site(world, signer, f"owner-{name}", report) as site,
+        ):
+            await DataOwnerNode(
+                site,
+                sealing,
+                shelf=CatalogueShelf(catalogue),
+                trainer=ThreadTrainer(),
+                policy=_watched(place, report),
+                jobs=None if job is None else frozenset(job),
+            ).run()
+
+    try:
+        anyio.run(serve)
+    finally:
+        catalogue.close()
+
+
+def _watched(home: Home, report: Callable[[Progress], None]) -> Callable[[], OwnerPolicy]:
+    """The policy as it stands now. One that cannot be read allows nothing until it can be read again."""
+    from galaxylearning import bootstrap
+    from galaxylearning.nodes.site import Progress
+    from galaxylearning.protocol.consent import OwnerPolicy
+
+    told = ""
+
+    def current() -> OwnerPolicy:
+        nonlocal told
+        try:
+            found = bootstrap.read_policy(home)
+        except ConfigRefused as error:
+            if told != str(error):
+                told = str(error)
+                report(Progress(0, "data owner", "policy unreadable, nothing is allowed", {"error": told}))
+            return OwnerPolicy()
+        told = ""
+        return found
+
+    return current
