@@ -31,6 +31,7 @@ from galaxylearning.learning import (
     gate,
     train_local,
 )
+from galaxylearning.learning.vectors import exact_dot
 from galaxylearning.messages.records import UpdateBody, decode, encode
 from galaxylearning.messages.terms import Plan, Terms
 from galaxylearning.units import Address, Digest
@@ -44,6 +45,11 @@ Status: TypeAlias = Literal["accepted", "rejected", "absent", "malformed"]
 BUFFER_BITS = 32
 BUFFER_RANGE = 1024.0
 """Buffers (BatchNorm means and variances) travel as 32-bit integers of changes within ±1024."""
+
+BUFFER_EXCESS = 4
+"""The gate rejects buffers that moved this many times further than usual: no gradient speaks of them."""
+
+BUFFERS_TOO_FAR = "buffers moved too far above the median"
 
 SCORE_BLOCKS = 16
 """The paying half of the hidden set is cut into this many blocks, whose spread gives the standard errors."""
@@ -322,7 +328,7 @@ class JobComputation:
             return {who: Decision(who, "accepted", "", plan.max_weight, 0.0) for who in order}
         rng = np.random.default_rng([self.terms.seed, round_index, 0x6A7E])
         try:
-            reference, _ = train_update(
+            reference, buffers = train_update(
                 self.model, self.terms, (state.params, state.buffers), self.hidden.gating, rng=rng
             )
         except UpdateRefused as refused:
@@ -330,10 +336,12 @@ class JobComputation:
         found = gate(
             [updates[who][0] for who in order], reference.astype(np.int64), max_weight=plan.max_weight
         )
+        kept = [who for who, one in zip(order, found, strict=True) if one.accepted]
+        too_far = _moved_too_far({who: updates[who][1] for who in kept}, buffers)
         return {
-            who: Decision(
-                who, "accepted" if one.accepted else "rejected", one.reason or "", one.weight, one.cosine
-            )
+            who: Decision(who, "rejected", one.reason or BUFFERS_TOO_FAR, 0, one.cosine)
+            if not one.accepted or who in too_far
+            else Decision(who, "accepted", "", one.weight, one.cosine)
             for who, one in zip(order, found, strict=True)
         }
 
@@ -399,6 +407,16 @@ class JobComputation:
         rows = self.hidden.paying
         losses = self.model.per_sample_loss(params.astype(np.float32), buffers, (rows.inputs,), rows.labels)
         return -float(np.minimum(losses, self.terms.plan.loss_clip).mean())
+
+
+def _moved_too_far(changes: Mapping[Address, I32], reference: I32) -> frozenset[Address]:
+    """Whose buffers moved ``BUFFER_EXCESS`` times further than both the median's and the hidden set's."""
+    squares = {who: exact_dot(change, change) for who, change in changes.items()}
+    if not reference.size or not squares:
+        return frozenset()
+    median = sorted(squares.values())[(len(squares) - 1) // 2]
+    allowed = BUFFER_EXCESS**2 * max(median, exact_dot(reference, reference))
+    return frozenset(who for who, square in squares.items() if square > allowed)
 
 
 def _moved(buffers: F32, change: NDArray[np.int32] | NDArray[np.int64], weight: int) -> F32:
