@@ -5,7 +5,7 @@ import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {IERC20Permit} from "@openzeppelin/contracts/token/ERC20/extensions/IERC20Permit.sol";
 import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
 import {GalaxyRegistry} from "./GalaxyRegistry.sol";
-import {GalaxyTypes, Phase, ZeroDigest} from "./GalaxyTypes.sol";
+import {GalaxyTypes, Phase, TokenNotSupported, ZeroDigest} from "./GalaxyTypes.sol";
 import {JobFunds} from "./JobFunds.sol";
 import {TokenTransfers} from "./TokenTransfers.sol";
 
@@ -78,6 +78,7 @@ contract GalaxyJobs is JobFunds {
         nonReentrant
         returns (uint256 jobId)
     {
+        if (p.token.code.length == 0) revert TokenNotSupported();
         uint256 escrow = uint256(p.bounty) + uint256(p.feePerSeat) * p.evaluators.length;
         try IERC20Permit(p.token).permit(msg.sender, address(this), escrow, deadline, v, r, s) {} catch {}
         return _post(p);

@@ -2,6 +2,7 @@
 pragma solidity ^0.8.28;
 
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
+import {TokenNotSupported} from "./GalaxyTypes.sol";
 import {TokenTransfers} from "./TokenTransfers.sol";
 
 /// @dev A payout tree promises more than its settlement said.
@@ -151,7 +152,9 @@ library PayoutProof {
         internal
         returns (uint256 failed)
     {
-        uint256 gasLimit = address(token).code.length == 0 ? 0 : TokenTransfers.TRANSFER_GAS;
+        // A call to an account without code succeeds and moves nothing.
+        if (address(token).code.length == 0) revert TokenNotSupported();
+        uint256 gasLimit = TokenTransfers.TRANSFER_GAS;
         uint256 selector = uint32(IERC20.transfer.selector);
         assembly ("memory-safe") {
             let kept := mload(0x40)

@@ -84,7 +84,7 @@ class Deployment:
         jobs_address = create_address(self.requester, nonce + 1)
         self.registry = self.deploy("GalaxyRegistry", self.token.address, jobs_address, WINDOW_S)
         self.jobs = self.deploy("GalaxyJobs", self.registry.address)
-        assert self.jobs.address == jobs_address
+        assert str(self.jobs.address) == jobs_address
         self.domain = Domain(JOBS_DOMAIN, "1", web3.eth.chain_id, Address(self.jobs.address))
 
     def rpc(self, method: str, arguments: list[Any]) -> Any:
@@ -99,7 +99,9 @@ class Deployment:
         built = artifact(name)
         factory = self.web3.eth.contract(abi=built["abi"], bytecode=built["bytecode"])
         receipt = self._mined(factory.constructor(*arguments), self.requester)
-        return self.web3.eth.contract(address=receipt["contractAddress"], abi=built["abi"])
+        deployed = self.web3.eth.contract(address=receipt["contractAddress"], abi=built["abi"])
+        assert isinstance(deployed, Contract)
+        return deployed
 
     def send(self, function: Any, sender: Address) -> TxReceipt:
         """Send a contract call; the receipt of its success."""
@@ -111,9 +113,10 @@ class Deployment:
         assert receipt["status"] == 1, receipt
         return receipt
 
-    def warp(self, seconds: int) -> None:
-        self.rpc("evm_increaseTime", [seconds])
-        self.rpc("evm_mine", [])
+    @staticmethod
+    def selector(error: str) -> str:
+        """How a custom error without arguments shows in an answer."""
+        return "0x" + keccak(error.encode())[:4].hex()
 
     def prepare_evaluators(self) -> None:
         """Register and stake each."""
@@ -121,9 +124,7 @@ class Deployment:
             self.fund(evaluator.address)
             self.send(self.registry.functions.registerEvaluator(keccak(evaluator.key)), evaluator.address)
             self.send(self.token.functions.mint(evaluator.address, 10 * STAKE), evaluator.address)
-            self.send(
-                self.token.functions.approve(self.registry.address, 10 * STAKE), evaluator.address
-            )
+            self.send(self.token.functions.approve(self.registry.address, 10 * STAKE), evaluator.address)
             self.send(self.registry.functions.depositStake(10 * STAKE), evaluator.address)
         self.send(self.token.functions.mint(self.requester, 10**30), self.requester)
         self.send(self.token.functions.approve(self.jobs.address, 2**256 - 1), self.requester)
@@ -193,9 +194,7 @@ class Deployment:
 
     def payouts(self, job_id: int, count: int, *, total: int) -> list[tuple[int, Address, int]]:
         """Index, fresh account and amount of ``count`` payees with equal shares."""
-        return [
-            (index, account(f"payee {job_id} {index}").address, total // count) for index in range(count)
-        ]
+        return [(index, account(f"payee {job_id} {index}").address, total // count) for index in range(count)]
 
     def leaves(self, job_id: int, payouts: list[tuple[int, Address, int]]) -> list[tuple[Any, ...]]:
         where = (self.domain.chain_id, self.jobs.address, job_id)
@@ -232,6 +231,15 @@ def create_address(deployer: Address, nonce: int) -> Address:
     encoded_nonce = bytes([nonce or 0x80])
     body = b"\x94" + bytes.fromhex(deployer[2:]) + encoded_nonce
     return Address(Web3.to_checksum_address(keccak(bytes([0xC0 + len(body)]) + body)[12:]))
+
+
+@pytest.fixture(scope="session")
+def contracts_folder() -> str:
+    """Where the Solidity project lies, with its npm packages."""
+    folder = REPOSITORY / "contracts"
+    if not (folder / "node_modules/@openzeppelin/merkle-tree").exists():
+        pytest.fail("OpenZeppelin's merkle-tree is missing: run `npm ci` in contracts/")
+    return str(folder)
 
 
 @pytest.fixture(scope="module")
