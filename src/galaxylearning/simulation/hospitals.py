@@ -7,6 +7,7 @@ nothing is downloaded. Everything follows from the seed.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import distribution
 from typing import Final, Literal
 
 import numpy as np
@@ -16,9 +17,22 @@ from galaxylearning.errors import ConfigRefused
 
 Behaviour = Literal["honest", "free-rider", "noisy", "twin"]
 DATA: Final = ("breast-cancer", "digits")
+CELL_NUCLEUS: Final = (
+    "radius",
+    "texture",
+    "perimeter",
+    "area",
+    "smoothness",
+    "compactness",
+    "concavity",
+    "concave_points",
+    "symmetry",
+    "fractal_dimension",
+)
 TEST_PART: Final = 0.3
 MIN_HOSPITALS: Final = 5
 MIN_ROWS: Final = 14
+MIN_ROWS_ON_AVERAGE: Final = 16
 SKEW: Final = 4.0
 """Concentration of the Dirichlet that deals out each class: the smaller, the more lopsided."""
 FREE_RIDER, NOISY, TWIN = 1, 2, 3
@@ -65,7 +79,7 @@ def make_cast(data: str, owners: int, *, seed: int, has_twin: bool = True) -> Ca
     order = rng.permutation(len(values))
     values, targets = values[order], targets[order]
     n_test = int(len(values) * TEST_PART)
-    most = (len(values) - n_test) // (2 * MIN_ROWS)
+    most = (len(values) - n_test) // MIN_ROWS_ON_AVERAGE
     if not MIN_HOSPITALS <= owners <= most:
         raise ConfigRefused(f"{owners} given; allowed: {MIN_HOSPITALS} to {most} with {data}", where="owners")
     parts = _deal(targets[n_test:], owners - 1, len(classes), rng)
@@ -94,25 +108,26 @@ def make_cast(data: str, owners: int, *, seed: int, has_twin: bool = True) -> Ca
 def _load(
     data: str,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], tuple[str, ...], str, tuple[str, ...]]:
+    """Values, classes by number, column names, label name, class names.
+
+    The files inside scikit-learn are read as they are: importing it would take longer than a round.
+    """
     if data == "breast-cancer":
-        from sklearn.datasets import load_breast_cancer
-
-        found = load_breast_cancer()
-        columns = tuple(str(name).replace(" ", "_") for name in found.feature_names)
-        return found.data, found.target.astype(np.int64), columns, "diagnosis", ("malignant", "benign")
-    if data == "digits":
-        from sklearn.datasets import load_digits
-
-        found = load_digits()
+        table = np.loadtxt(_packaged("breast_cancer.csv"), delimiter=",", skiprows=1)
+        columns = tuple(f"{part}_{of}" for of in ("mean", "error", "worst") for part in CELL_NUCLEUS)
+        label, classes = "diagnosis", ("malignant", "benign")
+    elif data == "digits":
+        table = np.loadtxt(_packaged("digits.csv.gz"), delimiter=",")
         columns = tuple(f"pixel_{row}_{column}" for row in range(8) for column in range(8))
-        return (
-            found.data,
-            found.target.astype(np.int64),
-            columns,
-            "digit",
-            tuple(f"digit {number}" for number in range(10)),
-        )
-    raise ConfigRefused(f"{data[:60]!r} given; allowed: {', '.join(DATA)}", where="data")
+        label, classes = "digit", tuple(f"digit {number}" for number in range(10))
+    else:
+        raise ConfigRefused(f"{data[:60]!r} given; allowed: {', '.join(DATA)}", where="data")
+    return table[:, :-1], table[:, -1].astype(np.int64), columns, label, classes
+
+
+def _packaged(name: str) -> str:
+    path = distribution("scikit-learn").locate_file(f"sklearn/datasets/data/{name}")
+    return str(path)
 
 
 def _deal(
