@@ -112,6 +112,7 @@ def _load(
 
     The files inside scikit-learn are read as they are: importing it would take longer than a round.
     """
+    classes: tuple[str, ...]
     if data == "breast-cancer":
         table = np.loadtxt(_packaged("breast_cancer.csv"), delimiter=",", skiprows=1)
         columns = tuple(f"{part}_{of}" for of in ("mean", "error", "worst") for part in CELL_NUCLEUS)
