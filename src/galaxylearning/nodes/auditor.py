@@ -201,6 +201,12 @@ class Auditor:
             self._findings.append(
                 Finding("scores", "recomputed", f"faulty seats {faulty:b}, settled {state.faulty_seats:b}")
             )
+        medians = scoring.median_totals([table for _, table in tables.values()])
+        if scoring.is_faulty(own, medians, own):
+            # More than half of the seats agreed on it: the contract cannot know, whoever recomputes does.
+            self._findings.append(
+                Finding("scores", "medians", "what was settled is not what the updates were worth")
+            )
         same = sum(1 for _, table in tables.values() if encode(table) == encode(own))
         self._holds("scores", f"{same} of {len(tables)} tables are byte for byte the recomputed one")
 
