@@ -21,10 +21,12 @@ from galaxylearning.messages.records import SignedRevocation, encode
 from galaxylearning.messages.terms import Column, Schema
 from galaxylearning.nodes.site import Progress, Site, ignore_progress, registry_topic
 from galaxylearning.ports import BlobStore, Call, Journal, Ledger, Signer
-from galaxylearning.protocol.consent import MAX_POLICY_BYTES, OwnerPolicy, policy_from_json
 from galaxylearning.storage import files
 from galaxylearning.storage.journal import MemoryJournal
 from galaxylearning.units import Address, Digest
+
+if TYPE_CHECKING:
+    from galaxylearning.protocol.consent import OwnerPolicy
 
 if TYPE_CHECKING:
     from galaxylearning.storage.journal import SqliteJournal
@@ -274,6 +276,8 @@ def read_policy(home: Home) -> OwnerPolicy:
     Raises:
         ConfigRefused: it cannot be read, or is not acceptable.
     """
+    from galaxylearning.protocol.consent import MAX_POLICY_BYTES, OwnerPolicy, policy_from_json
+
     try:
         data = files.read_whole(home.policy, max_bytes=MAX_POLICY_BYTES)
     except FileNotFoundError:
@@ -292,6 +296,8 @@ def save_policy(home: Home, policy: OwnerPolicy) -> None:
         ConfigRefused: it would be too long to be read again.
         StorageError: the disk is full or failed.
     """
+    from galaxylearning.protocol.consent import MAX_POLICY_BYTES
+
     data = msgspec.json.format(msgspec.json.encode(policy), indent=2) + b"\n"
     if len(data) > MAX_POLICY_BYTES:
         raise ConfigRefused(

@@ -15,6 +15,7 @@ from galaxylearning.cli.options import (
     Format,
     FormatOption,
     HomeOption,
+    smallest_units,
 )
 from galaxylearning.config import Home
 
@@ -50,11 +51,10 @@ def register(
     from galaxylearning import bootstrap
     from galaxylearning.cli.keys import load_identity
     from galaxylearning.nodes import evaluator as node
-    from galaxylearning.protocol.job import smallest_units
     from galaxylearning.storage.journal import MemoryJournal
 
     place = Home(home)
-    units = smallest_units(stake, output.TOKEN_DECIMALS, "--stake")
+    units = smallest_units(stake, "--stake")
     _, signer, sealing = load_identity(place, account)
 
     async def enter() -> None:
@@ -96,10 +96,9 @@ def run(
     from galaxylearning.nodes.evaluator import EvaluatorNode
     from galaxylearning.nodes.evaluator import register as enter_registry
     from galaxylearning.nodes.relayer import RelayerNode
-    from galaxylearning.protocol.job import smallest_units
 
     place = Home(home)
-    units = smallest_units(stake, output.TOKEN_DECIMALS, "--stake")
+    units = smallest_units(stake, "--stake")
     name, signer, sealing = load_identity(place, account)
     report = reporter(format)
 

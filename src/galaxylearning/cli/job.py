@@ -10,6 +10,7 @@ import typer
 
 from galaxylearning.cli import output
 from galaxylearning.cli.options import (
+    DECIMALS,
     DEFAULT_HOME,
     AsOption,
     ChainOption,
@@ -91,7 +92,7 @@ def post(
     if len(set(seats)) != len(seats):
         raise ConfigRefused("one evaluator is named twice", where="--evaluators")
     compiled = compile_file(file)
-    price = compiled.job.price.in_units(seats[0], output.TOKEN_DECIMALS)
+    price = compiled.job.price.in_units(seats[0], DECIMALS)
     needed = int(price.bounty) + int(price.fee_per_seat) * len(seats)
     _, signer, sealing = load_identity(place, account)
 
@@ -215,6 +216,9 @@ def show(
 @app.command()
 def watch(
     job: JobArgument,
+    until_settled: Annotated[
+        bool, typer.Option("--until-settled", help="Stop as soon as the payouts are fixed, paid or not.")
+    ] = False,
     home: HomeOption = DEFAULT_HOME,
     chain: ChainOption = None,
     format: FormatOption = Format.TABLE,
@@ -243,7 +247,7 @@ def watch(
                 if {**facts, "now": 0} != told:
                     told = {**facts, "now": 0}
                     _tell(job, facts, format)
-                return job_facts.is_over(state)
+                return job_facts.is_over(state) or (until_settled and job_facts.is_settled(state))
 
             await keep_going(site, turn)
 

@@ -104,6 +104,11 @@ def state_facts(state: JobState, now: int) -> dict[str, Any]:
     }
 
 
+def is_settled(state: JobState) -> bool:
+    """Whether it is fixed who gets what."""
+    return state.phase in (Phase.SETTLED, Phase.ABORTED)
+
+
 def is_over(state: JobState) -> bool:
     """Whether nothing more will happen to a job's money."""
     if state.phase is Phase.ABORTED:

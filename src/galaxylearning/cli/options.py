@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final, TypeAlias
@@ -11,6 +12,10 @@ import typer
 from galaxylearning.errors import ConfigRefused
 
 DEFAULT_HOME: Final = Path(".galaxy")
+DECIMALS: Final = 18
+"""Of the token, and of the native coin."""
+
+_AMOUNT: Final = re.compile(rf"([0-9]{{1,30}})(?:\.([0-9]{{1,{DECIMALS}}}))?")
 
 
 class Format(StrEnum):
@@ -50,3 +55,18 @@ def pairs(values: list[str] | None, option: str) -> dict[str, str]:
             raise ConfigRefused(f"{name[:80]!r} is given twice", where=option)
         found[name] = given
     return found
+
+
+def smallest_units(amount: str, option: str) -> int:
+    """Whole tokens (or coins) as an integer of smallest units, exactly.
+
+    Raises:
+        ConfigRefused: not a plain decimal number of at most 30 digits and 18 decimals.
+    """
+    match = _AMOUNT.fullmatch(amount)
+    if match is None:
+        raise ConfigRefused(
+            f"{amount[:60]!r} given; allowed: a number from 0 with at most {DECIMALS} decimals", where=option
+        )
+    whole, part = match.group(1), match.group(2) or ""
+    return int(whole) * 10**DECIMALS + int(part.ljust(DECIMALS, "0"))

@@ -11,11 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from galaxylearning.cli.options import DECIMALS
+
 if TYPE_CHECKING:
     from galaxylearning.nodes.site import Progress
 
 PIPE_WIDTH: Final = 160
-TOKEN_DECIMALS: Final = 18
 
 
 def console() -> Console:
@@ -69,8 +70,8 @@ def print_facts(title: str, facts: Iterable[tuple[str, object]]) -> None:
 
 def tokens(units: int | str) -> str:
     """An amount of smallest units in whole tokens, exactly."""
-    whole, part = divmod(int(units), 10**TOKEN_DECIMALS)
-    return f"{whole:,}" + (f".{part:0{TOKEN_DECIMALS}d}".rstrip("0") if part else "")
+    whole, part = divmod(int(units), 10**DECIMALS)
+    return f"{whole:,}" + (f".{part:0{DECIMALS}d}".rstrip("0") if part else "")
 
 
 def print_progress(progress: Progress) -> None:

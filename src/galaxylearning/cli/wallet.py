@@ -10,7 +10,14 @@ import typer
 
 from galaxylearning.cli import output
 from galaxylearning.cli.keys import DEFAULT_NAME, account_name, address_named, open_keys, passphrase
-from galaxylearning.cli.options import DEFAULT_HOME, ChainOption, Format, FormatOption, HomeOption
+from galaxylearning.cli.options import (
+    DEFAULT_HOME,
+    ChainOption,
+    Format,
+    FormatOption,
+    HomeOption,
+    smallest_units,
+)
 from galaxylearning.config import Home
 
 app = typer.Typer(
@@ -88,12 +95,11 @@ def fund(
     Example: galaxy wallet fund requester --tokens 5000
     """
     from galaxylearning import bootstrap
-    from galaxylearning.protocol.job import smallest_units
 
     place = Home(home)
     address = address_named(place, account or account_name(place, None), "account")
-    units = smallest_units(tokens, output.TOKEN_DECIMALS, "--tokens")
-    wei = smallest_units(coins, 18, "--coins")
+    units = smallest_units(tokens, "--tokens")
+    wei = smallest_units(coins, "--coins")
 
     async def run() -> dict[str, Any]:
         async with bootstrap.open_world(place, chain=chain) as world:

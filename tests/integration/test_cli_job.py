@@ -1,0 +1,260 @@
+"""A whole paid job typed at the command line, on a job file written by ``galaxy new``.
+
+The chain, the blob store, a requester, three evaluators and two data owners, each in a home and a process of
+its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+from safetensors.numpy import load
+
+from galaxylearning import bootstrap
+from galaxylearning.chain.signer import KeySigner
+from galaxylearning.chain.transport import Transport
+from galaxylearning.cli import main
+from galaxylearning.config import Home
+from galaxylearning.nodes.relayer import RelayerNode
+from galaxylearning.nodes.site import ChainView, keep_going
+from galaxylearning.storage.journal import MemoryJournal
+from galaxylearning.storage.keystore import KeyStore
+
+PASSPHRASE = "correct horse"
+PATIENCE_S = 240
+SOURCES = str(Path(bootstrap.__file__).parents[1])
+EVALUATORS = ("e1", "e2", "e3")
+OWNERS = ("north", "south")
+
+
+def galaxy(*arguments: object, code: int = 0) -> str:
+    """Type a command in this process; its standard output (its standard error where it should fail)."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as stopped,
+    ):
+        main([str(argument) for argument in arguments])
+    assert stopped.value.code == code, err.getvalue() + out.getvalue()
+    return err.getvalue() if code else out.getvalue()
+
+
+class Machines:
+    """Processes of ``galaxy``, each with a log; all are killed in the end."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.environment = {
+            **os.environ,
+            "PYTHONPATH": SOURCES,
+            "OMP_NUM_THREADS": "1",
+            "GALAXY_PASSPHRASE": PASSPHRASE,
+        }
+        self.running: dict[str, subprocess.Popen[str]] = {}
+
+    def start(self, name: str, *arguments: object) -> subprocess.Popen[str]:
+        with (self.root / f"{name}.log").open("w") as log:
+            self.running[name] = subprocess.Popen(
+                [sys.executable, "-m", "galaxylearning.cli", *map(str, arguments)],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=self.environment,
+            )
+        return self.running[name]
+
+    def first_line(self, name: str) -> Any:
+        """The first line of JSON that a process prints."""
+        output = self.running[name].stdout
+        assert output is not None
+        assert select.select([output], [], [], PATIENCE_S)[0], f"{name} says nothing"
+        line = output.readline()
+        assert line, (self.root / f"{name}.log").read_text()
+        return json.loads(line)
+
+    def ended(self, name: str) -> list[Any]:
+        """The lines of JSON of a process that ends well by itself."""
+        out, _ = self.running[name].communicate(timeout=PATIENCE_S)
+        assert self.running[name].returncode == 0, (self.root / f"{name}.log").read_text() + out
+        return [json.loads(line) for line in out.splitlines()]
+
+    def close(self) -> None:
+        for process in self.running.values():
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machines]:
+    monkeypatch.setenv("GALAXY_PASSPHRASE", PASSPHRASE)
+    found = Machines(tmp_path)
+    yield found
+    found.close()
+
+
+def in_a_hurry(home: Path) -> None:
+    """Look around often, and take turns quickly."""
+    settings = bootstrap.load_settings(Home(home))
+    bootstrap.save_settings(Home(home), msgspec.structs.replace(settings, poll_ms=150, stagger_ms=600))
+
+
+def write_job(folder: Path) -> Path:
+    """The template as ``galaxy new`` writes it, for two data owners and two rounds."""
+    galaxy("new", folder)
+    file = folder / "job.py"
+    text = file.read_text()
+    for old, new in (("rounds=5", "rounds=2"), ("maximum_owners=3", "maximum_owners=2")):
+        assert old in text
+        text = text.replace(old, new)
+    file.write_text(text)
+    return file
+
+
+def split_rows(file: Path, folder: Path) -> list[Path]:
+    """One data owner's file as two."""
+    header, *rows = file.read_text().splitlines()
+    found = []
+    for name, part in zip(OWNERS, (rows[::2], rows[1::2]), strict=True):
+        found.append(folder / f"{name}.csv")
+        found[-1].write_text("\n".join([header, *part]) + "\n")
+    return found
+
+
+def relay_registrations(home: Path, name: str, wanted: int) -> None:
+    """Relay what data owners signed, until so many data sets are registered; pushes no payments."""
+
+    async def run() -> None:
+        async with bootstrap.open_world(Home(home)) as world:
+            signer = KeySigner(KeyStore(Home(home).keys).load_account(name, PASSPHRASE))
+            site = bootstrap.site_of(world, signer, MemoryJournal())
+            relayer, view = RelayerNode(site, jobs=()), ChainView(world.ledger, world.blobs)
+
+            async def turn() -> bool:
+                await relayer.turn()
+                await view.refresh()
+                return len(view.datasets) >= wanted
+
+            with anyio.fail_after(PATIENCE_S):
+                await keep_going(site, turn)
+
+    anyio.run(run)
+
+
+def transactions_of(url: str, address: str) -> int:
+    async def count() -> int:
+        transport = Transport(url)
+        try:
+            return int(await transport.request("eth_getTransactionCount", address, "latest"), 16)
+        finally:
+            await transport.close()
+
+    return anyio.run(count)
+
+
+def test_a_job_from_the_template_to_the_last_payment(machines: Machines, tmp_path: Path) -> None:
+    hub = tmp_path / "hub"
+    machines.start("chain", "chain", "--home", hub, "--port", 0, "--format", "json")
+    machines.start("store", "store", "serve", "--home", hub, "--port", 0, "--format", "json")
+    chain, store = machines.first_line("chain"), machines.first_line("store")
+    url = chain["served_at"]
+
+    addresses = {}
+    for name in ("requester", *EVALUATORS, *OWNERS):
+        home = tmp_path / name
+        galaxy("chain", "join", url, "--jobs", chain["jobs"], "--store", store["served_at"], "--home", home)
+        in_a_hurry(home)
+        made = galaxy("wallet", "new", name, "--light", "--home", home, "--format", "json")
+        addresses[name] = json.loads(made)["address"]
+    for name in ("requester", *EVALUATORS):
+        galaxy("wallet", "fund", "--home", tmp_path / name)
+    for name in EVALUATORS:
+        galaxy("evaluator", "register", "--stake", "60", "--home", tmp_path / name)
+
+    # The requester: check, then post in a process of its own.
+    file = write_job(tmp_path / "my-job")
+    checked = json.loads(galaxy("job", "check", file, "--format", "json"))
+    assert checked["runs"]["parameters"] == 3 * 16 + 16 + 16 * 2 + 2
+    assert checked["trial"]["suggested_target_gain"] > 0.05
+    seats = ",".join(addresses[name] for name in EVALUATORS)
+    requester = tmp_path / "requester"
+    machines.start(
+        "post", "job", "post", file, "--evaluators", seats, "--home", requester, "--format", "json"
+    )
+    posted = json.loads(machines.running["post"].communicate(timeout=PATIENCE_S)[0])
+    assert posted["job"] == "1"
+    assert int(posted["escrow"]) == 1_030 * 10**18
+
+    machines.start("watch", "job", "watch", 1, "--until-settled", "--home", requester, "--format", "json")
+    assert machines.first_line("watch")["phase"] == "enrolling"
+
+    # Two data owners: describe, match, accept, run.
+    for name, rows in zip(OWNERS, split_rows(tmp_path / "my-job" / "owner.csv", tmp_path), strict=True):
+        home = tmp_path / name
+        galaxy("data", "add", rows, "--label", "diagnosis", "--name", "patients", "--home", home)
+        matched = json.loads(galaxy("data", "match", "patients", 1, "--home", home, "--format", "json"))
+        assert matched["is_match"]
+        accepted = json.loads(galaxy("job", "accept", 1, "--home", home, "--format", "json"))
+        assert accepted["datasets"] == [{"name": "patients", "refusal": None}]
+        machines.start(name, "owner", "run", "--job", 1, "--home", home, "--format", "json")
+    for name in EVALUATORS:
+        options = ("--stake", "60", "--job", 1, "--no-relayer", "--format", "json")
+        machines.start(name, "evaluator", "run", *options, "--home", tmp_path / name)
+    relay_registrations(requester, "requester", len(OWNERS))
+
+    assert machines.ended("watch")[-1]["phase"] == "settled"
+    steps = [step["step"] for name in EVALUATORS for step in machines.ended(name)]
+    assert steps.count("round anchored") == 2
+    assert "model released" in steps
+    for name in OWNERS:
+        assert [step["step"] for step in machines.ended(name)] == ["enrolled", "update sent", "update sent"]
+
+    # One data owner's payout is claimed; a relayer pushes the rest. Nobody is paid twice.
+    shown = json.loads(galaxy("job", "show", 1, "--home", requester, "--format", "json"))
+    assert (shown["paid"], shown["payees"]) == ("0", 2)
+    north = ("job", "claim", 1, "--account", addresses["north"], "--as", "requester", "--home", requester)
+    claimed = json.loads(galaxy(*north, "--format", "json"))
+    assert int(claimed["amount"]) > 0
+    assert "was paid already" in galaxy(*north, code=3)
+    assert "not paid by this job" in galaxy(
+        "job", "claim", 1, "--account", addresses["e1"], "--home", requester, code=3
+    )
+    galaxy("evaluator", "run", "--stake", "60", "--job", 1, "--home", tmp_path / "e1")
+    galaxy("job", "watch", 1, "--home", requester)
+
+    shown = json.loads(galaxy("job", "show", 1, "--home", requester, "--format", "json"))
+    assert int(shown["paid"]) + int(shown["fees_paid"]) + int(shown["refunded"]) == int(posted["escrow"])
+    assert int(shown["fees_paid"]) == 30 * 10**18
+    received = 0
+    for name in OWNERS:
+        owned = json.loads(galaxy("wallet", "show", "--home", tmp_path / name, "--format", "json"))
+        received += int(owned["tokens"])
+        assert transactions_of(url, addresses[name]) == 0
+        if name == "north":
+            assert owned["tokens"] == claimed["amount"]
+    assert received == int(shown["paid"]) == int(shown["payouts"])
+
+    # Afterwards.
+    model = tmp_path / "model.safetensors"
+    collected = json.loads(galaxy("job", "collect", 1, "-o", model, "--home", requester, "--format", "json"))
+    assert sum(tensor.size for tensor in load(model.read_bytes()).values()) == 98
+    assert collected["bytes"] == model.stat().st_size
+    assert "already" in galaxy("job", "collect", 1, "-o", model, "--home", requester, code=3)
+    assert "enrolling" in galaxy("job", "cancel", 1, "--home", requester, code=3)
+    assert "enrolling" in galaxy("job", "accept", 1, "--home", tmp_path / "north", code=3)
+    listed = json.loads(galaxy("job", "list", "--home", requester, "--format", "json"))
+    assert [(job["job"], job["phase"]) for job in listed] == [("1", "settled")]
+    galaxy("audit", 1, "--home", requester)
+    galaxy("store", "check", "--home", hub)
