@@ -96,7 +96,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         expected = _expected(error)
         if expected is None:
             raise
-        typer.echo(f"galaxy: {expected}", err=True)
+        from galaxylearning.cli.output import harmless
+
+        typer.echo(harmless(f"galaxy: {expected}"), err=True)
         sys.exit(expected.exit_code)
     sys.exit(0)
 

@@ -169,7 +169,10 @@ def summary(facts: dict[str, Any]) -> Iterable[tuple[str, object]]:
     )
     yield "operations", ", ".join(f"{op} x{count}" for op, count in runs["operations"].items())
     yield "what leaves, once", leaves["once"]
-    yield "what leaves, each round", f"{leaves['every_round']}; at most {leaves['update_bytes']:,} bytes"
+    yield (
+        "what leaves, each round",
+        f"{leaves['every_round']}; at most {leaves['update_bytes']:,} bytes before sealing",
+    )
     yield "what never leaves", leaves["never"]
 
 

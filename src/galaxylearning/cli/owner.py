@@ -79,7 +79,7 @@ def run(
                 sealing,
                 shelf=CatalogueShelf(catalogue),
                 trainer=ThreadTrainer(),
-                policy=_watched(place, report),
+                policy=watched_policy(place, report),
                 jobs=None if job is None else frozenset(job),
             ).run()
 
@@ -89,7 +89,7 @@ def run(
         catalogue.close()
 
 
-def _watched(home: Home, report: Callable[[Progress], None]) -> Callable[[], OwnerPolicy]:
+def watched_policy(home: Home, report: Callable[[Progress], None]) -> Callable[[], OwnerPolicy]:
     """The policy as it stands now. One that cannot be read allows nothing until it can be read again."""
     from galaxylearning import bootstrap
     from galaxylearning.nodes.site import Progress

@@ -1,0 +1,211 @@
+"""One home with its own embedded chain, in one process: the money and consent of a job that is taken back."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from galaxylearning import bootstrap
+from galaxylearning.chain.embedded import serve
+from galaxylearning.cli import main
+from galaxylearning.cli.owner import watched_policy
+from galaxylearning.config import Home
+from galaxylearning.nodes.site import Progress, registry_topic
+from galaxylearning.protocol.consent import OwnerPolicy
+
+EVALUATORS = ("e1", "e2", "e3")
+
+
+def galaxy(*arguments: object, code: int = 0) -> str:
+    """Type a command; its standard output (its standard error where it should fail)."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as stopped,
+    ):
+        main([str(argument) for argument in arguments])
+    assert stopped.value.code == code, err.getvalue() + out.getvalue()
+    return err.getvalue() if code else out.getvalue()
+
+
+def asked(*arguments: object) -> Any:
+    """What a reading command prints as JSON."""
+    return json.loads(galaxy(*arguments, "--format", "json"))
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home with contracts on its embedded chain and a requester."""
+    monkeypatch.setenv("GALAXY_PASSPHRASE", "secret")
+    monkeypatch.setenv("GALAXY_HOME", str(tmp_path / "home"))
+    galaxy("chain", "deploy")
+    galaxy("wallet", "new", "requester", "--light")
+    return tmp_path / "home"
+
+
+def test_a_job_is_posted_refused_accepted_and_taken_back(home: Path, tmp_path: Path) -> None:
+    galaxy("new", tmp_path / "mine")
+    file = tmp_path / "mine" / "job.py"
+    post = ("job", "post", file, "--as", "requester", "--evaluators")
+    for name in EVALUATORS:
+        galaxy("wallet", "new", name, "--light")
+    assert "owns 0 tokens" in galaxy(*post, "e1,e2,e3", code=3)
+    for name in ("requester", *EVALUATORS):
+        galaxy("wallet", "fund", name, "--tokens", "2000")
+    assert "not a registered evaluator" in galaxy(*post, "e1,e2,e3", code=3)
+    for name in EVALUATORS:
+        galaxy("evaluator", "register", "--as", name, "--stake", "60")
+    assert asked("wallet", "show", "e1") == {
+        **asked("wallet", "show", "e1"),
+        "tokens": str(1_940 * 10**18),
+        "staked": str(60 * 10**18),
+        "is_evaluator": True,
+    }
+    assert "twice" in galaxy(*post, "e1,e1,e2", code=3)
+    assert "--evaluators" in galaxy(*post, "e1,nobody", code=3)
+    posted = asked(*post, "e1,e2,e3")
+    assert posted["job"] == "1"
+    assert asked("wallet", "show", "requester")["tokens"] == str((2_000 - 1_030) * 10**18)
+
+    shown = asked("job", "show", 1)
+    assert (shown["phase"], shown["title"], shown["price"]["bounty"]) == (
+        "enrolling",
+        "mine",
+        str(1_000 * 10**18),
+    )
+    assert shown["runs"]["operations"] == {"aten.linear.default": 2, "aten.relu.default": 1}
+    assert shown["runs"]["flops_forward_per_batch"] > 0
+    assert shown["leaves"]["updates"] == 5
+    assert "each evaluator" in shown["privacy"]["who_sees"]
+    for word in ("what never leaves", "aten.linear.default x2", "size_mm", "1,000 for a gain of 0.4"):
+        assert word in galaxy("job", "show", 1)
+    assert asked("job", "list")[0]["phase"] == "enrolling"
+    assert "no job 2" in galaxy("job", "show", 2, code=3)
+
+    # A data set that does not match is told column by column, and accepting says so.
+    (tmp_path / "other.csv").write_text("size_mm,texture,diagnosis\n1.0,red,benign\n2.0,blue,unknown\n")
+    galaxy("data", "add", tmp_path / "mine" / "owner.csv", "--label", "diagnosis", "--name", "good")
+    galaxy("data", "add", tmp_path / "other.csv", "--label", "diagnosis", "--name", "other")
+    assert asked("data", "match", "good", 1)["is_match"]
+    with contextlib.redirect_stdout(io.StringIO()) as out, pytest.raises(SystemExit) as stopped:
+        main(["data", "match", "other", "1", "--format", "json"])
+    assert stopped.value.code == 3
+    problems = {row["column"]: row["problem"] for row in json.loads(out.getvalue())["columns"]}
+    assert problems["size_mm"] is None
+    assert {name for name, problem in problems.items() if problem} == {"texture", "age", "diagnosis"}
+    accepted = asked("job", "accept", 1)
+    assert {row["name"]: row["refusal"] is None for row in accepted["datasets"]} == {
+        "good": True,
+        "other": False,
+    }
+    assert asked("job", "accept", 1) == accepted
+    assert bootstrap.read_policy(Home(home)).accepted == (posted["terms_digest"],)
+
+    # Nothing to claim or collect yet; only its requester may take it back; then the escrow is home again.
+    assert "settled" in galaxy("job", "claim", 1, "--account", "e1", "--as", "e1", code=3)
+    assert "settled" in galaxy("job", "collect", 1, "-o", tmp_path / "m", "--as", "requester", code=3)
+    assert not (tmp_path / "m").exists()
+    assert "only its requester" in galaxy("job", "cancel", 1, "--as", "e1", code=3)
+    assert asked("job", "cancel", 1, "--as", "requester")["refunded"] == posted["escrow"]
+    assert asked("wallet", "show", "requester")["tokens"] == str(2_000 * 10**18)
+    assert asked("job", "show", 1)["phase"] == "aborted"
+    assert "aborted" in galaxy("job", "watch", 1)
+    assert "enrolling" in galaxy("job", "accept", 1, code=3)
+    assert "enrolling" in galaxy("job", "cancel", 1, "--as", "requester", code=3)
+
+    # Withdrawn consent is published for anybody to relay.
+    galaxy("data", "remove", "good", "--revoke", "--as", "requester")
+    assert [entry["name"] for entry in asked("data", "list")] == ["other"]
+
+    async def revocations() -> int:
+        async with bootstrap.open_world(Home(home)) as world:
+            return len(await world.blobs.list(registry_topic(world.ledger, "revocations")))
+
+    assert anyio.run(revocations) == 1
+
+
+def test_keys_are_asked_for_by_name_and_passphrase(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "is taken" in galaxy("wallet", "new", "requester", code=3)
+    assert "key name" in galaxy("wallet", "new", "Not OK", code=3)
+    monkeypatch.setenv("GALAXY_PASSPHRASE", "wrong")
+    assert "wrong passphrase" in galaxy("job", "cancel", 1, code=9)
+    assert "no key named" in galaxy("job", "cancel", 1, "--as", "nobody", code=9)
+    assert "--tokens" in galaxy("wallet", "fund", "--tokens", "-1", code=3)
+    assert "--stake" in galaxy("evaluator", "register", "--stake", "lots", code=3)
+
+
+def test_a_home_joins_the_chain_of_another(home: Path, tmp_path: Path) -> None:
+    known = asked("chain", "info")
+    guest = ("--home", tmp_path / "guest")
+
+    def typed(*arguments: object, code: int = 0) -> str:
+        return galaxy(*arguments, *guest, code=code)
+
+    async def served() -> None:
+        settings = bootstrap.load_settings(Home(home))
+        async with bootstrap.open_node(Home(home), settings) as chain, serve(chain, port=0) as server:
+            with bootstrap.announce_chain(Home(home), server.url):
+                await anyio.to_thread.run_sync(while_served, server.url)
+
+    def while_served(url: str) -> None:
+        assert asked("chain", "info")["served_at"] == url
+        assert "already served" in galaxy("chain", "serve", "--port", "0", code=3)
+        join = ("chain", "join", url, "--jobs")
+        assert "no Galaxy contract" in typed(*join, known["token"], code=3)
+        assert "checksum" in typed(*join, "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAeD", code=3)
+        assert "blobs" in typed(*join, known["jobs"], "--store", "http://", code=3)
+        assert not (tmp_path / "guest" / "galaxy.json").exists()
+        joined = json.loads(typed(*join, known["jobs"], "--store", "http://127.0.0.1:9", "--format", "json"))
+        for name in ("chain_id", "token", "registry", "jobs"):
+            assert joined[name] == known[name]
+        assert "blobs are on a server" in typed("store", "check", code=3)
+        assert "only an embedded chain is served" in typed("chain", code=3)
+
+    anyio.run(served)
+    assert "no answer" in typed("job", "list", code=5) or "chain" in typed("job", "list", code=5)
+
+
+def test_what_cannot_work_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GALAXY_PASSPHRASE", "secret")
+    home = ("--home", tmp_path)
+    assert "no contracts are known" in galaxy("job", "list", *home, code=3)
+    assert "chain" in galaxy("chain", "deploy", "--chain", "gopher://x", *home, code=3)
+    galaxy("chain", "deploy", "--chain", "http://127.0.0.1:9", *home, code=5)
+    assert "loopback" in galaxy("store", "serve", "--host", "0.0.0.0", *home, code=3)  # noqa: S104 - refused
+    assert "no account here yet" in galaxy("owner", "run", *home, code=3)
+    (tmp_path / "galaxy.json").write_text('{"chian": 1}')
+    assert "chian" in galaxy("chain", "info", *home, code=3)
+
+
+def test_the_store_is_listed_and_checked(home: Path) -> None:
+    async def put() -> str:
+        async with bootstrap.open_world(Home(home)) as world:
+            return (await world.blobs.put(b"blob", topic="job/1")).hex()
+
+    digest = anyio.run(put)
+    assert asked("store", "list") == [{"topic": "job/1", "blobs": 1}]
+    assert asked("store", "list", "job/1") == [{"digest": digest}]
+    assert asked("store", "check") == {"blobs": 1, "problems": []}
+    assert "topic" in galaxy("store", "list", "../x", code=3)
+    (home / "blobs" / digest).chmod(0o644)
+    (home / "blobs" / digest).write_bytes(b"blub")
+    assert digest in galaxy("store", "check", code=3)
+
+
+def test_a_policy_that_became_unreadable_allows_nothing(tmp_path: Path) -> None:
+    home, told = Home(tmp_path), list[Progress]()
+    current = watched_policy(home, told.append)
+    bootstrap.save_policy(home, OwnerPolicy(requesters=("*",)))
+    assert current().requesters == ("*",)
+    home.policy.write_text("{")
+    assert current() == current() == OwnerPolicy()
+    assert len(told) == 1
+    bootstrap.save_policy(home, OwnerPolicy(requesters=("*",)))
+    assert current().requesters == ("*",)

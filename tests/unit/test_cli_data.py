@@ -1,0 +1,123 @@
+"""``galaxy data`` and ``galaxy new``: what they show, keep and refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from galaxylearning.cli import main
+from galaxylearning.config import Home
+from galaxylearning.storage.datasets import DatasetCatalog
+
+PATIENTS = "size,age,note,diagnosis\n1.5,40,x,M\n2.5,50,y,B\n3.5,60,x,M\n"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "patients.csv"
+    path.write_text(PATIENTS)
+    return path
+
+
+def type_command(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> str:
+    """Standard output of a command, or standard error where it should fail."""
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    said = capsys.readouterr()
+    assert stopped.value.code == code, said.err
+    return said.err if code else said.out
+
+
+def test_a_data_set_is_described_kept_and_forgotten(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, file: Path
+) -> None:
+    home = tmp_path / "home"
+    options = ("--unit", "size=mm", "--map", "M=malignant", "--map", "B=benign", "--only", "size, age")
+    added = json.loads(
+        type_command(
+            capsys, "data", "add", file, "--label", "diagnosis", "--name", "biopsies", *options,
+            "--kind", "age=number", "--home", home, "--format", "json",
+        )
+    )  # fmt: skip
+    columns = {column["name"]: column for column in added["columns"]}
+    assert set(columns) == {"size", "age", "diagnosis"}
+    assert columns["size"]["unit"] == "mm"
+    assert columns["size"]["mean"] == 2.5
+    assert columns["age"]["kind"] == "number"
+    assert columns["diagnosis"]["classes"] == ["benign", "malignant"]
+    assert columns["diagnosis"]["is_label"]
+    listed = json.loads(type_command(capsys, "data", "list", "--home", home, "--format", "json"))
+    assert listed == [added]
+    catalogue = DatasetCatalog(Home(home).catalogue)
+    salt = catalogue.get("biopsies").salt.hex()
+    catalogue.close()
+    assert salt not in json.dumps(listed)
+    assert "biopsies" in type_command(capsys, "data", "list", "--home", home)
+    type_command(capsys, "data", "remove", "biopsies", "--home", home)
+    assert json.loads(type_command(capsys, "data", "list", "--home", home, "--format", "json")) == []
+    assert file.read_text() == PATIENTS
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--label", "nothing", "--name", "n"), "'nothing'"),
+        (("--label", "diagnosis", "--name", ""), "data set name"),
+        (("--label", "diagnosis", "--name", "n", "--unit", "mm"), "--unit"),
+        (("--label", "diagnosis", "--name", "n", "--unit", "weight=kg"), "weight"),
+        (("--label", "diagnosis", "--name", "n", "--map", "M=malignant"), "'B'"),
+        (("--label", "diagnosis", "--name", "n", "--kind", "age=float"), "float"),
+        (("--label", "diagnosis", "--name", "n", "--only", "size,weight"), "weight"),
+        (("--label", "diagnosis", "--name", "n", "--kind", "note=number"), "note"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_nothing_kept(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, file: Path, options: tuple[str, ...], said: str
+) -> None:
+    told = type_command(capsys, "data", "add", file, *options, "--home", tmp_path / "home", code=3)
+    assert said in told
+    assert told.count("\n") == 1
+    assert (
+        json.loads(type_command(capsys, "data", "list", "--home", tmp_path / "home", "--format", "json"))
+        == []
+    )
+
+
+def test_a_missing_file_and_a_missing_data_set_are_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    options = ("--label", "x", "--name", "n", "--home", tmp_path)
+    assert "gone.csv" in type_command(capsys, "data", "add", tmp_path / "gone.csv", *options, code=3)
+    assert "'gone'" in type_command(capsys, "data", "remove", "gone", "--home", tmp_path, code=3)
+    assert "'gone'" in type_command(capsys, "data", "match", "gone", 1, "--home", tmp_path, code=3)
+
+
+def test_a_new_job_has_a_short_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    type_command(capsys, "new", tmp_path / "my-job")
+    text = (tmp_path / "my-job" / "job.py").read_text()
+    assert len(text.splitlines()) <= 40
+    assert "@" not in text
+    assert {path.name for path in (tmp_path / "my-job").iterdir()} == {
+        "README.md",
+        "job.py",
+        "owner.csv",
+        "test.csv",
+    }
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "-x", 'a"b', "a\nb", "x" * 65])
+def test_a_malformed_name_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(["new", "--", name])
+    assert stopped.value.code == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_there_is_not_overwritten(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    assert "already" in type_command(capsys, "new", tmp_path / "mine", code=3)

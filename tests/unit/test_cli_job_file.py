@@ -1,0 +1,146 @@
+"""Job files: the template on one's own CSV, the suggested target gain, and every way to get one wrong."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from galaxylearning.cli import main
+from galaxylearning.cli.job_checks import checked
+from galaxylearning.cli.job_file import Trial, compile_file, try_training
+from galaxylearning.errors import DataRefused, GalaxyError, JobRefused, UnsupportedModel
+
+
+@pytest.fixture
+def job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """A job file from the template."""
+    with pytest.raises(SystemExit):
+        main(["new", str(tmp_path / "mine")])
+    capsys.readouterr()
+    return tmp_path / "mine" / "job.py"
+
+
+def changed(job: Path, old: str, new: str) -> Path:
+    text = job.read_text()
+    assert old in text
+    job.write_text(text.replace(old, new))
+    return job
+
+
+def write_table(path: Path, header: str, rows: list[str]) -> None:
+    path.write_text("\n".join([header, *rows]) + "\n")
+
+
+def test_the_template_compiles_as_it_is(job: Path) -> None:
+    compiled = compile_file(job)
+    assert compiled.cost.parameters == 98
+    assert len(compiled.test) == 160
+
+
+def test_the_template_works_on_another_csv(job: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = [f"{i},{rng.normal():.3f},{'red' if rng.random() < 0.5 else 'blue'},{i % 3}" for i in range(90)]
+    write_table(job.parent / "mine.csv", "id,weight,colour,species", rows)
+    changed(job, '"test.csv"', '"mine.csv"')
+    changed(job, 'label="diagnosis")', 'label="species", only=("weight", "colour"))')
+    compiled = compile_file(job)
+    assert compiled.test.inputs.shape == (90, 3)
+    assert compiled.job.schema.label.classes == ("0", "1", "2")
+
+
+def test_the_template_works_for_a_number(job: Path) -> None:
+    rows = [f"{i / 10},{(i * 37) % 11},{i / 7 + 1.5}" for i in range(80)]
+    write_table(job.parent / "test.csv", "a,b,price", rows)
+    changed(job, 'label="diagnosis"', 'label="price"')
+    changed(job, '"cross_entropy"', '"mse"')
+    trial = try_training(compile_file(job))
+    assert trial.gain > 0
+
+
+def test_the_suggested_gain_is_what_a_training_improves(job: Path) -> None:
+    compiled = compile_file(job)
+    trial = try_training(compiled)
+    assert trial == try_training(compiled)
+    assert trial.steps == 5 * 2 * 5
+    assert 0.6 < trial.untrained_loss < 0.9
+    assert 0.1 < trial.gain < trial.untrained_loss
+    facts = checked(compiled, 5, trial)
+    assert facts["escrow"] == str((1_000 + 5 * 10) * 10**18)
+    assert facts["trial"]["suggested_target_gain"] == trial.gain
+
+
+def test_labels_at_random_leave_the_loss_of_a_coin(job: Path) -> None:
+    rng = np.random.default_rng(1)
+    rows = [f"{rng.normal():.3f},{'M' if rng.random() < 0.5 else 'B'}" for _ in range(2_000)]
+    write_table(job.parent / "test.csv", "x,diagnosis", rows)
+    trial = try_training(compile_file(job))
+    assert abs(trial.trained_loss - math.log(2)) < 0.02
+
+
+def test_a_diverging_training_names_the_learning_rate(job: Path) -> None:
+    changed(job, 'loss="cross_entropy"', 'loss="mse"')
+    changed(job, 'label="diagnosis"', 'label="texture"')
+    changed(job, "learning_rate=0.1", "learning_rate=1000.0, clip_norm=1e6")
+    with pytest.raises(JobRefused, match=r"plan\.learning_rate"):
+        try_training(compile_file(job))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error", "said"),
+    [
+        ("job = gl.Job(", "task = gl.Job(", JobRefused, "must set 'job'"),
+        ("import torch\n", "import torch\nundefined_name\n", JobRefused, r"job\.py, line 4: NameError"),
+        ("job = gl.Job(", "job = gl.Job((", JobRefused, r"job\.py, line \d+: SyntaxError"),
+        ('label="diagnosis"', 'label="nothing"', DataRefused, "nothing"),
+        ('TEST = "test.csv"', 'TEST = "gone.csv"', DataRefused, r"gone\.csv"),
+        ('loss="cross_entropy"', 'loss="hinge"', UnsupportedModel, "hinge"),
+        ("epochs=2", "epochs=0", JobRefused, r"plan\.epochs"),
+        ('bounty="1000"', "bounty=0.5", JobRefused, "bounty"),
+        ("    loss=", '    privacy="open",\n    loss=', JobRefused, "privacy"),
+        ("    nn.ReLU(),", "    torch.nn.Bilinear(2, 2, 2),", UnsupportedModel, "forward"),
+    ],
+)
+def test_every_mistake_is_told_with_its_place(
+    job: Path, old: str, new: str, error: type[GalaxyError], said: str
+) -> None:
+    changed(job, old, new)
+    before, path = os.getcwd(), list(sys.path)
+    with pytest.raises(error, match=said):
+        checked(compile_file(job), 3, None)
+    assert os.getcwd() == before
+    assert sys.path == path
+
+
+def test_too_few_rows_are_refused(job: Path) -> None:
+    lines = (job.parent / "test.csv").read_text().splitlines()[:40]
+    (job.parent / "test.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(JobRefused, match="at least 64"):
+        compile_file(job)
+
+
+def test_a_missing_job_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(JobRefused, match=r"gone\.py: there is no such file"):
+        compile_file(tmp_path / "gone.py")
+
+
+def test_a_module_beside_the_job_file_can_be_imported(job: Path) -> None:
+    (job.parent / "my_layers_for_test.py").write_text("WIDTH = 4\n")
+    changed(
+        job,
+        "import galaxylearning as gl\n",
+        "import galaxylearning as gl\nimport my_layers_for_test as mine\n",
+    )
+    changed(job, "16)", "mine.WIDTH)")
+    changed(job, "nn.Linear(16,", "nn.Linear(mine.WIDTH,")
+    assert compile_file(job).cost.parameters == 3 * 4 + 4 + 4 * 2 + 2
+
+
+def test_a_training_that_improves_nothing_suggests_nothing(job: Path) -> None:
+    compiled = compile_file(job)
+    assert checked(compiled, 3, Trial(0.5, 0.5, 10))["trial"]["suggested_target_gain"] is None
+    assert checked(compiled, 3, None)["trial"] is None
