@@ -7,6 +7,7 @@ import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
 import {GalaxyRegistry} from "./GalaxyRegistry.sol";
 import {GalaxyTypes, Phase, TokenNotSupported, ZeroDigest} from "./GalaxyTypes.sol";
 import {JobFunds} from "./JobFunds.sol";
+import {Signatures} from "./Signatures.sol";
 import {TokenTransfers} from "./TokenTransfers.sol";
 
 /// @title The life of a job: escrow, cohort, rounds, scores, settlement, and the way out of each
@@ -103,7 +104,7 @@ contract GalaxyJobs is JobFunds {
         _checkBefore(uint256(j.phaseStart) + j.enrolWindow);
         if (e.termsDigest != j.termsDigest) revert WrongTerms();
         bytes32 structHash = e.hash();
-        _checkDataOwner(e.dataOwner, structHash, signature);
+        Signatures.checkDataOwner(e.dataOwner, _hashTypedDataV4(structHash), signature);
         if (_hasEnrolled[e.jobId][e.dataOwner]) revert AlreadyEnrolled();
         if (j.bondPerIdentity != 0 && _bondPayers[e.jobId][e.dataOwner] == address(0)) revert BondMissing();
         if (!_registry.isDatasetActive(e.datasetId, e.dataOwner)) revert DatasetNotUsable();
@@ -139,7 +140,7 @@ contract GalaxyJobs is JobFunds {
         _checkBefore(uint256(j.phaseStart) + j.roundWindow);
         if (u.termsDigest != j.termsDigest) revert WrongTerms();
         bytes32 structHash = u.hash();
-        _checkDataOwner(u.dataOwner, structHash, signature);
+        Signatures.checkDataOwner(u.dataOwner, _hashTypedDataV4(structHash), signature);
         if (_lastDirectRound[u.jobId][u.dataOwner] == u.roundIndex + 1) revert AlreadySubmitted();
         _lastDirectRound[u.jobId][u.dataOwner] = u.roundIndex + 1;
         bytes32 head = keccak256(abi.encode(j.directHead, structHash));
@@ -164,7 +165,7 @@ contract GalaxyJobs is JobFunds {
         j.phaseStart = uint40(block.timestamp);
         j.roundIndex = uint16(a.roundIndex + 1);
         emit RoundAnchored(a.jobId, a.roundIndex, a.root, a.count, head, a.modelDigest, history);
-        if (a.roundIndex + 1 == j.rounds) _enter(a.jobId, j, Phase.Committing);
+        if (a.roundIndex + 1 >= j.rounds) _enter(a.jobId, j, Phase.Committing);
     }
 
     /// @notice Commits a seat to its scores.
@@ -281,7 +282,7 @@ contract GalaxyJobs is JobFunds {
         j.termsDigest = p.termsDigest;
         j.evaluators = p.evaluators;
         emit JobPosted(jobId, msg.sender, p.termsDigest, p.bounty, uint128(fees));
-        IERC20(p.token).takeExactly(msg.sender, p.bounty + fees);
+        IERC20(p.token).takeExactly(p.bounty + fees);
     }
 
     function _checkParameters(JobParameters calldata p) private view {

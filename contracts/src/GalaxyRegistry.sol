@@ -4,10 +4,10 @@ pragma solidity ^0.8.28;
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {IERC20Permit} from "@openzeppelin/contracts/token/ERC20/extensions/IERC20Permit.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
-import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
 import {ReentrancyGuard} from "@openzeppelin/contracts/utils/ReentrancyGuard.sol";
-import {GalaxyTypes, InvalidSignature, ZeroAmount, ZeroDigest} from "./GalaxyTypes.sol";
+import {GalaxyTypes, ZeroAmount, ZeroDigest} from "./GalaxyTypes.sol";
+import {Signatures} from "./Signatures.sol";
 import {TokenTransfers} from "./TokenTransfers.sol";
 
 /// @title Evaluators with their sealing keys and stake, and data sets with their consent
@@ -170,7 +170,7 @@ contract GalaxyRegistry is EIP712, ReentrancyGuard {
     /// @param signature The data owner's, over `r`; may be empty when the data owner calls.
     function registerDataset(GalaxyTypes.DatasetRegistration calldata r, bytes calldata signature) external {
         if (r.commitment == 0 || r.schemaDigest == 0) revert ZeroDigest();
-        _checkDataOwner(r.dataOwner, r.hash(), signature);
+        Signatures.checkDataOwner(r.dataOwner, _hashTypedDataV4(r.hash()), signature);
         bytes32 id = GalaxyTypes.datasetId(r.dataOwner, r.commitment);
         Dataset storage dataset_ = _datasets[id];
         if (dataset_.consent != Consent.None) revert DatasetExists();
@@ -183,7 +183,7 @@ contract GalaxyRegistry is EIP712, ReentrancyGuard {
     /// @notice Withdraws the consent to use a data set. Terminal for its id.
     /// @param signature The data owner's, over `r`; may be empty when the data owner calls.
     function revokeDataset(GalaxyTypes.DatasetRevocation calldata r, bytes calldata signature) external {
-        _checkDataOwner(r.dataOwner, r.hash(), signature);
+        Signatures.checkDataOwner(r.dataOwner, _hashTypedDataV4(r.hash()), signature);
         if (!isDatasetActive(r.datasetId, r.dataOwner)) revert DatasetNotActive();
         _datasets[r.datasetId].consent = Consent.Revoked;
         emit DatasetRevoked(r.datasetId, r.dataOwner);
@@ -228,7 +228,7 @@ contract GalaxyRegistry is EIP712, ReentrancyGuard {
         if (amount == 0) revert ZeroAmount();
         _accounts[msg.sender].staked += amount;
         emit StakeDeposited(msg.sender, amount);
-        stakeToken.takeExactly(msg.sender, amount);
+        stakeToken.takeExactly(amount);
     }
 
     /// @dev What is not burned now stays counted. The count is changed before the call and restored if it fails.
@@ -240,11 +240,5 @@ contract GalaxyRegistry is EIP712, ReentrancyGuard {
         } else {
             slashedUnburned = amount;
         }
-    }
-
-    function _checkDataOwner(address dataOwner, bytes32 structHash, bytes calldata signature) private view {
-        if (signature.length == 0 && msg.sender == dataOwner) return;
-        (address signer, ECDSA.RecoverError err,) = ECDSA.tryRecoverCalldata(_hashTypedDataV4(structHash), signature);
-        if (err != ECDSA.RecoverError.NoError || signer != dataOwner) revert InvalidSignature();
     }
 }

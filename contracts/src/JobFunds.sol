@@ -95,7 +95,7 @@ abstract contract JobFunds is JobStore {
         _bondPayers[jobId][dataOwner] = msg.sender;
         j.bondsHeld += amount;
         emit BondDeposited(jobId, dataOwner, msg.sender, amount);
-        IERC20(j.token).takeExactly(msg.sender, amount);
+        IERC20(j.token).takeExactly(amount);
     }
 
     /// @notice Returns a bond to who paid it, once the job is over.

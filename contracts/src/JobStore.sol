@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
-import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
 import {ReentrancyGuard} from "@openzeppelin/contracts/utils/ReentrancyGuard.sol";
 import {BitMaps} from "@openzeppelin/contracts/utils/structs/BitMaps.sol";
 import {GalaxyRegistry} from "./GalaxyRegistry.sol";
 import {InvalidSignature, Phase} from "./GalaxyTypes.sol";
+import {Signatures} from "./Signatures.sol";
 
 /// @title What GalaxyJobs remembers, its events, its refusals and its views
 abstract contract JobStore is EIP712, ReentrancyGuard {
@@ -308,14 +307,6 @@ abstract contract JobStore is EIP712, ReentrancyGuard {
         revert NotNamedEvaluator();
     }
 
-    /// @dev Checks that `signature` over `structHash` is `dataOwner`'s; empty will do when the data owner calls.
-    function _checkDataOwner(address dataOwner, bytes32 structHash, bytes calldata signature) internal view {
-        if (signature.length == 0 && msg.sender == dataOwner) return;
-        (address signer, ECDSA.RecoverError err,) =
-            ECDSA.tryRecoverCalldata(_hashTypedDataV4(structHash), signature);
-        if (err != ECDSA.RecoverError.NoError || signer != dataOwner) revert InvalidSignature();
-    }
-
     /// @dev Who signed `structHash`: at least `quorum` 65-byte signatures, strictly ascending by signer.
     function _signers(uint256 quorum, bytes32 structHash, bytes calldata signatures)
         internal
@@ -329,10 +320,8 @@ abstract contract JobStore is EIP712, ReentrancyGuard {
         bytes32 digest = _hashTypedDataV4(structHash);
         address previous = address(0);
         for (uint256 i = 0; i < count; ++i) {
-            (address signer, ECDSA.RecoverError err,) = ECDSA.tryRecoverCalldata(
-                digest, signatures[i * SIGNATURE_BYTES:(i + 1) * SIGNATURE_BYTES]
-            );
-            if (err != ECDSA.RecoverError.NoError) revert InvalidSignature();
+            address signer =
+                Signatures.signerOf(digest, signatures[i * SIGNATURE_BYTES:(i + 1) * SIGNATURE_BYTES]);
             if (signer <= previous) revert SignersNotAscending();
             previous = signer;
             signers[i] = signer;

@@ -83,6 +83,8 @@ library PayoutProof {
                     slot := keccak256(0x00, 0x40)
                     word := sload(slot)
                 }
+                // 1, shifted to the place of the index.
+                // slither-disable-next-line incorrect-shift
                 let bit := shl(and(index, 0xff), 1)
                 fresh := add(fresh, fresh)
                 if iszero(and(word, bit)) {
@@ -169,7 +171,11 @@ library PayoutProof {
                     isSent :=
                         and(isSent, or(iszero(returndatasize()), and(gt(returndatasize(), 0x1f), eq(mload(0x60), 1))))
                     switch isSent
-                    case 0 { failed := or(failed, shl(div(sub(payout, payouts.offset), 0x60), 1)) }
+                    case 0 {
+                        // 1, shifted to the place of the payout.
+                        // slither-disable-next-line incorrect-shift
+                        failed := or(failed, shl(div(sub(payout, payouts.offset), 0x60), 1))
+                    }
                     default { log4(0x40, 0x20, paidTopic, jobId, calldataload(payout), mload(0x20)) }
                 }
             }

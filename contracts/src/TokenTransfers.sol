@@ -12,11 +12,11 @@ library TokenTransfers {
     /// @notice Gas one pushed transfer may use: a token that eats gas costs its caller this much and no more.
     uint256 internal constant TRANSFER_GAS = 100_000;
 
-    /// @notice Takes exactly `amount` from `payer`, or reverts; a token that keeps a fee is refused.
-    function takeExactly(IERC20 token, address payer, uint256 amount) internal {
+    /// @notice Takes exactly `amount` from the caller, or reverts; a token that keeps a fee is refused.
+    function takeExactly(IERC20 token, uint256 amount) internal {
         if (address(token).code.length == 0) revert TokenNotSupported();
         uint256 balanceBefore = token.balanceOf(address(this));
-        token.safeTransferFrom(payer, address(this), amount);
+        token.safeTransferFrom(msg.sender, address(this), amount);
         uint256 balanceAfter = token.balanceOf(address(this));
         if (balanceAfter < balanceBefore || balanceAfter - balanceBefore != amount) revert TokenNotSupported();
     }
