@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -186,16 +187,17 @@ def _show(
     accuracy.add_row("[bold]federated and paid for[/]", f"[bold]{final['accuracy']:.3f}[/]")
     accuracy.add_row("all data in one place (nobody could)", f"{final['accuracy_pooled']:.3f}")
     console.print(accuracy)
-    payouts = Table(title="Who contributed what, and was paid what", title_justify="left")
-    for column, justify in (
-        ("hospital", "left"),
-        ("behaviour", "left"),
-        ("alone", "right"),
-        ("value, millinats", "right"),
-        ("paid, GDC", "right"),
-        ("why", "left"),
-    ):
-        payouts.add_column(column, justify="right" if justify == "right" else "left")
+    payouts = Table(
+        title="Who contributed what (millinats per test sample), and was paid what (GDC)",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for column in ("hospital", "behaviour"):
+        payouts.add_column(column, no_wrap=True)
+    for column in ("alone", "value", "paid"):
+        payouts.add_column(column, justify="right", no_wrap=True)
+    payouts.add_column("why")
     for row in document["payouts"]:
         alone = row["accuracy_alone"]
         payouts.add_row(

@@ -51,10 +51,10 @@ BUFFER_EXCESS = 4
 
 BUFFERS_TOO_FAR = "buffers moved too far above the median"
 
-SCORE_BLOCKS = 16
+SCORE_BLOCKS = 8
 """The paying half of the hidden set is cut into this many blocks, whose spread gives the standard errors."""
 
-MIN_TEST_ROWS = 4 * SCORE_BLOCKS
+MIN_TEST_ROWS = 8 * SCORE_BLOCKS
 
 
 @dataclass(frozen=True, slots=True, eq=False)

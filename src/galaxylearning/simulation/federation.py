@@ -336,9 +336,9 @@ def _paid_owners(
         total = totals[who]
         scores = [owner for scores in table.rounds for owner in scores.owners if owner.data_owner == who]
         accepted = sum(1 for score in scores if score.status == "accepted")
-        why = f"{accepted} of {state.round_index} updates accepted"
+        why = f"{accepted} of {state.round_index} accepted"
         if who in twins:
-            why += "; same data under two names, paid as one"
+            why += "; twin, paid as one"
         found.append(
             PaidOwner(
                 who,
