@@ -71,10 +71,6 @@ PLAN = Plan(
 )
 
 
-class Killed(BaseException):
-    """``kill -9`` in the middle of a step: nothing of ours may catch it."""
-
-
 class Node(Protocol):
     """What takes turns."""
 
@@ -126,6 +122,8 @@ class Stage:
     journals: dict[str, Journal] = field(default_factory=dict)
     progress: list[Progress] = field(default_factory=list)
     job_id: int = 0
+    killed: type[BaseException] = KeyboardInterrupt
+    """What an actor dies of; it is made again on its journal."""
     deaths: int = 0
 
     def site(self, name: str, **changes: Any) -> Site:
@@ -182,6 +180,7 @@ class Stage:
         rows: int = 48,
         policy: OwnerPolicy | None = None,
         columns: Sequence[str] = COLUMNS,
+        kind: type[DataOwnerNode] = DataOwnerNode,
         site: Callable[[], Site] | None = None,
     ) -> None:
         """A data owner with a CSV file, a catalogue and a policy."""
@@ -200,7 +199,7 @@ class Stage:
         allowed = policy or OwnerPolicy(requesters=(signer("requester").address,), datasets=("things",))
 
         def make() -> Node:
-            return DataOwnerNode(
+            return kind(
                 self.site(name) if site is None else site(),
                 sealing_key(name),
                 shelf=CatalogueShelf(DatasetCatalog(folder / "data.sqlite")),
@@ -226,9 +225,13 @@ class Stage:
 
         self.cast(name, make)
 
-    def add_relayer(self) -> None:
+    def add_relayer(self, *, site: Callable[[], Site] | None = None) -> None:
         """Somebody who pays the gas."""
-        self.cast("relayer", lambda: RelayerNode(self.site("relayer"), jobs=[self.job_id]))
+
+        def make() -> Node:
+            return RelayerNode(self.site("relayer") if site is None else site(), jobs=[self.job_id])
+
+        self.cast("relayer", make)
 
     async def play(
         self,
@@ -251,7 +254,7 @@ class Stage:
     async def _turn(self, name: str) -> bool:
         try:
             return await self.nodes[name].turn()
-        except Killed:
+        except self.killed:
             self.deaths += 1
             self.nodes[name] = self.makers[name]()
         except GalaxyError as error:
@@ -327,6 +330,10 @@ class Stage:
     def sealing_key(self, name: str) -> SealingKey:
         """The sealing key of an actor."""
         return sealing_key(name)
+
+    def name_of(self, account: str) -> str:
+        """Who on stage has this account."""
+        return next(name for name in self.nodes if signer(name).address == account)
 
     def account(self, name: str) -> Address:
         """The account of an actor."""
