@@ -11,6 +11,7 @@ import io
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -258,3 +259,8 @@ def test_a_job_from_the_template_to_the_last_payment(machines: Machines, tmp_pat
     assert [(job["job"], job["phase"]) for job in listed] == [("1", "settled")]
     galaxy("audit", 1, "--home", requester)
     galaxy("store", "check", "--home", hub)
+    for name in ("chain", "store"):
+        machines.running[name].send_signal(signal.SIGINT)
+        machines.running[name].communicate(timeout=PATIENCE_S)
+        assert machines.running[name].returncode == 130
+    assert not (hub / bootstrap.SERVED_CHAIN).exists()

@@ -1,0 +1,22 @@
+"""Write test.npz (hidden, the requester's) and north.npz, south.npz (data owners') beside this file."""
+
+from pathlib import Path
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+FOLDER = Path(__file__).parent
+
+
+def main() -> None:
+    """Deal the images out at random, always the same way."""
+    found = load_digits()
+    images = (found.images[:, None] / 16).astype(np.float32)
+    order = np.random.default_rng(0).permutation(len(found.target))
+    parts = {"test": order[:400], "north": order[400:1_100], "south": order[1_100:]}
+    for name, rows in parts.items():
+        np.savez(FOLDER / f"{name}.npz", image=images[rows], digit=found.target[rows])
+
+
+if __name__ == "__main__":
+    main()
