@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,24 @@ def test_bad_requests_get_json_and_change_nothing(
     assert answered == status
     assert set(reply) == {"error"}
     assert FolderBlobStore(tmp_path / "store").digests() == []
+
+
+def test_stalled_uploads_keep_nobody_from_reading(tmp_path: Path) -> None:
+    async def call() -> None:
+        store = FolderBlobStore(tmp_path)
+        digest = await store.put(b"blob", topic="t")
+        async with (
+            serve_blobs(store, port=0) as url,
+            aiohttp.ClientSession() as session,
+            anyio.create_task_group() as group,
+        ):
+            for _ in range(10):
+                group.start_soon(partial(session.put, url + "/topics/a", data=stall()))
+            with anyio.fail_after(20):
+                assert await HttpBlobStore(url).get(digest, max_bytes=10) == b"blob"
+            group.cancel_scope.cancel()
+
+    anyio.run(call)
 
 
 def test_an_altered_blob_is_refused_by_server_and_client(tmp_path: Path) -> None:

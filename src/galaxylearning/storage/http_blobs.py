@@ -34,7 +34,7 @@ MAX_LISTED: Final = 100_000
 
 MAX_REPLY_BYTES: Final = 8 << 20
 MAX_TRANSFERS: Final = 4
-"""Blobs that the server holds in memory at once; the next ones wait."""
+"""Blobs that the server holds in memory at once, in each direction; the next ones wait."""
 
 TIMEOUT_S: Final = 30.0
 TRANSFER_TIMEOUT_S: Final = 600.0
@@ -108,11 +108,12 @@ def _is_loopback(host: str) -> bool:
 
 
 def _application(store: BlobStore, max_blob_bytes: int, timeout_s: float) -> web.Application:
-    transfers = asyncio.Semaphore(MAX_TRANSFERS)
+    # Apart, so that uploads that stall keep nobody from reading.
+    arriving, leaving = asyncio.Semaphore(MAX_TRANSFERS), asyncio.Semaphore(MAX_TRANSFERS)
 
     async def put(request: web.Request) -> web.Response:
         topic = check_topic(request.match_info["topic"])
-        async with transfers, asyncio.timeout(timeout_s):
+        async with arriving, asyncio.timeout(timeout_s):
             data = await _read(request.content, request.content_length, max_blob_bytes, "blob")
             digest = await store.put(data, topic=topic)
         return web.json_response({"digest": digest.hex()}, status=201)
@@ -123,7 +124,7 @@ def _application(store: BlobStore, max_blob_bytes: int, timeout_s: float) -> web
 
     async def get(request: web.Request) -> web.Response:
         digest = _digest(request.match_info["digest"])
-        async with transfers:
+        async with leaving:
             data = await store.get(digest, max_bytes=max_blob_bytes)
         return web.Response(body=data, content_type="application/octet-stream")
 
