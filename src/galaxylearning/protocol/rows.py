@@ -25,15 +25,17 @@ def encode_rows(schema: Schema, columns: Mapping[str, NDArray[Any]]) -> Rows:
     and a category as label its position among the classes. An array field is taken as it is.
 
     Raises:
-        DataRefused: a column is missing, or a category value is not among the classes.
+        DataRefused: a column is missing, a number is not finite as float32, or a category value is not among
+            the classes.
     """
     if schema.arrays:
         field = schema.arrays[0]
         values = _column(columns, field.name)
         if values.shape[1:] != field.shape:
             raise DataRefused(f"rows of shape {values.shape[1:]}; {field.shape} allowed", where=field.name)
-        kind = np.float32 if values.dtype.kind == "f" else np.int64
-        inputs: NDArray[Any] = values.astype(kind)
+        inputs: NDArray[Any] = (
+            _single(values, field.name) if values.dtype.kind == "f" else values.astype(np.int64)
+        )
     else:
         inputs = np.concatenate([_feature(c, _column(columns, c.name)) for c in schema.features], axis=1)
     return Rows(np.ascontiguousarray(inputs), _label(schema.label, _column(columns, schema.label.name)))
@@ -95,10 +97,18 @@ def _scaled(column: Column, values: NDArray[Any]) -> NDArray[np.float32]:
         wide = values.astype(np.float64)
     except ValueError as error:
         raise DataRefused("must hold numbers", where=column.name) from error
-    scaled = ((wide - column.mean) / column.std).astype(np.float32)
-    if not bool(np.isfinite(scaled).all()):
-        raise DataRefused("must be finite numbers", where=column.name)
-    return scaled
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = (wide - column.mean) / column.std
+    return _single(scaled, column.name)
+
+
+def _single(values: NDArray[Any], name: str) -> NDArray[np.float32]:
+    """As float32; what is not finite there is refused."""
+    with np.errstate(over="ignore"):
+        single = values.astype(np.float32)
+    if not bool(np.isfinite(single).all()):
+        raise DataRefused("must be finite numbers", where=name)
+    return single
 
 
 def _positions(column: Column, values: NDArray[Any]) -> NDArray[np.int64]:
