@@ -180,6 +180,16 @@ def test_bad_requests_get_json_and_change_nothing(
 
 
 def test_stalled_uploads_keep_nobody_from_reading(tmp_path: Path) -> None:
+    n_begun, all_begun = 0, anyio.Event()
+
+    async def begin() -> AsyncIterator[bytes]:
+        nonlocal n_begun
+        async for piece in stall():
+            yield piece
+            n_begun += 1
+            if n_begun == 10:
+                all_begun.set()
+
     async def call() -> None:
         store = FolderBlobStore(tmp_path)
         digest = await store.put(b"blob", topic="t")
@@ -189,7 +199,8 @@ def test_stalled_uploads_keep_nobody_from_reading(tmp_path: Path) -> None:
             anyio.create_task_group() as group,
         ):
             for _ in range(10):
-                group.start_soon(partial(session.put, url + "/topics/a", data=stall()))
+                group.start_soon(partial(session.put, url + "/topics/a", data=begin()))
+            await all_begun.wait()
             with anyio.fail_after(20):
                 assert await HttpBlobStore(url).get(digest, max_bytes=10) == b"blob"
             group.cancel_scope.cancel()
