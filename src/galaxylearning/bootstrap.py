@@ -168,12 +168,12 @@ def open_blobs(home: Home, settings: Settings) -> BlobStore:
     return FolderBlobStore(home.root / settings.blobs)
 
 
-def blob_problems(blobs: BlobStore) -> list[str]:
-    """What is wrong with the blobs of a folder, each by name; nothing where the store is elsewhere."""
+def blob_problems(blobs: BlobStore) -> list[str] | None:
+    """What is wrong with the blobs of a folder, each by name; None where the store is elsewhere."""
     from galaxylearning.storage.blobs import FolderBlobStore
 
     if not isinstance(blobs, FolderBlobStore):
-        return []
+        return None
     return [f"{problem.name}: {problem.detail} ({problem.kind})" for problem in blobs.check()]
 
 

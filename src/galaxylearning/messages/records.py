@@ -254,24 +254,34 @@ class SignedSettlement(SignedRecord, frozen=True, forbid_unknown_fields=True, ta
 
 
 class CohortList(Record, frozen=True, forbid_unknown_fields=True, tag="cohort-list"):
-    """Blob digests of the relayed enrolments under an anchored cohort root, ascending."""
+    """What is under an anchored cohort root, ascending.
+
+    ``enrolments`` are blob digests of the relayed ones, ``direct`` struct hashes of those made on chain.
+    """
 
     job_id: JobNumber
     enrolments: tuple[Bytes32, ...]
+    direct: tuple[Bytes32, ...] = ()
 
     def check(self) -> None:
         check_strictly_ascending(list(self.enrolments), "CohortList.enrolments")
+        check_strictly_ascending(list(self.direct), "CohortList.direct")
 
 
 class RoundList(Record, frozen=True, forbid_unknown_fields=True, tag="round-list"):
-    """Blob digests of the relayed updates under an anchored round root, ascending."""
+    """What is under an anchored round root, ascending.
+
+    ``updates`` are blob digests of the relayed ones, ``direct`` struct hashes of those submitted on chain.
+    """
 
     job_id: JobNumber
     round_index: Uint32
     updates: tuple[Bytes32, ...]
+    direct: tuple[Bytes32, ...] = ()
 
     def check(self) -> None:
         check_strictly_ascending(list(self.updates), "RoundList.updates")
+        check_strictly_ascending(list(self.direct), "RoundList.direct")
 
 
 class UpdateBody(Record, frozen=True, forbid_unknown_fields=True, tag="update-body"):

@@ -10,13 +10,15 @@ from typing import TypeVar
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.crypto.seal import SealContext, SealingKey, open_sealed, sealed_bytes
-from galaxylearning.errors import AuditFailed, BlobMissing, BlobRefused, GalaxyError, Refused
+from galaxylearning.errors import AuditFailed, BlobMissing, BlobRefused, GalaxyError, MessageRefused, Refused
 from galaxylearning.graph import FlatModel, ModelGraph, weights_from_bytes, weights_size
 from galaxylearning.messages import typed
 from galaxylearning.messages.records import (
     MAX_LIST_BYTES,
+    MAX_SIGNED_BYTES,
     MAX_TABLE_BYTES,
     CohortList,
+    CredentialRecord,
     RoundList,
     ScoreTable,
     SignedEnrolment,
@@ -37,7 +39,7 @@ from galaxylearning.protocol.machine import JobState
 from galaxylearning.protocol.rounds import HiddenSet, JobComputation, body_limit
 from galaxylearning.protocol.rows import rows_from_bytes
 from galaxylearning.protocol.scoring import is_faulty, median_totals, usable
-from galaxylearning.units import Address, Digest
+from galaxylearning.units import ZERO_DIGEST, Address, Digest
 
 _R = TypeVar("_R", SignedEnrolment, SignedUpdate)
 
@@ -122,9 +124,9 @@ def _same(data: bytes, digest: str, what: str) -> None:
 
 
 async def current_cohort(site: Site, board: Board, view: ChainView, terms: Terms, state: JobState) -> Cohort:
-    """The cohort that follows from all enrolments posted so far."""
+    """The cohort that follows from all enrolments so far, relayed or on chain, whose blobs are there."""
     candidates = (await board.read("enrolments", SignedEnrolment)).values()
-    return await _cohort(site, view, terms, state, list(candidates))
+    return await _cohort(site, view, terms, state, list(candidates), None)
 
 
 async def anchored_cohort(site: Site, board: Board, view: ChainView, terms: Terms, state: JobState) -> Cohort:
@@ -137,20 +139,28 @@ async def anchored_cohort(site: Site, board: Board, view: ChainView, terms: Term
         candidates = await _fetch(board, "enrolments", SignedEnrolment, listed.enrolments)
         if candidates is None:
             continue
-        cohort = await _cohort(site, view, terms, state, list(candidates.values()))
+        direct = frozenset(Digest(entry) for entry in listed.direct)
+        cohort = await _cohort(site, view, terms, state, list(candidates.values()), direct)
         if cohort.root == state.cohort_root and cohort.size == state.cohort_size:
             return cohort
     raise AuditFailed("no list of enrolments gives the anchored root", where=f"job {state.job_id} cohort")
 
 
 async def _cohort(
-    site: Site, view: ChainView, terms: Terms, state: JobState, candidates: list[SignedEnrolment]
+    site: Site,
+    view: ChainView,
+    terms: Terms,
+    state: JobState,
+    candidates: list[SignedEnrolment],
+    anchored: frozenset[Digest] | None,
 ) -> Cohort:
+    """The cohort of these candidates and the direct entries (those ``anchored``, where that is fixed)."""
     events = view.events_of(state.job_id)
     direct = [
-        DirectEnrolment(event.enrolment, await _key(site, event.enrolment))
+        await _direct_enrolment(site, event.enrolment)
         for event in events
         if isinstance(event, ev.EnrolledDirectly)
+        and (anchored is None or Digest(event.enrolment.struct_hash()) in anchored)
     ]
     return form_cohort(
         candidates,
@@ -164,9 +174,22 @@ async def _cohort(
     )
 
 
-async def _key(site: Site, enrolment: typed.Enrolment) -> bytes | None:
+async def _direct_enrolment(site: Site, enrolment: typed.Enrolment) -> DirectEnrolment:
+    """An enrolment on chain with the blobs it names, as far as they are there."""
+    key = await _blob_or_none(site, enrolment.sealing_key_digest, SEALING_KEY_BYTES)
+    credential = None
+    if enrolment.credential_digest != ZERO_DIGEST:
+        data = await _blob_or_none(site, enrolment.credential_digest, MAX_SIGNED_BYTES)
+        try:
+            credential = None if data is None else decode(data, CredentialRecord, max_bytes=MAX_SIGNED_BYTES)
+        except MessageRefused:
+            credential = None
+    return DirectEnrolment(enrolment, key, credential)
+
+
+async def _blob_or_none(site: Site, digest: Digest, max_bytes: int) -> bytes | None:
     try:
-        return await site.blobs.get(enrolment.sealing_key_digest, max_bytes=SEALING_KEY_BYTES)
+        return await site.blobs.get(digest, max_bytes=max_bytes)
     except (BlobMissing, BlobRefused):
         return None
 
@@ -178,7 +201,12 @@ async def current_updates(
     records = await board.read(f"round/{state.round_index}/updates", SignedUpdate)
     present = set(await site.blobs.list(board.topic(f"round/{state.round_index}/bodies")))
     candidates = [record for record in records.values() if record.update_digest in present]
-    return _accepted(site, view, terms, state.job_id, state.round_index, cohort, model, candidates)
+    direct = [
+        update
+        for update in _direct_updates(view, state.job_id, state.round_index)
+        if update.update_digest in present
+    ]
+    return _accepted(site, terms, state.job_id, state.round_index, cohort, model, candidates, direct)
 
 
 async def anchored_updates(
@@ -199,15 +227,20 @@ async def anchored_updates(
         candidates = await _fetch(board, f"{name}/updates", SignedUpdate, listed.updates)
         if candidates is None:
             continue
+        direct = [
+            update
+            for update in _direct_updates(view, anchor.job_id, anchor.round_index)
+            if update.struct_hash() in listed.direct
+        ]
         accepted = _accepted(
             site,
-            view,
             terms,
             anchor.job_id,
             anchor.round_index,
             cohort,
             anchor.model_digest,
             list(candidates.values()),
+            direct,
         )
         if accepted.root == anchor.root and accepted.count == anchor.count:
             return accepted
@@ -216,21 +249,24 @@ async def anchored_updates(
     )
 
 
+def _direct_updates(view: ChainView, job_id: int, round_index: int) -> list[typed.Update]:
+    return [
+        event.update
+        for event in view.events_of(job_id)
+        if isinstance(event, ev.UpdateSubmittedDirectly) and event.update.round_index == round_index
+    ]
+
+
 def _accepted(
     site: Site,
-    view: ChainView,
     terms: Terms,
     job_id: int,
     round_index: int,
     cohort: Cohort,
     model: Digest,
     candidates: list[SignedUpdate],
+    direct: list[typed.Update],
 ) -> AcceptedUpdates:
-    direct = [
-        event.update
-        for event in view.events_of(job_id)
-        if isinstance(event, ev.UpdateSubmittedDirectly) and event.update.round_index == round_index
-    ]
     return accept_updates(
         candidates,
         direct,

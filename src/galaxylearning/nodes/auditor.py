@@ -247,9 +247,12 @@ class Auditor:
         self._findings.append(Finding(check, detail, str(error)))
 
 
-def with_storage_problems(report: AuditReport, problems: Sequence[str]) -> AuditReport:
-    """The report with what a check of the whole blob store found, each blob by name."""
-    findings = tuple(Finding("blobs", "store", problem) for problem in problems) or (
-        Finding("blobs", "every stored blob is what its name says, and every listed one is there"),
-    )
+def with_storage_problems(report: AuditReport, problems: Sequence[str] | None) -> AuditReport:
+    """The report with what a check of the whole blob store found, each blob by name (None: not checked)."""
+    if problems is None:
+        findings: tuple[Finding, ...] = (Finding("blobs", "only the blobs that were needed were verified"),)
+    else:
+        findings = tuple(Finding("blobs", "store", problem) for problem in problems) or (
+            Finding("blobs", "every stored blob is what its name says, and every listed one is there"),
+        )
     return AuditReport(report.job_id, report.is_full, findings + report.findings)

@@ -140,7 +140,9 @@ class SeatedJob:
         if not _is_due(state, self.view.now, "anchorCohort", cohort.size):
             return
         anchor = typed.CohortAnchor(self.job_id, cohort.root, cohort.size, state.direct_head)
-        await self._post_once("cohort", CohortList(job_id=self.job_id, enrolments=cohort.relayed))
+        await self._post_once(
+            "cohort", CohortList(job_id=self.job_id, enrolments=cohort.relayed, direct=cohort.direct)
+        )
         votes = await self._vote("cohort/votes", SignedCohortAnchor, anchor, state)
         if len(votes) >= state.quorum and self._my_turn(state, "cohort"):
             await self.site.submit_if_first(calls.anchor_cohort(anchor, votes))
@@ -162,7 +164,12 @@ class SeatedJob:
         )
         await self._post_once(
             f"{name}/lists",
-            RoundList(job_id=self.job_id, round_index=state.round_index, updates=accepted.relayed),
+            RoundList(
+                job_id=self.job_id,
+                round_index=state.round_index,
+                updates=accepted.relayed,
+                direct=accepted.direct,
+            ),
         )
         votes = await self._vote(f"{name}/votes", SignedRoundAnchor, anchor, state)
         if len(votes) >= state.quorum and self._my_turn(state, name):

@@ -73,9 +73,14 @@ class Cohort:
     excluded: tuple[Exclusion, ...]
 
     @property
+    def direct(self) -> tuple[Digest, ...]:
+        """Struct hashes of the enrolments made on chain that count, ascending."""
+        return _direct(member.enrolment for member in self.members if member.record is None)
+
+    @property
     def root(self) -> Digest:
-        """What is anchored: the root over the relayed records."""
-        return cohort_root(self.relayed)
+        """What is anchored: the root over the relayed records and the direct entries that count."""
+        return cohort_root((*self.relayed, *self.direct))
 
     @property
     def size(self) -> int:
@@ -110,9 +115,14 @@ class AcceptedUpdates:
     excluded: tuple[Exclusion, ...]
 
     @property
+    def direct(self) -> tuple[Digest, ...]:
+        """Struct hashes of the updates submitted on chain that count, ascending."""
+        return _direct(one.update for one in self.updates if one.record is None)
+
+    @property
     def root(self) -> Digest:
-        """What is anchored: the root over the relayed records."""
-        return round_root(self.relayed)
+        """What is anchored: the root over the relayed records and the direct entries that count."""
+        return round_root((*self.relayed, *self.direct))
 
     @property
     def count(self) -> int:
@@ -125,14 +135,18 @@ class AcceptedUpdates:
         return {accepted.data_owner: accepted for accepted in self.updates}
 
 
-def cohort_root(relayed: Iterable[Digest]) -> Digest:
-    """StandardMerkleTree root over the blob digests of relayed enrolments, whatever their order."""
-    return Digest(digest_tree_root(sorted(relayed)))
+def cohort_root(entries: Iterable[Digest]) -> Digest:
+    """StandardMerkleTree root over blob digests of relayed enrolments and struct hashes of direct ones.
+
+    The direct ones are part of it because an entry on chain counts only if the blobs it names were there: the
+    quorum's signature fixes which were.
+    """
+    return Digest(digest_tree_root(sorted(entries)))
 
 
-def round_root(relayed: Iterable[Digest]) -> Digest:
-    """StandardMerkleTree root over the blob digests of relayed updates, whatever their order."""
-    return Digest(digest_tree_root(sorted(relayed)))
+def round_root(entries: Iterable[Digest]) -> Digest:
+    """StandardMerkleTree root over blob digests of relayed updates and struct hashes of direct ones."""
+    return Digest(digest_tree_root(sorted(entries)))
 
 
 def form_cohort(
@@ -285,6 +299,10 @@ def _signature_refusal(record: SignedEnrolment | SignedUpdate, domain: typed.Dom
     except MessageRefused as refused:
         return f"wrong signature: {refused}"
     return None
+
+
+def _direct(messages: Iterable[typed.TypedMessage]) -> tuple[Digest, ...]:
+    return tuple(sorted(Digest(message.struct_hash()) for message in messages))
 
 
 def _direct_member(entry: DirectEnrolment) -> CohortMember | Exclusion:

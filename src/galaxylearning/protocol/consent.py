@@ -20,12 +20,14 @@ ANYBODY = "*"
 class OwnerPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which jobs a data owner takes without being asked.
 
-    ``requesters`` and ``datasets`` list accounts and data set names, ``"*"`` for any. Amounts are in the
+    ``requesters``, ``evaluators`` and ``datasets`` list accounts and data set names, ``"*"`` for any; every
+    evaluator of a job must be listed, for in sealed mode each sees the updates. Amounts are in the
     token's smallest unit, costs per batch of the job's plan. ``accepted`` are jobs accepted by hand, by terms
     digest in hex; they pass whatever else the policy says, except the limits on cost.
     """
 
     requesters: tuple[str, ...] = ()
+    evaluators: tuple[str, ...] = (ANYBODY,)
     datasets: tuple[str, ...] = ()
     modes: tuple[str, ...] = ("sealed",)
     minimum_bounty: str = "0"
@@ -77,6 +79,9 @@ def refusal(
         return None
     if ANYBODY not in policy.requesters and terms.requester not in policy.requesters:
         return "the policy does not name this requester, and the job was not accepted by hand"
+    strangers = [seat.address for seat in terms.evaluators if seat.address not in policy.evaluators]
+    if strangers and ANYBODY not in policy.evaluators:
+        return f"the policy does not name the evaluator {strangers[0]}"
     if ANYBODY not in policy.datasets and dataset not in policy.datasets:
         return "the policy does not offer this data set"
     if terms.privacy not in policy.modes:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from galaxylearning.contribution import GradientBlocks, PathValue, path_value
@@ -236,6 +237,8 @@ class JobComputation:
     """The job's arithmetic, round by round, for an evaluator that lives it and an auditor who replays it."""
 
     def __init__(self, terms: Terms, job_id: int, model: FlatModel, hidden: HiddenSet) -> None:
+        """Begin at the initial model. Torch stays on one thread from here on, so that sums have one order."""
+        torch.set_num_threads(1)
         self.terms, self.job_id, self.model, self.hidden = terms, job_id, model, hidden
         params, buffers = model.initial()
         self.state = ModelState(params, buffers, server_optimizer(terms.plan).init(params.size), None)

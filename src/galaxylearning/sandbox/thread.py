@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import anyio.to_thread
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from galaxylearning.graph import FlatModel, ModelGraph, weights_from_bytes
@@ -21,6 +22,7 @@ class ThreadTrainer:
     """Implements ``ports.Trainer``; one update at a time."""
 
     def __init__(self) -> None:
+        torch.set_num_threads(1)
         self._models: dict[bytes, FlatModel] = {}
         self._one_at_a_time = anyio.CapacityLimiter(1)
 

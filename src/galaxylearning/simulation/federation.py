@@ -232,7 +232,6 @@ async def run(home: Home, options: Options, *, report: Callable[[Progress], None
     Raises:
         GalaxyError: something could not be had, or did not end in time.
     """
-    torch.set_num_threads(1)
     cast = make_cast(options.data, options.owners, seed=options.seed, has_twin=options.has_twin)
     compiled = demo_job(cast, options)
     names = ["requester", "relayer", *demo_keys.EVALUATORS]
