@@ -336,6 +336,41 @@ def claim(
 
 
 @app.command()
+def bond(
+    job: JobArgument,
+    data_owner: Annotated[str, typer.Option(help="Whose bond: an address or account name.")],
+    payer: AsOption = None,
+    home: HomeOption = DEFAULT_HOME,
+    chain: ChainOption = None,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Post the bond that a job asks of every identity; it returns to the payer when the job is over.
+
+    Example: galaxy job bond 1 --data-owner hospital --as sponsor
+    """
+    from galaxylearning.cli.job_actions import post_bond
+    from galaxylearning.cli.keys import address_named, load_signer
+    from galaxylearning.cli.running import reading_site
+
+    place = Home(home)
+    identity: Address = address_named(place, data_owner, "--data-owner")
+    signer = load_signer(place, payer)
+
+    async def run() -> dict[str, Any]:
+        async with reading_site(place, chain, signer) as site:
+            return await post_bond(site, job, identity)
+
+    facts = anyio.run(run)
+    if format is Format.JSON:
+        output.print_json(facts)
+    else:
+        output.print_facts(
+            "Bond",
+            [("data owner", identity), ("tokens", output.tokens(facts["amount"])), ("gas", facts["gas"])],
+        )
+
+
+@app.command()
 def cancel(
     job: JobArgument,
     account: AsOption = None,

@@ -116,6 +116,32 @@ async def claim_payout(site: Site, job_id: int, payee: Address) -> dict[str, Any
     }
 
 
+async def post_bond(site: Site, job_id: int, data_owner: Address) -> dict[str, Any]:
+    """Post the bond that a job asks of an identity; it returns to this account when the job is over.
+
+    Raises:
+        JobRefused: the job asks for none, data owners no longer enrol, or this bond was posted already.
+        TransactionReverted: the contract refused, or the account has too few tokens.
+    """
+    view = ChainView(site.ledger, site.blobs)
+    await view.refresh()
+    state, terms = await view.state(job_id), await view.terms(job_id)
+    _require_phase(state, Phase.ENROLLING)
+    amount = int(terms.price.bond)
+    if amount == 0:
+        raise JobRefused("asks for no bond", where=f"job {job_id}")
+    if data_owner in state.bonds:
+        raise JobRefused(f"the bond of {data_owner} was posted already", where=f"job {job_id}")
+    await site.submit(("approve", (site.ledger.address_of("jobs"), amount)), "token")
+    receipt = await site.submit(calls.deposit_bond(job_id, data_owner))
+    return {
+        "job": str(job_id),
+        "data_owner": data_owner,
+        "amount": str(amount),
+        "gas": receipt.gas_used,
+    }
+
+
 async def cancel_job(site: Site, job_id: int) -> dict[str, Any]:
     """Take a job back and fetch its escrow.
 

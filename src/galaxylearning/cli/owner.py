@@ -43,6 +43,9 @@ def run(
         list[int] | None,
         typer.Option(help="Serve only this job and stop when it is over; may be repeated."),
     ] = None,
+    direct: Annotated[
+        bool, typer.Option("--direct", help="Also say everything on chain: for who is being left out.")
+    ] = False,
     home: HomeOption = DEFAULT_HOME,
     chain: ChainOption = None,
     format: FormatOption = Format.TABLE,
@@ -51,7 +54,7 @@ def run(
 
     What is allowed stands in HOME/policy.json; a job accepted with 'galaxy job accept' is allowed too.
     Without either, every job is refused. The node signs and publishes; it sends no transaction and needs no
-    coins.
+    coins. With --direct it also enrols and submits on chain, where nobody can leave it out, and pays the gas.
 
     Example: galaxy owner run --as hospital
     """
@@ -81,6 +84,7 @@ def run(
                 trainer=ThreadTrainer(),
                 policy=watched_policy(place, report),
                 jobs=None if job is None else frozenset(job),
+                is_direct=direct,
             ).run()
 
     try:

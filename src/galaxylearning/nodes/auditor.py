@@ -103,7 +103,11 @@ class Auditor:
             self._problem("cohort", "anchored root", error)
             return
         self._holds("cohort", f"{self.cohort.size} enrolments, signed and admitted, give the anchored root")
-        if self.key is not None:
+        if self.key is not None and self.key.digest.hex() not in {
+            seat.sealing_key_digest for seat in terms.evaluators
+        }:
+            self._holds("sealed job", "not opened: the key is none of this job's evaluators'")
+        elif self.key is not None:
             try:
                 self.computation = await assembly.open_job(self.site, terms, self.job_id, self.key)
             except GalaxyError as error:

@@ -1,4 +1,4 @@
-"""The data owner: offers data sets, consents or not, trains at home, is paid. Sends no transaction.
+"""The data owner: offers data sets, consents or not, trains at home, is paid. Need send no transaction.
 
 What leaves the node: a signed enrolment, and in each round one sealed, clipped, quantised update. An update
 is journalled before it is published, so a restarted node can never send two different ones.
@@ -14,18 +14,22 @@ from galaxylearning.errors import GalaxyError, MessageRefused, Refused
 from galaxylearning.graph import Cost, ModelGraph, meter, weights_size
 from galaxylearning.messages import typed
 from galaxylearning.messages.records import (
+    MAX_SIGNED_BYTES,
     CredentialRecord,
     SignedEnrolment,
     SignedOpening,
     SignedRegistration,
     SignedUpdate,
     credential_digest,
+    decode,
     encode,
 )
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
 from galaxylearning.nodes.site import Board, ChainView, Progress, Site, is_passing, keep_going, registry_topic
 from galaxylearning.ports import DatasetShelf, OfferedDataset, Trainer
+from galaxylearning.protocol import calls
+from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.consent import OwnerPolicy, refusal
 from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.matching import match_schema
@@ -37,7 +41,9 @@ from galaxylearning.units import Address, Digest
 class DataOwnerNode:
     """Looks at every job on the chain; enrols where the policy or its owner says so, and trains.
 
-    ``policy`` is asked for at every turn, so that accepting a job by hand takes effect at once.
+    ``policy`` is asked for at every turn, so that accepting a job by hand takes effect at once. With
+    ``is_direct`` the node also says everything on chain, which no evaluator or relayer can leave out; its
+    account then pays the gas.
     """
 
     def __init__(
@@ -50,9 +56,10 @@ class DataOwnerNode:
         policy: Callable[[], OwnerPolicy],
         credential: CredentialRecord | None = None,
         jobs: frozenset[int] | None = None,
+        is_direct: bool = False,
     ) -> None:
         self.site, self.key, self.shelf, self.trainer = site, sealing_key, shelf, trainer
-        self.policy, self.credential = policy, credential
+        self.policy, self.credential, self.is_direct = policy, credential, is_direct
         self._only = jobs
         self._view = ChainView(site.ledger, site.blobs)
         self._boards: dict[int, Board] = {}
@@ -110,6 +117,24 @@ class DataOwnerNode:
             kept = self.site.journal.record(step, encode(enrolment))
             self._tell(state.job_id, "enrolled", dataset.name)
         await board.put("enrolments", kept)
+        if self.is_direct:
+            await self._enrol_directly(
+                state, board, decode(kept, SignedEnrolment, max_bytes=MAX_SIGNED_BYTES)
+            )
+
+    async def _enrol_directly(self, state: JobState, board: Board, enrolment: SignedEnrolment) -> None:
+        """Enrol on chain, where not done yet; the blobs the enrolment names are stored first."""
+        done = (
+            event.enrolment.data_owner
+            for event in self._view.events_of(state.job_id)
+            if isinstance(event, ev.EnrolledDirectly)
+        )
+        if self.site.address in done:
+            return
+        await board.put("keys", self.key.public)
+        if self.credential is not None:
+            await board.post("credentials", self.credential)
+        await self.site.submit_if_first(calls.enrol_directly(enrolment.message, enrolment.signature))
 
     async def _choose(self, job_id: int, terms: Terms) -> OfferedDataset | None:
         """The first data set that matches and that the policy lets join."""
@@ -140,6 +165,8 @@ class DataOwnerNode:
         signature = self.site.signer.sign_digest(registration.digest(self.site.registry_domain()))
         record = SignedRegistration.from_message(registration, signature=signature)
         await self.site.blobs.put(encode(record), topic=registry_topic(self.site.ledger, "registrations"))
+        if self.is_direct:
+            await self.site.submit_if_first(calls.register_dataset(registration, signature), "registry")
         return False
 
     def _enrolment(self, job_id: int, terms: Terms, dataset: OfferedDataset) -> SignedEnrolment:
@@ -191,6 +218,8 @@ class DataOwnerNode:
         await board.post(
             f"round/{round_index}/updates", SignedUpdate.from_message(message, signature=signature)
         )
+        if self.is_direct:
+            await self.site.submit_if_first(calls.submit_update_directly(message, signature))
         self._sent.add((job_id, round_index))
         self._tell(job_id, "update sent", f"round {round_index}")
 

@@ -1,4 +1,4 @@
-"""An update submitted on chain whose blob was never stored must cost nobody but its sender."""
+"""The direct path on chain: what it is for, and that a hollow entry costs nobody but its sender."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import anyio
 from galaxylearning.chain.deployment import fund
 from galaxylearning.messages import typed
 from galaxylearning.protocol import calls
+from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.machine import Phase
 from galaxylearning.units import Digest
 
@@ -43,5 +44,25 @@ def test_a_direct_update_without_its_blob_neither_stalls_the_job_nor_slashes_any
             assert state.round_index == terms.plan.rounds
             assert state.total > 0
             assert {name: await stage.staked(name) for name in EVALUATORS} == stakes
+
+    anyio.run(main)
+
+
+def test_a_node_told_to_go_direct_says_everything_on_chain_and_is_paid(town: Any, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            west = stage.account("west")
+            await fund(stage.chain, west, 10**19)
+            stage.nodes["west"].is_direct = True
+            await stage.play()
+            state = await stage.state()
+            assert state.phase is Phase.SETTLED
+            view = await stage.view()
+            events = view.events_of(stage.job_id)
+            enrolled = [e.enrolment.data_owner for e in events if isinstance(e, ev.EnrolledDirectly)]
+            rounds = [e.update.round_index for e in events if isinstance(e, ev.UpdateSubmittedDirectly)]
+            assert enrolled == [west]
+            assert rounds == list(range(state.rounds))
+            assert west in {e.account for e in events if isinstance(e, ev.Paid)}
 
     anyio.run(main)
