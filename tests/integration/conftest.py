@@ -7,10 +7,12 @@ seconds of chain time pass, so deadlines come without waiting, and the same scri
 from __future__ import annotations
 
 import csv
+import io
+import json
 import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,6 +27,7 @@ from galaxylearning.chain.deployment import Deployment, deploy, fund
 from galaxylearning.chain.embedded import EmbeddedChain
 from galaxylearning.chain.evm import KeySigner, connect
 from galaxylearning.chain.transport import Transport, as_int
+from galaxylearning.cli import main as galaxy
 from galaxylearning.crypto.digest import keccak
 from galaxylearning.crypto.seal import SealingKey
 from galaxylearning.errors import GalaxyError
@@ -483,3 +486,24 @@ def undisturbed(town: Town, tmp_path_factory: pytest.TempPathFactory) -> Outcome
             return await stage.outcome()
 
     return anyio.run(main)
+
+
+@dataclass(frozen=True)
+class DemoRun:
+    """A finished demo: how it was asked for, its home and what it printed."""
+
+    arguments: tuple[str, ...]
+    home: Path
+    document: Mapping[str, Any]
+
+
+@pytest.fixture(scope="session")
+def demo_run(tmp_path_factory: pytest.TempPathFactory) -> DemoRun:
+    """A small demo on the embedded chain, once for all who only read it."""
+    home = tmp_path_factory.mktemp("demo") / "home"
+    arguments = ("demo", "--owners", "5", "--rounds", "2", "--format", "json")
+    output = io.StringIO()
+    with redirect_stdout(output), pytest.raises(SystemExit) as ended:
+        galaxy([*arguments, "--home", str(home)])
+    assert ended.value.code == 0
+    return DemoRun(arguments, home, json.loads(output.getvalue()))

@@ -24,7 +24,7 @@ from galaxylearning import bootstrap
 from galaxylearning.chain.deployment import fund
 from galaxylearning.chain.signer import KeySigner
 from galaxylearning.chain.transport import Transport, as_int
-from galaxylearning.config import EMBEDDED, Home
+from galaxylearning.config import EMBEDDED, Home, check_chain
 from galaxylearning.contribution import FixedPointUtility, from_fixed
 from galaxylearning.errors import AuditFailed, ConfigRefused, StorageError
 from galaxylearning.graph import FlatModel
@@ -157,9 +157,12 @@ def prepare_home(root: Path, options: Options) -> Home:
     """An empty home for a demo; an earlier demo's is replaced, anything else is left alone.
 
     Raises:
-        ConfigRefused: the folder holds something that is not a demo.
+        ConfigRefused: an option that is not allowed, or the folder holds something that is not a demo.
         StorageError: the disk failed.
     """
+    # Whatever will be refused is refused before an earlier demo is removed.
+    make_cast(options.data, options.owners, seed=options.seed, has_twin=options.has_twin)
+    check_chain(options.chain)
     try:
         if root.exists():
             if not root.is_dir() or (any(root.iterdir()) and not (root / demo_keys.MARKER).is_file()):

@@ -1,0 +1,207 @@
+"""``galaxy audit`` on a demo's home: whatever was changed afterwards is found and named."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+
+from galaxylearning.cli.audit import as_json, audit_home
+from galaxylearning.config import Home
+from galaxylearning.crypto.seal import SealingKey
+from galaxylearning.errors import ConfigRefused, GalaxyError
+from galaxylearning.nodes.auditor import AuditReport
+from galaxylearning.protocol.machine import Phase
+
+if TYPE_CHECKING:
+    from tests.integration.conftest import DemoRun, Town
+
+JOB = 1
+ROLES = (
+    "terms",
+    "enrolments",
+    "cohort",
+    "cohort~votes",
+    "round~0~openings",
+    "round~1~parcels",
+    "round~0~updates",
+    "round~0~bodies",
+    "round~1~lists",
+    "scores",
+    "payouts",
+    "release",
+    "release~models",
+    "keys",
+)
+
+
+def audit(home: Path) -> AuditReport:
+    report, _ = anyio.run(audit_home, Home(home), JOB)
+    return report
+
+
+def blobs_of(home: Path, role: str) -> list[Path]:
+    """Blobs that are listed under the topics of one role."""
+    topics = home / "topics"
+    found = [t for t in topics.iterdir() if t.name.endswith(f"~{role}") or t.name.startswith(f"{role}~")]
+    assert found, role
+    return sorted(home / "blobs" / entry.name for topic in found for entry in topic.iterdir())
+
+
+def unlist(home: Path, name: str) -> None:
+    """Take a blob out of every topic, so that only what needs it can miss it."""
+    for entry in (home / "topics").glob(f"*/{name}"):
+        entry.unlink()
+
+
+@pytest.fixture(scope="module")
+def copied(demo_run: DemoRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home of this module's own."""
+    home = tmp_path_factory.mktemp("audited") / "home"
+    shutil.copytree(demo_run.home, home)
+    return home
+
+
+@pytest.fixture
+def home(copied: Path) -> Iterator[Path]:
+    """The home, put in order again after the test."""
+    blobs = {path: path.read_bytes() for path in (copied / "blobs").iterdir()}
+    entries = list((copied / "topics").glob("*/*"))
+    yield copied
+    for path, data in blobs.items():
+        path.write_bytes(data)
+    for entry in entries:
+        entry.touch()
+
+
+def test_what_nobody_touched_is_in_order_and_everything_was_computed_again(copied: Path) -> None:
+    report = audit(copied)
+    assert (report.verdict, report.is_full, report.problems) == ("ok", True, ())
+    checks = {finding.check for finding in report.findings}
+    assert {"blobs", "cohort", "round 0", "round 1", "scores", "model", "payouts", "money"} <= checks
+    assert as_json(report, None)["verdict"] == "ok"
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_one_flipped_bit_in_a_blob_of_any_role_is_found_and_named(home: Path, role: str) -> None:
+    path = blobs_of(home, role)[-1]
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    _fails_naming(home, path.name)
+
+
+def _fails_naming(home: Path, name: str) -> None:
+    report = audit(home)
+    assert report.verdict == "failed"
+    said = [f"{problem.check} {problem.detail} {problem.problem}" for problem in report.problems]
+    assert any(name in line for line in said), said
+
+
+def test_two_swapped_blobs_are_both_named(home: Path) -> None:
+    first, second = blobs_of(home, "round~0~bodies")[:2]
+    one, other = first.read_bytes(), second.read_bytes()
+    first.write_bytes(other)
+    second.write_bytes(one)
+    _fails_naming(home, first.name)
+    _fails_naming(home, second.name)
+
+
+def test_a_deleted_blob_is_named(home: Path) -> None:
+    path = blobs_of(home, "round~1~updates")[0]
+    path.unlink()
+    _fails_naming(home, path.name)
+
+
+@pytest.mark.parametrize("role", ["enrolments", "round~0~updates", "round~1~bodies", "scores", "payouts"])
+def test_a_blob_that_was_deleted_and_unlisted_is_missed_by_what_needs_it(home: Path, role: str) -> None:
+    for path in blobs_of(home, role) if role == "scores" else blobs_of(home, role)[:1]:
+        path.unlink()
+        unlist(home, path.name)
+    report = audit(home)
+    assert report.verdict == "failed"
+    where = {
+        "enrolments": "cohort",
+        "round~0~updates": "round 0",
+        "round~1~bodies": "round 1",
+        "scores": "scores",
+        "payouts": "payouts",
+    }
+    assert where[role] in {problem.check for problem in report.problems}
+
+
+def test_a_tampered_score_is_found(home: Path) -> None:
+    path = blobs_of(home, "scores")[0]
+    data = path.read_bytes()
+    assert b"value" in data
+    path.write_bytes(data.replace(b"rejected", b"accepted", 1) if b"rejected" in data else data[:-1] + b"\0")
+    _fails_naming(home, path.name)
+
+
+@pytest.mark.parametrize("data", [b"", b"x", b"\0" * 1_000_000])
+def test_a_blob_that_became_something_else_is_named(home: Path, data: bytes) -> None:
+    path = blobs_of(home, "round~0~parcels")[0]
+    path.write_bytes(data)
+    _fails_naming(home, path.name)
+
+
+def test_what_does_not_belong_is_named_and_a_foreign_record_under_a_topic_is_not_a_fault(home: Path) -> None:
+    stray = home / "blobs" / "stray"
+    stray.write_bytes(b"")
+    _fails_naming(home, "stray")
+    stray.unlink()
+    assert audit(home).verdict == "ok"
+
+
+def test_a_job_that_does_not_exist_is_refused(copied: Path) -> None:
+    async def other() -> None:
+        await audit_home(Home(copied), 2)
+
+    with pytest.raises(GalaxyError, match="no job 2"):
+        anyio.run(other)
+
+
+def test_another_value_can_stand_beside_the_one_that_paid_and_needs_a_key(copied: Path) -> None:
+    async def with_value(name: str) -> tuple[AuditReport, Any]:
+        return await audit_home(Home(copied), JOB, None, name)
+
+    report, references = anyio.run(with_value, "leave-one-out")
+    assert report.verdict == "ok"
+    assert all(set(row) == {"path", "leave-one-out"} for row in references.values())
+    with pytest.raises(ConfigRefused, match="popularity"):
+        anyio.run(with_value, "popularity")
+
+
+def test_a_key_that_is_no_evaluators_opens_nothing_and_does_not_fail_the_job(
+    town: Town, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            await stage.play()
+            cases: list[tuple[SealingKey | None, bool]] = [
+                (stage.sealing_key("evaluator-2"), True),
+                (stage.sealing_key("east"), False),
+                (SealingKey(bytes(96)), False),
+                (None, False),
+            ]
+            for key, is_full in cases:
+                report = await stage.audit(key)
+                assert (report.verdict, report.is_full) == ("ok", is_full)
+
+    anyio.run(main)
+
+
+@pytest.mark.parametrize("phase", [Phase.ENROLLING, Phase.TRAINING, Phase.COMMITTING, Phase.REVEALING])
+def test_a_job_under_way_can_be_audited(town: Town, tmp_path: Path, phase: Phase) -> None:
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            await stage.play(until=lambda state: state.phase is phase)
+            report = await stage.audit(stage.sealing_key("evaluator-1"))
+            assert report.verdict == "ok"
+            assert "payouts" not in {finding.check for finding in report.findings}
+
+    anyio.run(main)
