@@ -290,10 +290,10 @@ contract InvariantsTest {
     /// @dev The laws above are not empty: the same actions, drawn here, reach every phase and every way out.
     function test_the_actions_reach_everything() public {
         uint256 reached = 0;
-        for (uint256 life = 0; life < 12 && reached != 0x3ff; ++life) {
+        for (uint256 life = 0; life < 20 && reached != 0x3ff; ++life) {
             setUp();
             bytes4[] memory selectors = targetSelectors()[0].selectors;
-            for (uint256 step = 0; step < 250; ++step) {
+            for (uint256 step = 0; step < 150; ++step) {
                 uint256 seed = uint256(keccak256(abi.encode(life, step)));
                 (bool isDone,) = address(handler).call(
                     abi.encodeWithSelector(
