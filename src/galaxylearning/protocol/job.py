@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation, localcontext
+from decimal import Decimal, DecimalException, Inexact, localcontext
 from pathlib import Path
 from typing import Final
 
@@ -66,15 +66,16 @@ def smallest_units(amount: str | int | Decimal, decimals: int, field_name: str) 
         JobRefused: not a number, negative, too large, or finer than the token's smallest unit.
     """
     allowed = f"a number from 0 with at most {decimals} decimals"
-    if isinstance(amount, float | bool):
-        raise JobRefused(f"{amount!r} given; allowed: {allowed}, as text", where=field_name)
-    with localcontext(prec=100):
+    if not isinstance(amount, str | int | Decimal) or isinstance(amount, bool):
+        raise JobRefused(f"{str(amount)[:60]} given; allowed: {allowed}, as text", where=field_name)
+    with localcontext(prec=100) as context:
+        context.traps[Inexact] = True
         try:
             exact = Decimal(amount)
             units = exact.scaleb(decimals)
             if not exact.is_finite() or exact < 0 or exact > Decimal(10) ** 30 or units != int(units):
                 raise JobRefused(f"{str(amount)[:60]!r} given; allowed: {allowed}", where=field_name)
-        except (InvalidOperation, ValueError) as error:
+        except (DecimalException, ValueError) as error:
             raise JobRefused(f"{str(amount)[:60]!r} given; allowed: {allowed}", where=field_name) from error
         return int(units)
 
