@@ -1,0 +1,104 @@
+"""Where the money is when a job does not run to its end, or nobody fetches what is owed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+from galaxylearning.errors import TransactionReverted
+from galaxylearning.nodes.relayer import settled_tree
+from galaxylearning.protocol import calls
+from galaxylearning.protocol.machine import Phase
+
+if TYPE_CHECKING:
+    from tests.integration.conftest import Stage, Town
+
+SUPPLY = 10**22
+
+
+async def _holds(stage: Stage, *, requester: int, jobs: int = 0) -> None:
+    assert await stage.balance(stage.account("requester")) == requester
+    assert await stage.balance(stage.ledger.address_of("jobs")) == jobs
+
+
+def test_the_requester_may_cancel_while_data_owners_enrol_and_nobody_else_may(
+    town: Town, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            escrow = (await stage.state()).escrow
+            await stage.play(until=lambda state: len(state.seats) == 3)
+            await _holds(stage, requester=SUPPLY - escrow, jobs=escrow)
+            with pytest.raises(TransactionReverted):
+                await stage.site("relayer").submit(calls.cancel(stage.job_id))
+            await stage.site("requester").submit(calls.cancel(stage.job_id))
+            state = await stage.play()
+            assert (state.phase, state.refunded) == (Phase.ABORTED, escrow)
+            await _holds(stage, requester=SUPPLY)
+
+    anyio.run(main)
+
+
+def test_once_the_cohort_is_anchored_the_requester_cannot_take_the_job_back(
+    town: Town, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            await stage.play(until=lambda state: state.phase is Phase.TRAINING)
+            with pytest.raises(TransactionReverted):
+                await stage.site("requester").submit(calls.cancel(stage.job_id))
+            with pytest.raises(TransactionReverted):
+                await stage.site("relayer").submit(calls.expire(stage.job_id))
+            assert (await stage.play()).phase is Phase.SETTLED
+
+    anyio.run(main)
+
+
+def test_data_owners_that_stop_after_a_round_are_paid_for_it(town: Town, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            await stage.play(until=lambda state: state.round_index == 1)
+            for name in ("east", "north", "south", "west"):
+                stage.nodes[name] = stage.nodes["relayer"]
+            state = await stage.play()
+            assert (state.phase, state.round_index) == (Phase.SETTLED, 1)
+            assert state.paid > 0
+            assert state.escrow == state.paid + state.fees_paid + state.refunded
+            assert (await stage.audit(stage.sealing_key("evaluator-1"))).verdict == "ok"
+
+    anyio.run(main)
+
+
+def test_without_a_relayer_anybody_claims_alone_and_what_nobody_fetches_goes_back(
+    town: Town, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            # It relays the registrations; it is gone when there is something to pay.
+            await stage.play(until=lambda state: state.phase is Phase.TRAINING)
+            del stage.nodes["relayer"]
+            state = await stage.play()
+            assert (state.phase, state.paid) == (Phase.SETTLED, 0)
+            tree, anybody = await settled_tree(stage.site("relayer"), state), stage.site("evaluator-3")
+            east = stage.account("east")
+            owed = next(row.amount for row in tree.rows if row.account == east)
+            await anybody.submit(calls.claim(tree, east))
+            assert await stage.balance(east) == owed
+            with pytest.raises(TransactionReverted):
+                await anybody.submit(calls.claim(tree, east))
+            with pytest.raises(TransactionReverted):
+                await anybody.submit(calls.expire(stage.job_id))
+            stage.time_s += 31 * 86_400
+            await anybody.submit(calls.expire(stage.job_id))
+            with pytest.raises(TransactionReverted):
+                await anybody.submit(calls.claim(tree, stage.account("west")))
+            await anybody.submit(calls.refund(stage.job_id))
+            state = await stage.state()
+            assert state.paid == owed
+            assert state.escrow == state.paid + state.fees_paid + state.refunded
+            await _holds(stage, requester=SUPPLY - owed)
+
+    anyio.run(main)
