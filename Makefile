@@ -15,17 +15,18 @@ help: ## Show what can be made
 
 $(VENV)/.runtime: requirements/runtime.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/runtime.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/runtime.lock
 	$(BIN)/python -m pip install --quiet '$(TORCH)'
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
 $(VENV)/.dev: requirements/dev.lock $(VENV)/.runtime
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
 	touch $@
 
 contracts/node_modules/.installed: contracts/package.json contracts/package-lock.json
-	cd contracts && npm ci --silent --no-audit --no-fund
+	# Not "npm ci": it insists on the packages of every platform, and not every registry has them all.
+	cd contracts && npm install --silent --no-save --no-audit --no-fund
 	touch $@
 
 setup: $(VENV)/.runtime ## Install what running needs into .venv/
