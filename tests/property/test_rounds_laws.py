@@ -1,4 +1,4 @@
-"""Laws of a round: whatever a stranger sends, only the stranger's pay changes; sums do not depend on order."""
+"""Laws of a round: whatever a stranger sends, only its own pay changes; sums have no order."""
 
 from __future__ import annotations
 
