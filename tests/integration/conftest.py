@@ -45,7 +45,6 @@ from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.consent import OwnerPolicy
 from galaxylearning.protocol.job import CompiledJob, Job, Price, compile_job
 from galaxylearning.protocol.machine import JobState, Phase
-from galaxylearning.protocol.rounds import Rows
 from galaxylearning.protocol.rows import encode_rows
 from galaxylearning.sandbox import ThreadTrainer
 from galaxylearning.storage.blobs import MemoryBlobStore
@@ -428,16 +427,7 @@ def compiled_job() -> CompiledJob:
     with torch.random.fork_rng():
         torch.manual_seed(1)
         model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
-    test: Rows = encode_rows(SCHEMA, clouds(160, seed=0))
-    windows = Windows(
-        enrol_s=WINDOW_S,
-        round_s=WINDOW_S,
-        anchor_s=WINDOW_S,
-        commit_s=WINDOW_S,
-        reveal_s=WINDOW_S,
-        settle_s=WINDOW_S,
-        claim_s=30 * 86_400,
-    )
+    windows = Windows(WINDOW_S, WINDOW_S, WINDOW_S, WINDOW_S, WINDOW_S, WINDOW_S, 30 * 86_400)
     job = Job(
         title="Kinds of things",
         model=model,
@@ -449,7 +439,7 @@ def compiled_job() -> CompiledJob:
         windows=windows,
         seed=1,
     )
-    return compile_job(job, test)
+    return compile_job(job, encode_rows(SCHEMA, clouds(160, seed=0)))
 
 
 async def _found(folder: Path) -> Deployment:
