@@ -6,6 +6,7 @@ signature has exactly one form and a contract and this module accept the same on
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 from coincurve import PrivateKey, PublicKey
@@ -80,9 +81,15 @@ def recover_signer(digest: bytes, signature: bytes) -> Address:
         raise MessageRefused("r must be between 1 and the curve order", where="signature")
     if not 0 < int.from_bytes(signature[32:64], "big") <= CURVE_ORDER // 2:
         raise MessageRefused("s must be between 1 and half the curve order", where="signature")
-    recoverable = bytes(signature[:64]) + bytes([signature[64] - 27])
+    return _recovered(bytes(digest), bytes(signature))
+
+
+@lru_cache(maxsize=1 << 14)
+def _recovered(digest: bytes, signature: bytes) -> Address:
+    """Nodes look at the same records again and again; recovering a key is most of what that costs."""
+    recoverable = signature[:64] + bytes([signature[64] - 27])
     try:
-        point = PublicKey.from_signature_and_message(recoverable, bytes(digest), hasher=None)
+        point = PublicKey.from_signature_and_message(recoverable, digest, hasher=None)
     except Exception as error:
         raise MessageRefused("no account can have made it", where="signature") from error
     return _address_of_point(point)
