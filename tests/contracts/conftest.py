@@ -16,7 +16,7 @@ from web3.contract import Contract
 from web3.types import RPCEndpoint, TxReceipt
 
 from galaxylearning.crypto.digest import keccak
-from galaxylearning.crypto.merkle import MerkleTree, leaf_hash, node_hash
+from galaxylearning.crypto.merkle import MerkleTree
 from galaxylearning.crypto.sign import address_of, sign_digest
 from galaxylearning.messages.typed import (
     JOBS_DOMAIN,
@@ -203,24 +203,7 @@ class Deployment:
     def payout_tree(
         self, job_id: int, payouts: list[tuple[int, Address, int]], *, sort_leaves: bool = True
     ) -> MerkleTree:
-        kind = MerkleTree if sort_leaves else IndexOrderedTree
-        return kind(LEAF_TYPES, self.leaves(job_id, payouts))
-
-
-class IndexOrderedTree(MerkleTree):
-    """OpenZeppelin's tree with ``sortLeaves: false``: the leaves stand in order of their index."""
-
-    __slots__ = ()
-
-    def __init__(self, types: list[str], values: list[tuple[Any, ...]]) -> None:
-        count = len(values)
-        nodes = [b""] * (2 * count - 1)
-        for index, value in enumerate(values):
-            nodes[-1 - index] = leaf_hash(types, value)
-        for position in range(count - 2, -1, -1):
-            nodes[position] = node_hash(nodes[2 * position + 1], nodes[2 * position + 2])
-        self._nodes = nodes
-        self._positions = [len(nodes) - 1 - index for index in range(count)]
+        return MerkleTree(LEAF_TYPES, self.leaves(job_id, payouts), sort_leaves=sort_leaves)
 
 
 def create_address(deployer: Address, nonce: int) -> Address:

@@ -64,18 +64,22 @@ class MultiProof:
 class MerkleTree:
     """A tree over ``values``, each a tuple of the given ABI ``types``.
 
-    Without values the root is 32 zero bytes.
+    Leaves are sorted by hash, as the library does by default; with ``sort_leaves`` false they keep the order
+    of the values (its option ``sortLeaves: false``). Without values the root is 32 zero bytes.
     """
 
     __slots__ = ("_nodes", "_positions")
 
-    def __init__(self, types: Sequence[str], values: Sequence[tuple[Any, ...]]) -> None:
+    def __init__(
+        self, types: Sequence[str], values: Sequence[tuple[Any, ...]], *, sort_leaves: bool = True
+    ) -> None:
         hash_leaf = _leaf_hasher(types)
         hashes = [hash_leaf(tuple(value)) for value in values]
         count = len(hashes)
         nodes = [b""] * max(2 * count - 1, 0)
         positions = [0] * count
-        for rank, index in enumerate(sorted(range(count), key=hashes.__getitem__)):
+        order = sorted(range(count), key=hashes.__getitem__) if sort_leaves else range(count)
+        for rank, index in enumerate(order):
             positions[index] = len(nodes) - 1 - rank
             nodes[positions[index]] = hashes[index]
         for position in range(count - 2, -1, -1):

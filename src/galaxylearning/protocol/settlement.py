@@ -158,7 +158,9 @@ def payout_tree(chain_id: int, contract: Address, job_id: int, amounts: Mapping[
     payees = sorted((account for account, amount in amounts.items() if amount > 0), key=address_key)
     rows = tuple(Payout(index, account, amounts[account]) for index, account in enumerate(payees))
     leaves = [(chain_id, contract, job_id, row.index, row.account, row.amount) for row in rows]
-    return PayoutTree(job_id, rows, MerkleTree(LEAF_TYPES, leaves))
+    # In order of index (the library's ``sortLeaves: false``), neighbours share a word of the contract's
+    # bitmap of payments: pushing a chunk then costs the same in a tree of any size.
+    return PayoutTree(job_id, rows, MerkleTree(LEAF_TYPES, leaves, sort_leaves=False))
 
 
 def payout_chunks(tree: PayoutTree, size: int = PUSH_CHUNK) -> tuple[PayoutChunk, ...]:
