@@ -127,7 +127,7 @@ contract Handler is Base {
 
     function deposit(uint256 who, uint96 amount) external watched {
         address account = evaluator(who % 3);
-        uint128 value = uint128(amount) + 1;
+        uint128 value = amount % (2 * STAKE) + 1;
         token.mint(account, value);
         vm.startPrank(account);
         token.approve(address(registry), value);
@@ -137,9 +137,9 @@ contract Handler is Base {
     }
 
     function requestWithdrawal(uint256 who, uint128 amount) external watched {
-        (, uint128 all,,,) = registry.evaluator(evaluator(who % 3));
+        (, uint128 all, uint128 locked,,) = registry.evaluator(evaluator(who % 3));
         vm.prank(evaluator(who % 3));
-        try registry.requestWithdrawal(uint128(within(amount, 0, all))) {} catch {}
+        try registry.requestWithdrawal(amount % 2 == 0 ? all - locked : amount % all) {} catch {}
     }
 
     function withdraw(uint256 who) external watched {
@@ -173,6 +173,7 @@ contract Handler is Base {
         uint256 id = jobs.postJob(p);
         vm.stopPrank();
         ghosts[id].rounds = p.rounds;
+        if ((seed >> 32) % 2 == 0) _bond(id, payeeOf(0, (seed >> 40) % OWNERS));
     }
 
     function postWithFeeToken(uint96 bounty) external watched {
@@ -195,13 +196,16 @@ contract Handler is Base {
     }
 
     function bond(uint256 jobSeed, uint256 who) external watched {
-        uint256 id = _jobOf(jobSeed);
+        _bond(_jobOf(jobSeed), payeeOf(0, who % OWNERS));
+    }
+
+    function _bond(uint256 id, address dataOwner) private {
         JobStore.JobView memory j = jobs.job(id);
         if (j.bondPerIdentity == 0) return;
         DemoToken(j.token).mint(STRANGER, j.bondPerIdentity);
         vm.startPrank(STRANGER);
         if (j.token != tokens[2]) DemoToken(j.token).approve(address(jobs), type(uint256).max);
-        try jobs.depositBond(id, payeeOf(0, who % OWNERS)) {
+        try jobs.depositBond(id, dataOwner) {
             ghosts[id].bonds += j.bondPerIdentity;
         } catch {}
         vm.stopPrank();
@@ -209,14 +213,17 @@ contract Handler is Base {
 
     function returnBond(uint256 jobSeed, uint256 who) external watched {
         uint256 id = _jobOf(jobSeed);
+        if ((jobSeed >> 8) % 2 == 0) return;
         try jobs.returnBond(id, payeeOf(0, who % OWNERS)) {
             ghosts[id].bondsReturned += jobs.job(id).bondPerIdentity;
         } catch {}
     }
 
     function enrol(uint256 jobSeed, uint256 who) external watched {
-        uint256 id = _jobOf(jobSeed);
-        address dataOwner = payeeOf(0, who % OWNERS);
+        _enrol(_jobOf(jobSeed), payeeOf(0, who % OWNERS));
+    }
+
+    function _enrol(uint256 id, address dataOwner) private {
         GalaxyTypes.Enrolment memory e =
             GalaxyTypes.Enrolment(id, TERMS, dataOwner, keccak256(abi.encode(dataOwner, TERMS)), MODEL, 0);
         vm.startPrank(dataOwner);
@@ -228,8 +235,10 @@ contract Handler is Base {
     }
 
     function submit(uint256 jobSeed, uint256 who) external watched {
-        uint256 id = _jobOf(jobSeed);
-        address dataOwner = payeeOf(0, who % OWNERS);
+        _submit(_jobOf(jobSeed), payeeOf(0, who % OWNERS));
+    }
+
+    function _submit(uint256 id, address dataOwner) private {
         GalaxyTypes.Update memory u =
             GalaxyTypes.Update(id, jobs.job(id).roundIndex, TERMS, dataOwner, MODEL, MODEL);
         vm.prank(dataOwner);
@@ -299,11 +308,14 @@ contract Handler is Base {
         }
     }
 
-    /// @dev An anchor that leaves out the direct entries, signed by all: the contract must refuse it.
-    function anchorWithoutDirect(uint256 jobSeed) external watched {
+    /// @dev An anchor that leaves out a direct entry, signed by all: the contract must refuse it.
+    function anchorWithoutDirect(uint256 jobSeed, uint256 who) external watched {
         uint256 id = _jobOf(jobSeed);
-        bytes32 head = ghosts[id].head;
-        if (head == 0) return;
+        takeSeatsIfFree(id);
+        _bond(id, payeeOf(0, who % OWNERS));
+        _enrol(id, payeeOf(0, who % OWNERS));
+        _submit(id, payeeOf(0, who % OWNERS));
+        if (ghosts[id].head == 0) return;
         JobStore.JobView memory j = jobs.job(id);
         GalaxyTypes.CohortAnchor memory c = GalaxyTypes.CohortAnchor(id, MODEL, j.maxOwners, 0);
         try jobs.anchorCohort(c, signed(GalaxyTypes.hash(c), ALL)) {
@@ -453,6 +465,15 @@ contract Handler is Base {
 
     function expire(uint256 jobSeed) public watched {
         _expire(_jobOf(jobSeed));
+    }
+
+    /// @dev Lets a settled job outlive its claims.
+    function outlive(uint256 jobSeed) external watched {
+        uint256 id = _jobOf(jobSeed);
+        JobStore.JobView memory j = jobs.job(id);
+        if (j.phase != Phase.Settled || j.claimsExpired) return;
+        if (block.timestamp < j.expiresAt) vm.warp(j.expiresAt);
+        _expire(id);
     }
 
     function _expire(uint256 id) private returns (bool hasMoved) {
