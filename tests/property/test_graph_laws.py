@@ -27,7 +27,8 @@ from galaxylearning.graph import (
     weights_from_bytes,
     weights_to_bytes,
 )
-from galaxylearning.graph.document import DTYPES, Input
+from galaxylearning.graph.document import Input
+from galaxylearning.graph.tensors import DTYPES
 
 TIGHT = GraphLimits(max_tensor_elements=1 << 20, max_activation_bytes=1 << 26, max_state_bytes=1 << 20)
 

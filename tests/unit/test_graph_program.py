@@ -9,7 +9,7 @@ from torch import nn
 
 from galaxylearning.errors import GraphRefused
 from galaxylearning.graph import ModelGraph, Node, Program, Ref, StateEntry, batch_loss, compile_model
-from galaxylearning.graph.decode import PROBE_BATCH
+from galaxylearning.graph.infer import PROBE_BATCH
 from galaxylearning.graph.document import Input
 
 

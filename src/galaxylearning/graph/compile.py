@@ -14,10 +14,8 @@ import torch
 from torch import nn
 
 from galaxylearning.errors import GraphRefused, UnsupportedModel
-from galaxylearning.graph.decode import PROBE_BATCH
 from galaxylearning.graph.document import (
     DEFAULT_LIMITS,
-    DTYPE_NAMES,
     VERSION,
     Federate,
     Input,
@@ -25,9 +23,10 @@ from galaxylearning.graph.document import (
     StateEntry,
     StateKind,
 )
-from galaxylearning.graph.infer import infer
+from galaxylearning.graph.infer import PROBE_BATCH, infer
 from galaxylearning.graph.losses import LOSSES
 from galaxylearning.graph.program import Program
+from galaxylearning.graph.tensors import DTYPE_NAMES
 
 if TYPE_CHECKING:
     from galaxylearning.graph.lower import Lowered

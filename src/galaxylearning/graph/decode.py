@@ -1,4 +1,7 @@
-"""From a stranger's bytes to a checked graph: bounded JSON, strict fields, canonical form, then ``infer``."""
+"""From a stranger's bytes to a graph: bounded JSON, strict fields, canonical form.
+
+What the nodes mean is not looked at here: ``ModelGraph.from_bytes`` follows the graph as well.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,11 @@ from typing import Any, Literal, NoReturn, cast, get_args
 
 from galaxylearning.errors import GraphRefused
 from galaxylearning.graph.document import (
-    DTYPES,
+    ITEM_BYTES,
+    LOSS_NAMES,
     VERSION,
     Argument,
+    ElementType,
     Federate,
     GraphLimits,
     Input,
@@ -23,11 +28,6 @@ from galaxylearning.graph.document import (
     StateKind,
     nesting,
 )
-from galaxylearning.graph.infer import infer
-from galaxylearning.graph.losses import LOSSES
-
-PROBE_BATCH = 11
-"""Batch size at which a graph is followed when it is decoded."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}")
 # A node takes about six brackets and eight commas, a state entry two and seven.
@@ -37,8 +37,12 @@ _MAX_DIGITS = 40
 _MAX_NESTING = 8
 
 
-def decode_graph(data: bytes, limits: GraphLimits) -> ModelGraph:
-    """See :meth:`ModelGraph.from_bytes`."""
+def read_graph(data: bytes, limits: GraphLimits) -> ModelGraph:
+    """The document as a graph whose nodes nobody has followed yet.
+
+    Raises:
+        GraphRefused: not the canonical form of a document within ``limits``; names the field.
+    """
     if not isinstance(data, bytes):
         raise TypeError("a graph document is bytes")
     graph = _graph(_parse(data, limits), limits)
@@ -46,7 +50,6 @@ def decode_graph(data: bytes, limits: GraphLimits) -> ModelGraph:
         raise GraphRefused(
             "must be canonical JSON: sorted keys, no whitespace, no repeated key", where="document"
         )
-    infer(graph, PROBE_BATCH, limits)
     return graph
 
 
@@ -114,8 +117,8 @@ def _graph(document: Any, limits: GraphLimits) -> ModelGraph:
     if len(outputs) != 1 or not isinstance(outputs[0], Ref):
         raise GraphRefused("must hold exactly one reference", where="outputs")
     loss = fields["loss"]
-    if not isinstance(loss, str) or loss not in LOSSES:
-        raise GraphRefused(f"must be one of {sorted(LOSSES)}", where="loss")
+    if not isinstance(loss, str) or loss not in LOSS_NAMES:
+        raise GraphRefused(f"must be one of {sorted(LOSS_NAMES)}", where="loss")
     return ModelGraph(VERSION, inputs, state, nodes, (outputs[0],), loss)
 
 
@@ -210,7 +213,7 @@ def _argument(value: Any, where: str, limits: GraphLimits, depth: int) -> Argume
     if key in ("node", "state", "input"):
         return Ref(cast(Literal["node", "state", "input"], key), _name(held, where))
     if key == "dtype":
-        return DTYPES[_dtype(held, where)]
+        return ElementType(_dtype(held, where))
     if key == "float" and isinstance(held, str) and held in ("inf", "-inf", "nan"):
         return float(held)
     raise GraphRefused("an object must be a node, state, input, dtype or a non-finite float", where=where)
@@ -239,8 +242,8 @@ def _name(value: Any, where: str) -> str:
 
 
 def _dtype(value: Any, where: str) -> str:
-    if not isinstance(value, str) or value not in DTYPES:
-        raise GraphRefused(f"an element type must be one of {sorted(DTYPES)}", where=where)
+    if not isinstance(value, str) or value not in ITEM_BYTES:
+        raise GraphRefused(f"an element type must be one of {sorted(ITEM_BYTES)}", where=where)
     return value
 
 

@@ -1,6 +1,7 @@
 """The model graph as a value, and its one canonical JSON form.
 
-Holds no operation's meaning: what a node may be is in ``operations``, what it yields in ``infer``.
+Holds no operation's meaning: what a node may be is in ``operations``, what it yields in ``infer``. Imports no
+tensor library, so that a graph can be read and run by one that has none.
 """
 
 from __future__ import annotations
@@ -10,28 +11,26 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-import torch
-
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.units import Digest
 
 VERSION = 1
 
-DTYPES: dict[str, torch.dtype] = {
-    "float32": torch.float32,
-    "float64": torch.float64,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "int64": torch.int64,
-    "int32": torch.int32,
-    "int16": torch.int16,
-    "int8": torch.int8,
-    "uint8": torch.uint8,
-    "bool": torch.bool,
+ITEM_BYTES: dict[str, int] = {
+    "float32": 4,
+    "float64": 8,
+    "float16": 2,
+    "bfloat16": 2,
+    "int64": 8,
+    "int32": 4,
+    "int16": 2,
+    "int8": 1,
+    "uint8": 1,
+    "bool": 1,
 }
-"""Element types a graph may speak of. Complex and quantised types are left out."""
+"""Element types a graph may speak of, with their sizes. Complex and quantised types are left out."""
 
-DTYPE_NAMES: dict[torch.dtype, str] = {dtype: name for name, dtype in DTYPES.items()}
+LOSS_NAMES = ("cross_entropy", "nll", "bce_with_logits", "mse", "l1", "huber")
 
 StateKind: TypeAlias = Literal["parameter", "buffer", "constant"]
 Federate: TypeAlias = Literal["mean", "sum", "keep_local", "skip"]
@@ -69,7 +68,14 @@ class Ref:
     name: str
 
 
-Argument: TypeAlias = "bool | int | float | str | Ref | torch.dtype | tuple[Argument, ...] | None"
+@dataclass(frozen=True, slots=True)
+class ElementType:
+    """An element type as an argument."""
+
+    name: str
+
+
+Argument: TypeAlias = "bool | int | float | str | Ref | ElementType | tuple[Argument, ...] | None"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +110,7 @@ class StateEntry:
     @property
     def bytes(self) -> int:
         """Size of the tensor's payload in bytes."""
-        return self.elements * DTYPES[self.dtype].itemsize
+        return self.elements * ITEM_BYTES[self.dtype]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +179,7 @@ class ModelGraph:
         Raises:
             GraphRefused: the bytes are not the canonical form of a graph within ``limits``; names the field.
         """
-        from galaxylearning.graph.decode import decode_graph
+        from galaxylearning.graph.infer import decode_graph
 
         return decode_graph(data, limits)
 
@@ -208,8 +214,8 @@ def encode_argument(argument: Argument) -> Any:
     """An argument as JSON: scalars as they are, everything else as a one-key object or a list."""
     if isinstance(argument, Ref):
         return {argument.kind: argument.name}
-    if isinstance(argument, torch.dtype):
-        return {"dtype": DTYPE_NAMES[argument]}
+    if isinstance(argument, ElementType):
+        return {"dtype": argument.name}
     if isinstance(argument, tuple):
         return [encode_argument(item) for item in argument]
     if isinstance(argument, float) and not math.isfinite(argument):

@@ -14,10 +14,11 @@ import torch
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import DataRefused, GraphRefused
-from galaxylearning.graph.document import DEFAULT_LIMITS, DTYPES, GraphLimits, ModelGraph
+from galaxylearning.graph.document import DEFAULT_LIMITS, GraphLimits, ModelGraph
 from galaxylearning.graph.infer import infer
 from galaxylearning.graph.losses import batch_loss, check_labels, per_sample
 from galaxylearning.graph.program import Program
+from galaxylearning.graph.tensors import DTYPES
 from galaxylearning.graph.weights import check_tensors, weights_from_bytes, weights_size, weights_to_bytes
 from galaxylearning.units import Digest
 
@@ -35,7 +36,7 @@ class FlatModel:
     ``params`` is float32 [P]: the trainable parameters in order of name, each in row-major order.
     ``buffers`` is float32 [B]: the buffers that federate by mean or sum, likewise. Buffers that are kept
     local live in this object and change with every :meth:`gradient`; all other state keeps its initial
-    value. One object serves one thread.
+    value. One object serves one thread; torch stays on one thread from here on, so that sums have one order.
 
     Raises:
         GraphRefused: graph or weights are not acceptable, or do not match.
@@ -45,6 +46,7 @@ class FlatModel:
         self, graph: ModelGraph, weights: Mapping[str, torch.Tensor], limits: GraphLimits = DEFAULT_LIMITS
     ) -> None:
         check_tensors(graph, weights)
+        torch.set_num_threads(1)
         self.graph = graph
         self.program = Program(graph, limits)
         self._initial = {name: tensor.detach().clone().contiguous() for name, tensor in weights.items()}

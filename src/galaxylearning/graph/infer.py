@@ -9,16 +9,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 import galaxylearning.graph.contractions
 import galaxylearning.graph.layout
 import galaxylearning.graph.pointwise  # noqa: F401  importing these registers their rules
 from galaxylearning.errors import GraphRefused
-from galaxylearning.graph.document import DTYPES, Argument, GraphLimits, ModelGraph, Node, Ref, StateEntry
-from galaxylearning.graph.losses import CLASS_LOSSES, LOSSES
+from galaxylearning.graph.decode import read_graph
+from galaxylearning.graph.document import (
+    LOSS_NAMES,
+    Argument,
+    ElementType,
+    GraphLimits,
+    ModelGraph,
+    Node,
+    Ref,
+    StateEntry,
+)
+from galaxylearning.graph.labels import CLASS_LOSSES
 from galaxylearning.graph.operations import BATCH_STATISTICS, OPERATIONS, STRINGS, VIEWS, Operation, Parameter
 from galaxylearning.graph.specs import FLOPS, RULES, Bound, Outcome, TensorSpec
+from galaxylearning.graph.tensors import DTYPES
+
+PROBE_BATCH = 11
+"""Batch size at which a graph is followed when it is decoded."""
 
 _SLICE_END = (1 << 63) - 1
 _NUMBER_OPERAND = frozenset(
@@ -35,6 +47,13 @@ class Trace:
     activation_bytes: int
     largest_tensor_bytes: int
     flops: int
+
+
+def decode_graph(data: bytes, limits: GraphLimits) -> ModelGraph:
+    """See :meth:`ModelGraph.from_bytes`."""
+    graph = read_graph(data, limits)
+    infer(graph, PROBE_BATCH, limits)
+    return graph
 
 
 def infer(graph: ModelGraph, batch: int, limits: GraphLimits) -> Trace:
@@ -160,9 +179,9 @@ class _Walk:
                 raise GraphRefused(f"argument {name} must be true or false")
             return argument
         if kind == "dtype":
-            if not isinstance(argument, torch.dtype):
+            if not isinstance(argument, ElementType):
                 raise GraphRefused(f'argument {name} must be an element type like {{"dtype":"float32"}}')
-            return argument
+            return DTYPES[argument.name]
         if kind == "tuple":
             value = self._value(name, argument)
             if not isinstance(value, tuple):
@@ -285,8 +304,8 @@ class _Walk:
             raise GraphRefused("the first dimension must be the batch", where="outputs")
         if not output.dtype.is_floating_point:
             raise GraphRefused("must be floating point", where="outputs")
-        if self.graph.loss not in LOSSES:
-            raise GraphRefused(f"must be one of {sorted(LOSSES)}", where="loss")
+        if self.graph.loss not in LOSS_NAMES:
+            raise GraphRefused(f"must be one of {sorted(LOSS_NAMES)}", where="loss")
         if self.graph.loss in CLASS_LOSSES and (len(output.shape) < 2 or output.shape[1] < 2):
             raise GraphRefused(f"{self.graph.loss} needs outputs [n, classes >= 2, ...]", where="outputs")
         return output

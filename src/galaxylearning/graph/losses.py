@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from galaxylearning.errors import DataRefused
+from galaxylearning.graph.labels import prepare_labels
 
 Loss: TypeAlias = Callable[..., torch.Tensor]
 
@@ -26,14 +26,6 @@ LOSSES: Mapping[str, Loss] = MappingProxyType(
 )
 """Name -> function of (outputs, labels, reduction=)."""
 
-CLASS_LOSSES = frozenset({"cross_entropy", "nll"})
-"""Losses whose labels are class numbers; outputs are [n, classes, ...]."""
-
-LABEL_DTYPE: Mapping[str, np.dtype[np.generic]] = MappingProxyType(
-    {name: np.dtype(np.int64 if name in CLASS_LOSSES else np.float32) for name in LOSSES}
-)
-"""Element type of the labels that each loss takes."""
-
 
 def batch_loss(loss: str, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Mean loss over the batch; a scalar."""
@@ -46,34 +38,11 @@ def per_sample(loss: str, outputs: torch.Tensor, labels: torch.Tensor) -> torch.
     return values if values.dim() == 1 else values.flatten(1).mean(1)
 
 
-def label_shape(loss: str, output_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of the labels that go with outputs of ``output_shape``."""
-    return (output_shape[0], *output_shape[2:]) if loss in CLASS_LOSSES else output_shape
-
-
 def check_labels(loss: str, labels: np.ndarray, output_shape: tuple[int, ...]) -> torch.Tensor:
     """Labels as a tensor of exactly the shape, type and range the loss needs.
 
-    Integers of any width are taken for class numbers and real targets, floats for real targets. For real
-    targets, ``[n]`` goes with outputs ``[n, 1]``.
-
     Raises:
-        DataRefused: the labels have another type or shape, or a value outside the range.
+        DataRefused: as ``prepare_labels``.
     """
-    wanted = label_shape(loss, output_shape)
-    kind = labels.dtype.kind
-    if loss in CLASS_LOSSES:
-        if kind not in "iu":
-            raise DataRefused(f"{loss} takes integer class numbers, not {labels.dtype}", where="labels")
-        if labels.size and (int(labels.min()) < 0 or int(labels.max()) >= output_shape[1]):
-            raise DataRefused(f"class numbers must be in [0, {output_shape[1] - 1}]", where="labels")
-    elif kind not in "iufb":
-        raise DataRefused(f"{loss} takes numbers, not {labels.dtype}", where="labels")
-    if labels.shape != wanted:
-        if not (loss not in CLASS_LOSSES and wanted[-1:] == (1,) and labels.shape == wanted[:-1]):
-            raise DataRefused(f"shape must be {list(wanted)}, not {list(labels.shape)}", where="labels")
-        labels = labels.reshape(wanted)
-    converted = np.ascontiguousarray(labels, dtype=LABEL_DTYPE[loss])
-    if loss == "bce_with_logits" and converted.size and not (converted.min() >= 0 and converted.max() <= 1):
-        raise DataRefused("targets must be in [0, 1]", where="labels")
+    converted = prepare_labels(loss, labels, output_shape)
     return torch.from_numpy(converted if converted.flags.writeable else converted.copy())

@@ -25,8 +25,9 @@ from torch.export import Dim, ExportedProgram, export
 from torch.export.graph_signature import InputKind, OutputKind
 
 from galaxylearning.errors import GraphRefused, UnsupportedModel
-from galaxylearning.graph.document import DTYPE_NAMES, Argument, Node, Ref
+from galaxylearning.graph.document import Argument, ElementType, Node, Ref
 from galaxylearning.graph.operations import BATCH_STATISTICS, OPERATIONS, Operation
+from galaxylearning.graph.tensors import DTYPE_NAMES
 
 _EXPORT_ERRORS = (
     RuntimeError,
@@ -263,7 +264,7 @@ class _Lowering:
             return
         if dtypes[0] not in DTYPE_NAMES:
             raise _unsupported(f"a cast to {dtypes[0]}", node, "a real type")
-        self.current[node] = self._emit(node, "aten.to.dtype", (source, dtypes[0]))
+        self.current[node] = self._emit(node, "aten.to.dtype", (source, ElementType(DTYPE_NAMES[dtypes[0]])))
 
     def _write(self, node: fx.Node, live: set[fx.Node]) -> None:
         """A write in place: the same without it, if nothing else sees the written memory."""
@@ -369,7 +370,7 @@ class _Lowering:
         if raw is None or isinstance(raw, (bool, int, float, str)):
             return raw
         if isinstance(raw, torch.dtype) and raw in DTYPE_NAMES:
-            return raw
+            return ElementType(DTYPE_NAMES[raw])
         raise _unsupported(f"{node.target} with the argument {raw!r}", node, "real numbers and tensors")
 
     def _reference(self, raw: Any) -> Ref:

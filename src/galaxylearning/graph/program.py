@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from galaxylearning.errors import GraphRefused
-from galaxylearning.graph.decode import PROBE_BATCH
-from galaxylearning.graph.document import DEFAULT_LIMITS, DTYPES, Argument, GraphLimits, ModelGraph, Node, Ref
-from galaxylearning.graph.infer import infer
+from galaxylearning.graph.document import DEFAULT_LIMITS, ElementType, GraphLimits, ModelGraph, Node, Ref
+from galaxylearning.graph.infer import PROBE_BATCH, infer
 from galaxylearning.graph.modes import Run, draws, implementation, writes_statistics
 from galaxylearning.graph.operations import OPERATIONS, Operation
+from galaxylearning.graph.tensors import DTYPES
 
 _MAX_ADMITTED = 1024
 _RUNTIME_ERRORS = (RuntimeError, IndexError, ValueError, TypeError, NotImplementedError)
@@ -242,13 +242,18 @@ def _step(node: Node, slots: Mapping[tuple[str, str], int], train: bool, frees: 
     )
 
 
-def _arranged(node: Node, operation: Operation) -> tuple[list[Any], dict[str, Argument]]:
+def _arranged(node: Node, operation: Operation) -> tuple[list[Any], dict[str, Any]]:
     """The node's arguments as the operation is called: every positional one in place, defaults filled in."""
     given = dict(node.kwargs)
     positional: list[Any] = list(node.args)
     ordinary = [p for p in operation.parameters if not p.is_keyword_only]
     positional.extend(given.pop(p.name, p.default) for p in ordinary[len(positional) :])
-    return positional, given
+    return [_native(a) for a in positional], {key: _native(a) for key, a in given.items()}
+
+
+def _native(argument: Any) -> Any:
+    """An element type as PyTorch's; anything else as it is."""
+    return DTYPES[argument.name] if isinstance(argument, ElementType) else argument
 
 
 def _template(argument: Any, slots: Mapping[tuple[str, str], int]) -> tuple[Any, tuple[tuple[int, int], ...]]:

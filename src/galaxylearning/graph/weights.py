@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 import torch
 
 from galaxylearning.errors import GraphRefused
-from galaxylearning.graph.document import DTYPES, ModelGraph, StateEntry, nesting
+from galaxylearning.graph.document import ModelGraph, StateEntry, nesting
+from galaxylearning.graph.tensors import DTYPES
 
 _TAGS = {
     "float32": "F32",

@@ -72,7 +72,7 @@ def train_local(
     step = 0
     # A diverging run is caught by the checks below, with the step's number: numpy need not warn as well.
     with np.errstate(over="ignore", invalid="ignore"):
-        for rows in _batches(n_rows, plan, rng):
+        for rows in batches(n_rows, plan, rng):
             step += 1
             last_loss, slope, state = _checked(
                 gradient(current, state, rows, rng), step, start.size, state.size
@@ -103,12 +103,29 @@ def _batches_per_epoch(n_rows: int, plan: LocalPlan) -> int:
     return -(-n_rows // plan.batch_size)
 
 
-def _batches(n_rows: int, plan: LocalPlan, rng: np.random.Generator) -> Iterator[I64]:
-    if plan.epochs is not None:
+def batches(n_rows: int, plan: LocalPlan, rng: np.random.Generator) -> Iterator[I64]:
+    """Row numbers of every batch of a local training, int64[b] each; draws only permutations from ``rng``."""
+    if plan.order == "stored":
+        yield from _stored_batches(n_rows, plan)
+    elif plan.epochs is not None:
         pieces = _batches_per_epoch(n_rows, plan)
         for _ in range(plan.epochs):
             yield from np.array_split(_permutation(n_rows, rng), pieces)
-        return
+    else:
+        yield from _endless_batches(n_rows, plan, rng)
+
+
+def _stored_batches(n_rows: int, plan: LocalPlan) -> Iterator[I64]:
+    per_pass = [
+        np.arange(start, min(start + plan.batch_size, n_rows), dtype=np.int64)
+        for start in range(0, n_rows, plan.batch_size)
+    ]
+    steps = plan.steps if plan.epochs is None else plan.epochs * len(per_pass)
+    for step in range(steps or 0):
+        yield per_pass[step % len(per_pass)]
+
+
+def _endless_batches(n_rows: int, plan: LocalPlan, rng: np.random.Generator) -> Iterator[I64]:
     size = min(plan.batch_size, n_rows)
     queue = _permutation(n_rows, rng)
     for _ in range(plan.steps or 0):

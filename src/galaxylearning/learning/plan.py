@@ -19,7 +19,8 @@ class LocalPlan:
     Exactly one of ``epochs`` (passes over the rows) and ``steps`` (optimiser steps) is given. ``prox_mu``
     adds ``prox_mu * (w - w_start)`` to the gradient (FedProx, Li et al. 2018, eq. 2); ``weight_decay`` adds
     ``weight_decay * w`` for both optimisers. ``momentum`` belongs to SGD, ``beta1``, ``beta2`` and
-    ``epsilon`` to Adam.
+    ``epsilon`` to Adam. With ``order="stored"`` every pass takes the rows as they lie, in batches of
+    ``batch_size`` and a last one of the rest, as comparisons with other systems need it; jobs shuffle.
 
     Raises:
         ValueError: naming the field and what is allowed.
@@ -36,10 +37,13 @@ class LocalPlan:
     epochs: int | None = None
     steps: int | None = None
     batch_size: int = 32
+    order: Literal["shuffled", "stored"] = "shuffled"
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {self.optimizer!r}")
+        if self.order not in ("shuffled", "stored"):
+            raise ValueError(f"order must be shuffled or stored, not {self.order!r}")
         require_number(self.learning_rate, "learning_rate", low=0, high=1e3, low_open=True, error=ValueError)
         require_number(self.momentum, "momentum", low=0, high=1, high_open=True, error=ValueError)
         require_number(self.weight_decay, "weight_decay", low=0, high=1e3, error=ValueError)

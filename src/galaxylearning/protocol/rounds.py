@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from galaxylearning.contribution import GradientBlocks, PathValue, path_value
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import GalaxyError, MessageRefused, QuorumMissing, UpdateRefused
-from galaxylearning.graph import FlatModel
+from galaxylearning.graph.model import Model
 from galaxylearning.learning import (
     LocalPlan,
     Quantizer,
@@ -173,7 +172,7 @@ def training_seed(terms: Terms, round_index: int, data_owner: Address) -> np.ran
 
 
 def train_update(
-    model: FlatModel, terms: Terms, state: tuple[F32, F32], rows: Rows, *, rng: np.random.Generator
+    model: Model, terms: Terms, state: tuple[F32, F32], rows: Rows, *, rng: np.random.Generator
 ) -> tuple[I32, I32]:
     """Train at home: ``(parameters int32[P], buffers int32[B])``, clipped and quantised, all that may leave.
 
@@ -236,9 +235,8 @@ def body_limit(sizes: tuple[int, int], bits: int) -> int:
 class JobComputation:
     """The job's arithmetic, round by round, for an evaluator that lives it and an auditor who replays it."""
 
-    def __init__(self, terms: Terms, job_id: int, model: FlatModel, hidden: HiddenSet) -> None:
-        """Begin at the initial model. Torch stays on one thread from here on, so that sums have one order."""
-        torch.set_num_threads(1)
+    def __init__(self, terms: Terms, job_id: int, model: Model, hidden: HiddenSet) -> None:
+        """Begin at the initial model."""
         self.terms, self.job_id, self.model, self.hidden = terms, job_id, model, hidden
         params, buffers = model.initial()
         self.state = ModelState(params, buffers, server_optimizer(terms.plan).init(params.size), None)

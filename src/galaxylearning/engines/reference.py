@@ -1,0 +1,71 @@
+"""The reference: one data owner at a time, as a data owner's node trains. Every engine is held to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from galaxylearning.engines.cohort import Cohort, owner_rng
+from galaxylearning.engines.engine import Trained, Training
+from galaxylearning.errors import UpdateRefused
+from galaxylearning.graph.model import Model
+from galaxylearning.learning.local import LocalResult, train_local
+from galaxylearning.learning.vectors import F32, I64
+
+
+class ReferenceEngine:
+    """Implements ``Engine`` over any ``Model``."""
+
+    name = "reference"
+
+    def __init__(self, model: Model, cohort: Cohort, training: Training) -> None:
+        self._model, self._cohort, self._training = model, cohort, training
+
+    def train(self, params: F32, buffers: F32, owners: I64, round_index: int) -> Iterator[Trained]:
+        """See ``Engine.train``; one owner at a time."""
+        for owner in owners.tolist():
+            try:
+                found = self.train_one(params, buffers, owner, round_index)
+            except UpdateRefused as refused:
+                yield failed(owner, params.size, buffers.size, str(refused))
+            else:
+                yield Trained(
+                    np.array([owner], np.int64),
+                    found.update[None],
+                    found.buffers[None],
+                    np.array([found.steps], np.int64),
+                    np.array([[found.first_loss, found.last_loss]]),
+                )
+
+    def train_one(self, params: F32, buffers: F32, owner: int, round_index: int) -> LocalResult:
+        """Train one data owner.
+
+        Raises:
+            UpdateRefused: training diverged; the step is named.
+        """
+        rows, model = self._cohort.rows(owner), self._model
+
+        def gradient(
+            current: F32, state: F32, batch: I64, rng: np.random.Generator
+        ) -> tuple[float, F32, F32]:
+            part = rows.take(batch)
+            return model.gradient(current, state, (part.inputs,), part.labels, rng=rng)
+
+        rng = owner_rng(self._training.seed, round_index, self._cohort.identities[owner])
+        return train_local(gradient, params, buffers, len(rows), self._training.plan, rng=rng)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def failed(owner: int, parameters: int, buffers: int, reason: str) -> Trained:
+    """What is given for a data owner whose training failed."""
+    return Trained(
+        np.array([owner], np.int64),
+        np.zeros((1, parameters), np.float32),
+        np.zeros((1, buffers), np.float32),
+        np.zeros(1, np.int64),
+        np.full((1, 2), np.nan),
+        {owner: reason},
+    )
