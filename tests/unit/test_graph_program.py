@@ -9,8 +9,8 @@ from torch import nn
 
 from galaxylearning.errors import GraphRefused
 from galaxylearning.graph import ModelGraph, Node, Program, Ref, StateEntry, batch_loss, compile_model
-from galaxylearning.graph.infer import PROBE_BATCH
 from galaxylearning.graph.document import Input
+from galaxylearning.graph.infer import PROBE_BATCH
 
 
 def generator(seed: int = 0) -> np.random.Generator:

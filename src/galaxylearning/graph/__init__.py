@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from galaxylearning.graph.compile import compile_model
+    from galaxylearning.graph.cost import Cost, meter
     from galaxylearning.graph.document import (
         DEFAULT_LIMITS,
         GraphLimits,
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from galaxylearning.graph.flat import FlatModel
     from galaxylearning.graph.labels import LABEL_DTYPE
     from galaxylearning.graph.losses import LOSSES, batch_loss, per_sample
-    from galaxylearning.graph.cost import Cost, meter
     from galaxylearning.graph.model import Model
     from galaxylearning.graph.program import Program
     from galaxylearning.graph.weights import weights_from_bytes, weights_size, weights_to_bytes
