@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from galaxylearning.errors import StorageError
 from galaxylearning.simulation.checkpoint import CheckpointFolder
 
-ARRAYS = {
+ARRAYS: dict[str, npt.NDArray[Any]] = {
     "params": np.arange(5, dtype=np.float32),
     "step": np.linspace(0, 1, 6).reshape(2, 3),
     "codes": np.array([1, 0, -1], np.int8),

@@ -40,8 +40,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CheckpointFolder:
-    """The checkpoints of one run, told from those of other runs by a ``fingerprint`` of everything that decides
-    its course.
+    """The checkpoints of one run; ``fingerprint`` stands for everything that decides its course.
 
     Raises:
         StorageError: the folder cannot be made.
