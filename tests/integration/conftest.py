@@ -11,11 +11,11 @@ import io
 import json
 import os
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, redirect_stdout
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import numpy as np
@@ -23,45 +23,40 @@ import pytest
 import torch
 from torch import nn
 
-from galaxylearning.chain.deployment import Deployment, deploy, fund
+from galaxylearning.chain.deployment import Deployment
 from galaxylearning.chain.embedded import EmbeddedChain
-from galaxylearning.chain.evm import KeySigner, connect
-from galaxylearning.chain.transport import Transport, as_int
+from galaxylearning.chain.evm import connect
 from galaxylearning.cli import main as galaxy
 from galaxylearning.crypto.digest import keccak
 from galaxylearning.crypto.seal import SealingKey
-from galaxylearning.errors import GalaxyError
-from galaxylearning.messages.records import MAX_TABLE_BYTES, ScoreTable, decode
-from galaxylearning.messages.terms import Column, Plan, Schema, Terms, Windows
-from galaxylearning.nodes import evaluator as evaluators
-from galaxylearning.nodes import requester
-from galaxylearning.nodes.auditor import Auditor, AuditReport
+from galaxylearning.messages.terms import Column, Plan, Schema, Windows
+from galaxylearning.nodes.auditor import AuditReport
 from galaxylearning.nodes.data_owner import DataOwnerNode
-from galaxylearning.nodes.evaluator import EvaluatorNode
-from galaxylearning.nodes.relayer import RelayerNode
-from galaxylearning.nodes.site import Board, ChainView, Progress, Site, is_passing
-from galaxylearning.ports import Call, Journal, Ledger
-from galaxylearning.protocol import events as ev
+from galaxylearning.nodes.site import Site
+from galaxylearning.ports import Call
 from galaxylearning.protocol.consent import OwnerPolicy
 from galaxylearning.protocol.job import CompiledJob, Job, Price, compile_job
 from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.rows import encode_rows
 from galaxylearning.sandbox import ThreadTrainer
+from galaxylearning.simulation import stage as stages
+from galaxylearning.simulation.stage import (
+    EVALUATORS,
+    GENESIS_S,
+    Node,
+    found_town,
+    sealing_key,
+    signer,
+)
 from galaxylearning.storage.blobs import MemoryBlobStore
 from galaxylearning.storage.datasets import DatasetCatalog
-from galaxylearning.storage.journal import MemoryJournal
 from galaxylearning.storage.shelf import CatalogueShelf
 from galaxylearning.units import Address
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-GENESIS_S = 1_800_000_000
-STEP_S = 20
 WINDOW_S = 600
-STAKE = 50 * 10**18
-SUPPLY = 10**22
-EVALUATORS = ("evaluator-1", "evaluator-2", "evaluator-3")
 OWNERS = ("north", "east", "south", "west")
 COLUMNS = ("height", "width")
 SCHEMA = Schema(
@@ -71,27 +66,6 @@ SCHEMA = Schema(
 PLAN = Plan(
     rounds=2, learning_rate=0.3, steps=4, batch_size=16, clip_norm=2.0, minimum_owners=2, maximum_owners=4
 )
-
-
-class Node(Protocol):
-    """What takes turns."""
-
-    async def turn(self) -> bool: ...
-
-
-class StageClock:
-    """The nodes' clock: the stage's time."""
-
-    def __init__(self, stage: Stage) -> None:
-        self._stage = stage
-
-    def monotonic_s(self) -> float:
-        """Seconds of virtual time."""
-        return float(self._stage.time_s)
-
-    async def sleep(self, seconds: float) -> None:
-        """Nobody sleeps on a stage: ``play`` calls turns."""
-        raise AssertionError(f"a node slept for {seconds} s")
 
 
 @dataclass(frozen=True)
@@ -111,69 +85,11 @@ class Outcome:
 
 
 @dataclass
-class Stage:
-    """One chain, one store, one job, and who takes part in it."""
+class Stage(stages.Stage):
+    """A stage with data owners that have files, catalogues and policies."""
 
-    folder: Path
-    chain: EmbeddedChain
-    ledger: Ledger
     blobs: MemoryBlobStore
-    time_s: int
-    nodes: dict[str, Node] = field(default_factory=dict)
-    makers: dict[str, Callable[[], Node]] = field(default_factory=dict)
-    journals: dict[str, Journal] = field(default_factory=dict)
-    progress: list[Progress] = field(default_factory=list)
-    job_id: int = 0
-    killed: type[BaseException] = KeyboardInterrupt
-    """What an actor dies of; it is made again on its journal."""
-    deaths: int = 0
-
-    def site(self, name: str, **changes: Any) -> Site:
-        """The ports of one actor."""
-        found = Site(
-            ledger=self.ledger,
-            blobs=self.blobs,
-            clock=StageClock(self),
-            journal=self.journals.setdefault(name, MemoryJournal()),
-            signer=signer(name),
-            entropy=os.urandom,
-            report=self.progress.append,
-            poll_s=1.0,
-        )
-        return replace(found, **changes)
-
-    def board(self) -> Board:
-        """The job's bulletin board as a passer-by sees it."""
-        return Board(self.site("passer-by"), self.job_id)
-
-    async def view(self) -> ChainView:
-        """The chain as it is now."""
-        view = ChainView(self.ledger, self.blobs)
-        await view.refresh()
-        return view
-
-    async def state(self) -> JobState:
-        """Where the job stands."""
-        return await (await self.view()).state(self.job_id)
-
-    async def terms(self) -> Terms:
-        """The job's terms."""
-        return await (await self.view()).terms(self.job_id)
-
-    async def post(self, compiled: CompiledJob) -> None:
-        """The requester posts the job, and is not seen again."""
-        posted = await requester.post(
-            self.site("requester"),
-            compiled,
-            evaluators=[signer(name).address for name in EVALUATORS],
-            sealing_key=sealing_key("requester"),
-        )
-        self.job_id = posted.job_id
-
-    def cast(self, name: str, make: Callable[[], Node]) -> None:
-        """Let a node take part; ``make`` makes it again after its death."""
-        self.makers[name] = make
-        self.nodes[name] = make()
+    killed: type[BaseException] | None = KeyboardInterrupt
 
     def add_owner(
         self,
@@ -212,97 +128,9 @@ class Stage:
 
         self.cast(name, make)
 
-    def add_evaluator(
-        self,
-        name: str,
-        kind: type[EvaluatorNode] = EvaluatorNode,
-        *,
-        site: Callable[[], Site] | None = None,
-    ) -> None:
-        """An evaluator, honest unless ``kind`` says otherwise."""
-
-        def make() -> Node:
-            here = self.site(name) if site is None else site()
-            return kind(here, sealing_key(name), jobs=[self.job_id], stagger_s=STEP_S)
-
-        self.cast(name, make)
-
-    def add_relayer(self, *, site: Callable[[], Site] | None = None) -> None:
-        """Somebody who pays the gas."""
-
-        def make() -> Node:
-            return RelayerNode(self.site("relayer") if site is None else site(), jobs=[self.job_id])
-
-        self.cast("relayer", make)
-
-    async def play(
-        self,
-        *,
-        until: Callable[[JobState], bool] | None = None,
-        between: Callable[[], Awaitable[None]] | None = None,
-        most: int = 400,
-    ) -> JobState:
-        """Turn after turn until all are done, or ``until`` holds; ``between`` is awaited after every turn."""
-        for _ in range(most):
-            done = [await self._turn(name) for name in list(self.nodes)]
-            if between is not None:
-                await between()
-            state = await self.state()
-            if until(state) if until is not None else all(done):
-                return state
-            self.time_s += STEP_S
-        pytest.fail(f"not done after {most} turns: {state}")
-
-    async def _turn(self, name: str) -> bool:
-        try:
-            return await self.nodes[name].turn()
-        except self.killed:
-            self.deaths += 1
-            self.nodes[name] = self.makers[name]()
-        except GalaxyError as error:
-            if not is_passing(error):
-                raise
-        return False
-
-    async def audit(self, key: SealingKey | None = None) -> AuditReport:
-        """An auditor's report."""
-        return await Auditor(self.site("auditor"), self.job_id, key=key).run()
-
-    async def balance(self, account: Address) -> int:
-        """Tokens of an account."""
-        return int(await self.ledger.read(Call("token", "balanceOf", (account,))))
-
     async def staked(self, name: str) -> int:
         """Stake of an evaluator."""
         return int((await self.ledger.read(Call("registry", "evaluator", (signer(name).address,))))["staked"])
-
-    async def transactions(self, name: str) -> int:
-        """How many transactions an actor has sent."""
-        count = await Transport(self.chain).request("eth_getTransactionCount", signer(name).address, "latest")
-        return as_int(count)
-
-    async def paid(self) -> dict[str, int]:
-        """What the data owners on stage were paid, by name."""
-        paid = {
-            event.account: event.amount
-            for event in (await self.view()).events_of(self.job_id)
-            if isinstance(event, ev.Paid)
-        }
-        accounts = {name: signer(name).address for name in sorted(self.nodes)}
-        return {name: paid[account] for name, account in accounts.items() if account in paid}
-
-    async def tables(self) -> dict[str, ScoreTable]:
-        """The revealed score tables by evaluator."""
-        revealed = dict((await self.state()).revealed)
-        return {
-            name: decode(
-                await self.blobs.get(revealed[signer(name).address], max_bytes=MAX_TABLE_BYTES),
-                ScoreTable,
-                max_bytes=MAX_TABLE_BYTES,
-            )
-            for name in EVALUATORS
-            if signer(name).address in revealed
-        }
 
     async def outcome(self) -> Outcome:
         """The end of a settled job, audited with the first evaluator's key and without."""
@@ -369,7 +197,7 @@ class Town:
             blobs = MemoryBlobStore()
             for blob in self.key_blobs:
                 await blobs.put(blob, topic="keys")
-            made = Stage(folder, chain, ledger, blobs, GENESIS_S + 100)
+            made = Stage(folder, chain, ledger, blobs, GENESIS_S + 100, os.urandom)
             time.append(made)
             await made.post(replace(self.compiled, job=replace(self.compiled.job, **changes)))
             yield made
@@ -384,16 +212,6 @@ class Town:
                 made.add_evaluator(name)
             made.add_relayer()
             yield made
-
-
-def signer(name: str) -> KeySigner:
-    """The account of an actor."""
-    return KeySigner(keccak(f"account of {name}".encode()))
-
-
-def sealing_key(name: str) -> SealingKey:
-    """The sealing key of an actor."""
-    return SealingKey(b"".join(keccak(f"sealing key {part} of {name}".encode()) for part in range(3)))
 
 
 def clouds(rows: int, *, seed: int) -> Mapping[str, NDArray[Any]]:
@@ -444,17 +262,7 @@ def compiled_job() -> CompiledJob:
 
 async def _found(folder: Path) -> Deployment:
     with EmbeddedChain(folder / "chain.sqlite", now=lambda: GENESIS_S) as chain:
-        everybody = ("deployer", "requester", "relayer", *EVALUATORS)
-        for name in everybody:
-            await fund(chain, signer(name).address, 10**20)
-        deployment = await deploy(chain, signer("deployer"), unbonding_s=86_400)
-        ledger = await connect(chain, deployment)
-        bare = Stage(folder, chain, ledger, MemoryBlobStore(), GENESIS_S)
-        for name in ("requester", *EVALUATORS):
-            await bare.site(name).submit(("mint", (signer(name).address, SUPPLY)), "token")
-        for name in EVALUATORS:
-            await evaluators.register(bare.site(name), sealing_key(name), STAKE)
-    return deployment
+        return await found_town(chain, folder, entropy=os.urandom)
 
 
 @pytest.fixture(scope="session")

@@ -16,13 +16,14 @@ from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import requester
 from galaxylearning.nodes.evaluator import EvaluatorNode, SeatedJob
 from galaxylearning.protocol.machine import JobState, Phase
+from galaxylearning.simulation.stage import STAKE, SUPPLY
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Outcome, Stage, Town
 
 EVALUATORS = ("evaluator-1", "evaluator-2", "evaluator-3")
 OWNERS = ("east", "north", "south", "west")
-SUPPLY, STAKE = 10**22, 50 * 10**18
+
 BOUNTY, FEE = 1000 * 10**18, 10 * 10**18
 
 

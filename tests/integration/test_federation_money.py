@@ -12,11 +12,10 @@ from galaxylearning.errors import TransactionReverted
 from galaxylearning.nodes.relayer import settled_tree
 from galaxylearning.protocol import calls
 from galaxylearning.protocol.machine import Phase
+from galaxylearning.simulation.stage import SUPPLY
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Stage, Town
-
-SUPPLY = 10**22
 
 
 async def _holds(stage: Stage, *, requester: int, jobs: int = 0) -> None:
