@@ -49,16 +49,45 @@ class GameValues:
     standard_errors: F64
 
 
+def shapley_from_worths(worths: F64) -> F64:
+    """Shapley values f64[n] from the worth of every coalition, f64[2**n] by bit mask, 1 <= n <= 20.
+
+    ``worths[mask]`` belongs to the players whose bits are set. Source: Shapley 1953.
+
+    Raises:
+        DataRefused: another type or number of dimensions, a length that is no power of two from 2 on, a worth
+            that is not finite.
+        ConfigRefused: more than 20 players.
+    """
+    n = players_of(worths)
+    by_size = np.array([1.0 / (n * math.comb(n - 1, size)) for size in range(n)])
+    # The coalitions of the others, by the bit mask that is left when the player's own bit is taken out.
+    weights = by_size[coalition_sizes(n - 1)]
+    values = np.empty(n)
+    for player in range(n):
+        gain = _gains(worths, player)
+        values[player] = np.sum(gain * weights.reshape(gain.shape))
+    return values
+
+
+def banzhaf_from_worths(worths: F64) -> F64:
+    """Banzhaf values f64[n] from the worth of every coalition, f64[2**n] by bit mask, 1 <= n <= 20.
+
+    Source: Banzhaf 1965; Wang & Jia (arXiv 2205.15466), definition 3.
+
+    Raises:
+        DataRefused, ConfigRefused: as ``shapley_from_worths``.
+    """
+    return np.array([float(np.mean(_gains(worths, player))) for player in range(players_of(worths))])
+
+
 def exact_shapley(game: Game) -> GameValues:
     """Shapley values over all 2**n coalitions, n <= 20. Source: Shapley 1953.
 
     Raises:
         ConfigRefused: more than 20 players.
     """
-    n, worths = game.players, _all_worths(game)
-    by_size = np.array([1.0 / (n * math.comb(n - 1, size)) for size in range(n)])
-    sizes = _coalition_sizes(n)
-    return _exact([float(np.sum(gain * by_size[sizes[without]])) for without, gain in _marginals(n, worths)])
+    return _exact(shapley_from_worths(_all_worths(game)))
 
 
 def exact_banzhaf(game: Game) -> GameValues:
@@ -67,15 +96,14 @@ def exact_banzhaf(game: Game) -> GameValues:
     Raises:
         ConfigRefused: more than 20 players.
     """
-    worths = _all_worths(game)
-    return _exact([float(np.mean(gain)) for _without, gain in _marginals(game.players, worths)])
+    return _exact(banzhaf_from_worths(_all_worths(game)))
 
 
 def leave_one_out(game: Game) -> GameValues:
     """What the grand coalition loses without each player; n + 1 utilities."""
     everyone = frozenset(range(game.players))
     whole = game.worth(everyone)
-    return _exact([whole - game.worth(everyone - {player}) for player in range(game.players)])
+    return _exact(np.array([whole - game.worth(everyone - {player}) for player in range(game.players)]))
 
 
 def sampled_shapley(game: Game, permutations: int, *, rng: np.random.Generator) -> GameValues:
@@ -227,22 +255,35 @@ def _all_worths(game: Game) -> F64:
     )
 
 
-def _coalition_sizes(n: int) -> npt.NDArray[np.int64]:
+def players_of(worths: F64) -> int:
+    """How many players a vector f64[2**n] of all coalitions' worths speaks of.
+
+    Raises:
+        DataRefused, ConfigRefused: as ``shapley_from_worths``.
+    """
+    size = require_vector(worths, "worths", np.float64, error=DataRefused).size
+    n = size.bit_length() - 1
+    if n < 1 or size != 1 << n:
+        raise DataRefused(f"must have 2**n elements for n >= 1 players, not {size}", where="worths")
+    if n > MAX_EXACT_PLAYERS:
+        raise ConfigRefused(f"exact values take at most {MAX_EXACT_PLAYERS} players, not {n}; sample instead")
+    return n
+
+
+def coalition_sizes(n: int) -> npt.NDArray[np.int64]:
+    """How many players each coalition of n has, int64[2**n] by bit mask."""
     sizes = np.zeros(1, np.int64)
     for _ in range(n):
         sizes = np.concatenate([sizes, sizes + 1])
     return sizes
 
 
-def _marginals(n: int, worths: F64) -> list[tuple[npt.NDArray[np.int64], F64]]:
-    """Per player: the masks of the coalitions without it, and what it adds to each."""
-    masks = np.arange(1 << n, dtype=np.int64)
-    pairs = []
-    for player in range(n):
-        without = masks[masks >> player & 1 == 0]
-        pairs.append((without, worths[without | (1 << player)] - worths[without]))
-    return pairs
+def _gains(worths: F64, player: int) -> F64:
+    """What a player adds to each coalition of the others, f64[coalitions of later, of earlier players]."""
+    pairs = worths.reshape(-1, 2, 1 << player)
+    gains: F64 = pairs[:, 1] - pairs[:, 0]
+    return gains
 
 
-def _exact(values: list[float]) -> GameValues:
-    return GameValues(np.array(values), np.zeros(len(values)))
+def _exact(values: F64) -> GameValues:
+    return GameValues(values, np.zeros(values.size))
