@@ -1,0 +1,466 @@
+"""Whole cohorts as one batch of models, by ``torch.func.vmap``: for accelerators, and the same on a CPU.
+
+Every data owner has weights of its own; one pass through the graph computes all of their gradients. Batches
+of different sizes share a pass by weights: a row that only fills up a batch counts 0.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch.func import grad_and_value, vmap
+
+from galaxylearning.engines.batching import padded_batches, shapes_of
+from galaxylearning.engines.cohort import Cohort
+from galaxylearning.engines.engine import TOLERANCE_LEVELS, Trained, Training
+from galaxylearning.engines.lowering import (
+    Convolutions,
+    Lowering,
+    Precision,
+    has_conv2d,
+    is_recurrent,
+    lowered,
+    why_not_stackable,
+)
+from galaxylearning.engines.memory import MIB, require_budget
+from galaxylearning.engines.optimisers import Optimiser, Tensors
+from galaxylearning.engines.reference import ReferenceEngine
+from galaxylearning.errors import ConfigRefused, DataRefused, GalaxyError, UpdateRefused
+from galaxylearning.graph.cost import meter
+from galaxylearning.graph.document import DEFAULT_LIMITS, ModelGraph
+from galaxylearning.graph.flat import FlatModel
+from galaxylearning.graph.infer import infer
+from galaxylearning.graph.labels import prepare_labels
+from galaxylearning.graph.losses import per_sample
+from galaxylearning.graph.program import Program
+from galaxylearning.graph.weights import weights_from_bytes, weights_size
+from galaxylearning.learning.plan import LocalPlan
+from galaxylearning.learning.quantise import Quantizer, clip_norm
+from galaxylearning.learning.vectors import F32, I64
+
+Wanted: TypeAlias = Literal["float32", "bfloat16", "auto"]
+
+_SAMPLE = 4
+"""So many data owners decide whether bfloat16 is precise enough."""
+_TIMED = 32
+"""At most so many data owners decide how convolutions are computed."""
+_BITS = 16
+_ACTIVATION_COPIES = 3
+"""A training step holds its activations, their gradients and the parts being worked on."""
+
+
+class VmappedEngine:
+    """Implements ``Engine`` for graphs in which rows do not influence each other.
+
+    ``precision="auto"`` takes bfloat16 for products if a few data owners' integer updates (clipped to
+    ``clip_norm``, 16 bits) then stay within half the tolerance between engines, else float32.
+    ``convolutions`` are grouped or unfolded as asked, or by timing both on an accelerator. What was taken is
+    in ``precision``, ``convolutions`` and, for people, ``chosen``. ``budget_mib`` bounds what the engine
+    holds on the device and, for results, beside it.
+
+    Raises:
+        ConfigRefused: the graph cannot be trained like this (and why), the device is not there, or a single
+            data owner does not fit the budget.
+        DataRefused: rows or labels are not what the graph takes; names the data owner.
+        GraphRefused: graph or weights are not acceptable.
+    """
+
+    name = "vmapped"
+
+    def __init__(
+        self,
+        graph: ModelGraph,
+        weights: bytes,
+        cohort: Cohort,
+        training: Training,
+        *,
+        device: str = "cuda",
+        precision: Wanted = "float32",
+        budget_mib: float = 1024.0,
+        clip_norm: float = 1.0,
+        convolutions: Convolutions | None = None,
+    ) -> None:
+        _require_options(precision, convolutions, clip_norm)
+        reason = why_not_stackable(graph)
+        if reason is not None:
+            raise ConfigRefused(f"cannot train all data owners at once: {reason}", where="engine vmapped")
+        self._device = _device(device)
+        self._graph, self._cohort, self._training = graph, cohort, training
+        self._weights = weights_from_bytes(graph, weights, max_bytes=weights_size(graph))
+        self._program = Program(graph)
+        self._layout = _Layout(graph)
+        self._is_recurrent = is_recurrent(graph)
+        self._steps, self._widths = shapes_of(cohort.counts, training.plan)
+        self._clip_norm = clip_norm
+        self._flat: FlatModel | None = None
+        torch.set_num_threads(1)
+        labels = _checked_rows(graph, cohort)
+        self.precision: Precision = "float32"
+        self.convolutions: Convolutions = convolutions or "grouped"
+        patches = self._probe()
+        time_both = convolutions is None and self._device.type == "cuda" and has_conv2d(graph)
+        self._plan_memory(budget_mib, patches if time_both or convolutions == "unfolded" else 0)
+        self._inputs = self._resident(cohort.pool.inputs)
+        self._labels = torch.from_numpy(labels).to(self._device)
+        notes = [self._time_convolutions()] if time_both else []
+        if precision != "float32":
+            notes.append(self._settle_precision(precision))
+        self.chosen = "; ".join([f"vmapped on {self._device}", *notes])
+
+    # ---- the interface
+
+    def train(self, params: F32, buffers: F32, owners: I64, round_index: int) -> Iterator[Trained]:
+        """See ``Engine.train``."""
+        _require_vector(params, "params", np.float32, self._layout.parameters)
+        _require_vector(buffers, "buffers", np.float32, self._layout.buffers)
+        _require_vector(owners, "owners", np.int64, owners.size)
+        if owners.size and not (owners.min() >= 0 and owners.max() < len(self._cohort)):
+            raise ValueError(f"owners must lie in 0..{len(self._cohort) - 1}")
+        for start in range(0, len(owners), self._window):
+            yield self._train_window(params, buffers, owners[start : start + self._window], round_index)
+
+    def close(self) -> None:
+        """Let go of the device's memory; training is over."""
+        self._inputs = self._labels = torch.empty(0)
+        self._flat = None
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    # ---- a window of data owners, given back at once
+
+    def _train_window(self, params: F32, buffers: F32, owners: I64, round_index: int) -> Trained:
+        start, fixed = self._layout.tensors(self._weights, params, buffers, self._device)
+        size = len(owners)
+        # Falling numbers of steps keep those still training in front; like batches next to each other.
+        order = np.lexsort((-self._widths[owners], -self._steps[owners]))
+        updates = torch.empty(
+            (size, self._layout.parameters), dtype=torch.float32, pin_memory=self._device.type == "cuda"
+        )
+        losses = np.empty((size, 2))
+        sound = np.empty(size, np.bool_)
+        first = 0
+        while first < size:
+            part = order[first : first + self._chunk]
+            try:
+                self._train_chunk(start, fixed, owners[part], round_index, part, updates, losses, sound)
+            except torch.OutOfMemoryError:
+                self._halve()
+                continue
+            first += len(part)
+        found = Trained(
+            owners,
+            updates.numpy(),
+            np.broadcast_to(buffers, (size, buffers.size)),
+            self._steps[owners],
+            losses,
+        )
+        return found if sound.all() else self._retrain(found, sound, params, buffers, round_index)
+
+    def _train_chunk(
+        self,
+        start: Tensors,
+        fixed: Tensors,
+        owners: I64,
+        round_index: int,
+        places: I64,
+        updates: torch.Tensor,
+        losses: np.ndarray[Any, Any],
+        sound: np.ndarray[Any, Any],
+    ) -> None:
+        """Train ``owners`` and write what they gave at ``places`` of the last three arguments."""
+        size, width = len(owners), int(self._widths[owners].max())
+        current = {name: tensor.expand(size, *tensor.shape).clone() for name, tensor in start.items()}
+        optimiser = Optimiser(self._training.plan, start, current)
+        ends = torch.empty((size, 2), device=self._device)
+        finite = torch.ones(size, dtype=torch.bool, device=self._device)
+        with lowered(self.precision, self.convolutions, is_recurrent=self._is_recurrent):
+            run = padded_batches(self._cohort, self._training, owners.tolist(), round_index, width)
+            for step, (rows, weights) in enumerate(run, start=1):
+                active = len(rows)
+                slopes, loss = self._gradients(
+                    {name: tensor[:active] for name, tensor in current.items()}, fixed, rows, weights
+                )
+                ends[:active, 1] = loss
+                if step == 1:
+                    ends[:, 0] = loss
+                finite[:active] &= torch.isfinite(loss)
+                optimiser.step(slopes, active, step)
+        flat = torch.cat([(current[name] - start[name]).reshape(size, -1) for name in start], 1)
+        finite &= torch.isfinite(flat).all(1)
+        updates[torch.from_numpy(places)] = flat.cpu()
+        losses[places] = ends.cpu().numpy()
+        sound[places] = finite.cpu().numpy()
+
+    def _gradients(
+        self, current: Tensors, fixed: Tensors, rows: I64, weights: F32
+    ) -> tuple[Tensors, torch.Tensor]:
+        """Every active owner's gradient and loss over its own rows."""
+        where = torch.from_numpy(rows).to(self._device)
+        shares = torch.from_numpy(weights).to(self._device)
+        if self._inputs.device == self._device:
+            inputs = self._inputs[where]
+        else:
+            inputs = self._inputs[torch.from_numpy(rows)].to(self._device)
+
+        def loss(
+            params: Tensors, batch: torch.Tensor, targets: torch.Tensor, share: torch.Tensor
+        ) -> torch.Tensor:
+            outputs, _ = self._program({**fixed, **params}, batch, train=True)
+            return (per_sample(self._graph.loss, outputs, targets) * share).sum()
+
+        slopes, values = vmap(grad_and_value(loss))(current, inputs, self._labels[where], shares)
+        return slopes, values
+
+    def _retrain(
+        self, found: Trained, sound: np.ndarray[Any, Any], params: F32, buffers: F32, round_index: int
+    ) -> Trained:
+        """Ask the reference about data owners whose training was not finite: it knows the step."""
+        if self._flat is None:
+            self._flat = FlatModel(self._graph, self._weights)
+        engine = ReferenceEngine(self._flat, self._cohort, self._training)
+        steps, failures = found.steps.copy(), {}
+        for place in np.flatnonzero(~sound).tolist():
+            owner = int(found.owners[place])
+            try:
+                alone = engine.train_one(params, buffers, owner, round_index)
+            except UpdateRefused as refused:
+                failures[owner] = str(refused)
+                found.updates[place], steps[place] = 0.0, 0
+                found.losses[place] = np.nan
+            else:
+                found.updates[place] = alone.update
+                found.losses[place] = alone.first_loss, alone.last_loss
+        kept = np.array(found.buffers)
+        kept[[int(owner) in failures for owner in found.owners]] = 0.0
+        return Trained(found.owners, found.updates, kept, steps, found.losses, failures)
+
+    # ---- getting ready
+
+    def _probe(self) -> int:
+        """Make sure that a row's output depends on no other row; give the bytes of patches a row unfolds to.
+
+        Tried on real rows and weights moved a little, so that nothing is hidden by zeros.
+        """
+        rng = np.random.default_rng(0)
+        state = {}
+        for entry in self._graph.state:
+            tensor = self._weights[entry.name].detach()
+            if tensor.is_floating_point():
+                noise = torch.from_numpy(rng.standard_normal(entry.shape)).to(tensor.dtype)
+                tensor = tensor + 0.05 * noise
+            state[entry.name] = tensor.to(self._device)
+        rows = self._cohort.index[: min(3, len(self._cohort.index))]
+        few = torch.from_numpy(np.ascontiguousarray(self._cohort.pool.inputs[rows]))
+        more = torch.cat([few, *[few[:1]] * 4])
+        with torch.no_grad(), lowered("float32", "unfolded", is_recurrent=self._is_recurrent) as mode:
+            alone, _ = self._program(state, few.to(self._device), train=True)
+            beside, _ = self._program(state, more.to(self._device), train=True)
+        if not torch.allclose(alone, beside[: len(few)], rtol=1e-3, atol=1e-4, equal_nan=True):
+            raise ConfigRefused(
+                "cannot train all data owners at once: rows of a batch influence each other",
+                where="engine vmapped",
+            )
+        patches = mode.patch_bytes if isinstance(mode, Lowering) else 0
+        return patches // (len(few) + len(more))
+
+    def _plan_memory(self, budget_mib: float, patch_bytes: int) -> None:
+        """How many data owners train at once (``_chunk``) and are given back at once (``_window``).
+
+        Pool data may take half of the budget, results a quarter of the rest.
+        """
+        width = int(self._widths.max())
+        activations = infer(self._graph, width, DEFAULT_LIMITS).activation_bytes
+        pool = self._cohort.pool.inputs
+        update = 4 * self._layout.parameters
+        one = update * (5 + Optimiser.vectors(self._training.plan))
+        one += _ACTIVATION_COPIES * (activations + width * patch_bytes)
+        one += 2 * width * (pool.nbytes // max(1, len(pool)))
+        budget = int(budget_mib * MIB)
+        self._is_resident = self._device.type != "cpu" and pool.nbytes <= budget // 2
+        left = budget - (pool.nbytes if self._is_resident else 0) - self._layout.state_bytes
+        require_budget((one + update + self._layout.state_bytes) / MIB, budget_mib, "training one data owner")
+        self._window = int(max(1, min(len(self._cohort), left // 4 // update)))
+        self._chunk = int(max(1, min(len(self._cohort), (left - self._window * update) // one)))
+
+    def _resident(self, inputs: np.ndarray[Any, Any]) -> torch.Tensor:
+        """The pool's inputs on the device if they may stay there, else as they lie."""
+        tensor = torch.from_numpy(inputs if inputs.flags.writeable else inputs.copy())
+        return tensor.to(self._device) if self._is_resident else tensor
+
+    def _halve(self) -> None:
+        """After the device ran out of memory: fewer data owners at once, for good.
+
+        Raises:
+            ConfigRefused: it was a single one.
+        """
+        torch.cuda.empty_cache()
+        if self._chunk == 1:
+            raise ConfigRefused("the device cannot hold the training of one data owner", where="budget_mib")
+        self._chunk //= 2
+
+    def _time_convolutions(self) -> str:
+        """Train a few data owners both ways and keep the faster one."""
+        owners = np.arange(min(_TIMED, self._chunk), dtype=np.int64)
+        seconds: dict[Convolutions, float] = {}
+        ways: tuple[Convolutions, ...] = ("grouped", "unfolded")
+        for way in ways:
+            self.convolutions = way
+            for _ in range(2):
+                begun = time.perf_counter()
+                self._sample(owners)
+                seconds[way] = time.perf_counter() - begun
+        self.convolutions = min(ways, key=seconds.__getitem__)
+        told = ", ".join(f"{way} {1e3 * seconds[way]:.1f} ms" for way in ways)
+        return f"convolutions {self.convolutions} ({len(owners)} owners: {told})"
+
+    def _settle_precision(self, wanted: Wanted) -> str:
+        """Set ``precision`` as wanted or, for auto, as measured; give the reason."""
+        if wanted != "auto":
+            self.precision = "bfloat16"
+            return "bfloat16 as asked"
+        owners = np.unique(np.linspace(0, len(self._cohort) - 1, _SAMPLE).astype(np.int64))
+        exact = self._sample(owners)
+        self.precision = "bfloat16"
+        narrow = self._sample(owners)
+        worst = 0
+        for one, other in zip(exact, narrow, strict=True):
+            worst = max(worst, levels_apart(one, other, self._clip_norm))
+        if worst > TOLERANCE_LEVELS // 2:
+            self.precision = "float32"
+        return f"{self.precision} (bfloat16 moves integers by up to {worst} levels)"
+
+    def _sample(self, owners: I64) -> F32:
+        params, buffers = self._layout.initial(self._weights)
+        # A copy, because the results' memory is used again.
+        return np.concatenate([found.updates.copy() for found in self.train(params, buffers, owners, 0)])
+
+
+def levels_apart(one: F32, other: F32, max_norm: float, bits: int = _BITS) -> int:
+    """How far the integers of two updates f32[P] differ at most, clipped to ``max_norm`` as a job would."""
+    quantizer = Quantizer(bits, max_norm)
+    first, second = (
+        quantizer.quantize(clip_norm(update, max_norm)).astype(np.int64) for update in (one, other)
+    )
+    return int(np.abs(first - second).max(initial=0))
+
+
+def training_flops(graph: ModelGraph, plan: LocalPlan, counts: I64) -> int:
+    """Operations of the local trainings of data owners with so many rows, int64[K].
+
+    A training step is counted as three forward passes, a multiply-add as two operations.
+    """
+    distinct, repeats = np.unique(counts, return_counts=True)
+    per_row = meter(graph, 1).flops_forward
+    total = 0
+    for rows, times in zip(distinct.tolist(), repeats.tolist(), strict=True):
+        steps, widths = shapes_of(np.array([rows], np.int64), plan)
+        seen = plan.epochs * rows if plan.epochs is not None else int(steps[0] * widths[0])
+        total += 3 * per_row * seen * times
+    return total
+
+
+def achieved_flops(graph: ModelGraph, plan: LocalPlan, counts: I64, seconds: float) -> float:
+    """Operations a second that training data owners with so many rows in so many seconds reached.
+
+    Raises:
+        ValueError: no time passed.
+    """
+    if not seconds > 0:
+        raise ValueError("seconds must be above 0")
+    return training_flops(graph, plan, counts) / seconds
+
+
+class _Layout:
+    """Which of a graph's state is trained, loaded or fixed, and where it lies in the flat vectors."""
+
+    def __init__(self, graph: ModelGraph) -> None:
+        self._trained = [entry for entry in graph.state if entry.trainable]
+        self._loaded = [e for e in graph.state if e.kind == "buffer" and e.federate in ("mean", "sum")]
+        moving = {entry.name for entry in (*self._trained, *self._loaded)}
+        self._fixed = [entry.name for entry in graph.state if entry.name not in moving]
+        self.parameters = sum(entry.elements for entry in self._trained)
+        self.buffers = sum(entry.elements for entry in self._loaded)
+        self.state_bytes = sum(entry.bytes for entry in graph.state)
+
+    def initial(self, weights: Mapping[str, torch.Tensor]) -> tuple[F32, F32]:
+        """The initial parameters f32[P] and buffers f32[B]."""
+        vectors = []
+        for entries in (self._trained, self._loaded):
+            parts = [weights[entry.name].detach().reshape(-1).numpy() for entry in entries]
+            vectors.append(np.concatenate([np.empty(0, np.float32), *parts]))
+        return vectors[0], vectors[1]
+
+    def tensors(
+        self, weights: Mapping[str, torch.Tensor], params: F32, buffers: F32, device: torch.device
+    ) -> tuple[Tensors, Tensors]:
+        """What is trained, and all other state, on the device."""
+        fixed = {name: weights[name].detach().to(device) for name in self._fixed}
+        trained: Tensors = {}
+        for entries, vector, target in ((self._trained, params, trained), (self._loaded, buffers, fixed)):
+            start = 0
+            for entry in entries:
+                piece = vector[start : start + entry.elements].reshape(entry.shape)
+                target[entry.name] = torch.tensor(piece, device=device)
+                start += entry.elements
+        return trained, fixed
+
+
+def _require_vector(vector: np.ndarray[Any, Any], name: str, dtype: type, size: int) -> None:
+    if vector.dtype != dtype or vector.shape != (size,):
+        raise ValueError(
+            f"{name} must be {np.dtype(dtype)} [{size}], not {vector.dtype} {list(vector.shape)}"
+        )
+
+
+def _require_options(precision: str, convolutions: str | None, clip_norm: float) -> None:
+    if precision not in ("float32", "bfloat16", "auto"):
+        raise ConfigRefused(f"must be float32, bfloat16 or auto, not {precision!r}", where="precision")
+    if convolutions not in (None, "grouped", "unfolded"):
+        raise ConfigRefused(f"must be grouped or unfolded, not {convolutions!r}", where="convolutions")
+    Quantizer(_BITS, clip_norm)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n", 1)[0][:200]
+        raise ConfigRefused(f"{name!r} cannot be used ({reason})", where="device") from None
+    return device
+
+
+def _checked_rows(graph: ModelGraph, cohort: Cohort) -> np.ndarray[Any, Any]:
+    """The pool's labels as the loss takes them; those that no data owner has are zero."""
+    wanted, inputs = graph.inputs[0], cohort.pool.inputs
+    if inputs.dtype != wanted.dtype or inputs.shape[1:] != wanted.shape[1:]:
+        shape = ", ".join(str(size) for size in wanted.shape[1:])
+        raise DataRefused(
+            f"rows must be {wanted.dtype} [n, {shape}], not {inputs.dtype} {list(inputs.shape)}",
+            where=f"input {wanted.name}",
+        )
+    rest = infer(graph, 2, DEFAULT_LIMITS).output.shape[1:]
+    used = np.unique(cohort.index)
+    try:
+        checked = prepare_labels(graph.loss, cohort.pool.labels[used], (len(used), *rest))
+    except DataRefused as refused:
+        raise _naming_owner(graph, cohort, rest, refused) from None
+    labels = np.zeros((len(cohort.pool), *checked.shape[1:]), checked.dtype)
+    labels[used] = checked
+    return labels
+
+
+def _naming_owner(
+    graph: ModelGraph, cohort: Cohort, rest: tuple[int, ...], refused: GalaxyError
+) -> GalaxyError:
+    for owner in range(len(cohort)):
+        rows = cohort.rows(owner)
+        try:
+            prepare_labels(graph.loss, rows.labels, (len(rows), *rest))
+        except DataRefused as reason:
+            return DataRefused(str(reason), where=f"owner {owner}")
+    return refused
