@@ -74,7 +74,7 @@ def make_cast(data: str, owners: int, *, seed: int, has_twin: bool = True) -> Ca
     Raises:
         ConfigRefused: an unknown data set, or a number of owners that its rows do not allow.
     """
-    values, targets, columns, label, classes = _load(data)
+    values, targets, columns, label, classes = load_packaged(data)
     rng = np.random.default_rng([seed, 0xCA57])
     order = rng.permutation(len(values))
     values, targets = values[order], targets[order]
@@ -105,7 +105,7 @@ def make_cast(data: str, owners: int, *, seed: int, has_twin: bool = True) -> Ca
     return Cast(columns, label, classes, tuple(hospitals), records(np.arange(n_test, dtype=np.int64)))
 
 
-def _load(
+def load_packaged(
     data: str,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], tuple[str, ...], str, tuple[str, ...]]:
     """Values, classes by number, column names, label name, class names.
