@@ -6,7 +6,8 @@ tensors.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,9 @@ from galaxylearning.graph.weights import check_tensors, weights_from_bytes, weig
 from galaxylearning.units import Digest
 
 Vector = npt.NDArray[np.float32]
-Array = npt.NDArray[np.generic]
+Array: TypeAlias = npt.NDArray[Any]
+Rows: TypeAlias = npt.NDArray[np.int64]
+BoundGradient: TypeAlias = Callable[[Vector, Vector, Rows, np.random.Generator], tuple[float, Vector, Vector]]
 
 MAX_EVALUATION_ROWS = 1024
 EVALUATION_BYTES = 256 << 20
@@ -94,8 +97,44 @@ class FlatModel:
             GraphRefused: an operation failed on them.
             ValueError: params or buffers have a wrong length or type, or ``rng`` is missing.
         """
+        return self._step(params, buffers, self._tensors(inputs, labels), labels, rng)
+
+    def bind(self, inputs: tuple[Array, ...], labels: Array) -> BoundGradient:
+        """:meth:`gradient` over row numbers of these arrays, which are checked once and copied by the batch.
+
+        What is returned takes (params, buffers, rows int64[b] within the arrays, rng) and gives what
+        :meth:`gradient` gives for those rows, to the digit.
+
+        Raises:
+            DataRefused: inputs or labels are not what the graph takes; values of labels are looked at as they
+                are used.
+        """
+        self._check_inputs(inputs, labels)
+        kinds = [DTYPES[wanted.dtype] for wanted in self.graph.inputs]
+
+        def gradient(
+            params: Vector, buffers: Vector, rows: Rows, rng: np.random.Generator
+        ) -> tuple[float, Vector, Vector]:
+            part = labels[rows]
+            tensors = []
+            for array, kind in zip(inputs, kinds, strict=True):
+                tensor = torch.empty((len(rows), *array.shape[1:]), dtype=kind)
+                # The labels have refused what lies outside; in "raise" mode numpy would copy once more.
+                np.take(array, rows, axis=0, out=tensor.numpy(), mode="wrap")
+                tensors.append(tensor)
+            return self._step(params, buffers, tensors, part, rng)
+
+        return gradient
+
+    def _step(
+        self,
+        params: Vector,
+        buffers: Vector,
+        tensors: list[torch.Tensor],
+        labels: Array,
+        rng: np.random.Generator | None,
+    ) -> tuple[float, Vector, Vector]:
         self._load(params, buffers)
-        tensors = self._tensors(inputs, labels)
         outputs, changed = self.program(self._state, *tensors, train=True, rng=rng)
         loss = batch_loss(
             self.graph.loss, outputs, check_labels(self.graph.loss, labels, tuple(outputs.shape))
@@ -227,11 +266,10 @@ class FlatModel:
         if not loss.requires_grad:
             return np.zeros(self.parameter_count, dtype=np.float32)
         parts = torch.autograd.grad(loss, self._leaves, allow_unused=True)
-        gradient = np.zeros(self.parameter_count, dtype=np.float32)
+        gradient = np.empty(self.parameter_count, dtype=np.float32)
         start = 0
         for part, size in zip(parts, self._sizes, strict=True):
-            if part is not None:
-                gradient[start : start + size] = part.reshape(-1).numpy()
+            gradient[start : start + size] = 0.0 if part is None else part.reshape(-1).numpy()
             start += size
         return gradient
 
