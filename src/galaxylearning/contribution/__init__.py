@@ -13,19 +13,28 @@ from galaxylearning.contribution.games import (
     size_value,
 )
 from galaxylearning.contribution.measure import FixedPointUtility, from_fixed, to_fixed
-from galaxylearning.contribution.path import GradientBlocks, PathValue, path_value
+from galaxylearning.contribution.path import GradientBlocks, PathScorer, PathValue, path_value
 from galaxylearning.contribution.registry import VALUES, RoundView, value_named
 from galaxylearning.contribution.tables import median_table, merge_twins
-from galaxylearning.contribution.twins import TwinEvidence, twin_evidence, twin_groups
+from galaxylearning.contribution.twins import (
+    MAX_PLAYERS,
+    SentUpdates,
+    TwinEvidence,
+    twin_evidence,
+    twin_groups,
+)
 
 __all__ = [
+    "MAX_PLAYERS",
     "VALUES",
     "FixedPointUtility",
     "Game",
     "GameValues",
     "GradientBlocks",
+    "PathScorer",
     "PathValue",
     "RoundView",
+    "SentUpdates",
     "TwinEvidence",
     "coalition_game",
     "distance_to_mean",

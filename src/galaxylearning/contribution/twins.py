@@ -14,16 +14,19 @@ noise (which costs it value). Bonds and credentials are for those.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from galaxylearning.errors import DataRefused
 from galaxylearning.learning.vectors import (
+    F32,
     F64,
+    I16,
+    I32,
     I64,
     require_integer,
     require_number,
@@ -34,6 +37,7 @@ from galaxylearning.learning.vectors import (
 PlayerT = TypeVar("PlayerT", bound=Hashable)
 
 MAX_PLAYERS = 2000
+"""Time and memory grow with the square of the names: 2,000 take about half a gigabyte."""
 MIN_PLAYERS = 4
 MAX_ABS = 1e100
 IDLE_NORM = 0.1
@@ -64,8 +68,50 @@ class TwinEvidence(Generic[PlayerT]):
     outlier: F64
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SentUpdates(Generic[PlayerT]):
+    """One round: row ``i`` of ``updates`` [m, P] is what ``players[i]`` sent, in any unit, before weighting.
+
+    Raises:
+        DataRefused: other shapes or types, a name that occurs twice; numbers that are not finite or beyond
+            1e100.
+    """
+
+    players: tuple[PlayerT, ...]
+    updates: I16 | I32 | F32 | F64
+
+    def __post_init__(self) -> None:
+        rows = self.updates
+        if not isinstance(rows, np.ndarray) or rows.dtype.char not in "hifd" or rows.ndim != 2:
+            raise DataRefused("must be a matrix of int16, int32, float32 or float64", where="updates")
+        if len(rows) != len(self.players) or len(set(self.players)) != len(self.players):
+            raise DataRefused(f"must be {len(rows)}, one for every row, each once", where="players")
+        if rows.dtype.kind == "f" and rows.size:
+            largest = max(float(np.max(rows)), -float(np.min(rows)))
+            if not largest <= MAX_ABS:
+                raise DataRefused(f"must be finite and lie within ±{MAX_ABS:g}", where="updates")
+
+    @classmethod
+    def of(cls, sent: Mapping[PlayerT, F64], where: str, size: int | None) -> SentUpdates[PlayerT]:
+        """From single updates f64[P]; ``where`` and ``size`` are those to name and to ask for.
+
+        Raises:
+            DataRefused: an update of a wrong type or size, not finite or beyond 1e100.
+        """
+        for player, update in sent.items():
+            field = f"{where} update of {player}"
+            size = require_vector(update, field, np.float64, size=size, error=DataRefused).size
+            if float(np.max(np.abs(update), initial=0.0)) > MAX_ABS:
+                raise DataRefused(f"must lie within ±{MAX_ABS:g}", where=field)
+        return cls(tuple(sent), np.array(list(sent.values())).reshape(len(sent), size or 0))
+
+
+TwinHistory: TypeAlias = Sequence[SentUpdates[PlayerT] | Mapping[PlayerT, F64]]
+"""Per round, what every name sent."""
+
+
 def twin_groups(
-    history: Sequence[Mapping[PlayerT, F64]],
+    history: TwinHistory[PlayerT],
     *,
     correlation: float = 0.9,
     standard_error: float = 0.15,
@@ -76,7 +122,7 @@ def twin_groups(
 ) -> tuple[frozenset[PlayerT], ...]:
     """Give the groups of names that train on the same data, in the order of their first appearance.
 
-    ``history`` holds, per round, the f64[P] update of every name that sent one (before any weighting). A pair
+    ``history`` holds, per round, the update of every name that sent one (before any weighting). A pair
     is linked when all five thresholds of ``TwinEvidence`` are met; groups are the connected names. Names in
     fewer than ``minimum_rounds`` rounds, and cohorts of fewer than 4 judged names, give no group.
 
@@ -95,23 +141,21 @@ def twin_groups(
     return _components(evidence.players, alike & alone & (evidence.standard_error <= sure))
 
 
-def twin_evidence(
-    history: Sequence[Mapping[PlayerT, F64]], *, minimum_rounds: int = 5
-) -> TwinEvidence[PlayerT]:
+def twin_evidence(history: TwinHistory[PlayerT], *, minimum_rounds: int = 5) -> TwinEvidence[PlayerT]:
     """Measure every pair of names; raises as ``twin_groups`` does. See ``TwinEvidence``."""
     needed = require_integer(minimum_rounds, "minimum_rounds", low=3, high=1_000_000)
-    players = tuple(dict.fromkeys(player for sent in history for player in sent))
+    rounds = _checked(history)
+    players = tuple(dict.fromkeys(player for sent in rounds for player in sent.players))
     if len(players) > MAX_PLAYERS:
         raise DataRefused(f"must name at most {MAX_PLAYERS} players, not {len(players)}", where="history")
-    products = _cross_products(_residual_rounds(history, players), len(players))
-    judged = np.flatnonzero((products.rounds >= needed) & (np.diag(products.mean()) > STEADY))
+    products = _CrossProducts(rounds, players)
+    mean = products.mean()
+    judged = np.flatnonzero((products.rounds >= needed) & (np.diag(mean) > STEADY))
     if judged.size < MIN_PLAYERS:
         none = np.zeros((0, 0))
         return TwinEvidence((), none, none, none, none, none)
-    found = _normalised(products.mean()[np.ix_(judged, judged)])
-    replicates = [_normalised(mean[np.ix_(judged, judged)]) for mean in products.leave_one_out()]
-    spread = np.sum((np.array(replicates) - np.mean(replicates, axis=0)) ** 2, axis=0)
-    error = np.sqrt(spread * (len(replicates) - 1) / len(replicates))
+    found = _normalised(mean[np.ix_(judged, judged)])
+    error = products.jackknife_error(judged)
     apart = _without_shared_directions(found)
     return TwinEvidence(
         tuple(players[i] for i in judged),
@@ -123,97 +167,115 @@ def twin_evidence(
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Residuals:
-    """One round: the names whose update says something, and their unit residuals f64[len(busy), P]."""
-
-    busy: I64
-    residuals: F64
-
-
-def _residual_rounds(
-    history: Sequence[Mapping[PlayerT, F64]], players: tuple[PlayerT, ...]
-) -> list[_Residuals]:
-    number = {player: index for index, player in enumerate(players)}
+def _checked(history: TwinHistory[PlayerT]) -> list[SentUpdates[PlayerT]]:
     size: int | None = None
-    rounds = []
-    for round_index, sent in enumerate(history):
-        vectors: dict[int, F64] = {}
-        for player, update in sent.items():
-            field = f"history[{round_index}] update of {player}"
-            vector = require_vector(update, field, np.float64, size=size, error=DataRefused)
-            if float(np.max(np.abs(vector), initial=0.0)) > MAX_ABS:
-                raise DataRefused(f"must lie within ±{MAX_ABS:g}", where=field)
-            vectors[number[player]], size = vector, vector.size
-        found = _residuals(vectors)
-        if found is not None:
-            rounds.append(found)
+    rounds: list[SentUpdates[PlayerT]] = []
+    for index, sent in enumerate(history):
+        if isinstance(sent, Mapping):
+            sent = SentUpdates.of(sent, f"history[{index}]", size)
+        if not sent.players:
+            continue
+        if size is not None and sent.updates.shape[1] != size:
+            raise DataRefused(f"must have {size} numbers an update", where=f"history[{index}]")
+        size = sent.updates.shape[1]
+        rounds.append(sent)
     return rounds
 
 
-def _residuals(vectors: dict[int, F64]) -> _Residuals | None:
-    """Clip to the round's median norm, take out what lies along the mean update, scale to unit length.
+def _residuals(sent: SentUpdates[PlayerT]) -> tuple[I64, F64]:
+    """Rows whose update says something, and their unit residuals f64[len(rows), P].
 
-    Taking out the whole direction and not only the mean keeps names that do nothing, or nothing of use, from
+    Clip to the round's median norm, take out what lies along the mean update, scale to unit length. Taking
+    out the whole direction and not only the mean keeps names that do nothing, or nothing of use, from
     looking alike merely because all of them lack it.
     """
-    norms = {player: math.sqrt(stable_dot(vector, vector)) for player, vector in vectors.items()}
-    median = sorted(norms.values())[len(norms) // 2] if norms else 0.0
-    busy = sorted(player for player, norm in norms.items() if norm > IDLE_NORM * median)
-    if len(busy) < 2:
-        return None
-    clipped = np.array([vectors[player] * (min(1.0, median / norms[player]) / median) for player in busy])
-    common = np.mean(clipped, axis=0)
-    along = np.sum(clipped * common, axis=1) / max(stable_dot(common, common), TINY)
-    rest = clipped - along[:, None] * common
+    rest = sent.updates.astype(np.float64)
+    norms = np.sqrt(np.sum(rest * rest, axis=1))
+    median = float(np.sort(norms)[norms.size // 2])
+    busy = np.flatnonzero(norms > IDLE_NORM * median)
+    if busy.size < 2:
+        return busy[:0], rest[:0]
+    rest = rest[busy] * (np.minimum(1.0, median / norms[busy]) / median)[:, None]
+    common = np.mean(rest, axis=0)
+    along = rest @ common / max(stable_dot(common, common), TINY)
+    rest -= along[:, None] * common
     lengths = np.sqrt(np.sum(rest * rest, axis=1))
-    return _Residuals(np.array(busy, np.int64), rest / np.maximum(lengths, TINY)[:, None])
+    rest /= np.maximum(lengths, TINY)[:, None]
+    return busy, rest
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _CrossProducts:
-    """Sums of residual products over pairs of different rounds f64[n, n], whole and per left-out round."""
+class _CrossProducts(Generic[PlayerT]):
+    """Products of residuals over pairs of different rounds, f64[n, n], from matrix products.
 
-    total: F64
-    present: F64
-    """f64[rounds, n], 1 where the name has a residual."""
-    involving: list[F64]
-    """Per round, the part of ``total`` that involves it."""
+    Residuals are made again whenever they are needed: what is held is one round and a few matrices f64[n, n].
+    """
+
+    def __init__(self, rounds: Sequence[SentUpdates[PlayerT]], players: Sequence[PlayerT]) -> None:
+        number = {player: index for index, player in enumerate(players)}
+        self._sent = rounds
+        self._numbers = [np.array([number[p] for p in sent.players], np.int64) for sent in rounds]
+        width = rounds[0].updates.shape[1] if rounds else 0
+        self._sums = np.zeros((len(players), width))
+        self._total = np.zeros((len(players), len(players)))
+        self._present = np.zeros((len(rounds), len(players)))
+        for index in range(len(rounds)):
+            who, rest = self._round(index)
+            self._sums[who] += rest
+            self._present[index, who] = 1.0
+            self._total[np.ix_(who, who)] -= rest @ rest.T
+        self._total += self._sums @ self._sums.T
+        # Rounds in which fewer than two names say anything are no rounds.
+        self._counted = np.flatnonzero(self._present.any(axis=1))
 
     @property
     def rounds(self) -> F64:
-        counts: F64 = np.sum(self.present, axis=0)
+        """In how many rounds each name has a residual, f64[n]."""
+        counts: F64 = np.sum(self._present, axis=0)
         return counts
 
     def mean(self) -> F64:
-        return self._divided(self.total, self.present)
+        """The mean product over pairs of different rounds."""
+        return self._total / _pairs(self._present)
 
-    def leave_one_out(self) -> Iterator[F64]:
-        for index, part in enumerate(self.involving):
-            yield self._divided(self.total - part, np.delete(self.present, index, axis=0))
+    def jackknife_error(self, judged: I64) -> F64:
+        """Standard errors of the normalised products of the ``judged`` names, leaving out each round."""
+        kept = np.ix_(judged, judged)
+        total, sums = self._total[kept], self._sums[judged]
+        centre, spread = np.zeros(total.shape), np.zeros(total.shape)
+        for done, index in enumerate(self._counted.tolist(), start=1):
+            who, rest = self._round(index)
+            here, rows = _both(judged, who)
+            others = sums.copy()
+            others[here] -= rest[rows]
+            part = np.zeros(total.shape)
+            part[here] = rest[rows] @ others.T
+            left_out = total - part - part.T
+            left_out /= _pairs(np.delete(self._present[:, judged], index, axis=0))
+            replicate = _normalised(left_out)
+            # Welford's running mean and sum of squares about it.
+            away = replicate - centre
+            centre += away / done
+            spread += away * (replicate - centre)
+        count = len(self._counted)
+        error: F64 = np.sqrt(np.maximum(spread, 0.0) * (count - 1) / count)
+        return error
 
-    @staticmethod
-    def _divided(total: F64, present: F64) -> F64:
-        rounds, together = np.sum(present, axis=0), _products(present.T, present.T)
-        return total / np.maximum(np.outer(rounds, rounds) - together, 1.0)
+    def _round(self, index: int) -> tuple[I64, F64]:
+        rows, rest = _residuals(self._sent[index])
+        return self._numbers[index][rows], rest
 
 
-def _cross_products(rounds: list[_Residuals], players: int) -> _CrossProducts:
-    present = np.zeros((len(rounds), players))
-    if not rounds:
-        return _CrossProducts(np.zeros((players, players)), present, [])
-    sums = np.zeros((players, rounds[0].residuals.shape[1]))
-    for index, one in enumerate(rounds):
-        sums[one.busy] += one.residuals
-        present[index, one.busy] = 1.0
-    total, involving = _products(sums, sums), []
-    for one in rounds:
-        with_all, with_itself = np.zeros((players, players)), np.zeros((players, players))
-        with_all[one.busy] = _products(one.residuals, sums)
-        with_itself[np.ix_(one.busy, one.busy)] = _products(one.residuals, one.residuals)
-        involving.append(with_all + with_all.T - 2.0 * with_itself)
-        total = total - with_itself
-    return _CrossProducts(total, present, involving)
+def _both(judged: I64, who: I64) -> tuple[I64, I64]:
+    """Positions in ``judged`` and in ``who`` of the names that are in both."""
+    _, here, rows = np.intersect1d(judged, who, assume_unique=True, return_indices=True)
+    return here, rows
+
+
+def _pairs(present: F64) -> F64:
+    """Over how many pairs of different rounds the products of two names are, at least 1."""
+    rounds = np.sum(present, axis=0)
+    pairs: F64 = np.maximum(np.outer(rounds, rounds) - present.T @ present, 1.0)
+    return pairs
 
 
 def _normalised(products: F64) -> F64:
@@ -222,11 +284,6 @@ def _normalised(products: F64) -> F64:
     found: F64 = products / np.outer(root, root)
     np.fill_diagonal(found, 1.0)
     return found
-
-
-def _products(left: F64, right: F64) -> F64:
-    """All dot products of rows, f64[n, m], without BLAS."""
-    return np.array([np.sum(row * right, axis=1) for row in left])
 
 
 def _without_shared_directions(correlation: F64) -> F64:
@@ -252,14 +309,13 @@ def _robust_scores(values: F64) -> F64:
 
 
 def _components(
-    players: tuple[PlayerT, ...], linked: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+    players: tuple[PlayerT, ...], linked: npt.NDArray[np.bool_]
 ) -> tuple[frozenset[PlayerT], ...]:
     label = list(range(len(players)))
-    for i in range(len(players)):
-        for j in range(i):
-            if linked[i, j] and label[i] != label[j]:
-                keep, drop = sorted((label[i], label[j]))
-                label = [keep if current == drop else current for current in label]
+    for i, j in np.argwhere(np.tril(linked, -1)).tolist():
+        if label[i] != label[j]:
+            keep, drop = sorted((label[i], label[j]))
+            label = [keep if current == drop else current for current in label]
     groups: dict[int, set[PlayerT]] = {}
     for player, current in zip(players, label, strict=True):
         groups.setdefault(current, set()).add(player)

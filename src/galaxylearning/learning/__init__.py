@@ -1,25 +1,37 @@
 """Arrays in, arrays out: local training, clipping, quantisation, the gate, aggregation, server optimisers."""
 
 from galaxylearning.learning.aggregate import aggregate
-from galaxylearning.learning.gate import GateDecision, gate
+from galaxylearning.learning.gate import GateTable, gate
 from galaxylearning.learning.local import GradientFunction, LocalResult, train_local
 from galaxylearning.learning.plan import LocalPlan
-from galaxylearning.learning.quantise import Quantizer, check_range, clip_norm, decode_update, encode_update
+from galaxylearning.learning.quantise import (
+    Quantizer,
+    check_range,
+    clip_norm,
+    decode_update,
+    encode_update,
+    finite_rows,
+    quantise_rows,
+)
 from galaxylearning.learning.server import ServerOptimizer, ServerState
+from galaxylearning.learning.updates import UpdateMatrix
 
 __all__ = [
-    "GateDecision",
+    "GateTable",
     "GradientFunction",
     "LocalPlan",
     "LocalResult",
     "Quantizer",
     "ServerOptimizer",
     "ServerState",
+    "UpdateMatrix",
     "aggregate",
     "check_range",
     "clip_norm",
     "decode_update",
     "encode_update",
+    "finite_rows",
     "gate",
+    "quantise_rows",
     "train_local",
 ]

@@ -1,41 +1,29 @@
-"""The weighted integer sum of a round: exact, streaming, the same bytes in any order on any machine."""
+"""The weighted integer sum of a round: exact, the same bytes in any order on any machine."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 import numpy as np
 
 from galaxylearning.errors import UpdateRefused
+from galaxylearning.learning.exact import IntRows, Spread, exact_weighted_sum, one_by_one, require_rows
 from galaxylearning.learning.quantise import MAX_WEIGHT
-from galaxylearning.learning.vectors import I32, I64, largest_magnitude, require_integer, require_vector
-
-_INT64_MAX = 2**63 - 1
+from galaxylearning.learning.vectors import I64, require_vector
 
 
-def aggregate(updates: Iterable[tuple[int, I32]]) -> tuple[I64, int]:
-    """Give ``(sum int64[P], total_weight)`` of ``weight * update`` over ``(weight, int32[P])`` pairs.
+def aggregate(updates: IntRows, weights: I64, *, spread: Spread = one_by_one) -> tuple[I64, int]:
+    """Give ``(sum int64[P], total_weight)`` of ``weights[i] * updates[i]`` over rows int16 or int32 [m, P].
 
-    One update is held at a time. The weights are the gate's or 1: never a claimed sample count.
+    The weights int64[m] are the gate's, or 1 for all; a row of weight 0 does not count. They are never a
+    claimed sample count.
 
     Raises:
-        UpdateRefused: no update; one of another type or size; a weight outside 1..2**20; a sum that could
-            leave 63 bits. The message names the update by its position.
+        UpdateRefused: rows of another type or shape; weights outside 0..2**20, too few, or all 0; a sum that
+            could leave 63 bits.
     """
-    total: I64 | None = None
-    total_weight = bound = 0
-    for index, (weight, update) in enumerate(updates):
-        field = f"updates[{index}]"
-        size = None if total is None else total.size
-        vector = require_vector(update, field, np.int32, size=size)
-        by = require_integer(weight, f"{field} weight", low=1, high=MAX_WEIGHT, error=UpdateRefused)
-        bound += by * largest_magnitude(vector)
-        if bound > _INT64_MAX:
-            raise UpdateRefused("the weighted sum could exceed 63 bits", where=field)
-        if total is None:
-            total = np.zeros(vector.size, np.int64)
-        total += vector.astype(np.int64) * by
-        total_weight += by
-    if total is None:
-        raise UpdateRefused("must hold at least one update", where="updates")
-    return total, total_weight
+    rows = require_rows(updates, "updates")
+    factors = require_vector(weights, "weights", np.int64, size=len(rows))
+    if factors.size == 0 or int(factors.max()) == 0:
+        raise UpdateRefused("must hold at least one update that counts", where="updates")
+    if int(factors.min()) < 0 or int(factors.max()) > MAX_WEIGHT:
+        raise UpdateRefused(f"must be from 0 to {MAX_WEIGHT}", where="weights")
+    return exact_weighted_sum(rows, factors, spread=spread), int(factors.sum())

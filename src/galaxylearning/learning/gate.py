@@ -8,81 +8,99 @@ order of the updates. Nothing a data owner claims (a sample count) is looked at.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
+from galaxylearning.learning.exact import (
+    BigInts,
+    IntRows,
+    Spread,
+    exact_products,
+    exact_squares,
+    one_by_one,
+    require_rows,
+)
 from galaxylearning.learning.quantise import MAX_WEIGHT
-from galaxylearning.learning.vectors import I32, I64, exact_dot, require_integer, require_vector
+from galaxylearning.learning.vectors import F64, I64, exact_dot, require_integer, require_vector
 
 ZERO_UPDATE = "zero update"
 NO_REFERENCE = "zero reference step"
 AGAINST_REFERENCE = "cosine to the hidden-set step is not positive"
 TOO_LARGE = "norm too far above the median"
 
+REASONS = ("", ZERO_UPDATE, NO_REFERENCE, AGAINST_REFERENCE, TOO_LARGE)
+"""Why an update does not count, by ``GateTable.reasons``; 0: it counts."""
 
-@dataclass(frozen=True, slots=True)
-class GateDecision:
-    """What the gate made of one update.
+_INT64_MAX = 2**63 - 1
 
-    ``weight`` is 1..max_weight when accepted, else 0. ``cosine`` is to the reference, ``norm`` the L2 norm in
-    quantised units; both for display only (0.0 where undefined). ``reason`` says why it was not accepted.
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GateTable:
+    """What the gate made of every update, in their order.
+
+    ``weights`` int64[m] are 1..max_weight where accepted, else 0. ``cosines`` f64[m] are to the reference,
+    ``norms`` f64[m] the L2 norms in quantised units; both for display only (0.0 where undefined). ``reasons``
+    int8[m] are positions in ``REASONS``.
     """
 
-    accepted: bool
-    weight: int
-    cosine: float
-    norm: float
-    reason: str | None
+    weights: I64
+    cosines: F64
+    norms: F64
+    reasons: npt.NDArray[np.int8]
+
+    @property
+    def accepted(self) -> npt.NDArray[np.bool_]:
+        """Which updates count, bool[m]."""
+        return self.weights > 0
 
 
-def gate(updates: Sequence[I32], reference: I64, *, max_weight: int = 15) -> tuple[GateDecision, ...]:
-    """Decide on each of ``updates`` int32[P] against ``reference`` int64[P], the quantised hidden-set step.
+def gate(updates: IntRows, reference: I64, *, max_weight: int = 15, spread: Spread = one_by_one) -> GateTable:
+    """Decide on each row of ``updates`` [m, P] against ``reference`` int64[P], the quantised hidden-set step.
 
     Accepted: a positive product with the reference. Weight: ``max_weight * min(1, median / norm)`` rounded
     half up, where ``median`` is the lower median norm of the updates with a positive product; a weight of 0
     is a rejection. A zero reference accepts nothing.
 
     Raises:
-        UpdateRefused: an update or the reference has the wrong type or size (positions are named).
+        UpdateRefused: the updates or the reference have the wrong type or size.
         ConfigRefused: ``max_weight`` is outside 1..2**20.
     """
     top = require_integer(max_weight, "max_weight", low=1, high=MAX_WEIGHT)
     step = require_vector(reference, "reference", np.int64)
-    vectors = [
-        require_vector(update, f"updates[{index}]", np.int32, size=step.size)
-        for index, update in enumerate(updates)
-    ]
+    rows = require_rows(updates, "updates", columns=step.size)
     step_square = exact_dot(step, step)
-    squares = [exact_dot(vector, vector) for vector in vectors]
-    products = [exact_dot(vector, step) for vector in vectors]
-    positive = sorted(square for square, product in zip(squares, products, strict=True) if product > 0)
-    median_square = positive[(len(positive) - 1) // 2] if positive else 0
-    return tuple(
-        _decide(square, product, step_square, median_square, top)
-        for square, product in zip(squares, products, strict=True)
-    )
+    squares = exact_squares(rows, spread=spread)
+    products = exact_products(rows, step[None], spread=spread)[:, 0]
+    norms = np.sqrt(squares.astype(np.float64))
+    weights, reasons = np.zeros(len(rows), np.int64), np.full(len(rows), 3, np.int8)
+    cosines = np.zeros(len(rows))
+    if step_square:
+        lengths = norms * math.sqrt(step_square)
+        found = np.divide(products.astype(np.float64), lengths, out=cosines, where=lengths > 0)
+        cosines = np.clip(found, -1.0, 1.0)
+        positive = products > 0
+        if bool(positive.any()):
+            median = np.sort(squares[positive])[(int(positive.sum()) - 1) // 2]
+            weights[positive] = _weights(top, int(median), squares[positive])
+            reasons[positive] = np.where(weights[positive] > 0, 0, 4)
+    else:
+        reasons[:] = 2
+    reasons[squares == 0] = 1
+    return GateTable(weights, cosines, norms, reasons)
 
 
-def _decide(square: int, product: int, step_square: int, median_square: int, top: int) -> GateDecision:
-    norm = math.sqrt(square)
-    if square == 0:
-        return GateDecision(False, 0, 0.0, 0.0, ZERO_UPDATE)
-    if step_square == 0:
-        return GateDecision(False, 0, 0.0, norm, NO_REFERENCE)
-    cosine = max(-1.0, min(1.0, product / (norm * math.sqrt(step_square))))
-    if product <= 0:
-        return GateDecision(False, 0, cosine, norm, AGAINST_REFERENCE)
-    weight = top if square <= median_square else _scaled_weight(top, median_square, square)
-    if weight == 0:
-        return GateDecision(False, 0, cosine, norm, TOO_LARGE)
-    return GateDecision(True, weight, cosine, norm, None)
+def _weights(top: int, median: int, squares: BigInts) -> I64:
+    """``floor(top * min(1, sqrt(median / square)) + 1/2)`` without a float.
 
-
-def _scaled_weight(top: int, median_square: int, square: int) -> int:
-    """``floor(top * sqrt(median_square / square) + 1/2)`` without a float.
-
-    It is the largest w with ``2 w - 1 <= sqrt(4 top^2 median_square / square)``.
+    The weight is the largest w with ``2 w - 1 <= sqrt(4 top^2 median / square)``.
     """
-    return (math.isqrt(4 * top * top * median_square // square) + 1) // 2
+    scaled = 4 * top * top * median
+    if scaled > _INT64_MAX:
+        squares = squares.astype(object)
+    # A square below the median's would give more than the top.
+    quotients = (scaled // np.maximum(squares, median)).astype(np.int64)
+    # A float64 root of an integer below 2**53 never reaches the next integer, so its floor is exact.
+    roots = np.floor(np.sqrt(quotients.astype(np.float64))).astype(np.int64)
+    return (roots + 1) // 2

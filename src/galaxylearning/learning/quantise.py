@@ -7,14 +7,17 @@ accumulator. Buffers (BatchNorm means) travel the same way, as a second integer 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from galaxylearning.errors import ConfigRefused, UpdateRefused
 from galaxylearning.learning.vectors import (
     F32,
     F64,
+    I16,
     I32,
     I64,
     largest_magnitude,
@@ -29,6 +32,8 @@ MAX_ABS = 1e30
 MAX_COHORT = 1 << 32
 MAX_WEIGHT = 1 << 20
 MAX_SIZE = 1 << 31
+CHUNK_ELEMENTS = 1 << 16
+"""Rows are worked off in chunks of this many numbers: half a MiB of doubles stays in a core's cache."""
 
 
 def clip_norm(update: F32, max_norm: float) -> F32:
@@ -102,6 +107,67 @@ class Quantizer:
 def largest_level(bits: int) -> int:
     """The largest integer of ``bits``-bit quantisation, ``2**(bits-1) - 1``."""
     return (1 << (bits - 1)) - 1
+
+
+def row_type(bits: int) -> np.dtype[np.int16] | np.dtype[np.int32]:
+    """The smallest type that holds ``bits``-bit integers: int16 up to 16 bits, else int32."""
+    return np.dtype(np.int16) if bits <= 16 else np.dtype(np.int32)
+
+
+def finite_rows(updates: F32) -> npt.NDArray[np.bool_]:
+    """Which rows of ``updates`` f32[m, P] hold neither NaN nor infinity, bool[m]."""
+    found = np.ones(len(updates), np.bool_)
+    for here in _row_chunks(updates.shape):
+        found[here] = np.isfinite(updates[here]).all(axis=1)
+    return found
+
+
+def quantise_rows(
+    updates: F32, quantizer: Quantizer, max_norm: float | None, *, out: I16 | I32 | None = None
+) -> I16 | I32:
+    """Clip and quantise every row of ``updates`` f32[m, P] at once: int16[m, P] up to 16 bits, else int32.
+
+    Bit for bit ``quantizer.quantize(clip_norm(row, max_norm))``; without ``max_norm`` (buffers) nothing is
+    clipped. The result is written to ``out`` where one is given. Temporaries stay below a few MiB unless one
+    row is longer than that.
+
+    Raises:
+        UpdateRefused: not a matrix of finite float32 (the first bad row is named), or ``out`` of another
+            shape or type.
+        ConfigRefused: ``max_norm`` is not in (0, 1e30].
+    """
+    if not isinstance(updates, np.ndarray) or updates.dtype != np.float32 or updates.ndim != 2:
+        raise UpdateRefused("must be a numpy array of float32 with two dimensions", where="updates")
+    limit = (
+        None if max_norm is None else require_number(max_norm, "max_norm", low=0, high=MAX_ABS, low_open=True)
+    )
+    kind = row_type(quantizer.bits)
+    result: I16 | I32 = np.empty(updates.shape, kind) if out is None else out
+    if result.shape != updates.shape or result.dtype != kind:
+        raise UpdateRefused(f"must be {kind} of shape {updates.shape}", where="out")
+    for here in _row_chunks(updates.shape):
+        wide = updates[here].astype(np.float64, order="C")
+        # A sum is finite exactly if all its terms are: float32 cannot overflow it.
+        norms = np.sqrt(np.sum(wide * wide, axis=1))
+        if not bool(np.isfinite(norms).all()):
+            row = here.start + int(np.argmin(np.isfinite(norms)))
+            raise UpdateRefused("must be finite; it contains NaN or infinity", where=f"updates[{row}]")
+        if limit is not None:
+            long = norms > limit
+            if bool(long.any()):
+                # Through float32, as one update at a time is clipped.
+                wide[long] = (wide[long] * (limit / norms[long])[:, None]).astype(np.float32)
+        wide *= quantizer.scale
+        np.rint(wide, out=wide)
+        np.clip(wide, -quantizer.levels, quantizer.levels, out=wide)
+        result[here] = wide
+    return result
+
+
+def _row_chunks(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Slices of rows of about ``CHUNK_ELEMENTS`` numbers each."""
+    step = max(1, CHUNK_ELEMENTS // max(1, shape[1]))
+    return (slice(low, min(low + step, shape[0])) for low in range(0, shape[0], step))
 
 
 def _wire_type(bits: int) -> np.dtype[np.int16] | np.dtype[np.int32]:

@@ -11,6 +11,7 @@ from galaxylearning.errors import ConfigRefused, GalaxyError, UpdateRefused
 
 F32: TypeAlias = npt.NDArray[np.float32]
 F64: TypeAlias = npt.NDArray[np.float64]
+I16: TypeAlias = npt.NDArray[np.int16]
 I32: TypeAlias = npt.NDArray[np.int32]
 I64: TypeAlias = npt.NDArray[np.int64]
 
@@ -84,8 +85,8 @@ def require_integer(
     return int(value)
 
 
-def largest_magnitude(values: I32 | I64) -> int:
-    """``max |x|`` as an exact ``int`` (also for the most negative value); 0 for an empty vector."""
+def largest_magnitude(values: I16 | I32 | I64) -> int:
+    """``max |x|`` as an exact ``int`` (also for the most negative value); 0 for an empty array."""
     return 0 if values.size == 0 else max(abs(int(values.max())), abs(int(values.min())))
 
 

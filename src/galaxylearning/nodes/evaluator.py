@@ -192,7 +192,7 @@ class SeatedJob:
             )
             bodies = await assembly.open_bodies(self.site, self.key, job, cohort, accepted)
             outcome = job.advance(bodies)
-            measured = scoring.measure(job, outcome.after)
+            measured = outcome.measured_after
             facts = {
                 "round": outcome.round_index,
                 "utility": measured.utility,

@@ -7,22 +7,20 @@ payouts from the medians of all that were revealed.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
 
 from galaxylearning.contribution import (
-    FixedPointUtility,
+    MAX_PLAYERS,
     RoundView,
     median_table,
     merge_twins,
     to_fixed,
+    twin_groups,
     value_named,
 )
-from galaxylearning.contribution.twins import twin_groups
-from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.messages.records import (
     OwnerScore,
     OwnerTotal,
@@ -31,36 +29,24 @@ from galaxylearning.messages.records import (
     RoundScores,
     ScoreTable,
 )
-from galaxylearning.messages.terms import CLASS_LOSSES, Terms
-from galaxylearning.protocol.rounds import F64, JobComputation, ModelState, RoundOutcome
+from galaxylearning.messages.terms import Terms
+from galaxylearning.protocol.rounds import (
+    JobComputation,
+    Measured,
+    ModelState,
+    RoundOutcome,
+    quantizer,
+)
 from galaxylearning.protocol.settlement import PayoutTree, payout_amounts, payout_tree, target_gain_fixed
 from galaxylearning.units import Address, Digest
-
-SKETCH_SIZE = 4096
-"""Longer updates are compared for twins by this many random projections, drawn from the terms' seed."""
 
 AGREEMENT = 1_000_000
 """A table is faulty when a total differs from the median by more than 1/AGREEMENT of the sum of medians."""
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """Utility (2^-20 nats over the paying half) and correct predictions (whole hidden set) of one model."""
-
-    utility: int
-    correct: int
-
-
 def measure(job: JobComputation, state: ModelState) -> Measured:
-    """Utility and accuracy of a model of the job."""
-    paying, rows = job.hidden.paying, job.hidden.everything
-    losses = job.model.per_sample_loss(state.params, state.buffers, (paying.inputs,), paying.labels)
-    clip = job.terms.plan.loss_clip
-    utility = FixedPointUtility().utility(np.nan_to_num(losses, nan=clip, posinf=clip), clip)
-    if job.terms.loss not in CLASS_LOSSES:
-        return Measured(utility, 0)
-    found = job.model.predict(state.params, state.buffers, (rows.inputs,))
-    return Measured(utility, int((np.argmax(found, axis=-1) == rows.labels).sum()))
+    """Utility and accuracy of any model of the job."""
+    return job.measured(state)
 
 
 def score_table(job: JobComputation, cohort: Sequence[Address]) -> ScoreTable:
@@ -69,15 +55,13 @@ def score_table(job: JobComputation, cohort: Sequence[Address]) -> ScoreTable:
     raw = [_fixed(outcome, 0) for outcome in job.outcomes]
     errors = [_fixed(outcome, 1) for outcome in job.outcomes]
     values = [_merged(outcome, scores, twins) for outcome, scores in zip(job.outcomes, raw, strict=True)]
-    measured = [measure(job, job.outcomes[0].before)] if job.outcomes else []
-    measured += [measure(job, outcome.after) for outcome in job.outcomes]
     rounds = tuple(
         RoundScores(
             round_index=index,
-            model_digest=blake3_digest(job.model.state_bytes(outcome.after.params, outcome.after.buffers)),
-            utility_before=measured[index].utility,
-            utility_after=measured[index + 1].utility,
-            correct=measured[index + 1].correct,
+            model_digest=outcome.model_digest,
+            utility_before=outcome.measured_before.utility,
+            utility_after=outcome.measured_after.utility,
+            correct=outcome.measured_after.correct,
             owners=_round_owners(outcome, cohort, values[index], errors[index]),
         )
         for index, outcome in enumerate(job.outcomes)
@@ -88,18 +72,21 @@ def score_table(job: JobComputation, cohort: Sequence[Address]) -> ScoreTable:
         value_name=job.terms.value,
         rounds=rounds,
         twins=tuple(tuple(sorted(group, key=lambda who: int(who, 16))) for group in twins),
-        totals=tuple(_total(who, rounds) for who in cohort),
+        totals=tuple(
+            _total(who, [scores.owners[index] for scores in rounds]) for index, who in enumerate(cohort)
+        ),
         final_model_digest=job.model_digest(),
     )
 
 
 def find_twins(job: JobComputation) -> tuple[frozenset[Address], ...]:
-    """Groups of identities that train on the same data, ordered by their lowest address."""
-    size = job.sizes[0]
-    history = [dict(outcome.updates) for outcome in job.outcomes]
-    if size > SKETCH_SIZE:
-        sketch = _sketch(job.terms.seed, size)
-        history = [{who: sketch(update) for who, update in sent.items()} for sent in history]
+    """Groups of identities that train on the same data, ordered by their lowest address.
+
+    Cohorts of more than ``MAX_PLAYERS`` identities are not searched: there only credentials and bonds count.
+    """
+    if len({who for outcome in job.outcomes for who in outcome.data_owners}) > MAX_PLAYERS:
+        return ()
+    history = [outcome.sent for outcome in job.outcomes if outcome.sent is not None]
     return tuple(sorted(twin_groups(history), key=lambda group: min(int(who, 16) for who in group)))
 
 
@@ -177,6 +164,7 @@ def reference_values(job: JobComputation, name: str) -> dict[str, dict[str, floa
 
     Raises:
         ConfigRefused: an unknown name, or one that this job cannot be valued by.
+        ValueError: the computation keeps no history.
     """
     value = value_named(name)
     found: dict[str, dict[str, float]] = {}
@@ -186,10 +174,12 @@ def reference_values(job: JobComputation, name: str) -> dict[str, dict[str, floa
             continue
         weights = {d.data_owner: d.weight for d in outcome.decisions}
         total = sum(weights[who] for who in owners)
+        sent, scale = outcome.updates, quantizer(job.terms.plan)
+        row = {who: index for index, who in enumerate(sent.owners)}
         view = RoundView(
             start=outcome.before.params.astype(np.float64),
             step=outcome.after.previous_step,
-            updates=[outcome.updates[who] for who in owners],
+            updates=[scale.dequantize(sent.parameters[row[who]].astype(np.int32), 1) for who in owners],
             shares=[weights[who] / total for who in owners],
             gradient_blocks=job.gradient_blocks(outcome.before.buffers),
             utility=partial(job.utility, buffers=outcome.before.buffers),
@@ -197,10 +187,10 @@ def reference_values(job: JobComputation, name: str) -> dict[str, dict[str, floa
         )
         scored = value(view, np.random.default_rng([job.terms.seed, outcome.round_index, 0x7EF]))
         for who, worth in zip(owners, scored.values, strict=True):
-            row = found.setdefault(who, {"path": 0.0, name: 0.0})
-            row["path"] += outcome.scores[who][0]
+            sums = found.setdefault(who, {"path": 0.0, name: 0.0})
+            sums["path"] += outcome.scores[who][0]
             if name != "path":
-                row[name] += float(worth)
+                sums[name] += float(worth)
     return found
 
 
@@ -214,17 +204,6 @@ def _participants(tables: Sequence[ScoreTable]) -> list[Address]:
     return [who for who, count in seen.items() if 2 * count > len(tables)]
 
 
-def _sketch(seed: int, size: int) -> Callable[[F64], F64]:
-    rng = np.random.default_rng([seed, 0x7715])
-    bucket = rng.integers(0, SKETCH_SIZE, size)
-    sign = rng.choice(np.array([-1.0, 1.0]), size)
-
-    def sketch(update: F64) -> F64:
-        return np.bincount(bucket, weights=update * sign, minlength=SKETCH_SIZE).astype(np.float64)
-
-    return sketch
-
-
 def _fixed(outcome: RoundOutcome, part: int) -> dict[Address, int]:
     """Values (part 0) or standard errors (part 1) of a round in fixed point."""
     return dict(zip(outcome.scores, to_fixed([pair[part] for pair in outcome.scores.values()]), strict=True))
@@ -233,9 +212,12 @@ def _fixed(outcome: RoundOutcome, part: int) -> dict[Address, int]:
 def _merged(
     outcome: RoundOutcome, scores: Mapping[Address, int], twins: Sequence[frozenset[Address]]
 ) -> dict[Address, int]:
-    weights = {d.data_owner: d.weight for d in outcome.decisions if d.data_owner in scores}
     present = [frozenset(who for who in group if who in scores) for group in twins]
-    return merge_twins(scores, [group for group in present if len(group) > 1], weights=weights)
+    groups = [group for group in present if len(group) > 1]
+    if not groups:
+        return dict(scores)
+    weights = {d.data_owner: d.weight for d in outcome.decisions if d.data_owner in scores}
+    return merge_twins(scores, groups, weights=weights)
 
 
 def _round_owners(
@@ -258,12 +240,7 @@ def _round_owners(
     )
 
 
-def _owner(scores: RoundScores, who: str) -> OwnerScore:
-    return next(score for score in scores.owners if score.data_owner == who)
-
-
-def _total(who: Address, rounds: Sequence[RoundScores]) -> OwnerTotal:
-    scores = [_owner(each, who) for each in rounds]
+def _total(who: Address, scores: Sequence[OwnerScore]) -> OwnerTotal:
     accepted = [score for score in scores if score.status == "accepted"]
     rejections = sum(1 for score in scores if score.status in ("rejected", "malformed"))
     return OwnerTotal(

@@ -1,0 +1,133 @@
+"""An update on its way: trained at home, clipped, quantised, encoded, and read back by who may open it."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from galaxylearning.errors import MessageRefused
+from galaxylearning.graph.model import Model
+from galaxylearning.learning import (
+    LocalPlan,
+    Quantizer,
+    ServerOptimizer,
+    check_range,
+    clip_norm,
+    decode_update,
+    encode_update,
+    train_local,
+)
+from galaxylearning.messages.records import UpdateBody, decode, encode
+from galaxylearning.messages.terms import Plan, Terms
+from galaxylearning.protocol.hidden_set import Rows
+from galaxylearning.units import Address
+
+F32: TypeAlias = NDArray[np.float32]
+I32: TypeAlias = NDArray[np.int32]
+
+BUFFER_BITS = 32
+BUFFER_RANGE = 1024.0
+"""Buffers (BatchNorm means and variances) travel as 32-bit integers of changes within ±1024."""
+
+
+def local_plan(plan: Plan) -> LocalPlan:
+    """The training part of a plan."""
+    return LocalPlan(
+        optimizer=plan.optimizer,
+        learning_rate=plan.learning_rate,
+        momentum=plan.momentum,
+        weight_decay=plan.weight_decay,
+        prox_mu=plan.prox_mu,
+        epochs=plan.epochs,
+        steps=plan.steps,
+        batch_size=plan.batch_size,
+    )
+
+
+def server_optimizer(plan: Plan) -> ServerOptimizer:
+    """The server optimiser of a plan."""
+    return ServerOptimizer(
+        plan.server_optimizer,
+        learning_rate=plan.server_learning_rate,
+        momentum=plan.server_momentum,
+        beta2=plan.beta2,
+        tau=plan.tau,
+    )
+
+
+def quantizer(plan: Plan) -> Quantizer:
+    """How parameters become integers: no coordinate can exceed the norm the update is clipped to.
+
+    Raises:
+        ConfigRefused: the sum over the largest cohort could leave the accumulator.
+    """
+    check_range(plan.bits, plan.maximum_owners, plan.max_weight)
+    return Quantizer(plan.bits, plan.clip_norm)
+
+
+def training_seed(terms: Terms, round_index: int, data_owner: Address) -> np.random.Generator:
+    """The generator of one data owner's round: the same on every machine, different for every identity."""
+    return np.random.default_rng([terms.seed, round_index, int(data_owner, 16)])
+
+
+def train_update(
+    model: Model, terms: Terms, state: tuple[F32, F32], rows: Rows, *, rng: np.random.Generator
+) -> tuple[I32, I32]:
+    """Train at home: ``(parameters int32[P], buffers int32[B])``, clipped and quantised, all that may leave.
+
+    Raises:
+        UpdateRefused: training diverged; the step is named.
+    """
+    params, buffers = state
+
+    def gradient(
+        current: F32, memory: F32, batch: NDArray[np.int64], chance: np.random.Generator
+    ) -> tuple[float, F32, F32]:
+        part = rows.take(batch)
+        return model.gradient(current, memory, (part.inputs,), part.labels, rng=chance)
+
+    result = train_local(gradient, params, buffers, len(rows), local_plan(terms.plan), rng=rng)
+    ints = quantizer(terms.plan).quantize(clip_norm(result.update, terms.plan.clip_norm))
+    return ints, Quantizer(BUFFER_BITS, BUFFER_RANGE).quantize(result.buffers - buffers)
+
+
+def encode_body(
+    job_id: int, round_index: int, data_owner: Address, update: tuple[I32, I32], bits: int
+) -> bytes:
+    """The update as it is sealed."""
+    parameters, buffers = update
+    return encode(
+        UpdateBody(
+            job_id=job_id,
+            round_index=round_index,
+            data_owner=data_owner,
+            parameters=encode_update(parameters, bits),
+            buffers=encode_update(buffers, BUFFER_BITS),
+        )
+    )
+
+
+def decode_body(
+    data: bytes, *, job_id: int, round_index: int, data_owner: Address, sizes: tuple[int, int], bits: int
+) -> tuple[I32, I32]:
+    """Read an update back, checking that it is this owner's, for this round, and of the model's shape.
+
+    Raises:
+        MessageRefused, UpdateRefused: naming what is wrong.
+    """
+    body = decode(data, UpdateBody, max_bytes=body_limit(sizes, bits))
+    for field, given, wanted in (
+        ("job_id", body.job_id, job_id),
+        ("round_index", body.round_index, round_index),
+        ("data_owner", body.data_owner, data_owner),
+    ):
+        if given != wanted:
+            raise MessageRefused(f"{given}; {wanted} allowed", where=f"UpdateBody.{field}")
+    return decode_update(body.parameters, sizes[0], bits), decode_update(body.buffers, sizes[1], BUFFER_BITS)
+
+
+def body_limit(sizes: tuple[int, int], bits: int) -> int:
+    """The most bytes an encoded update of this model can have."""
+    return sizes[0] * (2 if bits <= 16 else 4) + sizes[1] * 4 + 1024
