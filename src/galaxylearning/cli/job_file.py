@@ -1,78 +1,30 @@
-"""A requester's job file: run (it is the user's own code), compiled, and a target gain suggested for it."""
+"""A requester's job file, compiled, and a target gain suggested for it."""
 
 from __future__ import annotations
 
-import contextlib
-import runpy
-import sys
-import traceback
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from galaxylearning.errors import GalaxyError, JobRefused, UpdateRefused
+from galaxylearning.errors import JobRefused, UpdateRefused
 from galaxylearning.learning import clip_norm, train_local
-from galaxylearning.protocol.job import CompiledJob, Job, compile_job
+from galaxylearning.protocol.job import CompiledJob, compile_job
 from galaxylearning.protocol.rounds import F32, HiddenSet, Rows, local_plan
-from galaxylearning.protocol.rows import encode_rows
-from galaxylearning.storage.datasets import load_table
-from galaxylearning.storage.tables import ReadOptions
+from galaxylearning.storage.job_file import read_job_file
 
 MAX_TRIAL_STEPS = 2_000
 
 
 def compile_file(path: Path) -> CompiledJob:
-    """Run a job file, read its test set and compile it. Names of files in it are relative to its folder.
+    """Run a job file, read its test set and compile it.
 
     Raises:
-        JobRefused: no such file, an error in it (with its line), or no ``job`` in it.
-        GalaxyError: as ``load_table``, ``encode_rows`` and ``compile_job``.
+        GalaxyError: as ``read_job_file`` and ``compile_job``.
     """
-    if not path.is_file():
-        raise JobRefused("there is no such file", where=str(path))
-    with _inside(path.resolve().parent):
-        job = _run(path)
-        schema = job.schema
-        names = [column.name for column in schema.features] + [field.name for field in schema.arrays]
-        table = load_table(Path(job.test_data), ReadOptions(only=(*names, schema.label.name)))
-        return compile_job(job, encode_rows(schema, table.columns))
-
-
-@contextlib.contextmanager
-def _inside(folder: Path) -> Iterator[None]:
-    """Work in ``folder``, whose modules can be imported."""
-    sys.path.insert(0, str(folder))
-    try:
-        with contextlib.chdir(folder):
-            yield
-    finally:
-        sys.path.remove(str(folder))
-
-
-def _run(path: Path) -> Job:
-    try:
-        names = runpy.run_path(path.name)
-    except GalaxyError:
-        raise
-    except Exception as error:  # whatever the user's file raises is told with its line
-        raise JobRefused(f"{type(error).__name__}: {error}", where=_place(path, error)) from error
-    job = names.get("job")
-    if not isinstance(job, Job):
-        raise JobRefused("must set 'job' to a galaxylearning.Job", where=str(path))
-    return job
-
-
-def _place(path: Path, error: Exception) -> str:
-    """File and line of the job file where ``error`` came from."""
-    if isinstance(error, SyntaxError) and error.lineno is not None:
-        return f"{path}, line {error.lineno}"
-    lines = [
-        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path.name
-    ]
-    return f"{path}, line {lines[-1]}" if lines else str(path)
+    found = read_job_file(path)
+    return compile_job(found.job, found.test)
 
 
 @dataclass(frozen=True, slots=True)

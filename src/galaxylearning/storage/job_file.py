@@ -1,0 +1,93 @@
+"""A requester's job file: run, because it is the user's own code, and its test set read beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import runpy
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from galaxylearning.errors import GalaxyError, JobRefused
+from galaxylearning.protocol.job import Job
+from galaxylearning.protocol.rounds import Rows
+from galaxylearning.protocol.rows import encode_rows
+from galaxylearning.storage.datasets import load_table
+from galaxylearning.storage.tables import ReadOptions
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class JobFile:
+    """What a job file set: its ``job``, everything else by name, and the test set as rows and raw columns."""
+
+    job: Job
+    names: Mapping[str, Any]
+    test: Rows
+    columns: Mapping[str, NDArray[Any]]
+    folder: Path
+
+
+def read_job_file(path: Path) -> JobFile:
+    """Run a job file and read its test set. Names of files in it are relative to its folder.
+
+    Raises:
+        JobRefused: no such file, an error in it (with its line), or no ``job`` in it.
+        GalaxyError: as ``load_table`` and ``encode_rows``.
+    """
+    if not path.is_file():
+        raise JobRefused("there is no such file", where=str(path))
+    folder = path.resolve().parent
+    with _inside(folder):
+        names = _run(path)
+        job = names.get("job")
+        if not isinstance(job, Job):
+            raise JobRefused("must set 'job' to a galaxylearning.Job", where=str(path))
+        test, columns = read_test_set(job)
+    return JobFile(job, names, test, columns, folder)
+
+
+def read_test_set(job: Job) -> tuple[Rows, Mapping[str, NDArray[Any]]]:
+    """The hidden test set of a job: as the model takes it, and as it lies in its file.
+
+    Raises:
+        GalaxyError: as ``load_table`` and ``encode_rows``.
+    """
+    schema = job.schema
+    wanted = [column.name for column in schema.features] + [field.name for field in schema.arrays]
+    table = load_table(Path(job.test_data), ReadOptions(only=(*wanted, schema.label.name)))
+    return encode_rows(schema, table.columns), table.columns
+
+
+@contextlib.contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    """Work in ``folder``, whose modules can be imported."""
+    sys.path.insert(0, str(folder))
+    try:
+        with contextlib.chdir(folder):
+            yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+def _run(path: Path) -> Mapping[str, Any]:
+    try:
+        return runpy.run_path(path.name)
+    except GalaxyError:
+        raise
+    except Exception as error:  # whatever the user's file raises is told with its line
+        raise JobRefused(f"{type(error).__name__}: {error}", where=_place(path, error)) from error
+
+
+def _place(path: Path, error: Exception) -> str:
+    """File and line of the job file where ``error`` came from."""
+    if isinstance(error, SyntaxError) and error.lineno is not None:
+        return f"{path}, line {error.lineno}"
+    lines = [
+        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path.name
+    ]
+    return f"{path}, line {lines[-1]}" if lines else str(path)
