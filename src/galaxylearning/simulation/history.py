@@ -95,7 +95,7 @@ class RoundRecord:
         return MappingProxyType({"present": len(self.statuses) - silent, **counts})
 
     def to_document(self, *, with_owners: bool = True) -> dict[str, Any]:
-        """The record as JSON takes it: statuses as one letter each; ``with_owners`` adds what each one did."""
+        """The record for JSON; ``with_owners`` adds what each one did, statuses as one letter each."""
         document: dict[str, Any] = {
             "round_index": self.round_index,
             "utility": self.utility,
