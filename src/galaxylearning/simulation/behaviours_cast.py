@@ -74,10 +74,10 @@ class Cast:
 
 
 def parse_assignments(texts: Sequence[str], *, owners: int, rng: np.random.Generator) -> dict[int, Behaviour]:
-    """Who behaves how, by position, from texts ``BEHAVIOUR[@POSITIONS | @SHARE% | xCOUNT]``.
+    """Who behaves how, by position, from texts ``BEHAVIOUR[@POSITIONS | @SHARE% | @xCOUNT]``.
 
-    ``alie@0-19,25`` gives it to those positions; ``zero@10%`` and ``zero x3`` to so many of those that no
-    text names by position, drawn by ``rng``; without any, to one. The rest is honest.
+    ``alie@0-19,25`` gives it to those positions; ``zero@10%`` and ``zero@x3`` (or ``zero x3``) to so many of
+    those that no text names by position, drawn by ``rng``; without any, to one. The rest is honest.
 
     Raises:
         ConfigRefused: a text that means nothing, a position that is taken or does not exist, or too few left.
@@ -224,7 +224,7 @@ def _parse_assignment(text: str, owners: int) -> tuple[Behaviour, tuple[int, ...
     match = _WHERE.fullmatch(text.strip())
     if match is None:
         raise ConfigRefused(
-            "must be NAME[:argument=value,...][@positions | @share% | xCOUNT], as in alie@0-19,25",
+            "must be NAME[:argument=value,...][@positions | @share% | @xCOUNT], as in alie@0-19,25",
             where=text[:60],
         )
     behaviour = parse_behaviour(match["what"])
@@ -236,11 +236,13 @@ def _parse_assignment(text: str, owners: int) -> tuple[Behaviour, tuple[int, ...
         if float(share[1]) > 100:
             raise ConfigRefused("a share can be at most 100%", where=text[:60])
         return behaviour, None, round(owners * float(share[1]) / 100)
+    if count := re.fullmatch(r"x\s*([0-9]{1,9})", places):
+        return behaviour, None, int(count[1])
     positions: list[int] = []
     for word in places.split(","):
         span = re.fullmatch(r"\s*([0-9]{1,9})\s*(?:-\s*([0-9]{1,9})\s*)?", word)
         if span is None:
-            raise ConfigRefused(f"{word[:30]!r} is no position; 5, 0-19 or 10% are", where=text[:60])
+            raise ConfigRefused(f"{word[:30]!r} means nothing; 5, 0-19, 10% or x3 do", where=text[:60])
         first, last = int(span[1]), int(span[2] or span[1])
         if first > last or last >= owners or len(positions) > owners:
             raise ConfigRefused(f"{word.strip()}; positions are 0 to {owners - 1}", where=text[:60])

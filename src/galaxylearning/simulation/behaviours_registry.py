@@ -277,7 +277,7 @@ def _positional(name: str, signature: inspect.Signature, number: int) -> str:
     ]
     if number >= len(names):
         raise ConfigRefused(
-            f"too many values; {_usage(signature)} (for several data owners write x3 after it)", where=name
+            f"too many values; {_usage(signature)} (for several data owners write @x3 after it)", where=name
         )
     return names[number]
 
