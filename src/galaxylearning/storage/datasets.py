@@ -20,6 +20,7 @@ from galaxylearning.storage import files
 from galaxylearning.storage.columns import ColumnInfo, infer_schema, map_label
 from galaxylearning.storage.csv_table import read_csv
 from galaxylearning.storage.database import Database
+from galaxylearning.storage.huggingface_table import read_huggingface
 from galaxylearning.storage.npz_table import read_npz
 from galaxylearning.storage.parquet_table import read_parquet
 from galaxylearning.storage.tables import Kind, ReadOptions, Table, TableLimits
@@ -57,8 +58,10 @@ _SCHEMA: Final = (
 )
 
 
-def load_table(path: Path, options: ReadOptions | None = None) -> Table:
+def load_table(path: Path, options: ReadOptions | None = None, *, split: str = "train") -> Table:
     """Read a data file whole: CSV (``.csv .tsv .txt``), Parquet (``.parquet .pq``) or npz (``.npz``).
+
+    A folder is read as a Hugging Face data set on disk, of which ``split`` is taken (``read_huggingface``).
 
     Raises:
         DataRefused: no such file, an unknown suffix, or anything the reader of that format refuses; the
@@ -66,6 +69,8 @@ def load_table(path: Path, options: ReadOptions | None = None) -> Table:
         StorageError: the disk failed.
     """
     options = options or ReadOptions()
+    if path.is_dir():
+        return read_huggingface(path, options, split=split)
     return _parse(_read_file(path, options), path, options)
 
 

@@ -48,9 +48,9 @@ def _read(data: bytes, file: str, options: ReadOptions) -> Table:
     for field in schema:
         if field.name not in wanted:
             continue
-        if _is_text(field.type):
+        if is_text(field.type):
             texts.append(field.name)
-        elif not _is_number(field.type):
+        elif not is_number(field.type):
             refuse(
                 file,
                 f"has type {field.type}; only integers, floats, booleans and texts can be used",
@@ -68,21 +68,28 @@ def _read(data: bytes, file: str, options: ReadOptions) -> Table:
         if len(column) != metadata.num_rows:
             refuse(file, "does not have as many rows as the file states", column=name)
         column.validate(full=True)
-        columns[name] = _to_array(column, name, file, options)
+        columns[name] = column_values(column, name, file, options)
     return Table(columns, metadata.num_rows)
 
 
-def _is_text(kind: Any) -> bool:
+def is_text(kind: Any) -> bool:
+    """Whether an Arrow type holds texts, dictionary-encoded or not."""
     if pa.types.is_dictionary(kind):
-        return _is_text(kind.value_type)
+        return is_text(kind.value_type)
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def _is_number(kind: Any) -> bool:
+def is_number(kind: Any) -> bool:
+    """Whether an Arrow type holds integers, floats or booleans."""
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
 
 
-def _to_array(column: Any, name: str, file: str, options: ReadOptions) -> NDArray[Any]:
+def column_values(column: Any, name: str, file: str, options: ReadOptions) -> NDArray[Any]:
+    """The cells of an Arrow column of numbers, booleans or dictionary-encoded texts, as a ``Table`` has them.
+
+    Raises:
+        DataRefused: cells that are null, not finite or of another kind than the one stated.
+    """
     kind = options.kinds.get(name)
     allow_missing = options.allow_missing
     if column.null_count and not allow_missing:
