@@ -15,7 +15,7 @@ import numpy as np
 from galaxylearning.engines.cohort import Cohort
 from galaxylearning.engines.engine import Engine, Trained, Training
 from galaxylearning.engines.memory import MIB, require_budget
-from galaxylearning.engines.ray_crew import MAX_DEATHS, RayCrew, Lost, resolve
+from galaxylearning.engines.ray_crew import MAX_DEATHS, Lost, RayCrew, resolve
 from galaxylearning.engines.reference import ReferenceEngine, failed
 from galaxylearning.errors import ConfigRefused
 from galaxylearning.graph.decode import read_graph
