@@ -37,7 +37,7 @@ def page(history: History, report: Report, svg: str, *, decimals: int) -> str:
     def money(units: int) -> str:
         return in_tokens(units, decimals)
 
-    title = f"{report.job or 'run'}: {len(report.owners):,} data owners, {report.rounds} rounds"
+    title = headline(report, report.job)
     _, owners = owner_table(report, fold=MOST_ROWS, money=money)
     _, behaviours = behaviour_table(report, money=money)
     note = (
@@ -68,6 +68,14 @@ def page(history: History, report: Report, svg: str, *, decimals: int) -> str:
     )
 
 
+def headline(report: Report, job: str) -> str:
+    """What was run, in a few words; ``job`` as it can be shown."""
+    owners, rounds = len(report.owners), report.rounds
+    return (
+        f"{job or 'run'}: {owners:,} data owner{'s' * (owners != 1)}, {rounds:,} round{'s' * (rounds != 1)}"
+    )
+
+
 def in_tokens(units: int, decimals: int) -> str:
     """Smallest units as whole tokens with six decimals, rounded down."""
     scale: int = 10**decimals
@@ -76,9 +84,7 @@ def in_tokens(units: int, decimals: int) -> str:
 
 
 def _summary(report: Report, paid: str, bounty: str) -> str:
-    parts = [
-        f"The run {report.reason if report.reason != 'failed' else 'failed'} after {report.rounds} rounds"
-    ]
+    parts = [f"The run {'was ' if report.reason == 'interrupted' else ''}{report.reason}"]
     if report.utility is not None:
         parts.append(f"utility {report.utility:.5f} nats per sample")
     if report.accuracy is not None:

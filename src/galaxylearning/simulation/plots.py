@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from galaxylearning.simulation.history import History, OwnerStatus
-from galaxylearning.simulation.plot_page import page
+from galaxylearning.simulation.plot_page import headline, page
 from galaxylearning.simulation.report import OwnerRow, Report
 from galaxylearning.storage.files import make_folder, replace_whole, storage_errors
 
@@ -34,22 +34,23 @@ INK: Final = "#22303c"
 GRID: Final = "#d9e0e6"
 HONEST_COLOUR: Final = "#4c78a8"
 COLOURS: Final = (
-    "#e45756",
-    "#f2a541",
-    "#54a24b",
+    "#d1495b",
+    "#e8963e",
+    "#3f8f4f",
     "#8e6bbd",
-    "#c2548d",
     "#2f9e9e",
-    "#9d755d",
-    "#b8860b",
-    "#7a8793",
-    "#d45087",
-    "#3b6fb6",
-    "#86a13a",
+    "#a5673f",
+    "#c9a400",
+    "#d576b0",
+    "#6b7a88",
+    "#7f1d1d",
+    "#1f5f5b",
+    "#5b3a8c",
+    "#9bb53c",
     "#ff8c69",
-    "#5f5aa2",
-    "#a0522d",
+    "#3a3a3a",
 )
+OTHERS_COLOUR: Final = "#9aa7b2"
 STATUS_COLOURS: Final = {
     OwnerStatus.ACCEPTED: "#54a24b",
     OwnerStatus.REJECTED: "#f2a541",
@@ -142,7 +143,6 @@ def _fill(figure: Figure, history: History, report: Report, decimals: int) -> No
     axes[1, 0].set(title=title, xlabel="nats per hidden sample, all rounds")
     axes[1, 1].set(title="Pay", xlabel="tokens")
     axes[1, 1].sharey(axes[1, 0])
-    _legend(axes[1, 1], report)
 
 
 def _draw_progress(axes: Axes, history: History) -> None:
@@ -161,6 +161,8 @@ def _draw_progress(axes: Axes, history: History) -> None:
     )
     axes.yaxis.label.set_color(HONEST_COLOUR)
     axes.xaxis.set_major_locator(_whole_numbers())
+    if rounds:
+        axes.set_xlim(rounds[0] - 0.5, rounds[-1] + 0.5)
     known = [(n, record.accuracy) for n, record in zip(rounds, history.rounds, strict=True)]
     known = [(n, accuracy) for n, accuracy in known if accuracy is not None]
     if not known:
@@ -181,48 +183,82 @@ def _draw_progress(axes: Axes, history: History) -> None:
 
 def _draw_statuses(axes: Axes, history: History, report: Report) -> None:
     """What became of every update: a map with a line for each data owner, or counts where they are many."""
-    from matplotlib.colors import BoundaryNorm, ListedColormap
     from matplotlib.patches import Patch
 
-    order = [row.position for row in report.owners]
-    rounds = [record.round_index + 1 for record in history.rounds]
     axes.set(title="What became of each update", xlabel="round")
-    if rounds and len(order) <= MOST_IN_MAP:
-        grid = np.array([record.statuses[order] for record in history.rounds]).T
-        palette = ListedColormap([STATUS_COLOURS[status] for status in OwnerStatus])
-        axes.imshow(
-            grid,
-            cmap=palette,
-            norm=BoundaryNorm(np.arange(len(OwnerStatus) + 1) - 0.5, len(OwnerStatus)),
-            aspect="auto",
-            interpolation="nearest",
-            extent=(rounds[0] - 0.5, rounds[-1] + 0.5, len(order) - 0.5, -0.5),
-        )
-        axes.set_ylabel(f"{len(order)} data owners, best paid first")
-        axes.set_yticks([])
-    elif rounds:
+    axes.xaxis.set_major_locator(_whole_numbers())
+    if history.rounds and len(report.owners) <= MOST_IN_MAP:
+        _draw_map(axes, history, report)
+    elif history.rounds:
+        rounds = [record.round_index + 1 for record in history.rounds]
         counts = np.array([np.bincount(record.statuses, minlength=5) for record in history.rounds])
         base = np.zeros(len(rounds))
         for status in reversed(OwnerStatus):
             axes.bar(rounds, counts[:, status], bottom=base, width=1.0, color=STATUS_COLOURS[status])
             base += counts[:, status]
-        axes.set(ylabel="data owners", xlim=(rounds[0] - 0.5, rounds[-1] + 0.5), ylim=(0, len(order)))
-    axes.xaxis.set_major_locator(_whole_numbers())
+        axes.set(ylabel="data owners", xlim=(rounds[0] - 0.5, rounds[-1] + 0.5), ylim=(0, history.owners))
+        axes.yaxis.set_major_formatter("{x:,.0f}")
     handles = [
-        Patch(facecolor=STATUS_COLOURS[status], edgecolor=GRID, label=status.name.lower())
+        Patch(facecolor=STATUS_COLOURS[status], edgecolor="#9aa7b2", label=status.name.lower())
         for status in reversed(OwnerStatus)
     ]
-    axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1.0), ncols=5, frameon=False, **_TIGHT)
+    axes.legend(
+        handles=handles,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.14),
+        ncols=5,
+        frameon=False,
+        handlelength=1.0,
+        handletextpad=0.5,
+    )
+
+
+def _draw_map(axes: Axes, history: History, report: Report) -> None:
+    """A line for each data owner: in the bars' order if they are few, by behaviour if not."""
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+
+    first, last = history.rounds[0].round_index + 1, history.rounds[-1].round_index + 1
+    groups = _groups(report)
+    is_named = len(report.owners) <= MOST_NAMED
+    places = (
+        list(range(len(report.owners))) if is_named else [at for group in groups.values() for at in group]
+    )
+    order = [report.owners[place].position for place in places]
+    axes.imshow(
+        np.array([record.statuses[order] for record in history.rounds]).T,
+        cmap=ListedColormap([STATUS_COLOURS[status] for status in OwnerStatus]),
+        norm=BoundaryNorm(np.arange(len(OwnerStatus) + 1) - 0.5, len(OwnerStatus)),
+        aspect="auto",
+        interpolation="nearest",
+        extent=(first - 0.5, last + 0.5, len(order) - 0.5, -0.5),
+    )
+    if is_named:
+        axes.set_ylabel("data owners in the order below")
+        axes.set_yticks([])
+        return
+    ends = np.cumsum([len(group) for group in groups.values()])
+    for end in ends[:-1]:
+        axes.axhline(end - 0.5, color="white", linewidth=1.2)
+    wide = [(name, end - len(group) / 2) for (name, group), end in zip(groups.items(), ends, strict=True)]
+    shown = [(name, at) for name, at in wide if len(groups[name]) >= 0.035 * len(order)]
+    axes.set_yticks([at for _, at in shown], [_drawable(name) for name, _ in shown], fontsize=7.5)
+    axes.tick_params(axis="y", length=0)
+
+
+def _groups(report: Report) -> dict[str, list[int]]:
+    """Places of the data owners in the report by behaviour, the best paid behaviour first."""
+    palette = colours(report)
+    groups: dict[str, list[int]] = {}
+    for place, row in enumerate(report.owners):
+        groups.setdefault(row.behaviour if row.behaviour in palette else OTHERS, []).append(place)
+    return groups
 
 
 def _whole_numbers() -> Locator:
     """Ticks at rounds, not between them."""
     from matplotlib.ticker import MaxNLocator
 
-    return MaxNLocator(integer=True)
-
-
-_TIGHT: Final[dict[str, Any]] = {"handlelength": 1.0, "columnspacing": 1.0, "handletextpad": 0.4}
+    return MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
 
 
 def _draw_bars(
@@ -240,7 +276,7 @@ def _draw_bars(
         places,
         numbers,
         height=0.72,
-        color=[palette.get(row.behaviour, COLOURS[-1]) for row in report.owners],
+        color=[palette.get(row.behaviour, OTHERS_COLOUR) for row in report.owners],
         xerr=errors,
         error_kw={"ecolor": INK, "elinewidth": 0.9, "capsize": 2},
     )
@@ -249,18 +285,18 @@ def _draw_bars(
     axes.set_ylim(len(numbers) - 0.4, -0.6)
     if names:
         axes.set_yticks(places, [_label(row) for row in report.owners])
+        for text, row in zip(axes.get_yticklabels(), report.owners, strict=True):
+            text.set_color(INK if row.behaviour == "honest" else palette.get(row.behaviour, INK))
     axes.tick_params(axis="y", length=0, labelleft=names)
 
 
 def _draw_boxes(axes: Axes, report: Report, numbers: NDArray[np.float64], *, names: bool) -> None:
     """One box for each behaviour: 5, 25, 50, 75 and 95 % of its data owners."""
     palette = colours(report)
-    groups: dict[str, list[int]] = {}
-    for place, row in enumerate(report.owners):
-        groups.setdefault(row.behaviour if row.behaviour in palette else OTHERS, []).append(place)
+    groups = _groups(report)
     for line, (name, places) in enumerate(groups.items()):
         low, first, middle, third, high = np.quantile(numbers[places], (0.05, 0.25, 0.5, 0.75, 0.95))
-        colour = palette.get(name, COLOURS[-1])
+        colour = palette.get(name, OTHERS_COLOUR)
         axes.hlines(line, low, high, color=colour, linewidth=2)
         axes.barh(line, third - first, left=first, height=0.55, color=colour, alpha=0.55, edgecolor=colour)
         axes.plot([middle], [line], marker="|", markersize=13, markeredgewidth=2.2, color=INK)
@@ -273,24 +309,8 @@ def _draw_boxes(axes: Axes, report: Report, numbers: NDArray[np.float64], *, nam
     axes.tick_params(axis="y", length=0, labelleft=names)
 
 
-def _legend(axes: Axes, report: Report) -> None:
-    """Which colour is which behaviour; boxes carry their names themselves."""
-    from matplotlib.patches import Patch
-
-    if len(report.owners) > MOST_NAMED:
-        return
-    palette = colours(report)
-    handles = [Patch(facecolor=colour, label=_drawable(name)) for name, colour in palette.items()]
-    if len(palette) < len(report.behaviours):
-        handles.append(Patch(facecolor=COLOURS[-1], label=OTHERS))
-    axes.legend(handles=handles, loc="lower right", frameon=True, framealpha=0.9, edgecolor=GRID)
-
-
 def _title(report: Report) -> str:
-    parts = [
-        f"{_drawable(report.job) or 'run'}: {len(report.owners):,} data owners",
-        f"{report.rounds} rounds",
-    ]
+    parts = [headline(report, _drawable(report.job))]
     if report.accuracy is not None:
         parts.append(f"accuracy {report.accuracy:.1%}")
     if report.reason != "finished":
@@ -299,7 +319,9 @@ def _title(report: Report) -> str:
 
 
 def _label(row: OwnerRow) -> str:
-    return _drawable(row.name)
+    """The name, and what it does unless it is honest."""
+    name = _drawable(row.name)
+    return name if row.behaviour == "honest" else f"{_drawable(row.behaviour)} | {name}"
 
 
 def _drawable(text: str) -> str:
