@@ -222,7 +222,8 @@ def test_zero_and_replayed_updates_earn_nothing(data: str) -> None:
     honest = float(np.median(np.delete(total[:12], [1, 2])))
     assert honest > 0
     assert total[12] == 0.0
-    assert abs(total[13]) < 1e-9 * honest
+    # What is left is the rounding of the gradient to integers.
+    assert abs(total[13]) < 1e-6 * honest
 
 
 @MODELS

@@ -7,11 +7,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from galaxylearning.errors import UpdateRefused
-from galaxylearning.learning import Quantizer, aggregate, decode_update, encode_update, gate
+from galaxylearning.learning import (
+    Quantizer,
+    aggregate,
+    clip_norm,
+    decode_update,
+    encode_update,
+    gate,
+    quantise_rows,
+)
+from galaxylearning.learning.exact import exact_products, exact_squares, exact_weighted_sum
 from galaxylearning.learning.vectors import exact_dot
 
 INT32 = st.integers(-(2**31), 2**31 - 1)
@@ -48,11 +57,73 @@ def test_quantisation_errs_by_half_a_step_and_stays_in_range(values: list[float]
     st.lists(st.tuples(st.integers(1, 15), st.lists(INT32, min_size=3, max_size=3)), min_size=1, max_size=8)
 )
 def test_the_sum_is_exact_in_any_order(rows: list[tuple[int, list[int]]]) -> None:
-    pairs: list[tuple[int, Any]] = [(weight, np.array(row, np.int32)) for weight, row in rows]
-    total, weight = aggregate(pairs)
+    updates = np.array([row for _, row in rows], np.int32)
+    weights = np.array([weight for weight, _ in rows], np.int64)
+    total, weight = aggregate(updates, weights)
     assert total.tolist() == [sum(w * row[k] for w, row in rows) for k in range(3)]
     assert weight == sum(w for w, _ in rows)
-    assert aggregate(reversed(pairs))[0].tobytes() == total.tobytes()
+    assert aggregate(updates[::-1], weights[::-1])[0].tobytes() == total.tobytes()
+
+
+@st.composite
+def float_rows(draw: st.DrawFn) -> tuple[Any, Quantizer, float]:
+    count, width = draw(st.integers(0, 5)), draw(st.integers(0, 40))
+    seed, spread = draw(st.integers(0, 2**32)), draw(st.floats(1e-6, 1e6))
+    rows = np.random.default_rng(seed).normal(0, spread, (count, width)).astype(np.float32)
+    return rows, Quantizer(draw(st.integers(2, 32)), draw(st.floats(1e-3, 1e3))), draw(st.floats(1e-3, 1e7))
+
+
+@given(float_rows())
+def test_rows_at_once_are_bit_for_bit_rows_one_by_one(case: tuple[Any, Quantizer, float]) -> None:
+    rows, quantizer, limit = case
+    found = quantise_rows(rows, quantizer, limit)
+    assert found.dtype == (np.int16 if quantizer.bits <= 16 else np.int32)
+    for row, ints in zip(rows, found, strict=True):
+        assert ints.tolist() == quantizer.quantize(clip_norm(row, limit)).tolist()
+    for row, ints in zip(rows, quantise_rows(rows, quantizer, None), strict=True):
+        assert ints.tolist() == quantizer.quantize(row).tolist()
+
+
+@pytest.mark.parametrize("width", [1, 7, 8, 9, 127, 128, 129, 1000, 8191, 8193, 70_001])
+def test_rows_of_any_length_are_clipped_by_the_norm_of_a_single_one(width: int) -> None:
+    rows = np.random.default_rng(width).normal(size=(5, width)).astype(np.float32)
+    limit, quantizer = 0.9 * float(np.linalg.norm(rows[0])), Quantizer(32, 4.0)
+    expected = [quantizer.quantize(clip_norm(row, limit)) for row in rows]
+    assert quantise_rows(rows, quantizer, limit).tobytes() == np.array(expected).tobytes()
+
+
+@st.composite
+def int_rows(draw: st.DrawFn) -> Any:
+    """Rows across the borders of tiles, with numbers up to the type's ends."""
+    kind: Any = draw(st.sampled_from([np.int16, np.int32]))
+    info = np.iinfo(kind)
+    count, width = (
+        draw(st.sampled_from([0, 1, 3, 64, 65])),
+        draw(st.sampled_from([0, 1, 5, 1024, 1025, 3000])),
+    )
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    if draw(st.booleans()):
+        ends = np.array([info.min, info.max], kind)
+        return ends[rng.integers(0, 2, (count, width))]
+    bits = draw(st.integers(1, info.bits - 1))
+    return rng.integers(-(1 << bits), 1 << bits, (count, width)).clip(info.min, info.max).astype(kind)
+
+
+@settings(max_examples=60, deadline=None)
+@given(int_rows(), st.integers(0, 63), st.integers(0, 2**32))
+def test_products_of_matrices_are_exact(rows: Any, bits: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    low, high = -(1 << bits), (1 << bits) - 1
+    columns = rng.integers(low, high, (2, rows.shape[1]), endpoint=True)
+    found, squares = exact_products(rows, columns), exact_squares(rows)
+    for i in range(0, len(rows), 13):
+        assert [int(number) for number in found[i]] == [exact_dot(rows[i], column) for column in columns]
+        assert int(squares[i]) == exact_dot(rows[i], rows[i])
+    weights = rng.integers(0, 1 << min(bits, 20), len(rows), endpoint=True)
+    expected = [
+        sum(x * w for x, w in zip(column.tolist(), weights.tolist(), strict=True)) for column in rows.T[:7]
+    ]
+    assert exact_weighted_sum(rows, weights)[:7].tolist() == expected
 
 
 @given(st.lists(st.tuples(INT64, INT64), max_size=12))
@@ -68,31 +139,30 @@ def test_products_are_exact(pairs: list[tuple[int, int]]) -> None:
     st.integers(1, 20),
 )
 def test_the_gate_bounds_every_weighted_norm(rows: list[list[int]], step: list[int], top: int) -> None:
-    decisions = gate([np.array(row, np.int32) for row in rows], np.array(step, np.int64), max_weight=top)
+    table = gate(np.array(rows, np.int32), np.array(step, np.int64), max_weight=top)
     squares = [sum(x * x for x in row) for row in rows]
     positive = sorted(
         s
         for s, row in zip(squares, rows, strict=True)
         if sum(a * b for a, b in zip(row, step, strict=True)) > 0
     )
-    for decision, square, row in zip(decisions, squares, rows, strict=True):
+    for weight, reason, square, row in zip(
+        table.weights.tolist(), table.reasons.tolist(), squares, rows, strict=True
+    ):
         product = sum(a * b for a, b in zip(row, step, strict=True))
-        assert decision.accepted == (decision.weight > 0) == (decision.reason is None)
+        assert (weight > 0) == (reason == 0)
         if product <= 0:
-            assert not decision.accepted
+            assert weight == 0
             continue
         median = positive[(len(positive) - 1) // 2]
         # (2w - 1)^2 |u|^2 <= 4 top^2 median^2: within half a unit of the exact bound, and w is the largest
-        assert 0 <= decision.weight <= top
-        if decision.weight:
-            assert (
-                Fraction((2 * decision.weight - 1) ** 2 * square) <= 4 * top * top * median
-                or square <= median
-            )
-        if decision.weight < top:
-            assert (2 * decision.weight + 1) ** 2 * square > 4 * top * top * median
+        assert 0 <= weight <= top
+        if weight:
+            assert Fraction((2 * weight - 1) ** 2 * square) <= 4 * top * top * median or square <= median
+        if weight < top:
+            assert (2 * weight + 1) ** 2 * square > 4 * top * top * median
 
 
 def test_the_gate_never_sees_a_sample_count() -> None:
     with pytest.raises(TypeError):
-        gate([np.ones(1, np.int32)], np.ones(1, np.int64), sizes=[5])  # type: ignore[call-arg]
+        gate(np.ones((1, 1), np.int32), np.ones(1, np.int64), sizes=[5])  # type: ignore[call-arg]

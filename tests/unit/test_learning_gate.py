@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,15 @@ import pytest
 
 from galaxylearning.errors import ConfigRefused, UpdateRefused
 from galaxylearning.learning import gate
-from galaxylearning.learning.gate import AGAINST_REFERENCE, NO_REFERENCE, TOO_LARGE, ZERO_UPDATE
+from galaxylearning.learning.exact import exact_products, exact_squares
+from galaxylearning.learning.gate import (
+    AGAINST_REFERENCE,
+    NO_REFERENCE,
+    REASONS,
+    TOO_LARGE,
+    ZERO_UPDATE,
+    GateTable,
+)
 from galaxylearning.learning.vectors import exact_dot
 
 
@@ -24,76 +34,119 @@ def i64(*values: int) -> Any:
 REFERENCE = i64(100, 0)
 
 
-def test_weights_bound_the_norm_by_the_median() -> None:
-    decisions = gate([i32(10, 0), i32(20, 0), i32(40, 0)], REFERENCE)
-    assert [d.weight for d in decisions] == [15, 15, 8]  # 15 * 20 / 40 = 7.5, rounded half up
-    assert all(d.accepted and d.reason is None for d in decisions)
-    assert [d.norm for d in decisions] == [10.0, 20.0, 40.0]
-    assert [d.cosine for d in decisions] == [1.0, 1.0, 1.0]
+def rows(*updates: Any) -> Any:
+    return np.array(updates, np.int32)
+
+
+def reasons(table: GateTable) -> list[str]:
+    return [REASONS[code] for code in table.reasons]
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.int32])
+def test_weights_bound_the_norm_by_the_median(kind: Any) -> None:
+    table = gate(rows((10, 0), (20, 0), (40, 0)).astype(kind), REFERENCE)
+    assert table.weights.tolist() == [15, 15, 8]  # 15 * 20 / 40 = 7.5, rounded half up
+    assert table.accepted.all()
+    assert reasons(table) == ["", "", ""]
+    assert table.norms.tolist() == [10.0, 20.0, 40.0]
+    assert table.cosines.tolist() == [1.0, 1.0, 1.0]
 
 
 def test_attackers_are_named() -> None:
-    honest = [i32(30, 5), i32(28, -4), i32(33, 9)]
-    flipped, zero, sideways, huge = i32(-90, 0), i32(0, 0), i32(0, 50), i32(3_000_000, 0)
-    decisions = gate([*honest, flipped, zero, sideways, huge], REFERENCE)
-    assert [d.accepted for d in decisions] == [True, True, True, False, False, False, False]
-    assert [d.reason for d in decisions[3:]] == [AGAINST_REFERENCE, ZERO_UPDATE, AGAINST_REFERENCE, TOO_LARGE]
-    assert [d.weight for d in decisions[3:]] == [0, 0, 0, 0]
-    assert decisions[3].cosine == -1.0
+    honest = [(30, 5), (28, -4), (33, 9)]
+    flipped, zero, sideways, huge = (-90, 0), (0, 0), (0, 50), (3_000_000, 0)
+    table = gate(rows(*honest, flipped, zero, sideways, huge), REFERENCE)
+    assert table.accepted.tolist() == [True, True, True, False, False, False, False]
+    assert reasons(table)[3:] == [AGAINST_REFERENCE, ZERO_UPDATE, AGAINST_REFERENCE, TOO_LARGE]
+    assert table.weights[3:].tolist() == [0, 0, 0, 0]
+    assert table.cosines[3] == -1.0
 
 
 def test_the_median_is_over_the_positive_ones_alone() -> None:
-    decisions = gate([i32(10, 0), i32(-1000, 0), i32(-1000, 1), i32(-1000, 2), i32(20, 0)], REFERENCE)
-    assert [d.weight for d in decisions] == [15, 0, 0, 0, 8]
+    table = gate(rows((10, 0), (-1000, 0), (-1000, 1), (-1000, 2), (20, 0)), REFERENCE)
+    assert table.weights.tolist() == [15, 0, 0, 0, 8]
 
 
 def test_the_order_of_the_updates_does_not_matter() -> None:
     rng = np.random.default_rng(0)
-    updates = [rng.integers(-100, 100, 8).astype(np.int32) for _ in range(9)]
+    updates = rng.integers(-100, 100, (9, 8)).astype(np.int16)
     reference = rng.integers(-1000, 1000, 8)
     order = rng.permutation(9)
-    straight, shuffled = gate(updates, reference), gate([updates[i] for i in order], reference)
-    assert tuple(straight[i] for i in order) == shuffled
+    straight, shuffled = gate(updates, reference), gate(updates[order], reference)
+    for field in ("weights", "cosines", "norms", "reasons"):
+        assert getattr(straight, field)[order].tobytes() == getattr(shuffled, field).tobytes()
+
+
+def test_threads_change_nothing() -> None:
+    rng = np.random.default_rng(0)
+    updates = rng.integers(-100, 100, (300, 2000)).astype(np.int16)
+    reference = rng.integers(-1000, 1000, 2000)
+    with ThreadPoolExecutor(2) as threads:
+        one, two = gate(updates, reference), gate(updates, reference, spread=threads.map)
+    assert one.weights.tobytes() == two.weights.tobytes()
+    assert one.cosines.tobytes() == two.cosines.tobytes()
 
 
 def test_a_zero_reference_accepts_nothing() -> None:
-    assert [d.reason for d in gate([i32(1, 2), i32(0, 0)], i64(0, 0))] == [NO_REFERENCE, ZERO_UPDATE]
+    table = gate(rows((1, 2), (0, 0)), i64(0, 0))
+    assert reasons(table) == [NO_REFERENCE, ZERO_UPDATE]
+    assert not table.accepted.any()
 
 
 def test_an_empty_cohort_is_decided() -> None:
-    assert gate([], REFERENCE) == ()
+    table = gate(np.zeros((0, 2), np.int16), REFERENCE)
+    assert table.weights.shape == table.cosines.shape == table.norms.shape == table.reasons.shape == (0,)
 
 
 def test_extreme_integers_are_exact() -> None:
     top, bottom = 2**31 - 1, -(2**31)
     update, reference = i32(top, bottom, top), i64(2**63 - 1, -(2**63), 5)
-    assert exact_dot(update, reference) == top * (2**63 - 1) + bottom * -(2**63) + top * 5
+    product = top * (2**63 - 1) + bottom * -(2**63) + top * 5
+    assert exact_dot(update, reference) == product
     assert exact_dot(reference, reference) == (2**63 - 1) ** 2 + 2**126 + 25
-    assert gate([update], reference)[0].weight == 15
+    assert exact_products(update[None], reference[None])[0, 0] == product
+    assert exact_squares(update[None])[0] == 2 * top**2 + bottom**2
+    assert gate(rows(update), reference).weights.tolist() == [15]
 
 
 def test_one_unit_of_product_decides() -> None:
     # the two products differ by one in 2**93: floats would call both zero
     reference = i64(2**62, -(2**62), 1)
-    decisions = gate([i32(2**30, 2**30, 1), i32(2**30, 2**30, 0)], reference)
-    assert [d.accepted for d in decisions] == [True, False]
+    table = gate(rows((2**30, 2**30, 1), (2**30, 2**30, 0)), reference)
+    assert table.accepted.tolist() == [True, False]
+
+
+def test_a_weight_of_many_bits_is_exact() -> None:
+    # 4 * top**2 * median passes 63 bits: the quotients are taken in Python's integers
+    top, small, large = 2**20, 2**31 - 2, 2**31 - 1
+    found = gate(rows((small, 0, 0), (small, small, large)), i64(1, 0, 0), max_weight=top).weights
+    square = 2 * small**2 + large**2
+    assert found.tolist() == [top, (math.isqrt(4 * top * top * small**2 // square) + 1) // 2]
 
 
 @pytest.mark.parametrize(
-    "update",
-    [i32(1), i32(1, 2, 3), i64(1, 2), np.ones(2, np.float32), np.ones((1, 2), np.int32), [1, 2], None],
+    "updates",
+    [
+        np.ones((2, 1), np.int32),
+        np.ones((2, 3), np.int16),
+        np.ones((2, 2), np.int64),
+        np.ones((2, 2), np.float32),
+        np.ones(2, np.int32),
+        [[1, 2]],
+        None,
+    ],
 )
-def test_a_malformed_update_is_refused(update: Any) -> None:
-    with pytest.raises(UpdateRefused, match=r"updates\[1\]"):
-        gate([i32(1, 2), update], REFERENCE)
+def test_malformed_updates_are_refused(updates: Any) -> None:
+    with pytest.raises(UpdateRefused, match="updates"):
+        gate(updates, REFERENCE)
 
 
 def test_a_malformed_reference_is_refused() -> None:
     with pytest.raises(UpdateRefused, match="reference"):
-        gate([i32(1, 2)], np.ones(2))  # type: ignore[arg-type]
+        gate(rows((1, 2)), np.ones(2))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("weight", [0, -1, 1.5, True, 2**21])
 def test_a_bad_max_weight_is_refused(weight: Any) -> None:
     with pytest.raises(ConfigRefused, match="max_weight"):
-        gate([i32(1, 2)], REFERENCE, max_weight=weight)
+        gate(rows((1, 2)), REFERENCE, max_weight=weight)

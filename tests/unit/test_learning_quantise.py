@@ -11,12 +11,16 @@ import pytest
 from galaxylearning.errors import ConfigRefused, UpdateRefused
 from galaxylearning.learning import (
     Quantizer,
+    UpdateMatrix,
     aggregate,
     check_range,
     clip_norm,
     decode_update,
     encode_update,
+    finite_rows,
+    quantise_rows,
 )
+from galaxylearning.units import Address
 
 
 def f32(*values: float) -> Any:
@@ -159,40 +163,138 @@ def test_check_range_refuses_bad_settings(arguments: Any, field: str) -> None:
         check_range(*arguments)
 
 
-def test_aggregate_by_hand() -> None:
-    total, weight = aggregate(iter([(2, i32(1, -1)), (3, i32(10, 0))]))
+def test_rows_are_clipped_and_quantised_as_one_at_a_time() -> None:
+    rows = np.array([[3, 4], [0.3, -0.4], [0, 0], [-30, 40]], np.float32)
+    quantizer = Quantizer(16, 2.5)
+    expected = [quantizer.quantize(clip_norm(row, 2.5)).tolist() for row in rows]
+    assert quantise_rows(rows, quantizer, 2.5).tolist() == expected
+    assert quantise_rows(rows, quantizer, 2.5).dtype == np.int16
+    assert quantise_rows(rows, Quantizer(17, 2.5), 2.5).dtype == np.int32
+    assert quantise_rows(rows[:0], quantizer, 2.5).shape == (0, 2)
+    # without a limit only the quantiser bounds the numbers
+    assert quantise_rows(rows, quantizer, None).tolist() == [quantizer.quantize(r).tolist() for r in rows]
+    into = np.zeros((6, 2), np.int16)
+    quantise_rows(rows, quantizer, 2.5, out=into[1:5])
+    assert into[1:5].tolist() == expected
+    assert not into[[0, 5]].any()
+
+
+@pytest.mark.parametrize(
+    ("rows", "limit", "out", "field"),
+    [
+        (np.array([[1, 2], [math.nan, 0]], np.float32), 1.0, None, r"updates\[1\]"),
+        (np.array([[1, 2], [0, math.inf]], np.float32), None, None, r"updates\[1\]"),
+        (np.ones((2, 2)), 1.0, None, "updates"),
+        (np.ones(2, np.float32), 1.0, None, "updates"),
+        ([[1.0]], 1.0, None, "updates"),
+        (np.ones((2, 2), np.float32), 1.0, np.zeros((2, 2), np.int32), "out"),
+        (np.ones((2, 2), np.float32), 1.0, np.zeros((3, 2), np.int16), "out"),
+    ],
+)
+def test_malformed_rows_are_refused(rows: Any, limit: Any, out: Any, field: str) -> None:
+    with pytest.raises(UpdateRefused, match=field):
+        quantise_rows(rows, Quantizer(16, 1.0), limit, out=out)
+
+
+@pytest.mark.parametrize("limit", [0.0, -1.0, math.nan, math.inf])
+def test_rows_refuse_a_bad_limit(limit: float) -> None:
+    with pytest.raises(ConfigRefused, match="max_norm"):
+        quantise_rows(np.ones((1, 1), np.float32), Quantizer(16, 1.0), limit)
+
+
+def test_rows_that_are_not_finite_are_told() -> None:
+    rows = np.ones((5, 3), np.float32)
+    rows[1, 2], rows[3, 0], rows[4, 1] = math.nan, math.inf, -math.inf
+    assert finite_rows(rows).tolist() == [True, False, True, False, False]
+    assert finite_rows(rows[:0]).shape == (0,)
+
+
+A, B = Address(f"0x{1:040d}"), Address(f"0x{2:040d}")
+
+
+def matrix(**changes: Any) -> UpdateMatrix:
+    fields: dict[str, Any] = {
+        "owners": (A, B),
+        "parameters": np.array([[1, -2, 3], [4, 5, -6]], np.int16),
+        "buffers": np.zeros((2, 0), np.int32),
+        "bits": 16,
+    }
+    return UpdateMatrix(**(fields | changes))
+
+
+def test_an_update_matrix_knows_its_owners() -> None:
+    whole = matrix()
+    assert (len(whole), A in whole, Address(f"0x{3:040d}") in whole) == (2, True, False)
+    assert whole.only([B, A]) is whole
+    part = whole.only([B])
+    assert (part.owners, part.parameters.tolist()) == ((B,), [[4, 5, -6]])
+    assert len(whole.only([])) == 0
+    assert matrix(parameters=np.ones((2, 3), np.int32), bits=17).parameters.dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"owners": (A,)}, "parameters"),
+        ({"owners": (A, A)}, "owners"),
+        ({"parameters": np.zeros((2, 3), np.int32)}, "parameters"),
+        ({"parameters": np.zeros((2, 3), np.int16), "bits": 17}, "parameters"),
+        ({"parameters": np.zeros((2, 3), np.float32)}, "parameters"),
+        ({"parameters": np.zeros(2, np.int16)}, "parameters"),
+        ({"parameters": np.full((2, 3), -(2**15), np.int16)}, "±32767"),
+        ({"parameters": np.full((2, 3), 128, np.int16), "bits": 8}, "±127"),
+        ({"buffers": np.zeros((2, 1), np.int16)}, "buffers"),
+        ({"buffers": np.zeros((1, 1), np.int32)}, "buffers"),
+    ],
+)
+def test_a_malformed_update_matrix_is_refused(changes: dict[str, Any], field: str) -> None:
+    with pytest.raises(UpdateRefused, match=field):
+        matrix(**changes)
+
+
+def i64(*values: int) -> Any:
+    return np.array(values, np.int64)
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.int32])
+def test_aggregate_by_hand(kind: Any) -> None:
+    total, weight = aggregate(np.array([[1, -1], [10, 0], [99, 99]], kind), i64(2, 3, 0))
     assert total.tolist() == [32, -2]
     assert total.dtype == np.int64
     assert weight == 5
 
 
 def test_aggregate_is_exact_beyond_32_bits() -> None:
-    total, _ = aggregate((15, i32(2**31 - 1)) for _ in range(1000))
+    total, _ = aggregate(np.full((1000, 1), 2**31 - 1, np.int32), np.full(1000, 15))
     assert int(total[0]) == 15_000 * (2**31 - 1)
 
 
-def bad_updates() -> list[Any]:
+def bad_sums() -> list[Any]:
+    row = np.ones((1, 1), np.int16)
     return [
-        ([], "at least one"),
-        ([(1, i32(1)), (1, i32(1, 2))], r"updates\[1\]"),
-        ([(1, i32(1, 2)), (1, i32(1))], r"updates\[1\]"),
-        ([(1, np.ones(1, np.int64))], "int32"),
-        ([(1, f32(1))], "int32"),
-        ([(1, np.ones((1, 1), np.int32))], "dimension"),
-        ([(0, i32(1))], "weight"),
-        ([(-1, i32(1))], "weight"),
-        ([(1.0, i32(1))], "weight"),
-        ([(True, i32(1))], "weight"),
-        ([(10**9, i32(1))], "weight"),
+        (np.zeros((0, 1), np.int16), i64(), "at least one"),
+        (row, i64(0), "at least one"),
+        (row, i64(1, 1), "weights"),
+        (row, i64(-1), "at least one|weights"),
+        (np.ones((2, 1), np.int16), i64(-1, 2), "weights"),
+        (row, i64(10**9), "weights"),
+        (row, np.ones(1), "weights"),
+        (row, np.ones(1, np.bool_), "weights"),
+        (row, [1], "weights"),
+        (row.astype(np.int64), i64(1), "int32"),
+        (row.astype(np.float32), i64(1), "int32"),
+        (row[0], i64(1), "dimensions"),
     ]
 
 
-@pytest.mark.parametrize(("updates", "message"), bad_updates())
-def test_aggregate_refuses(updates: Any, message: str) -> None:
+@pytest.mark.parametrize(("updates", "weights", "message"), bad_sums())
+def test_aggregate_refuses(updates: Any, weights: Any, message: str) -> None:
     with pytest.raises(UpdateRefused, match=message):
-        aggregate(updates)
+        aggregate(updates, weights)
 
 
 def test_aggregate_refuses_a_sum_that_could_overflow() -> None:
-    with pytest.raises(UpdateRefused, match=r"updates\[4095\].*63 bits"):
-        aggregate((1 << 20, i32(-(2**31))) for _ in range(5000))
+    full = np.full((5000, 1), -(2**31), np.int32)
+    with pytest.raises(UpdateRefused, match="63 bits"):
+        aggregate(full, np.full(5000, 1 << 20))
+    assert int(aggregate(full[:4095], np.full(4095, 1 << 20))[0][0]) == -4095 << 51

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import nn
 
 from galaxylearning.errors import BlobRefused, GalaxyError, JobRefused, MessageRefused, UpdateRefused
 from galaxylearning.graph import FlatModel, compile_model
-from galaxylearning.learning import encode_update
+from galaxylearning.learning import UpdateMatrix, encode_update
 from galaxylearning.messages.records import UpdateBody, decode, encode
 from galaxylearning.messages.terms import (
     Admission,
@@ -28,6 +29,7 @@ from galaxylearning.messages.terms import (
 from galaxylearning.protocol.rounds import (
     BUFFER_BITS,
     MIN_TEST_ROWS,
+    STATUSES,
     HiddenSet,
     JobComputation,
     Rows,
@@ -244,6 +246,93 @@ def test_without_novelty_a_replay_of_the_last_step_is_paid_and_with_it_it_is_not
 
 def _fields(plan: Plan) -> dict[str, Any]:
     return {name: getattr(plan, name) for name in plan.__struct_fields__}
+
+
+# ---- updates as integers, as a simulation has them
+
+
+def integers(job: JobComputation, *owners: Address, bits: int = 16) -> UpdateMatrix:
+    """What the honest bodies of these owners hold."""
+    found = [trained(job, who) for who in owners]
+    rows: Any = np.array([params for params, _ in found], np.int16 if bits <= 16 else np.int32)
+    return UpdateMatrix(
+        owners,
+        rows,
+        np.array([buffers for _, buffers in found], np.int32).reshape(len(owners), -1),
+        bits,
+    )
+
+
+@pytest.mark.parametrize("kind", ["plain", "normed"])
+def test_integers_give_what_their_bodies_give(request: pytest.FixtureRequest, kind: str) -> None:
+    model: FlatModel = request.getfixturevalue(kind)
+    one, other = start(model), start(model)
+    gone, broken = OWNERS[1], OWNERS[2]
+    for _ in range(2):
+        bodies = honest(one, OWNERS[0], OWNERS[3]) | {gone: None, broken: UpdateRefused("cut short")}
+        updates = integers(one, OWNERS[3], OWNERS[0])
+        first = one.advance(bodies)
+        second = other.advance_updates(updates, absent=[gone], malformed={broken: "cut short"})
+        assert first.decisions == second.decisions
+        assert first.scores == second.scores
+        assert first.model_digest == second.model_digest == one.model_digest() == other.model_digest()
+        assert (first.measured_before, first.measured_after) == (
+            second.measured_before,
+            second.measured_after,
+        )
+    assert first.measured_after == one.measured(one.state)
+    assert first.measured_before == one.outcomes[0].measured_after == one.measured(first.before)
+
+
+def test_an_outcome_is_arrays_in_order_of_address(plain: FlatModel) -> None:
+    job = start(plain)
+    outcome = job.advance_updates(integers(job, OWNERS[3], OWNERS[0]), absent=[OWNERS[1]])
+    assert outcome.data_owners == (OWNERS[0], OWNERS[1], OWNERS[3])
+    assert [STATUSES[code] for code in outcome.codes] == ["accepted", "absent", "accepted"]
+    assert outcome.weights[1] == 0 < min(outcome.weights[[0, 2]])
+    assert outcome.values[1] == outcome.errors[1] == outcome.cosines[1] == 0.0
+    assert outcome.scores == {
+        who: (outcome.values[i], outcome.errors[i]) for i, who in ((0, OWNERS[0]), (2, OWNERS[3]))
+    }
+
+
+def test_threads_change_nothing_in_a_round(plain: FlatModel) -> None:
+    one = start(plain)
+    with ThreadPoolExecutor(2) as threads:
+        two = JobComputation(one.terms, JOB_ID, plain, one.hidden, spread=threads.map)
+        bodies = honest(one)
+        first, second = one.advance(bodies), two.advance(bodies)
+    assert (first.scores, first.model_digest) == (second.scores, second.model_digest)
+
+
+def test_updates_of_another_shape_are_refused_and_nothing_moves(plain: FlatModel) -> None:
+    job = start(plain)
+    good = integers(job, *OWNERS[:2])
+    narrow = UpdateMatrix(good.owners, good.parameters[:, 1:].copy(), good.buffers, 16)
+    wide = UpdateMatrix(good.owners, good.parameters.astype(np.int32), good.buffers, 17)
+    more = UpdateMatrix(good.owners, good.parameters, np.zeros((2, 1), np.int32), 16)
+    for bad in (narrow, wide, more):
+        with pytest.raises(UpdateRefused, match="must hold"):
+            job.advance_updates(bad)
+    twices: list[Any] = [
+        {"absent": [OWNERS[0]]},
+        {"malformed": {OWNERS[1]: "no"}},
+        {"absent": [OWNERS[2]] * 2},
+    ]
+    for twice in twices:
+        with pytest.raises(UpdateRefused, match="once"):
+            job.advance_updates(good, **twice)
+    assert (job.round_index, job.outcomes) == (0, [])
+    assert len(job.advance_updates(good).scores) == 2
+
+
+def test_wide_integers_are_rounds_too(plain: FlatModel) -> None:
+    plan = Plan(**_fields(PLAN) | {"bits": 24})
+    coarse, fine = start(plain), start(plain, plan)
+    few, many = coarse.advance(honest(coarse)), fine.advance(honest(fine))
+    assert many.updates.parameters.dtype == np.int32
+    for who in OWNERS:
+        assert many.scores[who][0] == pytest.approx(few.scores[who][0], rel=0.01)
 
 
 # ---- law 6: a bad update changes nothing but its sender's pay

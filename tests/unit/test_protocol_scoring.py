@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from galaxylearning.contribution.sketch import SKETCH_SIZE
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import ConfigRefused, DataRefused, QuorumMissing
 from galaxylearning.graph import FlatModel, compile_model
@@ -24,9 +25,10 @@ from galaxylearning.messages.terms import (
     Terms,
     Windows,
 )
-from galaxylearning.protocol import scoring
+from galaxylearning.protocol import rounds, scoring
 from galaxylearning.protocol.rounds import (
     HiddenSet,
+    History,
     JobComputation,
     Rows,
     encode_body,
@@ -40,6 +42,7 @@ CONTRACT = Address("0x5FbDB2315678afecb367f032d93F642f64180aa3")
 OWNERS = tuple(Address(f"0x{n:040d}") for n in range(1, 8))
 A, B, C = OWNERS[:3]
 NAT = 1 << 40
+TWIN_SEEDS = dict(zip(OWNERS, range(1, 8), strict=True)) | {OWNERS[6]: 1}
 MODEL = Digest(blake3_digest(b"model"))
 
 
@@ -245,10 +248,17 @@ def model() -> FlatModel:
     return FlatModel(graph, weights)
 
 
-def play(model: FlatModel, data: Mapping[Address, int], *, rounds: int, absent: Any = ()) -> JobComputation:
+def play(
+    model: FlatModel,
+    data: Mapping[Address, int],
+    *,
+    rounds: int,
+    absent: Any = (),
+    history: History = "full",
+) -> JobComputation:
     """A job in which every owner trains on ``clouds`` of the given seed; ``absent`` lists (owner, round)."""
     terms = make_terms()
-    job = JobComputation(terms, 1, model, HiddenSet.split(HIDDEN, seed=terms.seed))
+    job = JobComputation(terms, 1, model, HiddenSet.split(HIDDEN, seed=terms.seed), history=history)
     for index in range(rounds):
         job.advance(
             {
@@ -276,8 +286,7 @@ def play(model: FlatModel, data: Mapping[Address, int], *, rounds: int, absent: 
 @pytest.fixture(scope="module")
 def twins(model: FlatModel) -> JobComputation:
     """Seven identities over six rounds; the first and the last have the same data."""
-    seeds = dict(zip(OWNERS, range(1, 8), strict=True)) | {OWNERS[6]: 1}
-    return play(model, seeds, rounds=6, absent={(B, 2)})
+    return play(model, TWIN_SEEDS, rounds=6, absent={(B, 2)})
 
 
 def test_a_score_table_adds_up_and_travels(twins: JobComputation) -> None:
@@ -318,17 +327,52 @@ def test_the_same_data_under_two_names_is_found_and_paid_as_one(
 
 
 def test_too_few_rounds_find_no_twins(model: FlatModel) -> None:
-    seeds = dict(zip(OWNERS, range(1, 8), strict=True)) | {OWNERS[6]: 1}
-    assert scoring.find_twins(play(model, seeds, rounds=3)) == ()
+    assert scoring.find_twins(play(model, TWIN_SEEDS, rounds=3)) == ()
 
 
 def test_long_updates_are_compared_by_projections_and_find_the_same_twins(
-    twins: JobComputation, monkeypatch: pytest.MonkeyPatch
+    model: FlatModel, twins: JobComputation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert twins.sizes[0] < scoring.SKETCH_SIZE
+    assert twins.sizes[0] < SKETCH_SIZE
     exact = scoring.find_twins(twins)
-    monkeypatch.setattr(scoring, "SKETCH_SIZE", twins.sizes[0] - 1)
-    assert scoring.find_twins(twins) == exact == (frozenset({OWNERS[0], OWNERS[6]}),)
+    monkeypatch.setattr(rounds, "SKETCH_SIZE", twins.sizes[0] - 1)
+    projected = play(model, TWIN_SEEDS, rounds=6, absent={(B, 2)})
+    sent = projected.outcomes[0].sent
+    assert sent is not None
+    assert sent.updates.shape == (7, twins.sizes[0] - 1)
+    assert scoring.find_twins(projected) == exact == (frozenset({OWNERS[0], OWNERS[6]}),)
+
+
+@pytest.mark.parametrize("history", ["twins", "none"])
+def test_without_history_the_table_is_the_same_but_for_twins(
+    model: FlatModel, twins: JobComputation, history: History
+) -> None:
+    lean = play(model, TWIN_SEEDS, rounds=6, absent={(B, 2)}, history=history)
+    whole, table = scoring.score_table(twins, OWNERS), scoring.score_table(lean, OWNERS)
+    if history == "twins":
+        assert table == whole
+    else:
+        assert table.twins == ()
+        assert [r.model_digest for r in table.rounds] == [r.model_digest for r in whole.rounds]
+        assert [r.correct for r in table.rounds] == [r.correct for r in whole.rounds]
+        assert all(outcome.sent is None for outcome in lean.outcomes)
+    for gone in ("before", "after", "updates"):
+        with pytest.raises(ValueError, match="keeps no models"):
+            getattr(lean.outcomes[0], gone)
+    with pytest.raises(ValueError, match="keeps no models"):
+        scoring.reference_values(lean, "leave-one-out")
+
+
+def test_cohorts_that_are_too_large_are_not_searched_for_twins(
+    model: FlatModel, twins: JobComputation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "MAX_PLAYERS", 7)
+    assert scoring.find_twins(twins)
+    monkeypatch.setattr(scoring, "MAX_PLAYERS", 6)
+    assert scoring.find_twins(twins) == ()
+    monkeypatch.setattr(rounds, "MAX_PLAYERS", 6)
+    job = play(model, TWIN_SEEDS, rounds=1)
+    assert job.outcomes[0].sent is None
 
 
 def test_no_rounds_make_an_empty_table(model: FlatModel) -> None:

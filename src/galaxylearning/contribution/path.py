@@ -46,6 +46,9 @@ GradientBlocks: TypeAlias = Callable[[F64], F64]
 SHARE_TOLERANCE = 1e-9
 MAX_MIDPOINTS = 1000
 MAX_UPDATE_BITS = 24
+REAL_UPDATE_BITS = 22
+"""Real updates become integers of this many bits: G then has as many, and both err alike."""
+
 SMALLEST_GRADIENT = 1e-250
 """A gradient without a number above this counts as zero: its values are below every unit of account."""
 
@@ -174,7 +177,7 @@ def path_value(
     midpoints: int = 5,
     previous_step: F64 | None = None,
 ) -> PathValue:
-    """``PathScorer`` on real updates f64[P] each: every one is rounded to 24 bits of its largest number.
+    """``PathScorer`` on real updates f64[P] each: every one is rounded to 22 bits of its largest number.
 
     Raises:
         DataRefused: as ``PathScorer``; updates of a wrong type or size, not finite, none at all.
@@ -192,12 +195,12 @@ def path_value(
         gradient_blocks,
         start,
         step,
-        update_bits=MAX_UPDATE_BITS,
+        update_bits=REAL_UPDATE_BITS,
         midpoints=midpoints,
         previous_step=previous_step,
     )
     largest = np.array([float(np.max(np.abs(vector), initial=0.0)) for vector in vectors])
-    units = np.maximum(largest, SMALLEST_GRADIENT) / largest_level(MAX_UPDATE_BITS)
+    units = np.maximum(largest, SMALLEST_GRADIENT) / largest_level(REAL_UPDATE_BITS)
 
     def rounded() -> Iterator[I32]:
         for vector, unit in zip(vectors, units, strict=True):
