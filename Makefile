@@ -6,9 +6,10 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
+BENCH ?=
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test check bench contracts contracts-slow lock setup setup-dev clean
+.PHONY: help demo test check bench bench-peers bench-scale contracts contracts-slow lock setup setup-dev clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  make %-16s %s\n", $$1, $$2}'
@@ -46,6 +47,20 @@ check: setup-dev ## Lint, types, layers, freshness of artifacts
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest tests/contracts/test_abi_freshness.py
 
+# The peers' environments: each takes torch as the TORCH variable says, and nothing of ours.
+benchmarks/.venv-%/.installed: benchmarks/peers/requirements-%.txt
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $< '$(TORCH)'
+	touch $@
+
+bench-peers: setup benchmarks/.venv-flower/.installed benchmarks/.venv-pfl/.installed ## Compare with Flower, pfl-research and plain PyTorch (BENCH=--quick)
+	$(BIN)/python -m benchmarks.peers $(BENCH)
+	$(BIN)/python -m benchmarks.render
+
+bench-scale: setup ## Measure growing numbers of owners, parameters and coalitions (BENCH=--quick)
+	$(BIN)/python -m benchmarks.scale $(BENCH)
+	$(BIN)/python -m benchmarks.render
+
 bench: setup ## Time the demo and its parts
 	$(BIN)/python benchmarks/demo.py
 
@@ -61,4 +76,4 @@ lock: ## Renew the dependency locks (needs uv)
 	  --no-header --no-annotate --upgrade -o requirements/$$f.lock requirements/$$f.in; done
 
 clean: ## Remove what was installed and built
-	rm -rf $(VENV) .venv-slither contracts/node_modules contracts/out contracts/cache build .galaxy
+	rm -rf $(VENV) .venv-slither benchmarks/.venv-* benchmarks/.cache contracts/node_modules contracts/out contracts/cache build .galaxy

@@ -1,0 +1,163 @@
+"""One run of a program: its result, its wall time, and the memory of all its processes.
+
+Memory is read from /proc, so this needs Linux. The PSS of a process counts a page that n processes share as
+1/n, so that the sum over a program's processes counts every page once; the sum of RSS counts it n times.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PROC = Path("/proc")
+MEGABYTE = 1_000_000
+
+PREFIX = "RESULT "
+"""Begins the one line of JSON that a measured program says at its end."""
+
+SHORTEST_PAUSE_S = 0.02
+PAUSES_PER_SAMPLE = 25
+"""Between two samples lies at least this many times what one takes: the measured program keeps its cores."""
+
+QUIET_S = 0.3
+
+
+class RunError(Exception):
+    """A measured program ended without a result; the message holds the end of what it printed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one run gave.
+
+    ``result`` is the program's own JSON line. ``peak_mb`` is the largest sum of PSS seen over all its
+    processes and ``peak_rss_mb`` that of RSS, in megabytes of 10^6 bytes. ``load`` is the machine's load
+    average and ``busy`` the busy part of all cores, 0..1, both just before the start.
+    """
+
+    result: dict[str, Any]
+    wall_s: float
+    peak_mb: float
+    peak_rss_mb: float
+    processes: int
+    load: float
+    busy: float
+
+
+def run(command: Sequence[str], *, env: Mapping[str, str], cwd: Path, limit_s: float = 900) -> Run:
+    """Run ``command`` in a session of its own and wait for it; what it leaves running is ended.
+
+    Raises:
+        RunError: exit status other than 0, no result line, or more than ``limit_s`` seconds.
+    """
+    load, busy = os.getloadavg()[0], busy_share(QUIET_S)
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            command, env=dict(env), cwd=cwd, stdout=output, stderr=output, start_new_session=True
+        )
+        try:
+            pss, rss, most, wall_s = _watch(process, start, limit_s)
+        finally:
+            end_session(process.pid)
+            process.wait()
+        output.seek(0)
+        text = output.read()
+    name = " ".join(command)
+    if process.returncode != 0:
+        raise RunError(f"{name}: exit status {process.returncode}\n{text[-3000:]}")
+    lines = [line for line in text.splitlines() if line.startswith(PREFIX)]
+    if not lines:
+        raise RunError(f"{name}: printed no result\n{text[-3000:]}")
+    result = json.loads(lines[-1].removeprefix(PREFIX))
+    return Run(result, wall_s, pss / MEGABYTE, rss / MEGABYTE, most, load, busy)
+
+
+def _watch(process: subprocess.Popen[bytes], start: float, limit_s: float) -> tuple[int, int, int, float]:
+    """Sample until the process has ended: peak PSS and RSS in bytes, most processes at once, wall seconds."""
+    peak_pss = peak_rss = most = 0
+    while process.poll() is None:
+        before = time.perf_counter()
+        pss, rss, count = memory(family(process.pid))
+        peak_pss, peak_rss, most = max(peak_pss, pss), max(peak_rss, rss), max(most, count)
+        now = time.perf_counter()
+        if now - start > limit_s:
+            raise RunError(f"process {process.pid} stopped after {limit_s:.0f} s")
+        pause = max(SHORTEST_PAUSE_S, PAUSES_PER_SAMPLE * (now - before))
+        try:
+            process.wait(pause)
+        except subprocess.TimeoutExpired:
+            continue
+    return peak_pss, peak_rss, most, time.perf_counter() - start
+
+
+def family(root: int) -> list[int]:
+    """Process ids of ``root``, its descendants, and whoever else is in the session that it leads."""
+    parents: dict[int, int] = {}
+    found = {root}
+    for entry in PROC.iterdir():
+        if entry.name.isdigit() and (fields := _stat(int(entry.name))) is not None:
+            parents[int(entry.name)] = int(fields[1])
+            if int(fields[3]) == root:
+                found.add(int(entry.name))
+    grown = True
+    while grown:
+        more = {pid for pid, parent in parents.items() if parent in found} - found
+        found |= more
+        grown = bool(more)
+    return sorted(found)
+
+
+def memory(pids: Sequence[int]) -> tuple[int, int, int]:
+    """Sums of PSS and of RSS in bytes over the processes, and how many of them could be read."""
+    pss = rss = count = 0
+    for pid in pids:
+        try:
+            rollup = (PROC / str(pid) / "smaps_rollup").read_text(encoding="ascii")
+        except OSError:
+            continue  # it has ended in the meantime
+        sizes = dict(line.split()[:2] for line in rollup.splitlines()[1:])
+        pss += 1024 * int(sizes.get("Pss:", 0))
+        rss += 1024 * int(sizes.get("Rss:", 0))
+        count += 1
+    return pss, rss, count
+
+
+def end_session(leader: int) -> None:
+    """Kill every process that is still in the session led by ``leader``, and their descendants."""
+    for pid in family(leader):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def _stat(pid: int) -> list[str] | None:
+    """State, parent, group, session and so on; None when there is no such process any more."""
+    try:
+        text = (PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return text[text.rindex(")") + 2 :].split()
+
+
+def busy_share(seconds: float) -> float:
+    """Which part of all cores was busy during the next ``seconds``, 0..1: this program only waits."""
+    before = _cpu_times()
+    time.sleep(seconds)
+    spent = [now - then for now, then in zip(_cpu_times(), before, strict=True)]
+    idle = spent[3] + spent[4]
+    return 1.0 - idle / max(sum(spent), 1)
+
+
+def _cpu_times() -> list[int]:
+    first = (PROC / "stat").read_text(encoding="ascii").partition("\n")[0]
+    return [int(field) for field in first.split()[1:9]]
