@@ -23,7 +23,8 @@ from galaxylearning.engines.hidden_rows import (
     require_few,
     require_utility,
 )
-from galaxylearning.engines.layered import LayeredNet, LayeredWork, Stack
+from galaxylearning.engines.stack_nets import stack_net
+from galaxylearning.engines.stacks import StackNet, StackWork
 from galaxylearning.errors import ConfigRefused, DataRefused
 from galaxylearning.graph.model import Model
 from galaxylearning.learning.vectors import F32, F64, I64, require_integer, require_number, require_vector
@@ -31,8 +32,8 @@ from galaxylearning.protocol.rounds import Rows
 
 CoalitionGame: TypeAlias = Literal["fixed-share", "re-averaging"]
 
-CHUNK = 16
-"""Coalitions that are computed together: their activations stay in a core's cache."""
+CHUNK = 32
+"""Coalitions that are computed together: enough to fill the products, few enough for a core's cache."""
 
 TILE = 512
 """Rows that are looked at together."""
@@ -66,8 +67,8 @@ class CoalitionEvaluator:
 
     ``loss_clip`` (0, 1e6] bounds each row's loss from above, in nats; ``buffers`` f32[B] are the round's (the
     model's initial ones unless given). ``budget_mib`` bounds what is allocated here besides the arguments.
-    Results do not depend on ``threads``, nor beyond rounding on the budget; ``threads`` serve graphs made of
-    linear layers, others go one coalition at a time. ``report`` is told how many coalitions are done.
+    Results do not depend on ``threads``, nor beyond rounding on the budget; ``threads`` serve dense
+    graphs, others go one coalition at a time. ``report`` is told how many coalitions are done.
 
     Raises:
         ConfigRefused: a clip, budget or number of threads out of range.
@@ -88,7 +89,7 @@ class CoalitionEvaluator:
         self._model, self._report = model, report
         self._budget = Budget(budget_mib, threads)
         self._buffers = model.initial()[1] if buffers is None else buffers
-        self._net = LayeredNet.of(model.graph)
+        self._net = stack_net(model, self._buffers)
         self._hidden = (
             HiddenRows(rows, loss_clip) if self._net is None else StackedRows(self._net, rows, loss_clip)
         )
@@ -169,22 +170,24 @@ class CoalitionEvaluator:
 
     # ---- all at once
 
-    def _stacked(self, net: LayeredNet, hidden: StackedRows, round_: _Round) -> F64:
+    def _stacked(self, net: StackNet, hidden: StackedRows, round_: _Round) -> F64:
         n = len(round_.updates)
         chunk, tile, workers = self._fit(net, n)
         with np.errstate(over="ignore"):
             stack = net.load(np.concatenate([round_.start[None], round_.updates], dtype=np.float32))
         totals, coalitions = np.zeros((2, 1 << n)), 1 << n
         blocks = [slice(at, min(at + chunk, coalitions)) for at in range(0, coalitions, chunk)]
-        spaces = [LayeredWork(net, chunk, tile) for _ in range(workers)]
+        spaces = [net.work(chunk, tile) for _ in range(workers)]
         tiles = hidden.tiles(tile)
         for number, part in enumerate(tiles):
-            shared = _first_layer(stack, hidden.inputs[part])
+            with np.errstate(over="ignore", invalid="ignore"):
+                shared = net.shared(stack, hidden.inputs[part])
 
-            def work(block: slice, space: LayeredWork, part: slice = part, shared: F32 = shared) -> None:
+            def work(block: slice, space: StackWork, part: slice = part, shared: F32 = shared) -> None:
                 counts = coefficients(np.arange(block.start, block.stop), round_.shares, round_.game)
+                factors = np.concatenate([np.ones((len(counts), 1)), counts], axis=1, dtype=np.float32)
                 with np.errstate(over="ignore", invalid="ignore"):
-                    outputs = _combined(stack, shared, counts, space)
+                    outputs = space.mixed(stack, shared, factors, hidden.inputs[part])
                     hidden.add(outputs, part, round_.utility, totals[:, block])
 
             def done(block: slice, number: int = number) -> None:
@@ -199,7 +202,7 @@ class CoalitionEvaluator:
             self._one_by_one(np.flatnonzero(unsure), found, round_, None)
         return found
 
-    def _fit(self, net: LayeredNet, n: int) -> tuple[int, int, int]:
+    def _fit(self, net: StackNet, n: int) -> tuple[int, int, int]:
         """Coalitions per chunk, rows per tile, threads.
 
         Raises:
@@ -218,33 +221,12 @@ class CoalitionEvaluator:
         self._budget.require(fixed + each, f"evaluating the coalitions of {n} updates")
         return chunk, tile, self._budget.workers(fixed, each)
 
-    def _bytes(self, net: LayeredNet, n: int, chunk: int, tile: int) -> tuple[int, int]:
+    def _bytes(self, net: StackNet, n: int, chunk: int, tile: int) -> tuple[int, int]:
         """Bytes held whatever the number of threads, and by each of them."""
-        first = net.layers[0]
-        rows = len(self._hidden.rows) * (first.inputs + 1) * 4
+        rows, columns = len(self._hidden.rows), self._hidden.rows.inputs[:1].size + 1
         vectors = 2 * (n + 1) * net.parameters * 4
-        fixed = rows + vectors + (n + 1) * first.outputs * tile * 4 + (1 << n) * 64
-        later = net.parameters - first.inputs * first.outputs
-        each = LayeredWork.needed_bytes(net, chunk, tile) + StackedRows.needed_bytes(net, chunk, tile)
-        return fixed, each + chunk * later * 4
-
-
-def _first_layer(stack: Stack, rows: F32) -> F32:
-    """Products of the rows with the first layer of the start and of every update, f32[n + 1, out * rows]."""
-    first = stack.parts[0]
-    return (first.reshape(-1, first.shape[-1]) @ rows.T).reshape(len(first), -1)
-
-
-def _combined(stack: Stack, shared: F32, counts: F64, space: LayeredWork) -> F32:
-    """Outputs f32[c, m, rows] of coalitions in which the updates count as ``counts`` f64[m, n] say."""
-    models = len(counts)
-    factors = np.concatenate([np.ones((models, 1)), counts], axis=1, dtype=np.float32)
-    rows = shared.shape[1] // stack.parts[0].shape[1]
-    np.matmul(factors, shared, out=space.first(models, rows).reshape(models, -1))
-    later = tuple(
-        (factors @ part.reshape(len(part), -1)).reshape(models, *part.shape[1:]) for part in stack.parts[1:]
-    )
-    return space.finish(later, models, rows)
+        fixed = rows * columns * 4 + vectors + net.shared_bytes(n + 1, tile) + (1 << n) * 64
+        return fixed, net.work_bytes(chunk, tile) + StackedRows.needed_bytes(net, chunk, tile)
 
 
 def _shares(n: int, shares: Sequence[float] | None, sizes: Sequence[int] | None, game: CoalitionGame) -> F64:

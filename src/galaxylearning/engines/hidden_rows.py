@@ -8,8 +8,8 @@ import numpy as np
 
 from galaxylearning.contribution.games import MAX_EXACT_PLAYERS
 from galaxylearning.contribution.measure import MAX_CLIP
-from galaxylearning.engines.layered import LayeredNet
 from galaxylearning.engines.stack_losses import correct_predictions, sample_losses
+from galaxylearning.engines.stacks import StackNet
 from galaxylearning.errors import ConfigRefused, DataRefused
 from galaxylearning.graph.labels import CLASS_LOSSES, prepare_labels
 from galaxylearning.graph.model import Model
@@ -94,13 +94,13 @@ class HiddenRows:
 
 
 class StackedRows(HiddenRows):
-    """Hidden rows as stacks of models made of linear layers take them.
+    """Hidden rows as stacks of models take them.
 
     Raises:
         ConfigRefused, DataRefused: as ``HiddenRows``; rows or labels that the graph does not take.
     """
 
-    def __init__(self, net: LayeredNet, rows: Rows, loss_clip: float) -> None:
+    def __init__(self, net: StackNet, rows: Rows, loss_clip: float) -> None:
         super().__init__(rows, loss_clip)
         self._net, self.inputs, self._labels = net, net.rows(rows.inputs), net.labels(rows.labels)
 
@@ -123,10 +123,11 @@ class StackedRows(HiddenRows):
 
     def finish(self, totals: F64) -> F64:
         """Totals over all tiles, f64[2, M], as utilities."""
-        return totals * np.array([[-1.0], [1.0]]) / len(self.inputs)
+        found: F64 = totals * np.array([[-1.0], [1.0]]) / len(self.inputs)
+        return found
 
     @staticmethod
-    def needed_bytes(net: LayeredNet, models: int, rows: int) -> int:
+    def needed_bytes(net: StackNet, models: int, rows: int) -> int:
         """Bytes that :meth:`add` takes for a moment."""
         return models * rows * (8 * (3 * net.classes + 4) + net.classes)
 

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from galaxylearning.engines.stack_losses import output_delta
+from galaxylearning.engines.stacks import Array, Stack
 from galaxylearning.errors import DataRefused
 from galaxylearning.graph.document import ModelGraph, Node, Ref, StateEntry
 from galaxylearning.graph.labels import CLASS_LOSSES, prepare_labels
 from galaxylearning.learning.vectors import F32
 
-Array: TypeAlias = npt.NDArray[Any]
 Activation: TypeAlias = Literal["none", "relu", "tanh", "sigmoid"]
 
 _ACTIVATIONS: dict[str, Activation] = {
@@ -43,25 +42,12 @@ class Layer:
     activation: Activation
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Stack:
-    """Parameters of M models. ``flat`` f32[M * P] holds the ``parts`` f32[M, ...] one after the other."""
-
-    flat: F32
-    parts: tuple[F32, ...]
-
-    def __len__(self) -> int:
-        return len(self.parts[0])
-
-    def read(self, source: Stack, members: npt.NDArray[np.int64]) -> None:
-        """Become the ``members`` of ``source``, as many as this stack holds."""
-        for part, whole in zip(self.parts, source.parts, strict=True):
-            np.take(whole, members, axis=0, out=part, mode="clip")
-
-
 @dataclass(frozen=True, slots=True)
 class LayeredNet:
-    """A graph of linear layers with relu, tanh or sigmoid between them, all of whose weights train."""
+    """A graph of linear layers with relu, tanh or sigmoid between them, all of whose weights train.
+
+    Implements ``StackNet``; its docstrings say what is not said here.
+    """
 
     layers: tuple[Layer, ...]
     parameters: int
@@ -89,11 +75,6 @@ class LayeredNet:
                 shapes.append((layer.outputs,))
         return shapes
 
-    def empty(self, models: int) -> Stack:
-        """A stack of ``models`` models, not filled."""
-        flat = np.empty(models * self.parameters, np.float32)
-        return self.stack_over(flat, models)
-
     def stack_over(self, flat: F32, models: int) -> Stack:
         """The first ``models * P`` numbers of ``flat`` as a stack."""
         parts, start = [], 0
@@ -104,31 +85,18 @@ class LayeredNet:
         return Stack(flat[:start], tuple(parts))
 
     def load(self, params: F32) -> Stack:
-        """A stack of the models with parameters ``params`` f32[M, P]."""
-        stack = self.empty(len(params))
-        for view, piece in self._pairs(stack, params):
-            view[...] = piece
-        return stack
-
-    def vectors(self, stack: Stack) -> F32:
-        """The parameters f32[M, P] of a stack, in the order of the graph."""
-        params = np.empty((len(stack), self.parameters), np.float32)
-        for view, piece in self._pairs(stack, params):
-            piece[...] = view
-        return params
-
-    def _pairs(self, stack: Stack, params: F32) -> list[tuple[F32, F32]]:
-        """Every tensor twice: as it lies in the stack, and in the parameters."""
-        pairs, parts, models = [], list(stack.parts), len(stack)
+        """A stack of the models with parameters ``params`` f32[M, P], which are copied."""
+        models = len(params)
+        stack = self.stack_over(np.empty(models * self.parameters, np.float32), models)
+        parts = list(stack.parts)
         for index, layer in enumerate(self.layers):
-            size = layer.outputs * layer.inputs
+            part, size = parts.pop(0), layer.outputs * layer.inputs
             weight = params[:, layer.weight : layer.weight + size]
-            part = parts.pop(0)
-            pairs.append((part[..., : layer.inputs], weight.reshape(models, layer.outputs, layer.inputs)))
+            part[..., : layer.inputs] = weight.reshape(models, layer.outputs, layer.inputs)
             if layer.bias is not None:
                 bias = part[..., layer.inputs] if index == 0 else parts.pop(0)
-                pairs.append((bias, params[:, layer.bias : layer.bias + layer.outputs]))
-        return pairs
+                bias[...] = params[:, layer.bias : layer.bias + layer.outputs]
+        return stack
 
     def rows(self, inputs: Array) -> F32:
         """Rows as the first layer takes them, f32[n, in], with a last column of ones where it has a bias.
@@ -168,6 +136,25 @@ class LayeredNet:
         targets: F32 = prepared
         return targets
 
+    def shared(self, stack: Stack, rows: F32) -> F32:
+        """Products of the rows with every model's first layer, f32[M, out * n]: linear in the parameters."""
+        first = stack.parts[0]
+        return (first.reshape(-1, first.shape[-1]) @ rows.T).reshape(len(first), -1)
+
+    def shared_bytes(self, models: int, rows: int) -> int:
+        """Size of what :meth:`shared` gives."""
+        return 4 * models * self.layers[0].outputs * rows
+
+    def work(self, models: int, rows: int) -> LayeredWork:
+        """Memory for passes over up to so many models and rows."""
+        return LayeredWork(self, models, rows)
+
+    def work_bytes(self, models: int, rows: int) -> int:
+        """Bytes of that memory, and of the parameters that ``mixed`` makes for a moment."""
+        hidden = [layer.outputs for layer in self.layers[:-1]]
+        per_cell = 4 * (2 * sum(hidden) + self.classes + max(hidden, default=0) + 1) + max(hidden, default=0)
+        return models * rows * per_cell + 4 * rows + 4 * models * self.parameters
+
 
 class LayeredWork:
     """Arrays for passes over stacks of up to ``models`` models and ``rows`` rows; one thread's own."""
@@ -183,41 +170,23 @@ class LayeredWork:
         self._sums = np.empty(cells, np.float32)
         self._ones = np.ones((rows, 1), np.float32)
 
-    @staticmethod
-    def needed_bytes(net: LayeredNet, models: int, rows: int) -> int:
-        """Bytes of the arrays that such an object holds."""
-        hidden = [layer.outputs for layer in net.layers[:-1]]
-        per_cell = 4 * (2 * sum(hidden) + net.classes + max(hidden, default=0) + 1) + max(hidden, default=0)
-        return models * rows * per_cell + 4 * rows
-
-    def first(self, models: int, rows: int) -> F32:
-        """Where the first layer's outputs belong, f32[models, out, rows], before :meth:`finish`."""
-        return self._view(self._outputs[0], models, self._net.layers[0].outputs, rows)
-
-    def finish(self, later: tuple[F32, ...], models: int, rows: int) -> F32:
-        """Outputs f32[c, models, rows] from :meth:`first` and the parts of the layers after the first."""
-        parts = list(later)
-        layers = self._net.layers
-        below = self.first(models, rows)
-        if len(layers) == 1:
-            return below.transpose(1, 0, 2)
-        self._activate(layers[0], below)
-        for index, layer in enumerate(layers[1:], start=1):
-            above, weight = self._output(index, models, rows), parts.pop(0)
-            np.matmul(weight, below, out=above)
-            if layer.bias is not None:
-                above += parts.pop(0)[..., None]
-            self._activate(layer, above)
-            below = above
-        return below.transpose(1, 0, 2)
-
     def forward(self, stack: Stack, rows: F32) -> F32:
         """Outputs f32[c, M, n] of every model on ``rows`` f32[n, in] (as ``LayeredNet.rows`` gives them)."""
         models, n = len(stack), len(rows)
         first = stack.parts[0]
         flat = first.reshape(-1, first.shape[-1])
-        np.matmul(flat, rows.T, out=self.first(models, n).reshape(len(flat), n))
-        return self.finish(stack.parts[1:], models, n)
+        np.matmul(flat, rows.T, out=self._output(0, models, n).reshape(len(flat), n))
+        return self._finish(stack.parts[1:], models, n)
+
+    def mixed(self, source: Stack, shared: F32, factors: F32, rows: F32) -> F32:
+        """Outputs f32[c, M, n] of mixtures of the models of ``source``: see ``StackWork.mixed``."""
+        models, n = len(factors), len(rows)
+        np.matmul(factors, shared, out=self._output(0, models, n).reshape(models, -1))
+        later = tuple(
+            (factors @ part.reshape(len(part), -1)).reshape(models, *part.shape[1:])
+            for part in source.parts[1:]
+        )
+        return self._finish(later, models, n)
 
     def gradient(self, stack: Stack, rows: F32, targets: F32, scale: float, out: Stack) -> None:
         """Write ``scale`` times the gradient of every model's mean loss over the batch to ``out``.
@@ -241,6 +210,23 @@ class LayeredWork:
             delta = passed
         first = out.parts[0]
         np.matmul(delta.reshape(-1, n), rows, out=first.reshape(-1, first.shape[-1]))
+
+    def _finish(self, later: tuple[F32, ...], models: int, rows: int) -> F32:
+        """Outputs f32[c, models, rows] from the first layer's products and the later layers' parts."""
+        parts = list(later)
+        layers = self._net.layers
+        below = self._output(0, models, rows)
+        if len(layers) == 1:
+            return below.transpose(1, 0, 2)
+        self._activate(layers[0], below)
+        for index, layer in enumerate(layers[1:], start=1):
+            above, weight = self._output(index, models, rows), parts.pop(0)
+            np.matmul(weight, below, out=above)
+            if layer.bias is not None:
+                above += parts.pop(0)[..., None]
+            self._activate(layer, above)
+            below = above
+        return below.transpose(1, 0, 2)
 
     def _places(self) -> list[tuple[int, int | None]]:
         """Which parts hold each layer's weight and, after the first layer, its bias."""

@@ -25,9 +25,10 @@ from galaxylearning.engines.hidden_rows import (
     require_few,
     require_utility,
 )
-from galaxylearning.engines.layered import LayeredNet, LayeredWork, Stack
 from galaxylearning.engines.reference import ReferenceEngine
+from galaxylearning.engines.stack_nets import stack_net
 from galaxylearning.engines.stack_steps import StackSteps
+from galaxylearning.engines.stacks import Array, Stack, StackNet, StackWork
 from galaxylearning.errors import ConfigRefused, DataRefused
 from galaxylearning.graph.model import Model
 from galaxylearning.learning.local import batches
@@ -43,7 +44,7 @@ BLOCK = 128
 """Coalitions that are trained as one stack, at most."""
 
 BLOCK_PARAMETERS = 320_000
-"""About how many parameters a stack has, so that it stays in cache; but at least ``SMALLEST_BLOCK`` models."""
+"""About how many parameters a stack has, so that it stays in cache; at least ``SMALLEST_BLOCK`` models."""
 
 SMALLEST_BLOCK = 8
 
@@ -71,9 +72,9 @@ def retraining_worths(
     Federated averaging of the coalition's owners for ``rounds`` rounds from the initial model, weighted by
     their numbers of ``rows`` or ``equal``; the empty coalition keeps the initial model. Utilities are those
     of ``CoalitionEvaluator.worths`` on the hidden ``rows``, with the same ``loss_clip``; ``both`` gives
-    f64[2, 2**n]. Every owner sees the same batches in every coalition (``owner_rng``). Graphs of linear
-    layers train in stacks, on ``threads`` threads; any other graph, or any at all when an ``engine`` of this
-    cohort is given, one coalition at a time. ``report`` is told how many coalitions are done.
+    f64[2, 2**n]. Every owner sees the same batches in every coalition (``owner_rng``). Dense graphs
+    train in stacks, on ``threads`` threads; any other graph, or any at all when an ``engine`` of this cohort
+    is given, one coalition at a time. ``report`` is told how many coalitions are done.
 
     Raises:
         ConfigRefused: more than 20 owners, rounds outside 1..100,000, a setting of another name or out of
@@ -89,7 +90,7 @@ def retraining_worths(
     counts = cohort.counts.astype(np.float64) if weights == "rows" else np.ones(len(cohort))
     _require_steps(cohort, training)
     budget = Budget(budget_mib, threads)
-    net = LayeredNet.of(model.graph) if engine is None else None
+    net = stack_net(model, model.initial()[1]) if engine is None else None
     if net is None:
         hidden = HiddenRows(rows, loss_clip)
         one = engine or ReferenceEngine(model, cohort, training)
@@ -181,15 +182,15 @@ class _Space:
     current: F32
     gradient: F32
     steps: StackSteps
-    work: LayeredWork
+    work: StackWork
 
 
 class _Stacked:
-    """Retraining of graphs of linear layers, many coalitions at a time."""
+    """Retraining of dense graphs, many coalitions at a time."""
 
     def __init__(
         self,
-        net: LayeredNet,
+        net: StackNet,
         model: Model,
         cohort: Cohort,
         training: Training,
@@ -251,7 +252,7 @@ class _Stacked:
         return sorted(blocks, key=lambda block: -int(np.bitwise_count(block).sum()))
 
     def _block(
-        self, masks: I64, first: Stack, pool: tuple[F32, F32], space: _Space, stop: threading.Event
+        self, masks: I64, first: Stack, pool: tuple[F32, Array], space: _Space, stop: threading.Event
     ) -> None:
         """Leave the final models of some coalitions in ``space.state``."""
         models, net = masks.size, self._net
@@ -259,8 +260,7 @@ class _Stacked:
         shares = inside * self._counts
         shares = (shares / shares.sum(axis=1, keepdims=True)).astype(np.float32)
         state, following = net.stack_over(space.state, models), net.stack_over(space.following, models)
-        for part, trained in zip(state.parts, first.parts, strict=True):
-            np.matmul(shares, trained.reshape(len(trained), -1), out=part.reshape(models, -1))
+        state.mix(shares, first)
         for round_index in range(1, self._rounds):
             following.flat[:] = 0.0
             for owner in range(self._counts.size):
@@ -293,7 +293,7 @@ class _Stacked:
             part[members] += piece
 
     def _train(
-        self, stack: Stack, owner: int, round_index: int, pool: tuple[F32, F32], space: _Space
+        self, stack: Stack, owner: int, round_index: int, pool: tuple[F32, Array], space: _Space
     ) -> None:
         """One owner's local training, from every model of the stack."""
         cohort, plan = self._cohort, self._training.plan
@@ -325,7 +325,7 @@ class _Stacked:
             current,
             gradient,
             StackSteps(self._training.plan, size),
-            LayeredWork(self._net, models, rows),
+            self._net.work(models, rows),
         )
 
     def _fit(self, budget: Budget) -> tuple[int, int]:
@@ -335,7 +335,7 @@ class _Stacked:
             ConfigRefused: not even one coalition fits.
         """
         n, net = self._counts.size, self._net
-        width = net.layers[0].inputs + 1
+        width = self._hidden.rows.inputs[:1].size + 1
         rows = (len(self._cohort.pool) * (width + net.classes) + len(self._hidden.inputs) * width) * 4
         fixed = rows + (2 * n + 2) * net.parameters * 4 + (1 << n) * 64
         models = min(BLOCK, max(SMALLEST_BLOCK, BLOCK_PARAMETERS // net.parameters), (1 << n) - 1)
@@ -351,4 +351,4 @@ class _Stacked:
         scores = StackedRows.needed_bytes(self._net, models, self._tile)
         # Two more for the pieces that are gathered and added at the end of an owner's training.
         vectors = (arrays + 2) * models * self._net.parameters * 4
-        return vectors + LayeredWork.needed_bytes(self._net, models, rows) + scores
+        return vectors + self._net.work_bytes(models, rows) + scores

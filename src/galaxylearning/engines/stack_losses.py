@@ -16,11 +16,11 @@ Array: TypeAlias = npt.NDArray[Any]
 def output_delta(loss: str, outputs: F32, targets: F32, scale: float, sums: F32) -> None:
     """Turn ``outputs`` f32[c, M, b], in place, into ``scale`` times the slope of each model's mean loss.
 
-    ``targets`` f32[c, 1, b] are one-hot for class losses; ``sums`` f32[M * b] is scratch. A class loss is
-    the cross-entropy of the outputs.
+    ``targets`` f32[c, 1, b] are one-hot for cross-entropy, the one class loss that is taken here; ``sums``
+    f32[M * b] is scratch.
     """
     classes, models, rows = outputs.shape
-    if loss in CLASS_LOSSES:
+    if loss == "cross_entropy":
         totals = sums.reshape(models, rows)
         np.max(outputs, axis=0, out=totals)
         outputs -= totals
@@ -49,12 +49,14 @@ def output_delta(loss: str, outputs: F32, targets: F32, scale: float, sums: F32)
 def sample_losses(loss: str, outputs: F32, labels: Array) -> F64:
     """Loss of every model on every row, f64[M, n], in double precision from ``outputs`` f32[c, M, n].
 
-    ``labels`` are class numbers int64[n], or targets f32[n, c]; a class loss is the outputs' cross-entropy.
+    ``labels`` are class numbers int64[n], or targets f32[n, c].
     """
     wide = outputs.astype(np.float64)
     if loss in CLASS_LOSSES:
-        top = wide.max(axis=0)
         picked = wide[labels, :, np.arange(len(labels))].T
+        if loss == "nll":
+            return -picked
+        top = wide.max(axis=0)
         wide -= top
         np.exp(wide, out=wide)
         found: F64 = np.log(wide.sum(axis=0)) + (top - picked)
