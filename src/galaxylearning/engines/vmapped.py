@@ -7,7 +7,7 @@ of different sizes share a pass by weights: a row that only fills up a batch cou
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -26,20 +26,19 @@ from galaxylearning.engines.lowering import (
     lowered,
     why_not_stackable,
 )
+from galaxylearning.engines.measures import BITS, levels_apart
 from galaxylearning.engines.memory import MIB, require_budget
 from galaxylearning.engines.optimisers import Optimiser, Tensors
 from galaxylearning.engines.reference import ReferenceEngine
-from galaxylearning.errors import ConfigRefused, DataRefused, GalaxyError, UpdateRefused
-from galaxylearning.graph.cost import meter
+from galaxylearning.engines.vmapped_setup import StateLayout, checked_labels, device_of
+from galaxylearning.errors import ConfigRefused, UpdateRefused
 from galaxylearning.graph.document import DEFAULT_LIMITS, ModelGraph
 from galaxylearning.graph.flat import FlatModel
 from galaxylearning.graph.infer import infer
-from galaxylearning.graph.labels import prepare_labels
 from galaxylearning.graph.losses import per_sample
 from galaxylearning.graph.program import Program
 from galaxylearning.graph.weights import weights_from_bytes, weights_size
-from galaxylearning.learning.plan import LocalPlan
-from galaxylearning.learning.quantise import Quantizer, clip_norm
+from galaxylearning.learning.quantise import Quantizer
 from galaxylearning.learning.vectors import F32, I64
 
 Wanted: TypeAlias = Literal["float32", "bfloat16", "auto"]
@@ -48,7 +47,6 @@ _SAMPLE = 4
 """So many data owners decide whether bfloat16 is precise enough."""
 _TIMED = 32
 """At most so many data owners decide how convolutions are computed."""
-_BITS = 16
 _ACTIVATION_COPIES = 3
 """A training step holds its activations, their gradients and the parts being worked on."""
 
@@ -59,8 +57,9 @@ class VmappedEngine:
     ``precision="auto"`` takes bfloat16 for products if a few data owners' integer updates (clipped to
     ``clip_norm``, 16 bits) then stay within half the tolerance between engines, else float32.
     ``convolutions`` are grouped or unfolded as asked, or by timing both on an accelerator. What was taken is
-    in ``precision``, ``convolutions`` and, for people, ``chosen``. ``budget_mib`` bounds what the engine
-    holds on the device and, for results, beside it.
+    in ``precision``, ``convolutions`` and, for people, ``chosen``. ``budget_mib`` bounds what the engine adds
+    to the process; on an accelerator those are the results, and ``device_budget_mib`` (the same unless given)
+    bounds what it holds there.
 
     Raises:
         ConfigRefused: the graph cannot be trained like this (and why), the device is not there, or a single
@@ -81,6 +80,7 @@ class VmappedEngine:
         device: str = "cuda",
         precision: Wanted = "float32",
         budget_mib: float = 1024.0,
+        device_budget_mib: float | None = None,
         clip_norm: float = 1.0,
         convolutions: Convolutions | None = None,
     ) -> None:
@@ -88,22 +88,24 @@ class VmappedEngine:
         reason = why_not_stackable(graph)
         if reason is not None:
             raise ConfigRefused(f"cannot train all data owners at once: {reason}", where="engine vmapped")
-        self._device = _device(device)
+        self._device = device_of(device)
         self._graph, self._cohort, self._training = graph, cohort, training
         self._weights = weights_from_bytes(graph, weights, max_bytes=weights_size(graph))
         self._program = Program(graph)
-        self._layout = _Layout(graph)
+        self._layout = StateLayout(graph)
         self._is_recurrent = is_recurrent(graph)
         self._steps, self._widths = shapes_of(cohort.counts, training.plan)
         self._clip_norm = clip_norm
         self._flat: FlatModel | None = None
         torch.set_num_threads(1)
-        labels = _checked_rows(graph, cohort)
+        labels = checked_labels(graph, cohort)
         self.precision: Precision = "float32"
         self.convolutions: Convolutions = convolutions or "grouped"
         patches = self._probe()
         time_both = convolutions is None and self._device.type == "cuda" and has_conv2d(graph)
-        self._plan_memory(budget_mib, patches if time_both or convolutions == "unfolded" else 0)
+        if not (time_both or convolutions == "unfolded"):
+            patches = 0
+        self._plan_memory(budget_mib, budget_mib if device_budget_mib is None else device_budget_mib, patches)
         self._inputs = self._resident(cohort.pool.inputs)
         self._labels = torch.from_numpy(labels).to(self._device)
         notes = [self._time_convolutions()] if time_both else []
@@ -267,24 +269,34 @@ class VmappedEngine:
         patches = mode.patch_bytes if isinstance(mode, Lowering) else 0
         return patches // (len(few) + len(more))
 
-    def _plan_memory(self, budget_mib: float, patch_bytes: int) -> None:
+    def _plan_memory(self, budget_mib: float, device_budget_mib: float, patch_bytes: int) -> None:
         """How many data owners train at once (``_chunk``) and are given back at once (``_window``).
 
-        Pool data may take half of the budget, results a quarter of the rest.
+        On an accelerator results take half of the process's budget, and the pool may take half of the
+        device's; on a CPU results take a quarter, and the pool is the caller's.
         """
         width = int(self._widths.max())
-        activations = infer(self._graph, width, DEFAULT_LIMITS).activation_bytes
         pool = self._cohort.pool.inputs
         update = 4 * self._layout.parameters
         one = update * (5 + Optimiser.vectors(self._training.plan))
+        activations = infer(self._graph, width, DEFAULT_LIMITS).activation_bytes
         one += _ACTIVATION_COPIES * (activations + width * patch_bytes)
         one += 2 * width * (pool.nbytes // max(1, len(pool)))
-        budget = int(budget_mib * MIB)
-        self._is_resident = self._device.type != "cpu" and pool.nbytes <= budget // 2
-        left = budget - (pool.nbytes if self._is_resident else 0) - self._layout.state_bytes
-        require_budget((one + update + self._layout.state_bytes) / MIB, budget_mib, "training one data owner")
-        self._window = int(max(1, min(len(self._cohort), left // 4 // update)))
-        self._chunk = int(max(1, min(len(self._cohort), (left - self._window * update) // one)))
+        budget, state = int(budget_mib * MIB), self._layout.state_bytes
+        if self._device.type == "cpu":
+            require_budget((one + update + state) / MIB, budget_mib, "training one data owner")
+            self._is_resident = False
+            window = (budget - state) // 4 // update
+            left = budget - state - min(window, len(self._cohort)) * update
+        else:
+            require_budget(2 * update / MIB, budget_mib, "one data owner's result")
+            require_budget((one + state) / MIB, device_budget_mib, "training one data owner on the device")
+            on_device = int(device_budget_mib * MIB)
+            self._is_resident = pool.nbytes + state + one <= on_device and pool.nbytes <= on_device // 2
+            window = budget // 2 // update
+            left = on_device - state - (pool.nbytes if self._is_resident else 0)
+        self._window = int(max(1, min(len(self._cohort), window)))
+        self._chunk = int(max(1, min(len(self._cohort), left // one)))
 
     def _resident(self, inputs: np.ndarray[Any, Any]) -> torch.Tensor:
         """The pool's inputs on the device if they may stay there, else as they lie."""
@@ -339,76 +351,6 @@ class VmappedEngine:
         return np.concatenate([found.updates.copy() for found in self.train(params, buffers, owners, 0)])
 
 
-def levels_apart(one: F32, other: F32, max_norm: float, bits: int = _BITS) -> int:
-    """How far the integers of two updates f32[P] differ at most, clipped to ``max_norm`` as a job would."""
-    quantizer = Quantizer(bits, max_norm)
-    first, second = (
-        quantizer.quantize(clip_norm(update, max_norm)).astype(np.int64) for update in (one, other)
-    )
-    return int(np.abs(first - second).max(initial=0))
-
-
-def training_flops(graph: ModelGraph, plan: LocalPlan, counts: I64) -> int:
-    """Operations of the local trainings of data owners with so many rows, int64[K].
-
-    A training step is counted as three forward passes, a multiply-add as two operations.
-    """
-    distinct, repeats = np.unique(counts, return_counts=True)
-    per_row = meter(graph, 1).flops_forward
-    total = 0
-    for rows, times in zip(distinct.tolist(), repeats.tolist(), strict=True):
-        steps, widths = shapes_of(np.array([rows], np.int64), plan)
-        seen = plan.epochs * rows if plan.epochs is not None else int(steps[0] * widths[0])
-        total += 3 * per_row * seen * times
-    return total
-
-
-def achieved_flops(graph: ModelGraph, plan: LocalPlan, counts: I64, seconds: float) -> float:
-    """Operations a second that training data owners with so many rows in so many seconds reached.
-
-    Raises:
-        ValueError: no time passed.
-    """
-    if not seconds > 0:
-        raise ValueError("seconds must be above 0")
-    return training_flops(graph, plan, counts) / seconds
-
-
-class _Layout:
-    """Which of a graph's state is trained, loaded or fixed, and where it lies in the flat vectors."""
-
-    def __init__(self, graph: ModelGraph) -> None:
-        self._trained = [entry for entry in graph.state if entry.trainable]
-        self._loaded = [e for e in graph.state if e.kind == "buffer" and e.federate in ("mean", "sum")]
-        moving = {entry.name for entry in (*self._trained, *self._loaded)}
-        self._fixed = [entry.name for entry in graph.state if entry.name not in moving]
-        self.parameters = sum(entry.elements for entry in self._trained)
-        self.buffers = sum(entry.elements for entry in self._loaded)
-        self.state_bytes = sum(entry.bytes for entry in graph.state)
-
-    def initial(self, weights: Mapping[str, torch.Tensor]) -> tuple[F32, F32]:
-        """The initial parameters f32[P] and buffers f32[B]."""
-        vectors = []
-        for entries in (self._trained, self._loaded):
-            parts = [weights[entry.name].detach().reshape(-1).numpy() for entry in entries]
-            vectors.append(np.concatenate([np.empty(0, np.float32), *parts]))
-        return vectors[0], vectors[1]
-
-    def tensors(
-        self, weights: Mapping[str, torch.Tensor], params: F32, buffers: F32, device: torch.device
-    ) -> tuple[Tensors, Tensors]:
-        """What is trained, and all other state, on the device."""
-        fixed = {name: weights[name].detach().to(device) for name in self._fixed}
-        trained: Tensors = {}
-        for entries, vector, target in ((self._trained, params, trained), (self._loaded, buffers, fixed)):
-            start = 0
-            for entry in entries:
-                piece = vector[start : start + entry.elements].reshape(entry.shape)
-                target[entry.name] = torch.tensor(piece, device=device)
-                start += entry.elements
-        return trained, fixed
-
-
 def _require_vector(vector: np.ndarray[Any, Any], name: str, dtype: type, size: int) -> None:
     if vector.dtype != dtype or vector.shape != (size,):
         raise ValueError(
@@ -421,46 +363,4 @@ def _require_options(precision: str, convolutions: str | None, clip_norm: float)
         raise ConfigRefused(f"must be float32, bfloat16 or auto, not {precision!r}", where="precision")
     if convolutions not in (None, "grouped", "unfolded"):
         raise ConfigRefused(f"must be grouped or unfolded, not {convolutions!r}", where="convolutions")
-    Quantizer(_BITS, clip_norm)
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).split("\n", 1)[0][:200]
-        raise ConfigRefused(f"{name!r} cannot be used ({reason})", where="device") from None
-    return device
-
-
-def _checked_rows(graph: ModelGraph, cohort: Cohort) -> np.ndarray[Any, Any]:
-    """The pool's labels as the loss takes them; those that no data owner has are zero."""
-    wanted, inputs = graph.inputs[0], cohort.pool.inputs
-    if inputs.dtype != wanted.dtype or inputs.shape[1:] != wanted.shape[1:]:
-        shape = ", ".join(str(size) for size in wanted.shape[1:])
-        raise DataRefused(
-            f"rows must be {wanted.dtype} [n, {shape}], not {inputs.dtype} {list(inputs.shape)}",
-            where=f"input {wanted.name}",
-        )
-    rest = infer(graph, 2, DEFAULT_LIMITS).output.shape[1:]
-    used = np.unique(cohort.index)
-    try:
-        checked = prepare_labels(graph.loss, cohort.pool.labels[used], (len(used), *rest))
-    except DataRefused as refused:
-        raise _naming_owner(graph, cohort, rest, refused) from None
-    labels = np.zeros((len(cohort.pool), *checked.shape[1:]), checked.dtype)
-    labels[used] = checked
-    return labels
-
-
-def _naming_owner(
-    graph: ModelGraph, cohort: Cohort, rest: tuple[int, ...], refused: GalaxyError
-) -> GalaxyError:
-    for owner in range(len(cohort)):
-        rows = cohort.rows(owner)
-        try:
-            prepare_labels(graph.loss, rows.labels, (len(rows), *rest))
-        except DataRefused as reason:
-            return DataRefused(str(reason), where=f"owner {owner}")
-    return refused
+    Quantizer(BITS, clip_norm)
