@@ -69,7 +69,7 @@ def load_table(path: Path, options: ReadOptions | None = None, *, split: str = "
         StorageError: the disk failed.
     """
     options = options or ReadOptions()
-    if path.is_dir():
+    if path.is_dir() and path.suffix.lower() not in _READERS:
         return read_huggingface(path, options, split=split)
     return _parse(_read_file(path, options), path, options)
 

@@ -70,8 +70,6 @@ def read_object(raw: bytes, where: str) -> dict[str, Any]:
 def form_of(name: str, kind: Any, feature: object, options: ReadOptions) -> Form:
     """How the column ``name`` of the Arrow type ``kind`` is read; ``feature`` is what the metadata say."""
     told = feature.get("_type") if isinstance(feature, dict) else None
-    if pa.types.is_dictionary(kind):
-        return "unusable"
     if told == "ClassLabel" and pa.types.is_integer(kind):
         return "plain" if options.kinds.get(name) in ("number", "integer") else "class"
     if is_number(kind) or is_text(kind):

@@ -33,6 +33,7 @@ from galaxylearning.storage.huggingface_columns import (
     read_features,
 )
 from galaxylearning.storage.huggingface_folder import check_sizes, find_files, saved_features
+from galaxylearning.storage.parquet_pages import claimed_size
 from galaxylearning.storage.parquet_table import read_parquet
 from galaxylearning.storage.tables import (
     ReadOptions,
@@ -176,12 +177,12 @@ def _parquet(data: bytes, path: Path, options: ReadOptions) -> _Shard:
             return read_parquet(data, file, alone).columns[name]
         leaf = f"{name}.bytes" if form == "picture" else name
         with _arrow_errors(file, name):
-            _check_claims(metadata, name, file, options)
+            _check_claims(data, metadata, name, file, options)
             # Bytes stay dictionary-encoded: a few of them may stand in every row.
             opened = pq.ParquetFile(
                 pa.BufferReader(data), read_dictionary=[leaf] if form == "picture" else None
             )
-            column = opened.read(columns=[leaf], use_threads=False).column(0)
+            column = opened.read(columns=[leaf], use_threads=False).column(name)
             return _READERS[form](column, name, file, options)
 
     return _Shard(file, metadata.num_rows, forms, read)
@@ -216,18 +217,17 @@ def _forms(
     }
 
 
-def _check_claims(metadata: Any, name: str, file: str, options: ReadOptions) -> None:
-    """Refuse a nested column that says in the file's footer that it unpacks to more than is allowed."""
+def _check_claims(data: bytes, metadata: Any, name: str, file: str, options: ReadOptions) -> None:
+    """Refuse a nested column whose pages unpack to more than is allowed, before any is unpacked."""
     total = 0
     for i in range(metadata.num_row_groups):
         group = metadata.row_group(i)
         for j in range(group.num_columns):
             chunk = group.column(j)
-            if chunk.path_in_schema.split(".")[0] == name:
-                # Eight bytes a number, or what encoded bytes take; whichever claims more.
-                total += max(8 * chunk.num_values, chunk.total_uncompressed_size)
+            if f"{chunk.path_in_schema}.".startswith(f"{name}."):
+                total += claimed_size(data, chunk, item_bytes=8)
     limit = options.limits.max_unpacked_bytes
-    if not 0 <= total <= limit:
+    if total > limit:
         refuse(file, f"unpacks to {total} bytes; at most {limit} are allowed", column=name)
 
 
