@@ -1,0 +1,269 @@
+"""``simulate``: a job and its data owners in, a result out; with or without a chain."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+import msgspec
+import numpy as np
+
+from galaxylearning.contribution import FixedPointUtility, from_fixed
+from galaxylearning.errors import ConfigRefused
+from galaxylearning.messages.terms import CLASS_LOSSES
+from galaxylearning.nodes.site import Progress
+from galaxylearning.protocol.job import Job
+from galaxylearning.protocol.rounds import Rows
+from galaxylearning.simulation.chain_run import ChainRun, run_on_chain
+from galaxylearning.simulation.history import History, OwnerStatus, RoundRecord, RunInfo
+from galaxylearning.simulation.players import Players
+from galaxylearning.simulation.prepare import Prepared, prepare
+from galaxylearning.simulation.report import make_report
+from galaxylearning.simulation.result import SimulationResult
+from galaxylearning.simulation.run import (
+    Attendance,
+    OnRound,
+    Options,
+    Run,
+    Tell,
+    chosen_engine,
+)
+from galaxylearning.simulation.settings import Simulation
+from galaxylearning.storage.job_file import read_job_file, read_test_set
+from galaxylearning.units import Address
+
+EMBEDDED: Final = "embedded:"
+_STATUS: Final[Mapping[str, OwnerStatus]] = {
+    "accepted": OwnerStatus.ACCEPTED,
+    "rejected": OwnerStatus.REJECTED,
+    "malformed": OwnerStatus.MALFORMED,
+    "absent": OwnerStatus.ABSENT,
+}
+
+
+def simulate(
+    job: Job | str | Path,
+    owners: Simulation | int | Sequence[Rows] | None = None,
+    *,
+    chain: str = "",
+    rounds: int | None = None,
+    seed: int | None = None,
+    options: Options | None = None,
+    tell: Tell | None = None,
+    on_round: OnRound | None = None,
+) -> SimulationResult:
+    """Train, judge and pay simulated data owners exactly as the job would.
+
+    Args:
+        job: a ``Job``, or the path of a job file.
+        owners: a ``Simulation``; or how many, each with an equal part of the rows; or their rows. Left out,
+            the job file's ``simulation``, else ten owners that share half of the test set.
+        chain: ``"embedded:"`` plays the whole protocol on a chain of its own, in virtual time.
+        rounds, seed: instead of the job's.
+        options: engine, memory, checkpoints, callbacks.
+        tell: is given a line of text for each step.
+        on_round: is given every round's record and the number of rounds.
+
+    Raises:
+        GalaxyError: something about job, data or options is not acceptable, or the run failed.
+    """
+    rows: Sequence[Rows] | None = None
+    if isinstance(job, Job):
+        settings, test = Simulation(), read_test_set(job)
+    else:
+        file = read_job_file(Path(job))
+        job, test = file.job, (file.test, file.columns)
+        settings = _settings_in(file.names.get("simulation"), file.folder)
+    if isinstance(owners, Simulation):
+        settings = owners
+    elif isinstance(owners, int):
+        settings = replace(settings, owners=owners)
+    elif owners is not None:
+        rows = list(owners)
+    if rounds is not None:
+        job = replace(job, plan=msgspec.structs.replace(job.plan, rounds=rounds))
+    if seed is not None:
+        job = replace(job, seed=seed)
+    said = tell or _silent
+    prepared = prepare(job, settings, test=test, owners=rows)
+    said(_described(prepared))
+    chosen = options or Options()
+    if chain == EMBEDDED:
+        return _on_chain(prepared, chosen, said, on_round or _unwatched)
+    if chain:
+        raise ConfigRefused(f"{chain[:60]!r} given; allowed: {EMBEDDED} or nothing", where="chain")
+    engine = chosen_engine(prepared, chosen, said)
+    with ExitStack() as stack:
+        stack.callback(engine.close)
+        run = Run(prepared, chosen, engine)
+        stack.callback(run.close)
+        return run.go(said, on_round or _unwatched)
+
+
+def changed_settings(path: Path, changes: Mapping[str, Any]) -> Simulation:
+    """The settings of a job file with some changed.
+
+    Raises:
+        GalaxyError: the file or a setting is not acceptable.
+    """
+    file = read_job_file(path)
+    return replace(_settings_in(file.names.get("simulation"), file.folder), **changes)
+
+
+def _settings_in(found: object, folder: Path) -> Simulation:
+    """What a job file set, its paths made absolute."""
+    if found is None:
+        return Simulation()
+    if not isinstance(found, Simulation):
+        raise ConfigRefused("must be a galaxylearning.Simulation", where="simulation")
+    if found.data is None:
+        return found
+    if isinstance(found.data, str | Path):
+        return replace(found, data=folder / found.data)
+    return replace(found, data=tuple(folder / path for path in found.data))
+
+
+def _described(prepared: Prepared) -> str:
+    count, counts = len(prepared.cast), prepared.cast.cohort.counts
+    parameters, hidden = prepared.compiled.model.parameter_count, len(prepared.compiled.test)
+    return (
+        f"{count:,} data owners, {int(counts.min()):,} to {int(counts.max()):,} rows each, from "
+        f"{prepared.source}; {parameters:,} parameters; {hidden:,} hidden rows"
+    )
+
+
+def _on_chain(prepared: Prepared, options: Options, tell: Tell, on_round: OnRound) -> SimulationResult:
+    if options.resume or options.patience is not None:
+        raise ConfigRefused("not with a chain: a posted job runs to its end", where="resume, patience")
+    start = time.monotonic()
+    engine = chosen_engine(prepared, options, tell)
+    attendance = Attendance(prepared)
+    watch = _Watch(prepared, tell)
+    try:
+        with tempfile.TemporaryDirectory(prefix="galaxy-simulation-") as folder:
+
+            async def play() -> ChainRun:
+                return await run_on_chain(
+                    prepared.compiled,
+                    Players(prepared.cast, engine, prepared.terms.plan),
+                    prepared.names,
+                    prepared.raw,
+                    senders=attendance.senders,
+                    delays=attendance.delays,
+                    window=prepared.settings.window,
+                    folder=Path(folder),
+                    entropy=os.urandom,
+                    report=watch,
+                )
+
+            found = anyio.run(play)
+    finally:
+        engine.close()
+    history = _history(prepared, found, attendance)
+    for record in history.rounds:
+        on_round(record, prepared.terms.plan.rounds)
+    return _chain_result(prepared, found, history, engine.name, time.monotonic() - start)
+
+
+class _Watch:
+    """Tells of the protocol's steps, each once."""
+
+    def __init__(self, prepared: Prepared, tell: Tell) -> None:
+        self._tell, self._rounds = tell, prepared.terms.plan.rounds
+        self._seen: set[tuple[str, object]] = set()
+
+    def __call__(self, progress: Progress) -> None:
+        key = (progress.step, progress.facts.get("round"))
+        if progress.step in ("enrolled", "update sent") or key in self._seen:
+            return
+        self._seen.add(key)
+        facts = "  ".join(f"{name}={value}" for name, value in progress.facts.items())
+        self._tell(f"{progress.actor}: {progress.step}  {facts}")
+
+
+def _history(prepared: Prepared, found: ChainRun, attendance: Attendance) -> History:
+    """The rounds of the settled score table, identities in the cast's order."""
+    places = {who: position for position, who in enumerate(found.accounts)}
+    count, table = len(found.accounts), found.table
+    utility = FixedPointUtility()
+    rows = len(prepared.compiled.test)
+    records = []
+    for scores in table.rounds:
+        statuses = np.zeros(count, np.int8)
+        values, errors = np.zeros(count), np.zeros(count)
+        for owner in scores.owners:
+            place = places[Address(owner.data_owner)]
+            statuses[place] = _STATUS[owner.status]
+            if owner.status == "accepted":
+                values[place], errors[place] = from_fixed(owner.value), from_fixed(owner.standard_error)
+        late = np.setdiff1d(attendance.drawn(scores.round_index), attendance.senders(scores.round_index))
+        statuses[late] = OwnerStatus.DROPPED
+        records.append(
+            RoundRecord(
+                round_index=scores.round_index,
+                utility=utility.to_nats(scores.utility_after) / (rows - rows // 2),
+                accuracy=scores.correct / rows if prepared.terms.loss in CLASS_LOSSES else None,
+                seconds=0.0,
+                statuses=statuses,
+                values=values,
+                errors=errors,
+            )
+        )
+    return History(count, tuple(records))
+
+
+def _chain_result(
+    prepared: Prepared, found: ChainRun, history: History, engine: str, seconds: float
+) -> SimulationResult:
+    names = dict(zip(found.accounts, prepared.names, strict=True))
+    info = RunInfo(
+        job=prepared.terms.title,
+        owners=prepared.names,
+        behaviours=prepared.cast.labels,
+        rounds=prepared.terms.plan.rounds,
+    )
+    params, buffers = found.model
+    return SimulationResult(
+        report=make_report(
+            info,
+            history,
+            rows=prepared.cast.cohort.counts,
+            pays=found.payouts,
+            bounty=int(found.terms.price.bounty),
+            played_by=prepared.cast.played_by,
+        ),
+        history=history,
+        params=params,
+        buffers=buffers,
+        model=found.model_bytes,
+        best_model=found.model_bytes,
+        model_digest=found.state.model_digest.hex(),
+        engine=engine,
+        source=prepared.source,
+        twins=tuple(tuple(names[Address(who)] for who in group) for group in found.table.twins),
+        refunded=found.state.refunded,
+        fees=found.state.fees_paid,
+        seconds=seconds,
+        chain={
+            "kind": EMBEDDED,
+            "audit": found.audit.verdict,
+            "checks": len(found.audit.findings),
+            "problems": [str(problem.problem) for problem in found.audit.problems],
+            "data_owner_transactions": found.transactions,
+        },
+    )
+
+
+def _silent(_line: str) -> None:
+    """Nobody listens."""
+
+
+def _unwatched(_record: RoundRecord, _rounds: int) -> None:
+    """Nobody watches."""

@@ -1,0 +1,80 @@
+"""One round as the data owners play it: trained by an engine, bent by each one's behaviour, made integers.
+
+The same code serves a simulation without a chain and the data owners' nodes of one with a chain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from galaxylearning.engines.engine import Engine, Trained
+from galaxylearning.learning import Quantizer, quantise_rows
+from galaxylearning.learning.exact import IntRows, require_rows
+from galaxylearning.learning.quantise import row_type
+from galaxylearning.learning.vectors import F32, F64, I32, I64
+from galaxylearning.messages.terms import Plan
+from galaxylearning.protocol.rounds import BUFFER_BITS, BUFFER_RANGE, quantizer
+from galaxylearning.simulation.behaviours import Cast, Scene, perform
+
+NOT_FINITE = "the update is not finite"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Played:
+    """What reaches the evaluators: row ``k`` is of ``owners[k]``, ascending.
+
+    ``parameters`` int16 or int32 [m, P] and ``buffers`` int32 [m, B] are clipped and quantised.
+    ``malformed`` names those whose update cannot be read, and why; they have no row.
+    """
+
+    owners: I64
+    parameters: IntRows
+    buffers: I32
+    malformed: Mapping[int, str]
+
+
+class Players:
+    """All identities of a cast."""
+
+    def __init__(self, cast: Cast, engine: Engine, plan: Plan) -> None:
+        self.cast, self._engine, self._plan = cast, engine, plan
+        self._scale = quantizer(plan)
+        self._buffer_scale = Quantizer(BUFFER_BITS, BUFFER_RANGE)
+
+    def play(
+        self, params: F32, buffers: F32, senders: I64, round_index: int, last_step: F64 | None
+    ) -> Played:
+        """What ``senders`` (ascending positions) send when they receive this model.
+
+        Raises:
+            GalaxyError: the engine failed as a whole.
+        """
+        ints = np.zeros((len(senders), params.size), row_type(self._plan.bits))
+        changes: I32 = np.zeros((len(senders), buffers.size), np.int32)
+        malformed: dict[int, str] = {}
+        trainees = senders[self.cast.trains[senders]]
+        trained = self._engine.train(params, buffers, trainees, round_index) if trainees.size else iter(())
+        scene = Scene(round_index, params, buffers, self._plan.clip_norm, last_step)
+        for part in perform(self.cast, trained, scene, senders=senders):
+            kept, reasons = _readable(part)
+            malformed |= reasons
+            places = np.searchsorted(senders, part.owners[kept])
+            ints[places] = quantise_rows(part.updates[kept], self._scale, self._plan.clip_norm)
+            if buffers.size:
+                changes[places] = quantise_rows(part.buffers[kept] - buffers, self._buffer_scale, None)
+        sent = require_rows(ints, "updates")
+        if not malformed:
+            return Played(senders, sent, changes, malformed)
+        rest = ~np.isin(senders, np.fromiter(malformed, np.int64))
+        return Played(senders[rest], sent[rest], changes[rest], malformed)
+
+
+def _readable(part: Trained) -> tuple[np.ndarray, dict[int, str]]:
+    """Which rows can be made integers, and why the others cannot."""
+    finite = np.isfinite(part.updates).all(axis=1) & np.isfinite(part.buffers).all(axis=1)
+    failed = np.isin(part.owners, np.fromiter(part.failures, np.int64, len(part.failures)))
+    reasons = {int(who): NOT_FINITE for who in part.owners[~finite]} | dict(part.failures)
+    return finite & ~failed, reasons
