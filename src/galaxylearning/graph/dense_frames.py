@@ -35,7 +35,7 @@ class FlatFrame:
     """One pass over columns that lie model by model.
 
     ``params`` is ``[P]``, shared by all models, or ``[models, P]``; ``gradients`` ``[models, P]`` is what
-    derivatives by parameters are written to.
+    derivatives by parameters are written to; ``starts`` ``[models]`` are the models' first columns.
     """
 
     def __init__(
@@ -49,8 +49,8 @@ class FlatFrame:
     ) -> None:
         self.values, self.slopes = values, slopes
         self.params, self.gradients = params, gradients
-        self._groups, self._frozen = groups, frozen
-        self._starts: I64 = np.concatenate(
+        self.groups, self.frozen = groups, frozen
+        self.starts: I64 = np.concatenate(
             [np.arange(g.last - g.first, dtype=np.int64) * g.width + g.start for g in groups]
         )
         self._split: dict[int, list[F32]] = {}
@@ -79,7 +79,7 @@ class FlatFrame:
         if self._is_shared(weight):
             np.matmul(self._shared(weight).T, self.slopes[y], out=target)
         else:
-            targets = self._parts(target) if first else split(target, self._groups)
+            targets = self._parts(target) if first else split(target, self.groups)
             for w, source, out in zip(
                 self._own(weight, self.params), self._parts(self.slopes[y]), targets, strict=True
             ):
@@ -127,10 +127,10 @@ class FlatFrame:
         """See ``Frame.vector_slope``."""
         if slope.shape[0] != vector.size:
             slope = slope.sum(0, keepdims=True)
-        if len(self._starts) == 1:
+        if len(self.starts) == 1:
             found = slope.sum(1, keepdims=True).T
         else:
-            found = np.add.reduceat(slope, self._starts, axis=1).T
+            found = np.add.reduceat(slope, self.starts, axis=1).T
         target = self.gradients[:, vector.start : vector.start + vector.size]
         _write(target, found if sign == 1.0 else np.float32(sign) * found, first=first)
 
@@ -141,7 +141,7 @@ class FlatFrame:
 
     def _shared(self, weight: Matrix) -> F32:
         if not weight.is_trainable:
-            held = self._frozen[weight.name]
+            held = self.frozen[weight.name]
             return held.T if weight.is_transposed else held
         held = self.params[weight.start : weight.start + weight.rows * weight.columns]
         if weight.is_transposed:
@@ -150,12 +150,12 @@ class FlatFrame:
 
     def _vector(self, vector: Vector) -> F32:
         if not vector.is_trainable:
-            return self._frozen[vector.name].reshape(-1, 1)
+            return self.frozen[vector.name].reshape(-1, 1)
         return self.params[vector.start : vector.start + vector.size, None]
 
     def _vectors(self, vector: Vector) -> list[F32]:
         part = self.params[:, vector.start : vector.start + vector.size, None]
-        return [part[g.first : g.last] for g in self._groups]
+        return [part[g.first : g.last] for g in self.groups]
 
     def _own(self, weight: Matrix, vectors: F32) -> list[F32]:
         """A weight, or the derivative by it, of each group's models: views ``[models, rows, columns]``."""
@@ -163,13 +163,13 @@ class FlatFrame:
         found = self._blocks.get(key)
         if found is None:
             stacked = stacked_matrix(weight, vectors)
-            found = self._blocks[key] = [stacked[g.first : g.last] for g in self._groups]
+            found = self._blocks[key] = [stacked[g.first : g.last] for g in self.groups]
         return found
 
     def _parts(self, array: F32) -> list[F32]:
         found = self._split.get(id(array))
         if found is None:
-            found = self._split[id(array)] = split(array, self._groups)
+            found = self._split[id(array)] = split(array, self.groups)
         return found
 
 
@@ -183,7 +183,7 @@ class BroadFrame:
         self, values: list[F32], slopes: list[F32], frozen: Mapping[str, F32], params: F32, gradients: F32
     ) -> None:
         self.values, self.slopes = values, slopes
-        self.params, self.gradients, self._frozen = params, gradients, frozen
+        self.params, self.gradients, self.frozen = params, gradients, frozen
 
     def product(self, weight: Matrix, x: int, y: int) -> None:
         """See ``Frame.product``."""
@@ -223,12 +223,12 @@ class BroadFrame:
     def _matrix(self, weight: Matrix) -> F32:
         if weight.is_trainable:
             return stacked_matrix(weight, self.params)
-        held = self._frozen[weight.name]
+        held = self.frozen[weight.name]
         return held.T if weight.is_transposed else held
 
     def _vector(self, vector: Vector) -> F32:
         if not vector.is_trainable:
-            return self._frozen[vector.name].reshape(-1, 1)
+            return self.frozen[vector.name].reshape(-1, 1)
         return self.params[:, vector.start : vector.start + vector.size, None]
 
 
