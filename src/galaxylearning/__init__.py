@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from galaxylearning.messages.terms import Admission, ArrayField, Column, Plan, Schema, Windows
     from galaxylearning.protocol.job import Job, Price
     from galaxylearning.protocol.rows import input_width
+    from galaxylearning.simulation.api import simulate
+    from galaxylearning.simulation.settings import Simulation
 
 __version__ = "0.1.0"
 
@@ -24,9 +26,11 @@ _HOMES = {
     "Plan": "messages.terms",
     "Price": "protocol.job",
     "Schema": "messages.terms",
+    "Simulation": "simulation.settings",
     "Windows": "messages.terms",
     "input_width": "protocol.rows",
     "schema_of": "bootstrap",
+    "simulate": "simulation.api",
 }
 
 __all__ = [
@@ -37,9 +41,11 @@ __all__ = [
     "Plan",
     "Price",
     "Schema",
+    "Simulation",
     "Windows",
     "input_width",
     "schema_of",
+    "simulate",
 ]
 
 

@@ -21,6 +21,7 @@ INTERRUPTED: Final = 130
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "demo": ("galaxylearning.cli.demo:demo", "A whole paid federation on this machine, offline."),
     "new": ("galaxylearning.cli.new:new", "Write a job file to begin with."),
+    "simulate": ("galaxylearning.cli.simulate:simulate", "Try a job on simulated data owners."),
     "chain": ("galaxylearning.cli.chain:app", "Serve the embedded chain; deploy or join contracts."),
     "store": ("galaxylearning.cli.store:app", "Serve, list and check the blob store."),
     "wallet": ("galaxylearning.cli.wallet:app", "Accounts and their keys."),

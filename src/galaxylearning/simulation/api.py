@@ -36,7 +36,7 @@ from galaxylearning.simulation.run import (
     chosen_engine,
 )
 from galaxylearning.simulation.settings import Simulation
-from galaxylearning.storage.job_file import read_job_file, read_test_set
+from galaxylearning.storage.job_file import JobFile, read_job_file, read_test_set
 from galaxylearning.units import Address
 
 EMBEDDED: Final = "embedded:"
@@ -79,46 +79,66 @@ def simulate(
         settings, test = Simulation(), read_test_set(job)
     else:
         file = read_job_file(Path(job))
-        job, test = file.job, (file.test, file.columns)
-        settings = _settings_in(file.names.get("simulation"), file.folder)
+        job, settings, test = file.job, _settings_in(file), (file.test, file.columns)
     if isinstance(owners, Simulation):
         settings = owners
     elif isinstance(owners, int):
         settings = replace(settings, owners=owners)
     elif owners is not None:
         rows = list(owners)
-    if rounds is not None:
-        job = replace(job, plan=msgspec.structs.replace(job.plan, rounds=rounds))
-    if seed is not None:
-        job = replace(job, seed=seed)
-    said = tell or _silent
+    job = _changed(job, rounds, seed)
     prepared = prepare(job, settings, test=test, owners=rows)
-    said(_described(prepared))
-    chosen = options or Options()
-    if chain == EMBEDDED:
-        return _on_chain(prepared, chosen, said, on_round or _unwatched)
-    if chain:
-        raise ConfigRefused(f"{chain[:60]!r} given; allowed: {EMBEDDED} or nothing", where="chain")
-    engine = chosen_engine(prepared, chosen, said)
-    with ExitStack() as stack:
-        stack.callback(engine.close)
-        run = Run(prepared, chosen, engine)
-        stack.callback(run.close)
-        return run.go(said, on_round or _unwatched)
+    return _play(prepared, chain, options or Options(), tell or _silent, on_round or _unwatched)
 
 
-def changed_settings(path: Path, changes: Mapping[str, Any]) -> Simulation:
-    """The settings of a job file with some changed.
+def simulate_file(
+    path: Path,
+    changes: Mapping[str, Any],
+    *,
+    chain: str = "",
+    rounds: int | None = None,
+    seed: int | None = None,
+    options: Options,
+    tell: Tell,
+    on_round: OnRound,
+) -> SimulationResult:
+    """``simulate`` for a job file, with some fields of its ``simulation`` changed.
 
     Raises:
-        GalaxyError: the file or a setting is not acceptable.
+        GalaxyError: as ``simulate``.
     """
     file = read_job_file(path)
-    return replace(_settings_in(file.names.get("simulation"), file.folder), **changes)
+    job = _changed(file.job, rounds, seed)
+    settings = replace(_settings_in(file), **changes)
+    prepared = prepare(job, settings, test=(file.test, file.columns))
+    return _play(prepared, chain, options, tell, on_round)
 
 
-def _settings_in(found: object, folder: Path) -> Simulation:
-    """What a job file set, its paths made absolute."""
+def _changed(job: Job, rounds: int | None, seed: int | None) -> Job:
+    if rounds is not None:
+        job = replace(job, plan=msgspec.structs.replace(job.plan, rounds=rounds))
+    return job if seed is None else replace(job, seed=seed)
+
+
+def _play(
+    prepared: Prepared, chain: str, options: Options, tell: Tell, on_round: OnRound
+) -> SimulationResult:
+    tell(_described(prepared))
+    if chain == EMBEDDED:
+        return _on_chain(prepared, options, tell, on_round)
+    if chain:
+        raise ConfigRefused(f"{chain[:60]!r} given; allowed: {EMBEDDED} or nothing", where="chain")
+    engine = chosen_engine(prepared, options, tell)
+    with ExitStack() as stack:
+        stack.callback(engine.close)
+        run = Run(prepared, options, engine)
+        stack.callback(run.close)
+        return run.go(tell, on_round)
+
+
+def _settings_in(file: JobFile) -> Simulation:
+    """What a job file set as ``simulation``, its paths made absolute."""
+    found = file.names.get("simulation")
     if found is None:
         return Simulation()
     if not isinstance(found, Simulation):
@@ -126,8 +146,8 @@ def _settings_in(found: object, folder: Path) -> Simulation:
     if found.data is None:
         return found
     if isinstance(found.data, str | Path):
-        return replace(found, data=folder / found.data)
-    return replace(found, data=tuple(folder / path for path in found.data))
+        return replace(found, data=file.folder / found.data)
+    return replace(found, data=tuple(file.folder / path for path in found.data))
 
 
 def _described(prepared: Prepared) -> str:

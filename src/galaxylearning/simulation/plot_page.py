@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from html import escape
+from html import escape as escape_markup
 from typing import Final
 
 from galaxylearning.simulation.history import History
@@ -74,6 +74,11 @@ def headline(report: Report, job: str) -> str:
     return (
         f"{job or 'run'}: {owners:,} data owner{'s' * (owners != 1)}, {rounds:,} round{'s' * (rounds != 1)}"
     )
+
+
+def escape(text: str) -> str:
+    """Text as HTML shows it: no markup, no control characters."""
+    return escape_markup("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
 
 
 def in_tokens(units: int, decimals: int) -> str:

@@ -1,0 +1,233 @@
+"""``galaxy simulate``: a job file, tried on simulated data owners before money is committed to it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from galaxylearning.cli import output
+from galaxylearning.cli.options import DECIMALS
+from galaxylearning.errors import ConfigRefused
+
+if TYPE_CHECKING:
+    from galaxylearning.simulation.callbacks import Callback
+    from galaxylearning.simulation.history import RoundRecord
+    from galaxylearning.simulation.result import SimulationResult
+
+INTERRUPTED = 130
+FORMATS = ("table", "json")
+FOLD = 40
+
+
+def simulate(
+    job: Annotated[Path, typer.Argument(help="The job file; it may set 'simulation' beside 'job'.")],
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="CSV, Parquet, npz or a Hugging Face folder with all rows; repeated: one an owner."
+        ),
+    ] = None,
+    owners: Annotated[
+        int | None, typer.Option(help="How many data owners the rows are dealt out to.")
+    ] = None,
+    partition: Annotated[
+        str | None,
+        typer.Option(help="How: iid, dirichlet:alpha=0.5, pathological:num_classes_per_partition=2 …"),
+    ] = None,
+    by: Annotated[str | None, typer.Option(help="Column to partition by; the label unless given.")] = None,
+    behave: Annotated[
+        list[str] | None,
+        typer.Option(help="Who misbehaves, e.g. sign-flip@0,3 or alie@x20 or scaled:factor=5@7. Repeatable."),
+    ] = None,
+    availability: Annotated[
+        str | None, typer.Option(help="Who is there: always, random:0.8, a CSV or JSONL trace …")
+    ] = None,
+    per_round: Annotated[
+        int | None, typer.Option(help="Owners drawn each round; all of them unless given.")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds, instead of the plan's.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Instead of the job's.")] = None,
+    engine: Annotated[
+        str, typer.Option(help="auto, stacked, workers, vmapped, reference, debug or ray.")
+    ] = "auto",
+    workers: Annotated[
+        int | None, typer.Option(help="Processes or threads; one a core unless given.")
+    ] = None,
+    memory_mib: Annotated[
+        int, typer.Option(help="The most memory the run may take, in MiB, the interpreter included.")
+    ] = 4096,
+    chain: Annotated[
+        str,
+        typer.Option(help="embedded: plays the whole protocol on a chain, in virtual time; empty: no chain."),
+    ] = "",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the results; 'simulation' beside the job file unless given."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")
+    ] = False,
+    checkpoints: Annotated[
+        bool,
+        typer.Option("--checkpoints/--no-checkpoints", help="Keep what --resume needs, every round."),
+    ] = True,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop after so many rounds without a better model; the best is kept.")
+    ] = None,
+    tensorboard: Annotated[Path | None, typer.Option(help="Also log to this TensorBoard folder.")] = None,
+    mlflow: Annotated[str | None, typer.Option(help="Also log to this MLflow tracking URI.")] = None,
+    plot: Annotated[bool, typer.Option("--plot/--no-plot", help="Draw plot.png and plot.html.")] = True,
+    format: Annotated[str, typer.Option(help="table or json.")] = "table",
+) -> None:
+    """Train, judge and pay simulated data owners exactly as the job would, without a chain or with one.
+
+    Writes report.json, owners.csv, rounds.csv, plot.png, plot.html, model.safetensors and best.safetensors to
+    --out. Ctrl-C stops after the round at hand; --resume goes on from there.
+
+    Examples:
+
+      galaxy new my-job && galaxy simulate my-job/job.py
+
+      galaxy simulate my-job/job.py --data rows.csv --owners 200 --partition dirichlet:0.3 --behave zero@0
+
+      galaxy simulate my-job/job.py --chain embedded: --format json
+    """
+    if format not in FORMATS:
+        raise ConfigRefused(f"{format[:40]!r} given; allowed: {', '.join(FORMATS)}", where="format")
+    teller = _Teller(is_quiet=format == "json")
+    teller.line(f"{job}: compiling")
+    from galaxylearning.simulation.api import simulate_file
+    from galaxylearning.simulation.run import Options
+
+    folder = _folder(out if out is not None else job.parent / "simulation")
+    options = Options(
+        engine=engine,
+        workers=workers,
+        memory_mib=memory_mib,
+        patience=patience,
+        checkpoints=folder / "checkpoints" if checkpoints and not chain else None,
+        resume=resume,
+        callbacks=() if chain else tuple(_callbacks(folder, tensorboard, mlflow, job.stem)),
+    )
+    changes: dict[str, Any] = {
+        "data": None if not data else data[0] if len(data) == 1 else tuple(data),
+        "owners": owners,
+        "partitioner": partition,
+        "partition_by": by,
+        "behaviours": None if not behave else tuple(behave),
+        "availability": availability,
+        "per_round": per_round,
+    }
+    changes = {name: value for name, value in changes.items() if value is not None}
+    found = simulate_file(
+        job,
+        changes,
+        chain=chain,
+        rounds=rounds,
+        seed=seed,
+        options=options,
+        tell=teller.line,
+        on_round=teller.round,
+    )
+    files = found.write(folder, plot=plot)
+    if format == "json":
+        output.print_json(found.to_document())
+    else:
+        _show(found, folder, files)
+    if found.reason == "interrupted":
+        typer.echo(f"stopped after round {len(found.history)}; --resume goes on", err=True)
+        sys.exit(INTERRUPTED)
+
+
+def _folder(folder: Path) -> Path:
+    """The folder of the results, made; one that holds something else is left alone."""
+    from galaxylearning.simulation.result import MARKER
+    from galaxylearning.storage.files import make_folder
+
+    is_ours = (folder / MARKER).is_file() or (folder / "checkpoints").is_dir()
+    if folder.is_dir() and any(folder.iterdir()) and not is_ours:
+        raise ConfigRefused(
+            "holds something that is not a simulation's; choose another --out", where=str(folder)
+        )
+    make_folder(folder / "checkpoints")
+    return folder
+
+
+def _callbacks(folder: Path, tensorboard: Path | None, mlflow: str | None, name: str) -> Iterator[Callback]:
+    from galaxylearning.simulation import callbacks
+
+    yield callbacks.CsvCallback(folder / "rounds.csv")
+    yield callbacks.JsonlCallback(folder / "rounds.jsonl")
+    if tensorboard is not None:
+        yield callbacks.TensorBoardCallback(tensorboard)
+    if mlflow is not None:
+        yield callbacks.MlflowCallback(mlflow, name)
+
+
+class _Teller:
+    """One line for each step; on standard error where standard output is for a program."""
+
+    def __init__(self, *, is_quiet: bool) -> None:
+        self._stream = sys.stderr if is_quiet else sys.stdout
+
+    def line(self, text: str) -> None:
+        """Say it at once."""
+        self._stream.write(output.harmless(text) + "\n")
+        self._stream.flush()
+
+    def round(self, record: RoundRecord, rounds: int) -> None:
+        """What a round came to."""
+        counts = {name: count for name, count in record.counts.items() if name != "present"}
+        accuracy = "" if record.accuracy is None else f"accuracy {record.accuracy:.3f}  "
+        others = "".join(
+            f", {counts[status]} {status}" for status in counts if status != "accepted" and counts[status]
+        )
+        self.line(
+            f"round {record.round_index + 1:>3} of {rounds}  {accuracy}loss {-record.utility:.4f}  "
+            f"{counts['accepted']} accepted{others}  {record.seconds:.2f} s"
+        )
+
+
+def _show(found: SimulationResult, folder: Path, files: Sequence[str]) -> None:
+    from galaxylearning.simulation.report import MEASURED, behaviour_table, owner_table
+
+    report = found.report
+    columns, rows = owner_table(report, fold=FOLD, money=_money)
+    output.print_table(f"{report.job}: who did what, and what it earned", columns, rows, right=MEASURED)
+    if len(report.behaviours) > 1:
+        columns, rows = behaviour_table(report, money=_money)
+        output.print_table("By behaviour", columns, rows, right=MEASURED)
+    facts: list[tuple[str, object]] = [
+        ("rounds", f"{report.rounds}, {report.reason}; best after round {_best(found)}"),
+        ("accuracy", "none: the label is a number" if report.accuracy is None else f"{report.accuracy:.3f}"),
+        ("paid", f"{_money(report.paid)} of {_money(report.bounty)}; {_money(found.refunded)} goes back"),
+        ("model", f"{found.model_digest} ({found.engine} engine, {found.seconds:.1f} s)"),
+    ]
+    if found.twins:
+        facts.append(("same data under several names", "; ".join(", ".join(group) for group in found.twins)))
+    if found.chain is not None:
+        facts.append(
+            (
+                "chain",
+                f"audit {found.chain['audit']} ({found.chain['checks']} checks); "
+                f"{found.chain['data_owner_transactions']} transactions by data owners",
+            )
+        )
+    facts += [("note", note) for note in found.notes]
+    facts.append((f"in {folder}", ", ".join(files)))
+    output.print_facts("", facts)
+
+
+def _best(found: SimulationResult) -> str:
+    best = found.report.best_round
+    return "none" if best is None else str(best + 1)
+
+
+def _money(units: int) -> str:
+    """An amount in whole tokens, to three decimals."""
+    return f"{Decimal(units).scaleb(-DECIMALS):,.3f}"
