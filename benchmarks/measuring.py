@@ -12,10 +12,10 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 PROC = Path("/proc")
 MEGABYTE = 1_000_000
@@ -52,33 +52,61 @@ class Run:
     busy: float
 
 
-def run(command: Sequence[str], *, env: Mapping[str, str], cwd: Path, limit_s: float = 900) -> Run:
-    """Run ``command`` in a session of its own and wait for it; what it leaves running is ended.
+def last_result(text: str) -> dict[str, Any]:
+    """The last result line in what a program printed.
 
     Raises:
-        RunError: exit status other than 0, no result line, or more than ``limit_s`` seconds.
+        ValueError: there is none.
+    """
+    lines = [line for line in text.splitlines() if line.startswith(PREFIX)]
+    if not lines:
+        raise ValueError("no result line")
+    result = json.loads(lines[-1].removeprefix(PREFIX))
+    if not isinstance(result, dict):
+        raise ValueError("the result is not an object")
+    return result
+
+
+def run(
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: Path,
+    limit_s: float = 900,
+    read: Callable[[str], dict[str, Any]] = last_result,
+) -> Run:
+    """Run ``command`` in a session of its own and wait for it; what it leaves running is ended.
+
+    ``read`` finds the result in what the program wrote to its standard output.
+
+    Raises:
+        RunError: exit status other than 0, no result, or more than ``limit_s`` seconds.
     """
     load, busy = os.getloadavg()[0], busy_share(QUIET_S)
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as messages:
         start = time.perf_counter()
         process = subprocess.Popen(
-            command, env=dict(env), cwd=cwd, stdout=output, stderr=output, start_new_session=True
+            command, env=dict(env), cwd=cwd, stdout=output, stderr=messages, start_new_session=True
         )
         try:
             pss, rss, most, wall_s = _watch(process, start, limit_s)
         finally:
             end_session(process.pid)
             process.wait()
-        output.seek(0)
-        text = output.read()
+        text, said = _text(output), _text(messages)
     name = " ".join(command)
     if process.returncode != 0:
-        raise RunError(f"{name}: exit status {process.returncode}\n{text[-3000:]}")
-    lines = [line for line in text.splitlines() if line.startswith(PREFIX)]
-    if not lines:
-        raise RunError(f"{name}: printed no result\n{text[-3000:]}")
-    result = json.loads(lines[-1].removeprefix(PREFIX))
+        raise RunError(f"{name}: exit status {process.returncode}\n{text[-1500:]}{said[-3000:]}")
+    try:
+        result = read(text)
+    except ValueError as error:
+        raise RunError(f"{name}: {error}\n{text[-1500:]}{said[-3000:]}") from None
     return Run(result, wall_s, pss / MEGABYTE, rss / MEGABYTE, most, load, busy)
+
+
+def _text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode("utf-8", errors="replace")
 
 
 def _watch(process: subprocess.Popen[bytes], start: float, limit_s: float) -> tuple[int, int, int, float]:

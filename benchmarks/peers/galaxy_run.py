@@ -21,7 +21,7 @@ from galaxylearning.engines.engine import Engine, Training
 from galaxylearning.graph.decode import read_graph
 from galaxylearning.graph.document import DEFAULT_LIMITS
 from galaxylearning.learning.plan import LocalPlan
-from galaxylearning.protocol.rounds import Rows
+from galaxylearning.protocol.hidden_set import Rows
 
 NO_BUFFERS = np.zeros(0, np.float32)
 
@@ -35,7 +35,6 @@ def engine_for(work: workloads.Workload, cohort: Cohort) -> Engine:
     training = Training(plan, seed=0)
     if work.name == "W1":
         from galaxylearning.engines.stacked import StackedEngine
-
         from galaxylearning.graph.dense import DenseProgram
         from galaxylearning.graph.dense_weights import dense_weights_from_bytes
 
