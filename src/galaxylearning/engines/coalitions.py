@@ -139,9 +139,9 @@ class CoalitionEvaluator:
             first = require_vector(start, "start", np.float32, size=size, error=DataRefused)
         if not isinstance(updates, np.ndarray) or updates.dtype not in (np.float32, np.float64):
             raise DataRefused("must be a numpy array of float32 or float64", where="updates")
-        require_few(len(updates) if updates.ndim else 0, "updates")
         if updates.ndim != 2 or updates.shape[1] != size:
             raise DataRefused(f"must have shape [n, {size}], not {list(updates.shape)}", where="updates")
+        require_few(len(updates), "updates")
         for i, update in enumerate(updates):
             if not bool(np.isfinite(update).all()):
                 raise DataRefused("must be finite; it contains NaN or infinity", where=f"updates[{i}]")

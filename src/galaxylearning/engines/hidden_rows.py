@@ -57,18 +57,31 @@ def require_utility(utility: str, loss: str) -> None:
         raise ConfigRefused(f"must be loss for a model trained by {loss}", where="utility")
 
 
+def require_pairs(rows: Rows) -> None:
+    """Refuse rows that have not one label each.
+
+    Raises:
+        DataRefused: naming both numbers.
+    """
+    if len(rows.inputs) != len(rows.labels):
+        raise DataRefused(
+            f"must be {len(rows.inputs)}, one for each row, not {len(rows.labels)}", where="labels"
+        )
+
+
 class HiddenRows:
     """Rows that models are measured on, taken in once; ``loss_clip`` bounds each row's loss from above.
 
     Raises:
         ConfigRefused: ``loss_clip`` outside (0, 1e6].
-        DataRefused: no row.
+        DataRefused: no row, or not one label for each.
     """
 
     def __init__(self, rows: Rows, loss_clip: float) -> None:
         self.loss_clip = require_number(loss_clip, "loss_clip", low=0, high=MAX_CLIP, low_open=True)
         if not len(rows):
             raise DataRefused("at least one hidden row is needed", where="rows")
+        require_pairs(rows)
         self.rows = rows
 
     def utilities(self, model: Model, params: F32, buffers: F32, utility: Utility, where: str) -> F64:

@@ -23,6 +23,7 @@ from galaxylearning.engines.hidden_rows import (
     chosen,
     coalition_name,
     require_few,
+    require_pairs,
     require_utility,
 )
 from galaxylearning.engines.reference import ReferenceEngine
@@ -87,6 +88,7 @@ def retraining_worths(
     if weights not in get_args(Weighting):
         raise ConfigRefused(f"must be one of {', '.join(get_args(Weighting))}", where="weights")
     require_utility(utility, model.graph.loss)
+    require_pairs(cohort.pool)
     counts = cohort.counts.astype(np.float64) if weights == "rows" else np.ones(len(cohort))
     _require_steps(cohort, training)
     budget = Budget(budget_mib, threads)
@@ -202,14 +204,14 @@ class _Stacked:
         self._counts, self._rounds = counts, rounds
         self._batch = min(training.plan.batch_size, int(cohort.counts.max()))
         self._tile = min(max(TILE, self._batch), len(hidden.inputs))
-        self._initial = model.initial()[0]
+        self._initial, self._stop = model.initial()[0], threading.Event()
 
     def run(self, utility: Utility, budget: Budget, report: Report | None) -> F64:
         n, net = self._counts.size, self._net
         total = 1 << n
         models, workers = self._fit(budget)
         pool = net.rows(self._cohort.pool.inputs), net.targets(self._cohort.pool.labels)
-        totals, stop = np.zeros((2, total)), threading.Event()
+        totals = np.zeros((2, total))
         spaces = [self._space(models) for _ in range(workers)]
         start = net.load(self._initial[None])
         self._measure(start, spaces[0], utility, totals[:, :1])
@@ -226,7 +228,7 @@ class _Stacked:
         finished = 1
 
         def block(masks: I64, space: _Space) -> None:
-            self._block(masks, first, pool, space, stop)
+            self._block(masks, first, pool, space)
             self._measure(
                 net.stack_over(space.state, masks.size), space, utility, totals[:, masks[0] : masks[-1] + 1]
             )
@@ -237,7 +239,7 @@ class _Stacked:
             if report is not None:
                 report(finished, total)
 
-        run_blocks(self._blocks(models), block, spaces, stop=stop, done=done)
+        run_blocks(self._blocks(models), block, spaces, stop=self._stop, done=done)
         found = self._hidden.finish(totals)
         wrong = ~np.isfinite(np.atleast_2d(chosen(found, utility))).all(axis=0)
         if wrong.any():
@@ -251,9 +253,7 @@ class _Stacked:
         blocks = [masks[at : at + models] for at in range(0, masks.size, models)]
         return sorted(blocks, key=lambda block: -int(np.bitwise_count(block).sum()))
 
-    def _block(
-        self, masks: I64, first: Stack, pool: tuple[F32, Array], space: _Space, stop: threading.Event
-    ) -> None:
+    def _block(self, masks: I64, first: Stack, pool: tuple[F32, Array], space: _Space) -> None:
         """Leave the final models of some coalitions in ``space.state``."""
         models, net = masks.size, self._net
         inside = (masks[:, None] >> np.arange(self._counts.size)) & 1 == 1
@@ -265,8 +265,6 @@ class _Stacked:
             following.flat[:] = 0.0
             for owner in range(self._counts.size):
                 members = np.flatnonzero(inside[:, owner])
-                if stop.is_set():
-                    return
                 if not members.size:
                     continue
                 current = net.stack_over(space.current, members.size)
@@ -303,6 +301,8 @@ class _Stacked:
         space.steps.begin(stack.flat)
         with np.errstate(over="ignore", invalid="ignore"):
             for step, batch in enumerate(batches(mine.size, plan, rng), start=1):
+                if self._stop.is_set():
+                    return
                 chosen_rows = mine[batch]
                 space.work.gradient(
                     stack, pool[0][chosen_rows], pool[1][chosen_rows], space.steps.scale, gradient
