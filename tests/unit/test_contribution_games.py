@@ -19,6 +19,7 @@ from galaxylearning.contribution import (
     sampled_shapley,
     size_value,
 )
+from galaxylearning.contribution.games import banzhaf_from_worths, shapley_from_worths
 from galaxylearning.errors import ConfigRefused, DataRefused
 
 
@@ -62,6 +63,58 @@ def test_majority_and_unanimity() -> None:
     assert exact_banzhaf(majority(5)).values.tolist() == pytest.approx([6 / 16] * 5)
     assert exact_shapley(unanimity(4, {1, 3})).values.tolist() == pytest.approx([0, 1 / 2, 0, 1 / 2])
     assert exact_banzhaf(unanimity(4, {0, 1, 3})).values.tolist() == pytest.approx([1 / 4, 1 / 4, 0, 1 / 4])
+
+
+def test_bankruptcy() -> None:
+    # O'Neill 1982: what claims of 100, 200 and 300 get on average of an estate of 200, served in random order
+    claims = [100.0, 200.0, 300.0]
+    game = Game(3, lambda s: max(0.0, 200.0 - sum(claims[i] for i in range(3) if i not in s)))
+    assert exact_shapley(game).values.tolist() == pytest.approx([100 / 3, 250 / 3, 250 / 3])
+
+
+def test_weighted_voting() -> None:
+    # 51 of 100 votes are needed; the second and the third need the first, and it needs one of them
+    votes = [50, 49, 1]
+    game = Game(3, lambda s: float(sum(votes[i] for i in s) > 50))
+    assert exact_shapley(game).values.tolist() == pytest.approx([2 / 3, 1 / 6, 1 / 6])
+    assert exact_banzhaf(game).values.tolist() == pytest.approx([3 / 4, 1 / 4, 1 / 4])
+
+
+def test_worths_are_numbered_by_bit_mask() -> None:
+    # players 0, 1 and 2 are the bits 1, 2 and 4; only 0 and 2 together are worth anything
+    worths = np.array([0.0, 0, 0, 0, 0, 6, 0, 6])
+    assert shapley_from_worths(worths).tolist() == pytest.approx([3, 0, 3])
+    assert banzhaf_from_worths(worths).tolist() == pytest.approx([3, 0, 3])
+    assert shapley_from_worths(np.array([1.0, 5.0])).tolist() == [4.0]
+
+
+def test_sixteen_players_at_once() -> None:
+    each = np.arange(16) - 7.5
+    masks = np.arange(1 << 16)
+    worths = ((masks[:, None] >> np.arange(16)) & 1) @ each
+    assert shapley_from_worths(worths).tolist() == pytest.approx(each.tolist())
+    assert banzhaf_from_worths(worths).tolist() == pytest.approx(each.tolist())
+
+
+@pytest.mark.parametrize("value", [shapley_from_worths, banzhaf_from_worths])
+@pytest.mark.parametrize(
+    ("worths", "error", "field"),
+    [
+        (np.zeros(0), DataRefused, "worths: must have 2"),
+        (np.zeros(1), DataRefused, "worths: must have 2"),
+        (np.zeros(6), DataRefused, "worths: must have 2"),
+        (np.zeros((2, 2)), DataRefused, "worths: must have one dimension"),
+        (np.zeros(4, np.float32), DataRefused, "worths: must have type float64"),
+        (np.array([0.0, math.nan]), DataRefused, "worths: must be finite"),
+        ([0.0, 1.0], DataRefused, "worths: must be a numpy array"),
+        (np.zeros(1 << 21), ConfigRefused, "at most 20 players, not 21"),
+    ],
+)
+def test_worths_that_are_no_game_are_refused(
+    value: Any, worths: Any, error: type[Exception], field: str
+) -> None:
+    with pytest.raises(error, match=field):
+        value(worths)
 
 
 def test_every_value_of_an_additive_game_is_what_each_brings() -> None:
