@@ -47,7 +47,7 @@ SHARE_TOLERANCE = 1e-9
 MAX_MIDPOINTS = 1000
 MAX_UPDATE_BITS = 24
 REAL_UPDATE_BITS = 22
-"""Real updates become integers of this many bits: G then has as many, and both err alike."""
+"""Real updates become integers of this many bits: G then has about as many, and both err alike."""
 
 SMALLEST_GRADIENT = 1e-250
 """A gradient without a number above this counts as zero: its values are below every unit of account."""
@@ -162,7 +162,7 @@ class PathScorer:
 def gradient_bits(update_bits: int) -> int:
     """Bits of the largest integer of G, beside its sign: what exact products in tiles leave room for.
 
-    28 for updates of up to 16 bits, 20 for 24 bits.
+    27 for updates of up to 16 bits, 19 for 24 bits.
     """
     return MANTISSA_BITS - TILE_BITS - max(update_bits - 1, 15)
 
@@ -229,8 +229,6 @@ def _integrate(gradient_blocks: GradientBlocks, base: F64, path: F64, count: int
             raise DataRefused(
                 f"must give at least 2 blocks of {base.size} numbers, not {slopes.shape}", where=where
             )
-        if not bool(np.isfinite(slopes).all()):
-            raise DataRefused("must be finite; it contains NaN or infinity", where=where)
         if total is None:
             total = np.zeros(slopes.shape)
         elif total.shape != slopes.shape:
@@ -238,6 +236,9 @@ def _integrate(gradient_blocks: GradientBlocks, base: F64, path: F64, count: int
         total -= slopes
     if total is None:
         raise ConfigRefused("midpoints must be at least 1")
+    # Whatever is not finite at one midpoint is not in the sum either.
+    if not bool(np.isfinite(total).all()):
+        raise DataRefused("must be finite; it contains NaN or infinity", where="gradient_blocks")
     total /= count
     return total
 
