@@ -9,19 +9,16 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import anyio
 import msgspec
 import numpy as np
 
 from galaxylearning.contribution import FixedPointUtility, from_fixed
 from galaxylearning.errors import ConfigRefused
 from galaxylearning.messages.terms import CLASS_LOSSES
-from galaxylearning.nodes.site import Progress
 from galaxylearning.protocol.job import Job
 from galaxylearning.protocol.rounds import Rows
-from galaxylearning.simulation.chain_run import ChainRun, run_on_chain
 from galaxylearning.simulation.history import History, OwnerStatus, RoundRecord, RunInfo
 from galaxylearning.simulation.players import Players
 from galaxylearning.simulation.prepare import Prepared, prepare
@@ -38,6 +35,10 @@ from galaxylearning.simulation.run import (
 from galaxylearning.simulation.settings import Simulation
 from galaxylearning.storage.job_file import JobFile, read_job_file, read_test_set
 from galaxylearning.units import Address
+
+if TYPE_CHECKING:
+    from galaxylearning.nodes.site import Progress
+    from galaxylearning.simulation.chain_run import ChainRun
 
 EMBEDDED: Final = "embedded:"
 _STATUS: Final[Mapping[str, OwnerStatus]] = {
@@ -162,6 +163,10 @@ def _described(prepared: Prepared) -> str:
 def _on_chain(prepared: Prepared, options: Options, tell: Tell, on_round: OnRound) -> SimulationResult:
     if options.resume or options.patience is not None:
         raise ConfigRefused("not with a chain: a posted job runs to its end", where="resume, patience")
+    import anyio
+
+    from galaxylearning.simulation.chain_run import run_on_chain
+
     start = time.monotonic()
     engine = chosen_engine(prepared, options, tell)
     attendance = Attendance(prepared)
