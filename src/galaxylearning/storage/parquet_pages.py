@@ -21,7 +21,7 @@ def claimed_size(data: bytes, chunk: Any, *, item_bytes: int) -> int:
     ``chunk`` is pyarrow's metadata of it, ``data`` the whole file.
 
     Raises:
-        ValueError: headers that are malformed, or that do not fill the chunk.
+        ValueError: headers that are malformed, or that contradict the footer.
     Source: Apache Parquet format 2.10, PageHeader; Thrift compact protocol.
     """
     at = chunk.data_page_offset
@@ -46,8 +46,8 @@ def claimed_size(data: bytes, chunk: Any, *, item_bytes: int) -> int:
         pages += 1
         if pages > MAX_PAGES:
             raise ValueError(f"a column chunk has more than {MAX_PAGES} pages")
-    if at != end:
-        raise ValueError("the pages do not fill their column chunk")
+    if at != end or values != chunk.num_values:
+        raise ValueError("the pages are not what the footer says of their column chunk")
     return max(unpacked, values * item_bytes)
 
 
