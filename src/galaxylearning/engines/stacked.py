@@ -158,9 +158,12 @@ class StackedEngine:
         seen: set[bytes] = set()
         waiting: deque[tuple[_Chunk, Callable[[], Found]]] = deque()
         try:
-            for chunk in self._chunks(owners):
+            chunks = list(self._chunks(owners))
+            # What there is one of needs no second thread.
+            is_alone = self._slots == 1 or len(chunks) == 1
+            for chunk in chunks:
                 passes = self._passes(chunk, round_index, seen)
-                waiting.append((chunk, self._begin(chunk, passes, start, frozen)))
+                waiting.append((chunk, self._begin(chunk, passes, start, frozen, is_alone)))
                 if len(waiting) == self._slots:
                     yield self._finish(*waiting.popleft(), start, buffers, round_index)
             while waiting:
@@ -223,7 +226,7 @@ class StackedEngine:
         return columns * (4 * self._program.features + 2 * label + 24) + 2 * steps * _FRAME_BYTES
 
     def _begin(
-        self, chunk: _Chunk, passes: Passes, start: F32, frozen: Mapping[str, F32]
+        self, chunk: _Chunk, passes: Passes, start: F32, frozen: Mapping[str, F32], is_alone: bool
     ) -> Callable[[], Found]:
         """Have a chunk trained; what comes back waits for it."""
         workspace = self._workspaces.get(chunk.slot)
@@ -232,7 +235,7 @@ class StackedEngine:
                 self._program, self._training.plan, self._limits.models, self._limits.columns
             )
             self._workspaces[chunk.slot] = workspace
-        if self._slots == 1:
+        if is_alone:
             found = train_chunk(passes, workspace, start, frozen)
             return lambda: found
         if self._executor is None:

@@ -13,6 +13,7 @@ from galaxylearning.graph.dense_ops import Operation
 from galaxylearning.graph.dense_reader import Activation, NotDenseError, Reader
 from galaxylearning.graph.dense_rules import follow
 from galaxylearning.graph.document import ModelGraph
+from galaxylearning.graph.labels import CLASS_LOSSES
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,4 +53,6 @@ def read_dense(graph: ModelGraph) -> Reading:
     output = reader.resolve(graph.outputs[0])
     if not isinstance(output, Activation) or len(output.shape) != 1:
         raise NotDenseError("the output is not [rows, features]")
+    if graph.loss in CLASS_LOSSES and output.shape[0] < 2:
+        raise GraphRefused(f"{graph.loss} needs outputs [n, classes >= 2]", where="outputs")
     return Reading(tuple(reader.operations), tuple(reader.widths), output.value)
