@@ -59,10 +59,10 @@ def shapley_from_worths(worths: F64) -> F64:
             that is not finite.
         ConfigRefused: more than 20 players.
     """
-    n = players_of(worths)
+    n = _players_of(worths)
     by_size = np.array([1.0 / (n * math.comb(n - 1, size)) for size in range(n)])
     # The coalitions of the others, by the bit mask that is left when the player's own bit is taken out.
-    weights = by_size[coalition_sizes(n - 1)]
+    weights = by_size[_coalition_sizes(n - 1)]
     values = np.empty(n)
     for player in range(n):
         gain = _gains(worths, player)
@@ -78,7 +78,7 @@ def banzhaf_from_worths(worths: F64) -> F64:
     Raises:
         DataRefused, ConfigRefused: as ``shapley_from_worths``.
     """
-    return np.array([float(np.mean(_gains(worths, player))) for player in range(players_of(worths))])
+    return np.array([float(np.mean(_gains(worths, player))) for player in range(_players_of(worths))])
 
 
 def exact_shapley(game: Game) -> GameValues:
@@ -255,7 +255,7 @@ def _all_worths(game: Game) -> F64:
     )
 
 
-def players_of(worths: F64) -> int:
+def _players_of(worths: F64) -> int:
     """How many players a vector f64[2**n] of all coalitions' worths speaks of.
 
     Raises:
@@ -270,7 +270,7 @@ def players_of(worths: F64) -> int:
     return n
 
 
-def coalition_sizes(n: int) -> npt.NDArray[np.int64]:
+def _coalition_sizes(n: int) -> npt.NDArray[np.int64]:
     """How many players each coalition of n has, int64[2**n] by bit mask."""
     sizes = np.zeros(1, np.int64)
     for _ in range(n):
