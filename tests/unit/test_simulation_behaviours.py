@@ -45,7 +45,7 @@ from galaxylearning.simulation.behaviours import (
     register,
     unregister,
 )
-from galaxylearning.simulation.behaviours_attack import largest_z, squared_distances
+from galaxylearning.simulation.behaviours_attack import largest_distance, largest_z
 
 
 def chance(seed: int = 0) -> np.random.Generator:
@@ -225,14 +225,25 @@ def test_min_max_and_min_sum_keep_their_bound_and_could_go_no_further(seed: int,
         assert float(np.linalg.norm(sent - mean)) > 0.1
 
 
-def test_distances_do_not_depend_on_how_the_matrix_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    updates = chance(7).normal(size=(15, 21)).astype(np.float32)
-    whole = squared_distances(updates)
-    monkeypatch.setattr("galaxylearning.simulation.behaviours_attack.SLICE", 32)
-    monkeypatch.setattr("galaxylearning.simulation.behaviours_base.SLICE", 32)
-    assert squared_distances(updates) == pytest.approx(whole, rel=1e-12)
-    pairs = np.linalg.norm(updates[:, None].astype(np.float64) - updates[None], axis=2) ** 2
-    assert whole == pytest.approx((pairs.max(), pairs.sum(axis=1).max()), rel=1e-6)
+@pytest.mark.parametrize("spread", [0.0, 1.0, 3.0])
+@pytest.mark.parametrize("piece", [1, 32, 1 << 20])
+def test_the_largest_distance_is_found_however_the_matrix_is_cut(
+    monkeypatch: pytest.MonkeyPatch, piece: int, spread: float
+) -> None:
+    """``spread`` makes some updates much longer, so that the others are not all compared."""
+    rng = chance(7)
+    updates = (rng.normal(size=(60, 21)) * np.exp(spread * rng.normal(size=(60, 1)))).astype(np.float32)
+    monkeypatch.setattr("galaxylearning.simulation.behaviours_attack.SLICE", piece)
+    monkeypatch.setattr("galaxylearning.simulation.behaviours_base.SLICE", piece)
+    pairs = np.linalg.norm(updates[:, None].astype(np.float64) - updates[None], axis=2)
+    assert largest_distance(updates) == pytest.approx(pairs.max() ** 2, rel=1e-9)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_few_or_equal_updates_have_distances_too(count: int) -> None:
+    assert largest_distance(np.full((count, 3), 0.1, np.float32)) == pytest.approx(0, abs=1e-12)
+    apart = np.arange(count, dtype=np.float32)[:, None]
+    assert largest_distance(apart) == pytest.approx((count - 1) ** 2)
 
 
 @pytest.mark.parametrize("kind", [Alie(2.0), MinMax(), MinSum(), MinMax(direction="unit")])

@@ -66,7 +66,7 @@ class Alie(Colluding):
     honest ones are needed for a majority, and z is the normal quantile of ``(n - m - s) / (n - m)``, so that
     about s honest ones lie further out; at least 0, and for saboteurs in the majority as if s were 1.
 
-    Source: Baruch, Baruch & Goldberg 2019 (arXiv 1902.06156), algorithm 3.
+    Source: Baruch, Baruch & Goldberg 2019 (arXiv 1902.06156).
 
     Raises:
         ConfigRefused: ``z`` is not in [0, 100].
@@ -102,7 +102,7 @@ class InnerProduct(Colluding):
 
     Small ones slip through distances and medians, large ones overturn the mean.
 
-    Source: Xie, Koyejo & Gupta 2020 (arXiv 1903.03936), section 4.
+    Source: Xie, Koyejo & Gupta 2020 (arXiv 1903.03936).
 
     Raises:
         ConfigRefused: ``epsilon`` is not in [0, 10^6].
@@ -149,7 +149,7 @@ class MinMax(Distant):
 
     The distances are quadratic in gamma, so the largest one is a root and needs no search.
 
-    Source: Shejwalkar & Houmansadr 2021 (NDSS), section IV, Min-Max.
+    Source: Shejwalkar & Houmansadr 2021 (NDSS), Min-Max.
 
     Raises:
         ConfigRefused: ``direction`` or ``knowledge`` is another word.
@@ -163,7 +163,7 @@ class MinMax(Distant):
         mean, deviation = moments(known)
         way = self.towards(mean, deviation)
         squares, slopes = _distances(known, mean, way)
-        bound = float(squared_distances(known)[0])
+        bound = largest_distance(known)
         gammas = _largest_root(float(way @ way), 2 * slopes, squares - bound)
         return view.everybody(mean + float(gammas.min(initial=np.inf)) * way if way.any() else mean)
 
@@ -172,7 +172,7 @@ class MinMax(Distant):
 class MinSum(Distant):
     """A sum of squared distances to the honest updates no larger than that of the most remote honest one.
 
-    Source: Shejwalkar & Houmansadr 2021 (NDSS), section IV, Min-Sum.
+    Source: Shejwalkar & Houmansadr 2021 (NDSS), Min-Sum.
 
     Raises:
         ConfigRefused: ``direction`` or ``knowledge`` is another word.
@@ -186,7 +186,8 @@ class MinSum(Distant):
         mean, deviation = moments(known)
         way = self.towards(mean, deviation)
         squares, slopes = _distances(known, mean, way)
-        bound = float(squared_distances(known)[1])
+        # The sum over j of |u_i - u_j|^2 is n |u_i - mean|^2 plus the sum of all |u_j - mean|^2.
+        bound = len(known) * float(squares.max(initial=0)) + float(squares.sum())
         gamma = _largest_root(
             len(known) * float(way @ way), np.array([2 * slopes.sum()]), np.array([squares.sum() - bound])
         )
@@ -244,25 +245,31 @@ def _distances(updates: F32, mean: F64, way: F64) -> tuple[F64, F64]:
     return squares, slopes
 
 
-def squared_distances(updates: F32) -> tuple[float, float]:
-    """The largest ``|u_i - u_j|^2``, and the largest sum over j of it; of f32[n, P], in blocks of rows.
+def largest_distance(updates: F32) -> float:
+    """The largest ``|u_i - u_j|^2`` of f32[n, P]: at worst n^2 P / 2 products, in blocks of bounded memory.
 
-    Exactly 0 for equal updates: the products are taken around the mean, where little cancels.
+    Products are taken around the mean, where little cancels. Longest first: two updates are no further apart
+    than their distances from the mean add up to, so that the short ones need not be compared.
     """
-    n, mean = len(updates), moments(updates)[0]
-    norms = _distances(updates, mean, np.zeros_like(mean))[0]
-    largest = widest = 0.0
-    height = max(1, SLICE // max(1, n))
+    mean = moments(updates)[0]
+    norms = np.sqrt(_distances(updates, mean, np.zeros_like(mean))[0])
+    order = np.argsort(-norms, kind="stable")
+    norms = norms[order]
+    n, largest = len(updates), 0.0
+    height = max(1, min(256, SLICE // max(1, n)))
     for start in range(0, n, height):
         stop = min(start + height, n)
-        product = np.zeros((stop - start, n))
+        end = int(np.searchsorted(-norms, norms[start] - np.sqrt(largest), side="right"))
+        if end <= start + 1:
+            break
+        product = np.zeros((stop - start, end - start))
         for part in column_slices(updates):
-            around = updates[:, part] - mean[part]
-            product += around[start:stop] @ around.T
-        apart = np.maximum(norms[start:stop, None] + norms[None] - 2 * product, 0)
-        apart[np.arange(stop - start), np.arange(start, stop)] = 0
-        largest, widest = max(largest, float(apart.max())), max(widest, float(apart.sum(axis=1).max()))
-    return largest, widest
+            around = updates[order[start:end], part] - mean[part]
+            product += around[: stop - start] @ around.T
+        apart = norms[start:stop, None] ** 2 + norms[None, start:end] ** 2 - 2 * product
+        np.fill_diagonal(apart, 0)
+        largest = max(largest, float(apart.max()))
+    return largest
 
 
 def _largest_root(square: float, linear: F64, constant: F64) -> F64:

@@ -14,7 +14,7 @@ from galaxylearning.engines.cohort import Cohort
 from galaxylearning.errors import ConfigRefused, DataRefused, Refused
 from galaxylearning.learning.vectors import F64, I64
 from galaxylearning.protocol.rounds import Rows
-from galaxylearning.simulation.behaviours_base import Behaviour, Bool
+from galaxylearning.simulation.behaviours_base import Behaviour, Bool, Plain
 from galaxylearning.simulation.behaviours_free import Honest
 from galaxylearning.simulation.behaviours_registry import describe, parse_behaviour
 
@@ -124,6 +124,9 @@ def enlist(cohort: Cohort, assignments: Mapping[int, Behaviour], *, seed: int) -
                 f"{position} given; data owners are 0 to {len(cohort) - 1}", where="behaviours"
             )
         behaviour = assignments[position]
+        if _keeps_rows(behaviour):
+            book.enrol(position, behaviour)
+            continue
         rng = np.random.default_rng([seed, _DATA, position])
         try:
             book.enter(position, behaviour, rng)
@@ -154,14 +157,17 @@ class _Book:
 
     def enter(self, position: int, behaviour: Behaviour, rng: np.random.Generator) -> None:
         """One data owner and its behaviour; positions come in ascending order."""
-        number = self.behaviours.setdefault(behaviour, len(self.behaviours))
-        self.plays[position] = number
+        number = self.enrol(position, behaviour)
         index = self._rows(position, behaviour, rng)
         parts = behaviour.split(len(index), rng=rng)
         self._copy_until(position)
         self._append(index[parts[0]])
         self.done = position + 1
         self.extra.extend((index[part], number, position) for part in parts[1:])
+
+    def enrol(self, position: int, behaviour: Behaviour) -> int:
+        """Note who plays what; gives the behaviour's number."""
+        return self.plays.setdefault(position, self.behaviours.setdefault(behaviour, len(self.behaviours)))
 
     def _rows(self, position: int, behaviour: Behaviour, rng: np.random.Generator) -> I64:
         """Where in the pool its rows are, once it has changed them."""
@@ -217,6 +223,12 @@ class _Book:
             np.concatenate([np.arange(owners), np.array([who for _, _, who in self.extra], np.int64)]),
             seed,
         )
+
+
+def _keeps_rows(behaviour: Behaviour) -> bool:
+    """Whether it surely leaves rows and identities alone; thousands of such need not be asked one by one."""
+    kind = type(behaviour)
+    return isinstance(behaviour, Plain) and kind.data is Plain.data and kind.split is Plain.split
 
 
 def _parse_assignment(text: str, owners: int) -> tuple[Behaviour, tuple[int, ...] | None, int]:
