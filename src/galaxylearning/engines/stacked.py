@@ -43,9 +43,6 @@ _CHUNK_BYTES = 8 * _MIB
 _CHUNK_OWNERS = 4
 """Fewer data owners than this share too little, however large the model."""
 
-_FRAME_BYTES = 32 << 10
-"""About what the views of one step take."""
-
 _KEPT_STEPS = 64
 """Rows of more steps than this are not kept between rounds."""
 
@@ -223,7 +220,9 @@ class StackedEngine:
         rows = np.minimum(self._counts[owners], self._training.plan.batch_size)
         columns = int((_padded(rows) * (1 if schedule.is_single else schedule.steps)).sum())
         label = self._pool.labels.itemsize * (self._pool.labels.size // len(self._pool.labels))
-        return columns * (4 * self._program.features + 2 * label + 24) + 2 * steps * _FRAME_BYTES
+        return columns * (4 * self._program.features + 2 * label + 24) + 2 * steps * _frame_bytes(
+            self._program, len(owners)
+        )
 
     def _begin(
         self, chunk: _Chunk, passes: Passes, start: F32, frozen: Mapping[str, F32], is_alone: bool
@@ -297,6 +296,11 @@ class _Kept:
 def needed_mib(program: DenseProgram, cohort: Cohort, plan: LocalPlan) -> float:
     """The least budget in MiB: what training the data owner with the largest batches takes."""
     return (_largest_bytes(program, cohort.counts, plan) + _copied_bytes(program, cohort)) / _MIB
+
+
+def _frame_bytes(program: DenseProgram, models: int) -> int:
+    """About what the views of one step take: some for each operation and group."""
+    return 4096 + 400 * len(program.operations) * min(models, 16)
 
 
 def _padded(rows: I64) -> I64:

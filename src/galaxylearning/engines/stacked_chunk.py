@@ -12,12 +12,18 @@ from galaxylearning.engines.stacked_layout import Layout, Schedule
 from galaxylearning.engines.stacked_steps import is_plain, memories, take_step
 from galaxylearning.graph.dense_frames import FlatFrame
 from galaxylearning.graph.dense_losses import Targets, losses_and_slope
+from galaxylearning.graph.dense_ops import Apply, Operation
 from galaxylearning.graph.dense_program import DenseProgram
 from galaxylearning.learning.plan import LocalPlan
 from galaxylearning.learning.vectors import F32, F64, I64
 
 _PROBE = np.float32(2.0**-60)
 """Rows are summed times this to find what is not finite: no finite numbers add up to infinity."""
+
+
+_OPERATION_SPARE = 2
+_LOSS_SPARE = 6
+"""Float32 for each element that operations, and a loss for each output, take in passing."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -185,4 +191,12 @@ def column_bytes(program: DenseProgram) -> int:
     widths = program.widths
     values = sum(widths[p] for p in set(program.value_places))
     slopes = sum(widths[p] for p in set(program.slope_places) if program.live[p])
-    return 4 * (values + slopes + 6 * max(widths) + 2 * program.outputs_count + 16)
+    passing = max(
+        (_spare(operation) * widths[operation.gives] for operation in program.operations), default=0
+    )
+    return 4 * (values + slopes + max(passing, _LOSS_SPARE * program.outputs_count) + 16)
+
+
+def _spare(operation: Operation) -> int:
+    """Float32 that an operation takes in passing for each element of its result."""
+    return operation.curve.spare if isinstance(operation, Apply) else _OPERATION_SPARE

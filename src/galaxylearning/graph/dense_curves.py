@@ -5,28 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 F32: TypeAlias = npt.NDArray[np.float32]
-F64: TypeAlias = npt.NDArray[np.float64]
 
-_ERF_END = 4.0
-"""Beyond it erf is 1 to 2e-8."""
-
-_ERF_DEGREE = 24
+_ERF_SCALE = np.float32(0.3275911)
+_ERF_TERMS = tuple(map(np.float32, (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)))
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
     """``apply(x, out)`` writes the function; ``differentiate(kept, slope)`` multiplies ``slope`` by the
-    derivative in place. ``kept`` is the argument if ``keeps_argument``, otherwise the result.
+    derivative in place. ``kept`` is the argument if ``keeps_argument``, otherwise the result. ``spare`` is
+    how many float32 for each element either takes in passing, at most.
     """
 
     keeps_argument: bool
+    spare: int
     apply: Callable[[F32, F32], object]
     differentiate: Callable[[F32, F32], object]
 
@@ -35,6 +33,7 @@ def relu() -> Curve:
     """``max(x, 0)``."""
     return Curve(
         False,
+        1,
         lambda x, out: np.maximum(x, np.float32(0), out=out),
         lambda y, slope: np.multiply(slope, y > 0, out=slope),
     )
@@ -44,6 +43,7 @@ def tanh() -> Curve:
     """Hyperbolic tangent."""
     return Curve(
         False,
+        3,
         lambda x, out: np.tanh(x, out=out),
         lambda y, slope: np.multiply(slope, np.float32(1) - y * y, out=slope),
     )
@@ -51,7 +51,7 @@ def tanh() -> Curve:
 
 def sigmoid() -> Curve:
     """``1 / (1 + exp(-x))``."""
-    return Curve(False, logistic, lambda y, slope: np.multiply(slope, y * (np.float32(1) - y), out=slope))
+    return Curve(False, 3, logistic, lambda y, slope: np.multiply(slope, y * (np.float32(1) - y), out=slope))
 
 
 def silu() -> Curve:
@@ -61,7 +61,9 @@ def silu() -> Curve:
         s = logistic(x, np.empty_like(x))
         slope *= s * (np.float32(1) + x * (np.float32(1) - s))
 
-    return Curve(True, lambda x, out: np.multiply(x, logistic(x, np.empty_like(x)), out=out), differentiate)
+    return Curve(
+        True, 4, lambda x, out: np.multiply(x, logistic(x, np.empty_like(x)), out=out), differentiate
+    )
 
 
 def leaky_relu(slope_below: float) -> Curve:
@@ -72,7 +74,7 @@ def leaky_relu(slope_below: float) -> Curve:
         slope *= np.where(x > 0, np.float32(1), below)
 
     return Curve(
-        True, lambda x, out: np.multiply(x, np.where(x > 0, np.float32(1), below), out=out), differentiate
+        True, 2, lambda x, out: np.multiply(x, np.where(x > 0, np.float32(1), below), out=out), differentiate
     )
 
 
@@ -87,7 +89,7 @@ def elu(alpha: float) -> Curve:
     def differentiate(x: F32, slope: F32) -> None:
         slope *= np.where(x > 0, np.float32(1), scale * np.exp(np.minimum(x, np.float32(0))))
 
-    return Curve(True, apply, differentiate)
+    return Curve(True, 5, apply, differentiate)
 
 
 def softplus(beta: float, threshold: float) -> Curve:
@@ -102,7 +104,7 @@ def softplus(beta: float, threshold: float) -> Curve:
         z = b * x
         slope *= np.where(z > t, np.float32(1), logistic(z, np.empty_like(z)))
 
-    return Curve(True, apply, differentiate)
+    return Curve(True, 6, apply, differentiate)
 
 
 def clip(low: float, high: float, *, is_open: bool) -> Curve:
@@ -112,7 +114,7 @@ def clip(low: float, high: float, *, is_open: bool) -> Curve:
     def differentiate(x: F32, slope: F32) -> None:
         slope *= ((x > a) & (x < b)) if is_open else ((x >= a) & (x <= b))
 
-    return Curve(True, lambda x, out: np.clip(x, a, b, out=out), differentiate)
+    return Curve(True, 1, lambda x, out: np.clip(x, a, b, out=out), differentiate)
 
 
 def gelu_tanh() -> Curve:
@@ -128,24 +130,20 @@ def gelu_tanh() -> Curve:
         t = bend(x)
         slope *= half * (one + t) + half * x * (one - t * t) * root * (one + three * cubic * x * x)
 
-    return Curve(True, lambda x, out: np.multiply(half * x, one + bend(x), out=out), differentiate)
+    return Curve(True, 8, lambda x, out: np.multiply(half * x, one + bend(x), out=out), differentiate)
 
 
 def gelu() -> Curve:
-    """``x`` times the normal distribution function; computed in double precision."""
+    """``x`` times the normal distribution function."""
+    half, root, density = np.float32(0.5), np.float32(math.sqrt(0.5)), np.float32(1 / math.sqrt(2 * math.pi))
 
-    def share(x: F64) -> F64:
-        return 0.5 * (1.0 + erf(x / math.sqrt(2)))
-
-    def apply(x: F32, out: F32) -> None:
-        wide = x.astype(np.float64)
-        np.copyto(out, wide * share(wide), casting="same_kind")
+    def share(x: F32) -> F32:
+        return half * (np.float32(1) + erf(root * x))
 
     def differentiate(x: F32, slope: F32) -> None:
-        wide = x.astype(np.float64)
-        slope *= (share(wide) + wide * np.exp(-0.5 * wide * wide) / math.sqrt(2 * math.pi)).astype(np.float32)
+        slope *= share(x) + x * density * np.exp(-half * x * x)
 
-    return Curve(True, apply, differentiate)
+    return Curve(True, 8, lambda x, out: np.multiply(x, share(x), out=out), differentiate)
 
 
 def logistic(x: F32, out: F32) -> F32:
@@ -156,18 +154,18 @@ def logistic(x: F32, out: F32) -> F32:
     return np.divide(np.float32(1), out, out=out)
 
 
-def erf(x: F64) -> F64:
-    """The error function to about 2e-8, from a Chebyshev series of ``erf(x) / x`` in ``x**2``."""
-    held = np.clip(x, -_ERF_END, _ERF_END)
-    found: F64 = held * np.polynomial.chebyshev.chebval(2.0 * (held / _ERF_END) ** 2 - 1.0, _erf_series())
+def erf(x: F32) -> F32:
+    """The error function to about 5e-7 absolute.
+
+    Source: Abramowitz and Stegun 1964, formula 7.1.26.
+    """
+    size = np.abs(x)
+    t = np.float32(1) / (np.float32(1) + _ERF_SCALE * size)
+    tail = np.full_like(t, _ERF_TERMS[0])
+    for term in _ERF_TERMS[1:]:
+        tail *= t
+        tail += term
+    tail *= t
+    tail *= np.exp(-size * size)
+    found: F32 = np.copysign(np.float32(1) - tail, x)
     return found
-
-
-@cache
-def _erf_series() -> F64:
-    def over(t: F64) -> F64:
-        roots = _ERF_END * np.sqrt((t + 1.0) / 2.0)
-        return np.array([math.erf(r) / r if r > 0 else 2 / math.sqrt(math.pi) for r in roots.tolist()])
-
-    series: F64 = np.polynomial.chebyshev.chebinterpolate(over, _ERF_DEGREE)
-    return series
