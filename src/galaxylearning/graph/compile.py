@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import fnmatch
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import Any, cast, get_args
 
 import torch
 from torch import nn
@@ -25,11 +25,10 @@ from galaxylearning.graph.document import (
 )
 from galaxylearning.graph.infer import PROBE_BATCH, infer
 from galaxylearning.graph.losses import LOSSES
+from galaxylearning.graph.lowered import Lowered
 from galaxylearning.graph.program import Program
+from galaxylearning.graph.sequential import lower_sequential
 from galaxylearning.graph.tensors import DTYPE_NAMES
-
-if TYPE_CHECKING:
-    from galaxylearning.graph.lower import Lowered
 
 
 def compile_model(
@@ -51,8 +50,6 @@ def compile_model(
         user's
             model if known, and what to use instead.
     """
-    from galaxylearning.graph import lower
-
     if loss not in LOSSES:
         raise UnsupportedModel(f"must be one of {sorted(LOSSES)}, not {loss!r}", where="loss")
     examples = _examples(example_inputs)
@@ -60,7 +57,11 @@ def compile_model(
         private = copy.deepcopy(module).cpu().train()
     except (RuntimeError, TypeError) as error:
         raise UnsupportedModel(f"the module cannot be copied: {error}") from error
-    lowered = lower.lower(private, examples)
+    lowered = lower_sequential(private, examples)
+    if lowered is None:
+        from galaxylearning.graph import lower
+
+        lowered = lower.lower(private, examples)
     state = _declare(private, lowered, federate or {})
     inputs = tuple(
         Input(name, DTYPE_NAMES[x.dtype], (None, *x.shape[1:]))

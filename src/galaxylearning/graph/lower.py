@@ -14,7 +14,6 @@ import sysconfig
 import traceback
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,9 @@ from torch._dynamo.exc import TorchDynamoException
 from torch.export import Dim, ExportedProgram, export
 from torch.export.graph_signature import InputKind, OutputKind
 
-from galaxylearning.errors import GraphRefused, UnsupportedModel
+from galaxylearning.errors import UnsupportedModel
 from galaxylearning.graph.document import Argument, ElementType, Node, Ref
+from galaxylearning.graph.lowered import Lowered
 from galaxylearning.graph.operations import BATCH_STATISTICS, OPERATIONS, Operation
 from galaxylearning.graph.tensors import DTYPE_NAMES
 
@@ -67,25 +67,6 @@ _INSTEAD = (
     (r"sort|topk|argsort", "torch.max over a dimension, or softmax"),
     (r"svd|qr|inverse|solve|eig|cholesky|det", "products of matrices"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Lowered:
-    """What a graph needs from the exported program. ``state`` maps the names in use to their kinds."""
-
-    inputs: tuple[str, ...]
-    state: dict[str, str]
-    tensors: dict[str, torch.Tensor]
-    updated: frozenset[str]
-    nodes: tuple[Node, ...]
-    output: Ref
-    lines: dict[str, str]
-
-    def located(self, error: GraphRefused) -> str:
-        """The refusal's message with the line of the user's model it comes from."""
-        name = (error.where or "").rpartition(" ")[2]
-        line = self.lines.get(name)
-        return f"{error}, at {line}" if line else str(error)
 
 
 def lower(module: nn.Module, examples: tuple[torch.Tensor, ...]) -> Lowered:
