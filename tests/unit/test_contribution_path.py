@@ -220,7 +220,9 @@ def test_the_largest_numbers_stay_within_63_bits() -> None:
     rows = np.full((2, size), 2**15 - 1, np.int16)
     rows[1] *= -1
     flat = PathScorer(lambda _w: np.full((2, size), -1.0), np.zeros(size), np.zeros(size), update_bits=16)
-    assert int(flat.functional[0]) < 2 << gradient_bits(16)  # fewer bits than a sum of this length allows
+    # 27 bits would pass 2**63: 2 blocks of 2,000,000 products with 2**15
+    assert gradient_bits(16) == 27
+    assert set(flat.functional.tolist()) == {2 * (2**26 - 1)}
     found = flat.values([rows], [0.5, 0.5], unit=1.0)
     assert found.values.tolist() == pytest.approx([size * (2**15 - 1) / 2, -size * (2**15 - 1) / 2])
     assert found.standard_errors.tolist() == pytest.approx([0.0, 0.0], abs=1e-3)
