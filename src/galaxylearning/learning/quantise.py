@@ -33,7 +33,7 @@ MAX_COHORT = 1 << 32
 MAX_WEIGHT = 1 << 20
 MAX_SIZE = 1 << 31
 CHUNK_ELEMENTS = 1 << 16
-"""Rows are worked off in chunks of this many numbers: half a MiB of doubles stays in a core's cache."""
+"""Rows are worked off in chunks of about this many numbers: half a MiB of doubles."""
 
 
 def clip_norm(update: F32, max_norm: float) -> F32:
@@ -145,18 +145,19 @@ def quantise_rows(
     result: I16 | I32 = np.empty(updates.shape, kind) if out is None else out
     if result.shape != updates.shape or result.dtype != kind:
         raise UpdateRefused(f"must be {kind} of shape {updates.shape}", where="out")
+    store = np.empty((2, _chunk_rows(updates.shape), updates.shape[1]))
     for here in _row_chunks(updates.shape):
-        wide = updates[here].astype(np.float64, order="C")
-        # A sum is finite exactly if all its terms are: float32 cannot overflow it.
-        norms = np.sqrt(np.sum(wide * wide, axis=1))
+        wide, squares = store[:, : here.stop - here.start]
+        np.copyto(wide, updates[here])
+        norms = np.sqrt(np.sum(np.multiply(wide, wide, out=squares), axis=1))
+        # A norm is finite exactly if its row is: squares of float32 cannot overflow the sum.
         if not bool(np.isfinite(norms).all()):
             row = here.start + int(np.argmin(np.isfinite(norms)))
             raise UpdateRefused("must be finite; it contains NaN or infinity", where=f"updates[{row}]")
-        if limit is not None:
-            long = norms > limit
-            if bool(long.any()):
-                # Through float32, as one update at a time is clipped.
-                wide[long] = (wide[long] * (limit / norms[long])[:, None]).astype(np.float32)
+        if limit is not None and bool((norms > limit).any()):
+            # Through float32, as single updates are clipped; that leaves rows of factor 1 as they were.
+            wide *= np.divide(limit, norms, out=np.ones(len(norms)), where=norms > limit)[:, None]
+            np.copyto(wide, wide.astype(np.float32))
         wide *= quantizer.scale
         np.rint(wide, out=wide)
         np.clip(wide, -quantizer.levels, quantizer.levels, out=wide)
@@ -164,9 +165,13 @@ def quantise_rows(
     return result
 
 
+def _chunk_rows(shape: tuple[int, ...]) -> int:
+    return min(shape[0], max(1, CHUNK_ELEMENTS // max(1, shape[1])))
+
+
 def _row_chunks(shape: tuple[int, ...]) -> Iterator[slice]:
     """Slices of rows of about ``CHUNK_ELEMENTS`` numbers each."""
-    step = max(1, CHUNK_ELEMENTS // max(1, shape[1]))
+    step = max(1, _chunk_rows(shape))
     return (slice(low, min(low + step, shape[0])) for low in range(0, shape[0], step))
 
 
