@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import sys
+import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,6 +49,7 @@ from galaxylearning.simulation.behaviours import (
     unregister,
 )
 from galaxylearning.simulation.behaviours_attack import largest_distance, largest_z
+from galaxylearning.simulation.behaviours_registry import BUILT_IN
 
 
 def chance(seed: int = 0) -> np.random.Generator:
@@ -484,6 +488,29 @@ def test_a_combination_does_all_of_it() -> None:
     assert not both.trains
     with pytest.raises(ConfigRefused, match="cannot be part of another"):
         Combined((Zero(), Combined((Zero(), Slow()))))
+
+
+def test_the_docs_list_every_behaviour_with_its_arguments() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "behaviours.md").read_text()
+    rows = dict(re.findall(r"^\| `([a-z-]+)` \|([^|]*)\|", page, flags=re.MULTILINE))
+    for name, kind in BUILT_IN.items():
+        documented = re.findall(r"`([a-z]+)(?:=[^`]*)?`", rows[name])
+        given = [one.strip() for one in documented if one not in ("inf", "alternate")]
+        assert sorted(given) == sorted(inspect.signature(kind).parameters), name
+
+
+def test_the_example_in_the_docs_works() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "behaviours.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    module = types.ModuleType("example_of_the_docs")
+    sys.modules[module.__name__] = module
+    try:
+        exec(code, vars(module))  # noqa: S102
+        sent = parse_behaviour("damped:0.25").update(view([[4.0, 8.0]]), rng=chance())
+        assert sent.tolist() == [[1.0, 2.0]]
+    finally:
+        unregister("damped")
+        del sys.modules[module.__name__]
 
 
 @dataclass(frozen=True, slots=True)
