@@ -10,6 +10,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from collections import deque
 from collections.abc import Callable
@@ -85,7 +86,7 @@ class Crew:
     def __init__(
         self,
         setup: Setup,
-        documents: bytes,
+        documents: tuple[bytes, bytes],
         arena: SharedMemory,
         place: Place,
         *,
@@ -102,7 +103,12 @@ class Crew:
         self._is_ready = self._is_closed = False
         self._starts = 0
         self._selector = selectors.DefaultSelector()
-        self._launch()
+        self._runs = False
+        try:
+            self._launch()
+        except BaseException:
+            self.close()
+            raise
 
     # ---- work
 
@@ -327,18 +333,25 @@ class Crew:
                 env=_environment(),
                 start_new_session=True,
             )
+            self._selector.register(self._channel, selectors.EVENT_READ, None)
+            self._runs = True
+            self._introduce()
         except OSError as error:
-            self._channel.close()
+            if not self._runs:
+                self._channel.close()
             raise StorageError(f"could not be started: {error}", where="worker processes") from error
         finally:
             theirs.close()
-        self._selector.register(self._channel, selectors.EVENT_READ, None)
-        documents = SharedMemory.create(len(self._documents))
+
+    def _introduce(self) -> None:
+        """Send the model. A zygote that is gone already is noticed when its answer is waited for."""
+        graph, weights = self._documents
+        documents = SharedMemory.create(len(graph) + len(weights))
         try:
-            documents.write(self._documents, 0)
-            self._channel.send(self._setup, [documents.fd, self._arena.fd])
-        except (Closed, TimeoutError):
-            return
+            documents.write(graph, 0)
+            documents.write(weights, len(graph))
+            with suppress(Closed, TimeoutError):
+                self._channel.send(self._setup, [documents.fd, self._arena.fd])
         finally:
             documents.close_descriptor()
 
@@ -371,6 +384,9 @@ class Crew:
 
     def _end_all(self, grace_s: float) -> None:
         """End the zygote and every worker. On return none of them writes any more."""
+        if not self._runs:
+            return
+        self._runs = False
         for worker in list(self._workers.values()):
             if not worker.channel.is_hung_up():
                 with suppress(ProcessLookupError):
@@ -380,8 +396,7 @@ class Crew:
                 while True:
                     worker.channel.receive(timeout_s=_LOOK_S)
             self._dismiss(worker)
-        with suppress(KeyError):
-            self._selector.unregister(self._channel)
+        self._selector.unregister(self._channel)
         self._channel.close()
         try:
             self._process.wait(grace_s)
@@ -394,6 +409,8 @@ def _environment() -> dict[str, str]:
     """One thread for every library, and this package where the new interpreter finds it."""
     one = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     home = str(Path(galaxylearning.__file__).parents[1])
+    if home in sysconfig.get_paths().values():
+        return {**os.environ, **one}
     known = os.environ.get("PYTHONPATH")
     return {**os.environ, **one, "PYTHONPATH": os.pathsep.join([home, *([known] if known else [])])}
 

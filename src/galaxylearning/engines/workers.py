@@ -82,7 +82,7 @@ class WorkerEngine:
         self._updates, self._states = layout.updates(arena), layout.states(arena)
         document = graph.to_bytes()
         setup = Setup(len(document), len(weights), layout, training.plan, least, budget)
-        self._crew = Crew(setup, document + weights, arena, partial(_copy_rows, cohort), stall_s=stall_s)
+        self._crew = Crew(setup, (document, weights), arena, partial(_copy_rows, cohort), stall_s=stall_s)
         self._close = weakref.finalize(self, self._crew.close)
         self._rounds = 0
 

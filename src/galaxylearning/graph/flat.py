@@ -7,6 +7,7 @@ tensors.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -26,11 +27,23 @@ from galaxylearning.units import Digest
 Vector = npt.NDArray[np.float32]
 Array: TypeAlias = npt.NDArray[Any]
 Rows: TypeAlias = npt.NDArray[np.int64]
-BoundGradient: TypeAlias = Callable[[Vector, Vector, Rows, np.random.Generator], tuple[float, Vector, Vector]]
 
 MAX_EVALUATION_ROWS = 1024
 EVALUATION_BYTES = 256 << 20
 """Evaluation goes in batches of at most this many rows and, about, this many bytes of activations."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bound:
+    """A model and some rows. ``pieces`` are the model's parameters themselves, one float32 vector for each in
+    order of name; whoever trains writes to them.
+
+    ``gradient(buffers [B], rows int64 [b], rng)`` gives mean loss, gradient by piece (not to be written to:
+    two of them may be one) and buffers after the pass, to the digit what ``FlatModel.gradient`` gives.
+    """
+
+    pieces: tuple[Vector, ...]
+    gradient: Callable[[Vector, Rows, np.random.Generator], tuple[float, list[Vector], Vector]]
 
 
 class FlatModel:
@@ -97,13 +110,13 @@ class FlatModel:
             GraphRefused: an operation failed on them.
             ValueError: params or buffers have a wrong length or type, or ``rng`` is missing.
         """
-        return self._step(params, buffers, self._tensors(inputs, labels), labels, rng)
+        tensors = self._tensors(inputs, labels)
+        self._load(params, buffers)
+        loss, parts, after = self._step(buffers, tensors, labels, rng)
+        return loss, np.concatenate(parts), after
 
-    def bind(self, inputs: tuple[Array, ...], labels: Array) -> BoundGradient:
-        """:meth:`gradient` over row numbers of these arrays, which are checked once and copied by the batch.
-
-        What is returned takes (params, buffers, rows int64[b] within the arrays, rng) and gives what
-        :meth:`gradient` gives for those rows, to the digit.
+    def bind(self, inputs: tuple[Array, ...], labels: Array) -> Bound:
+        """:meth:`gradient` over row numbers of these arrays, for many steps without copies of all parameters.
 
         Raises:
             DataRefused: inputs or labels are not what the graph takes; values of labels are looked at as they
@@ -113,8 +126,8 @@ class FlatModel:
         kinds = [DTYPES[wanted.dtype] for wanted in self.graph.inputs]
 
         def gradient(
-            params: Vector, buffers: Vector, rows: Rows, rng: np.random.Generator
-        ) -> tuple[float, Vector, Vector]:
+            buffers: Vector, rows: Rows, rng: np.random.Generator
+        ) -> tuple[float, list[Vector], Vector]:
             part = labels[rows]
             tensors = []
             for array, kind in zip(inputs, kinds, strict=True):
@@ -122,24 +135,24 @@ class FlatModel:
                 # The labels have refused what lies outside; in "raise" mode numpy would copy once more.
                 np.take(array, rows, axis=0, out=tensor.numpy(), mode="wrap")
                 tensors.append(tensor)
-            return self._step(params, buffers, tensors, part, rng)
+            self._load_buffers(buffers)
+            return self._step(buffers, tensors, part, rng)
 
-        return gradient
+        return Bound(tuple(view for view, _, _ in self._leaf_views), gradient)
 
     def _step(
         self,
-        params: Vector,
         buffers: Vector,
         tensors: list[torch.Tensor],
         labels: Array,
         rng: np.random.Generator | None,
-    ) -> tuple[float, Vector, Vector]:
-        self._load(params, buffers)
+    ) -> tuple[float, list[Vector], Vector]:
+        """Loss, its gradient by parameter and the buffers after the pass, from the state that is loaded."""
         outputs, changed = self.program(self._state, *tensors, train=True, rng=rng)
         loss = batch_loss(
             self.graph.loss, outputs, check_labels(self.graph.loss, labels, tuple(outputs.shape))
         )
-        gradient = self._differentiate(loss)
+        parts = self._differentiate(loss)
         for name in self._local & changed.keys():
             self._state[name] = changed[name]
         after = np.array(buffers, dtype=np.float32)
@@ -148,7 +161,7 @@ class FlatModel:
             if entry.name in changed:
                 after[start : start + size] = changed[entry.name].reshape(-1).numpy()
             start += size
-        return float(loss.detach()), gradient, after
+        return float(loss.detach()), parts, after
 
     # ---- evaluation
 
@@ -189,7 +202,9 @@ class FlatModel:
         total = np.zeros(self.parameter_count)
         for chunk, part in self._chunks(inputs, labels):
             losses = self._sample_losses(chunk, part)
-            total += self._differentiate((losses if clip is None else losses.clamp(max=clip)).sum())
+            total += np.concatenate(
+                self._differentiate((losses if clip is None else losses.clamp(max=clip)).sum())
+            )
         return total
 
     def predict(self, params: Vector, buffers: Vector, inputs: tuple[Array, ...]) -> Array:
@@ -247,6 +262,9 @@ class FlatModel:
         _check_vector(buffers, self.buffer_count, "buffers")
         for view, start, end in self._leaf_views:
             view[...] = params[start:end]
+        self._load_buffers(buffers)
+
+    def _load_buffers(self, buffers: Vector) -> None:
         for view, start, end in self._buffer_views:
             view[...] = buffers[start:end]
 
@@ -262,16 +280,15 @@ class FlatModel:
                 start += entry.elements
         return tensors
 
-    def _differentiate(self, loss: torch.Tensor) -> Vector:
+    def _differentiate(self, loss: torch.Tensor) -> list[Vector]:
+        """The gradient of each parameter, flat."""
         if not loss.requires_grad:
-            return np.zeros(self.parameter_count, dtype=np.float32)
+            return [np.zeros(size, dtype=np.float32) for size in self._sizes]
         parts = torch.autograd.grad(loss, self._leaves, allow_unused=True)
-        gradient = np.empty(self.parameter_count, dtype=np.float32)
-        start = 0
-        for part, size in zip(parts, self._sizes, strict=True):
-            gradient[start : start + size] = 0.0 if part is None else part.reshape(-1).numpy()
-            start += size
-        return gradient
+        return [
+            np.zeros(size, dtype=np.float32) if part is None else part.reshape(-1).numpy()
+            for part, size in zip(parts, self._sizes, strict=True)
+        ]
 
     def _sample_losses(self, inputs: tuple[Array, ...], labels: Array | None) -> torch.Tensor:
         if labels is None:

@@ -1,0 +1,573 @@
+"""The workers engine: the reference's bytes from any number of processes, whatever becomes of them."""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import galaxylearning
+from galaxylearning.engines import workers as workers_module
+from galaxylearning.engines.cohort import Cohort
+from galaxylearning.engines.engine import Engine, Trained, Training
+from galaxylearning.engines.reference import ReferenceEngine
+from galaxylearning.engines.workers import WorkerEngine
+from galaxylearning.errors import ConfigRefused, DataRefused, GraphRefused, StorageError, UpdateRefused
+from galaxylearning.graph import FlatModel, ModelGraph, compile_model, weights_from_bytes, weights_to_bytes
+from galaxylearning.learning.local import train_local, train_pieces
+from galaxylearning.learning.plan import LocalPlan
+from galaxylearning.protocol.rounds import Rows
+
+PLAN = LocalPlan(learning_rate=0.1, momentum=0.9, epochs=2, batch_size=4)
+ENDLESS = LocalPlan(learning_rate=1e-6, epochs=500_000, batch_size=4)
+COUNTS = (7, 1, 12, 4, 9, 3)
+
+
+class Net(nn.Module):
+    """Every kind of state and chance: batch statistics, dropout, a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.head = nn.Linear(4 * 16, 3)
+        self.dropout = nn.Dropout(0.3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.head(self.dropout(torch.relu(self.norm(self.conv(x))).flatten(1)))
+        return out
+
+
+def cohort(counts: tuple[int, ...] = COUNTS, seed: int = 3) -> Cohort:
+    rng = np.random.default_rng(seed)
+    return Cohort.of(
+        [
+            Rows(rng.normal(size=(n, 1, 6, 6)).astype(np.float32), rng.integers(0, 3, n).astype(np.int16))
+            for n in counts
+        ],
+        identities=[2**159 + i for i in range(len(counts))],
+    )
+
+
+@pytest.fixture(scope="module")
+def made() -> tuple[ModelGraph, bytes]:
+    torch.manual_seed(2)
+    graph, weights = compile_model(Net(), (torch.randn(4, 1, 6, 6),), loss="cross_entropy")
+    return graph, weights_to_bytes(graph, weights)
+
+
+def model(made: tuple[ModelGraph, bytes]) -> FlatModel:
+    graph, data = made
+    return FlatModel(graph, weights_from_bytes(graph, data, max_bytes=len(data)))
+
+
+def everything(results: Iterator[Trained]) -> list[tuple[int, bytes, bytes, int, bytes, str | None]]:
+    """All that was given, owner by owner, to the byte."""
+    return [
+        (
+            owner,
+            found.updates[i].tobytes(),
+            found.buffers[i].tobytes(),
+            int(found.steps[i]),
+            found.losses[i].tobytes(),
+            found.failures.get(owner),
+        )
+        for found in results
+        for i, owner in enumerate(found.owners.tolist())
+    ]
+
+
+def rounds(engine: Engine, start: tuple[np.ndarray, np.ndarray], owners: list[int]) -> list[object]:
+    params, buffers = start
+    found = []
+    for round_index in range(2):
+        found.append(everything(engine.train(params, buffers, np.array(owners), round_index)))
+        params = params + np.float32(0.01)
+    return list(found)
+
+
+def numbers(*owners: int) -> np.ndarray:
+    return np.array(owners, np.int64)
+
+
+def wait_for_end(processes: list[int]) -> bool:
+    """Whether each of these, given as process descriptors, ended within a minute."""
+    return all(bool(select.select([fd], [], [], 60.0)[0]) for fd in processes)
+
+
+# ---- the same bytes
+
+
+@pytest.mark.parametrize(
+    ("plan", "sizes"),
+    [
+        (PLAN, [(1, 64), (2, 2)]),
+        (
+            LocalPlan(
+                optimizer="adam", learning_rate=0.01, steps=5, batch_size=3, prox_mu=0.1, weight_decay=0.1
+            ),
+            [(3, 2)],
+        ),
+        (LocalPlan(learning_rate=0.2, epochs=1, batch_size=4, order="stored"), [(2, 64)]),
+    ],
+    ids=["momentum", "adam", "stored"],
+)
+def test_bytes_are_the_references_for_any_number_of_workers(
+    made: tuple[ModelGraph, bytes],
+    plan: LocalPlan,
+    sizes: list[tuple[int, int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    training = Training(plan, 2**200 + 5)
+    flat = model(made)
+    expected = rounds(ReferenceEngine(flat, cohort(), training), flat.initial(), [4, 0, 2, 5, 1, 3])
+    for workers, chunk in sizes:
+        monkeypatch.setattr(workers_module, "MAX_CHUNK", chunk)
+        with WorkerEngine(*made, cohort(), training, workers=workers) as engine:
+            assert rounds(engine, flat.initial(), [4, 0, 2, 5, 1, 3]) == expected
+            assert engine.ready() == workers
+            assert everything(engine.train(*flat.initial(), numbers(), 0)) == []
+
+
+def test_a_bound_gradient_is_the_gradient_of_those_rows(made: tuple[ModelGraph, bytes]) -> None:
+    flat = model(made)
+    rows, params, buffers = cohort().rows(2), *flat.initial()
+    chosen = numbers(5, 0, 11)
+    part = rows.take(chosen)
+    expected = flat.gradient(params, buffers, (part.inputs,), part.labels, rng=np.random.default_rng(1))
+    bound = flat.bind((rows.inputs,), rows.labels)
+    for piece, values in zip(
+        bound.pieces, np.split(params, np.cumsum([p.size for p in bound.pieces])[:-1]), strict=True
+    ):
+        piece[...] = values
+    loss, gradient, after = bound.gradient(buffers, chosen, np.random.default_rng(1))
+    assert loss == expected[0]
+    assert np.concatenate(gradient).tobytes() == expected[1].tobytes()
+    assert after.tobytes() == expected[2].tobytes()
+    with pytest.raises(IndexError):
+        bound.gradient(buffers, numbers(12), np.random.default_rng(1))
+    with pytest.raises(DataRefused, match="one entry for each of 12 rows"):
+        flat.bind((rows.inputs,), rows.labels[:-1])
+    with pytest.raises(DataRefused, match=r"must be in \[0, 2\]"):
+        flat.bind((rows.inputs,), np.full(12, 3)).gradient(buffers, chosen, np.random.default_rng(1))
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        LocalPlan(learning_rate=0.1, momentum=0.9, weight_decay=0.1, steps=6, batch_size=4),
+        LocalPlan(optimizer="adam", learning_rate=0.01, prox_mu=0.3, epochs=2, batch_size=5),
+    ],
+    ids=["momentum", "adam"],
+)
+def test_training_in_pieces_is_training_to_the_bit(made: tuple[ModelGraph, bytes], plan: LocalPlan) -> None:
+    flat, rows = model(made), cohort().rows(2)
+    params, buffers = flat.initial()
+
+    def gradient(
+        current: np.ndarray, state: np.ndarray, batch: np.ndarray, rng: np.random.Generator
+    ) -> tuple[float, np.ndarray, np.ndarray]:
+        part = rows.take(batch)
+        return flat.gradient(current, state, (part.inputs,), part.labels, rng=rng)
+
+    expected = train_local(gradient, params, buffers, 12, plan, rng=np.random.default_rng(4))
+    bound = flat.bind((rows.inputs,), rows.labels)
+    for _ in range(2):  # nothing of one training is left in the next
+        got = train_pieces(
+            bound.gradient, bound.pieces, params, buffers, 12, plan, rng=np.random.default_rng(4)
+        )
+        assert got.update.tobytes() == expected.update.tobytes()
+        assert got.buffers.tobytes() == expected.buffers.tobytes()
+        assert (got.steps, got.first_loss, got.last_loss) == (
+            expected.steps,
+            expected.first_loss,
+            expected.last_loss,
+        )
+    with pytest.raises(UpdateRefused, match="params: must have"):
+        train_pieces(
+            bound.gradient, bound.pieces, params[1:], buffers, 12, plan, rng=np.random.default_rng(4)
+        )
+
+
+def test_pieces_that_are_large_but_finite_are_taken() -> None:
+    huge = np.full(3, 1e30, np.float32)  # their sum of squares is not finite
+    plan, rng = LocalPlan(learning_rate=0.5, steps=1), np.random.default_rng(0)
+    pieces = [np.empty(1, np.float32), np.empty(2, np.float32)]
+    none = np.zeros(0, np.float32)
+    found = train_pieces(
+        lambda *_: (0.0, [huge[:1], huge[1:]], none), pieces, np.zeros(3, np.float32), none, 4, plan, rng=rng
+    )
+    assert found.update.tolist() == (np.float32(-0.5) * huge).tolist()
+    huge[2] = np.inf
+    with pytest.raises(UpdateRefused, match="gradient at step 1: must be finite"):
+        train_pieces(
+            lambda *_: (0.0, [huge[:1], huge[1:]], none),
+            pieces,
+            np.zeros(3, np.float32),
+            none,
+            4,
+            plan,
+            rng=rng,
+        )
+
+
+def test_an_abandoned_round_leaves_no_trace(
+    made: tuple[ModelGraph, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers_module, "MAX_CHUNK", 1)
+    flat, training = model(made), Training(PLAN, 1)
+    params, buffers = flat.initial()
+    with WorkerEngine(*made, cohort(), training, workers=2) as engine:
+        abandoned = engine.train(params + 1, buffers, numbers(0, 1, 2, 3, 4), 0)
+        next(abandoned)
+        got = everything(engine.train(params, buffers, numbers(3, 4), 1))
+        with pytest.raises(ValueError, match="another round has begun"):
+            next(abandoned)
+    reference = ReferenceEngine(flat, cohort(), training)
+    assert got == everything(reference.train(params, buffers, numbers(3, 4), 1))
+
+
+# ---- what is refused
+
+
+def test_wrong_vectors_and_owners_are_programmer_mistakes(made: tuple[ModelGraph, bytes]) -> None:
+    params, buffers = model(made).initial()
+    with WorkerEngine(*made, cohort(), Training(PLAN, 1), workers=1) as engine:
+        wrongs: list[Any] = [params[:-1], params.astype(np.float64), params[None]]
+        for wrong in wrongs:
+            with pytest.raises(ValueError, match="params must be a float32 array"):
+                engine.train(wrong, buffers, numbers(0), 0)
+        with pytest.raises(ValueError, match="buffers must be a float32 array"):
+            engine.train(params, buffers[1:], numbers(0), 0)
+        for owners in (numbers(6), numbers(-1)):
+            with pytest.raises(ValueError, match=r"owners must be in 0\.\.5"):
+                engine.train(params, buffers, owners, 0)
+        with pytest.raises(ValueError, match="once"):
+            engine.train(params, buffers, numbers(2, 2), 0)
+        with pytest.raises(ValueError, match="int64"):
+            engine.train(params, buffers, np.array([0.0]), 0)
+    with pytest.raises(ValueError, match="the engine is closed"):
+        next(engine.train(params, buffers, numbers(0), 0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"workers": 0}, "workers must be from 1 to 1024"),
+        ({"workers": True}, "workers must be an integer"),
+        ({"budget_mib": 0}, r"budget_mib must be in \[1"),
+        (
+            {"budget_mib": 100},
+            r"memory budget: 1 worker of this model would need \d+ MiB, the budget is 100 MiB",
+        ),
+        ({"workers": 6, "budget_mib": 300}, r"6 workers of this model would need 4\d\d MiB"),
+        ({"stall_s": 0}, "stall_s must be in"),
+    ],
+)
+def test_settings_are_refused_by_name(
+    made: tuple[ModelGraph, bytes], settings: dict[str, float], message: str
+) -> None:
+    with pytest.raises(ConfigRefused, match=message):
+        WorkerEngine(*made, cohort(), Training(PLAN, 1), **settings)  # type: ignore[arg-type]
+
+
+def test_state_that_stays_with_an_owner_is_refused_by_name() -> None:
+    sample = torch.randn(4, 1, 6, 6)
+    graph, weights = compile_model(
+        Net(), (sample,), loss="cross_entropy", federate={"norm.running_mean": "keep_local"}
+    )
+    with pytest.raises(ConfigRefused, match=r"buffer norm\.running_mean stays with its data owner"):
+        WorkerEngine(graph, weights_to_bytes(graph, weights), cohort(), Training(PLAN, 1))
+
+
+def test_rows_that_are_no_numbers_are_refused(made: tuple[ModelGraph, bytes]) -> None:
+    pool = Rows(np.array([["a"], ["b"]]), np.array([0, 1]))
+    strings = Cohort(pool, numbers(0, 1), numbers(0, 2))
+    with pytest.raises(DataRefused, match="inputs: must be numbers"):
+        WorkerEngine(*made, strings, Training(PLAN, 1))
+
+
+def test_activations_are_metered_before_the_model_is_built() -> None:
+    wide = nn.Sequential(nn.Conv2d(1, 64, 1), nn.Tanh(), nn.Flatten(), nn.Linear(64 * 36, 3))
+    graph, weights = compile_model(wide, (torch.randn(4, 1, 6, 6),), loss="cross_entropy")
+    many = cohort((20_000,))
+    whole = Training(replace(PLAN, batch_size=20_000), 1)
+    with WorkerEngine(graph, weights_to_bytes(graph, weights), many, whole, workers=1) as engine:
+        with pytest.raises(ConfigRefused, match=r"1 worker of this model would need 1\d\d\d MiB"):
+            engine.ready()
+        assert engine.pids[1:] == ()
+
+
+def test_weights_of_another_graph_are_refused_when_the_model_is_built(made: tuple[ModelGraph, bytes]) -> None:
+    graph, data = made
+    with (
+        WorkerEngine(graph, data[:-1], cohort(), Training(PLAN, 1)) as engine,
+        pytest.raises(GraphRefused, match="weights: "),
+    ):
+        engine.ready()
+
+
+def test_without_the_tensor_library_it_says_so(
+    made: tuple[ModelGraph, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('not here')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with (
+        WorkerEngine(*made, cohort(), Training(PLAN, 1)) as engine,
+        pytest.raises(ConfigRefused, match="needs PyTorch, which cannot be loaded: not here"),
+    ):
+        engine.ready()
+
+
+def test_errors_in_training_are_the_references(made: tuple[ModelGraph, bytes]) -> None:
+    flat, owners = model(made), numbers(1, 0, 2)
+    params, buffers = flat.initial()
+    wild = Training(replace(PLAN, learning_rate=1e3, epochs=40), 1)
+    with WorkerEngine(*made, cohort(), wild, workers=2) as engine:
+        got = everything(engine.train(params * np.float32(1e30), buffers, owners, 0))
+    expected = everything(
+        ReferenceEngine(flat, cohort(), wild).train(params * np.float32(1e30), buffers, owners, 0)
+    )
+    assert got == expected
+    assert all(failure is not None and "step" in failure for *_, failure in got)
+    pool = cohort().pool
+    labels = pool.labels.copy()
+    labels[9] = 3
+    bad = replace(cohort(), pool=Rows(pool.inputs, labels))
+    with WorkerEngine(*made, bad, Training(PLAN, 1), workers=2) as engine:
+        with pytest.raises(DataRefused, match=r"class numbers must be in \[0, 2\]"):
+            list(engine.train(params, buffers, owners, 0))
+        assert len(everything(engine.train(params, buffers, numbers(1, 0), 0))) == 2
+
+
+# ---- processes that die
+
+
+@pytest.fixture
+def long_plan() -> LocalPlan:
+    return LocalPlan(learning_rate=0.01, steps=60, batch_size=8)
+
+
+def test_a_worker_killed_in_mid_round_is_replaced(
+    made: tuple[ModelGraph, bytes], long_plan: LocalPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers_module, "MAX_CHUNK", 1)
+    flat, training, owners = model(made), Training(long_plan, 1), numbers(0, 2, 4, 3, 5)
+    expected = everything(ReferenceEngine(flat, cohort(), training).train(*flat.initial(), owners, 0))
+    with WorkerEngine(*made, cohort(), training, workers=2) as engine:
+        results = engine.train(*flat.initial(), owners, 0)
+        got = everything(iter([next(results)]))
+        victims = engine.pids[1:]
+        assert victims
+        for victim in victims:
+            os.kill(victim, signal.SIGKILL)
+        got += everything(results)
+        assert got == expected
+        assert not set(victims) & set(engine.pids)
+
+
+def test_nobody_is_blamed_for_workers_that_end_between_rounds(made: tuple[ModelGraph, bytes]) -> None:
+    flat, training = model(made), Training(PLAN, 1)
+    expected = everything(ReferenceEngine(flat, cohort(), training).train(*flat.initial(), numbers(2), 0))
+    with WorkerEngine(*made, cohort(), training, workers=3) as engine:
+        list(engine.train(*flat.initial(), numbers(0, 1, 2, 3), 0))
+        idle = engine.pids[1:]
+        assert len(idle) == 3
+        processes = [os.pidfd_open(pid) for pid in idle]
+        for pid in idle:
+            os.kill(pid, signal.SIGKILL)
+        assert wait_for_end(processes)
+        for process in processes:
+            os.close(process)
+        assert everything(engine.train(*flat.initial(), numbers(2), 0)) == expected
+        assert not set(idle) & set(engine.pids)
+
+
+def test_the_zygote_is_started_again(
+    made: tuple[ModelGraph, bytes], long_plan: LocalPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers_module, "MAX_CHUNK", 1)
+    flat, training, owners = model(made), Training(long_plan, 1), numbers(0, 2, 4, 3, 5)
+    expected = everything(ReferenceEngine(flat, cohort(), training).train(*flat.initial(), owners, 0))
+    with WorkerEngine(*made, cohort(), training, workers=2) as engine:
+        for _ in range(2):
+            results = engine.train(*flat.initial(), owners, 0)
+            got = everything(iter([next(results)]))
+            before = engine.pids
+            os.kill(before[0], signal.SIGKILL)
+            got += everything(results)
+            assert got == expected
+            assert not set(before) & set(engine.pids)
+
+
+@contextmanager
+def killing(pids: Callable[[], tuple[int, ...]]) -> Iterator[None]:
+    """Kill every process that turns up in ``pids``."""
+    done = threading.Event()
+
+    def work() -> None:
+        seen: set[int] = set()
+        while not done.wait(0.002):
+            for pid in pids():
+                if pid not in seen:
+                    seen.add(pid)
+                    os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=work)
+    killer.start()
+    try:
+        yield
+    finally:
+        done.set()
+        killer.join()
+
+
+def test_a_zygote_that_dies_twice_in_a_round_is_an_error(made: tuple[ModelGraph, bytes]) -> None:
+    with WorkerEngine(*made, cohort(), Training(PLAN, 1), workers=1) as engine:
+        engine.ready()
+        with (
+            killing(lambda: engine.pids[:1]),
+            pytest.raises(StorageError, match=r"worker processes: .* was killed by SIGKILL twice"),
+        ):
+            list(engine.train(*model(made).initial(), numbers(0, 1), 0))
+        with pytest.raises(ValueError, match="the engine is closed"):
+            engine.ready()
+
+
+def test_an_owner_that_costs_three_workers_has_failed(made: tuple[ModelGraph, bytes]) -> None:
+    with WorkerEngine(*made, cohort((4, 2)), Training(ENDLESS, 1), workers=1) as engine:
+        engine.ready()
+        with killing(lambda: engine.pids[1:]):
+            (found,) = engine.train(*model(made).initial(), numbers(0, 1), 0)
+    assert found.owners.tolist() == [0, 1]
+    assert not found.updates.any()
+    assert not found.buffers.any()
+    assert np.isnan(found.losses).all()
+    for owner in (0, 1):
+        assert found.failures[owner] == (
+            "the worker process was killed by SIGKILL; 3 were lost over this data owner"
+        )
+
+
+def test_a_silent_worker_is_killed_and_its_owner_fails(made: tuple[ModelGraph, bytes]) -> None:
+    flat = model(made)
+    with WorkerEngine(*made, cohort((4, 2)), Training(ENDLESS, 1), workers=1) as engine:
+        engine.ready()
+        engine._crew._stall_s = 0.2
+        (found,) = engine.train(*flat.initial(), numbers(1), 0)
+    assert found.failures == {
+        1: "the worker process gave no answer for 0.2 s; 3 were lost over this data owner"
+    }
+
+
+# ---- nothing stays behind
+
+
+def test_closing_leaves_no_process_and_no_descriptor(made: tuple[ModelGraph, bytes]) -> None:
+    gc.collect()
+    before = sorted(os.listdir("/proc/self/fd"))
+    engine = WorkerEngine(*made, cohort(), Training(PLAN, 1), workers=2)
+    list(engine.train(*model(made).initial(), numbers(0, 1), 0))
+    processes = [os.pidfd_open(pid) for pid in engine.pids]
+    assert len(processes) == 3
+    engine.close()
+    engine.close()
+    assert wait_for_end(processes)
+    for process in processes:
+        os.close(process)
+    forgotten = WorkerEngine(*made, cohort(), Training(PLAN, 1), workers=2)
+    process = os.pidfd_open(forgotten.pids[0])
+    del engine, forgotten
+    gc.collect()
+    assert wait_for_end([process])
+    os.close(process)
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+SCRIPT = """
+import sys
+import numpy as np
+from galaxylearning.engines.cohort import Cohort
+from galaxylearning.engines.engine import Training
+from galaxylearning.engines.workers import WorkerEngine
+from galaxylearning.graph.decode import read_graph
+from galaxylearning.graph.document import DEFAULT_LIMITS
+from galaxylearning.learning.local import train_local, train_pieces
+from galaxylearning.learning.plan import LocalPlan
+from galaxylearning.protocol.rounds import Rows
+
+graph = read_graph(open(sys.argv[1], "rb").read(), DEFAULT_LIMITS)
+rows = Rows(np.zeros((8, 1, 6, 6), np.float32), np.zeros(8, np.int64))
+plan = LocalPlan(learning_rate=1e-6, epochs=100_000, batch_size=8)
+weights, cohort = open(sys.argv[2], "rb").read(), Cohort.of([rows] * 2)
+with WorkerEngine(graph, weights, cohort, Training(plan, 1), workers=2) as engine:
+    engine.ready()
+    engine._crew.begin()
+    engine._crew.submit(engine._jobs(np.array([0, 1]), 0, 0))
+    assert "torch" not in sys.modules
+    print(*engine.pids, flush=True)
+    try:
+        engine._crew.finished()
+    except KeyboardInterrupt:
+        print("stopped", flush=True)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["interrupted", "killed"])
+def test_workers_end_with_their_caller(
+    made: tuple[ModelGraph, bytes], tmp_path: Path, how: signal.Signals
+) -> None:
+    graph, weights = made
+    (tmp_path / "graph").write_bytes(graph.to_bytes())
+    (tmp_path / "weights").write_bytes(weights)
+    home = str(Path(galaxylearning.__file__).parents[1])
+    caller = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(tmp_path / "graph"), str(tmp_path / "weights")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": home},
+        start_new_session=True,
+    )
+    assert caller.stdout is not None
+    line = caller.stdout.readline()
+    processes = [os.pidfd_open(int(pid)) for pid in line.split()]
+    assert len(processes) == 3
+    os.killpg(caller.pid, how)
+    rest, errors = caller.communicate(timeout=60)
+    assert wait_for_end(processes)
+    for process in processes:
+        os.close(process)
+    assert errors == ""
+    assert (rest, caller.returncode) == (("stopped\n", 0) if how == signal.SIGINT else ("", -9))
+
+
+def test_a_program_that_cannot_be_started_is_said_plainly(
+    made: tuple[ModelGraph, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(StorageError, match="worker processes: could not be started"):
+        WorkerEngine(*made, cohort(), Training(PLAN, 1))
+    monkeypatch.setattr(sys, "executable", "")
+    with pytest.raises(ConfigRefused, match=r"sys\.executable is empty"):
+        WorkerEngine(*made, cohort(), Training(PLAN, 1))
+    monkeypatch.setattr(sys, "executable", "/bin/true")
+    with (
+        WorkerEngine(*made, cohort(), Training(PLAN, 1)) as engine,
+        pytest.raises(StorageError, match="ended with exit code 0 twice"),
+    ):
+        engine.ready()
