@@ -1,13 +1,17 @@
 """One run of a program: its result, its wall time, and the memory of all its processes.
 
 Memory is read from /proc, so this needs Linux. The PSS of a process counts a page that n processes share as
-1/n, so that the sum over a program's processes counts every page once; the sum of RSS counts it n times.
+1/n, so that the sum over a program's processes counts every page once; the sum of RSS counts it n times. What
+runs this must load no library that the measured program loads, or it would share those pages with it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import os
+import select
 import signal
 import subprocess
 import tempfile
@@ -28,6 +32,7 @@ PAUSES_PER_SAMPLE = 25
 """Between two samples lies at least this many times what one takes: the measured program keeps its cores."""
 
 QUIET_S = 0.3
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 class RunError(Exception):
@@ -39,7 +44,8 @@ class Run:
     """What one run gave.
 
     ``result`` is the program's own JSON line. ``peak_mb`` is the largest sum of PSS seen over all its
-    processes and ``peak_rss_mb`` that of RSS, in megabytes of 10^6 bytes. ``load`` is the machine's load
+    processes, never less than the RSS of its first, and ``peak_rss_mb`` that of RSS, in megabytes of 10^6
+    bytes. ``load`` is the machine's load
     average and ``busy`` the busy part of all cores, 0..1, both just before the start.
     """
 
@@ -82,6 +88,8 @@ def run(
     Raises:
         RunError: exit status other than 0, no result, or more than ``limit_s`` seconds.
     """
+    adopt_orphans()
+    others = frozenset(family())
     load, busy = os.getloadavg()[0], busy_share(QUIET_S)
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as messages:
         start = time.perf_counter()
@@ -89,10 +97,13 @@ def run(
             command, env=dict(env), cwd=cwd, stdout=output, stderr=messages, start_new_session=True
         )
         try:
-            pss, rss, most, wall_s = _watch(process, start, limit_s)
-        finally:
-            end_session(process.pid)
+            pss, rss, most, wall_s = _watch(process, start, limit_s, others)
+        except BaseException:
+            process.kill()
             process.wait()
+            raise
+        finally:
+            end_family(others)
         text, said = _text(output), _text(messages)
     name = " ".join(command)
     if process.returncode != 0:
@@ -109,39 +120,59 @@ def _text(file: IO[bytes]) -> str:
     return file.read().decode("utf-8", errors="replace")
 
 
-def _watch(process: subprocess.Popen[bytes], start: float, limit_s: float) -> tuple[int, int, int, float]:
+def _watch(
+    process: subprocess.Popen[bytes], start: float, limit_s: float, others: frozenset[int]
+) -> tuple[int, int, int, float]:
     """Sample until the process has ended: peak PSS and RSS in bytes, most processes at once, wall seconds."""
     peak_pss = peak_rss = most = 0
-    while process.poll() is None:
-        before = time.perf_counter()
-        pss, rss, count = memory(family(process.pid))
-        peak_pss, peak_rss, most = max(peak_pss, pss), max(peak_rss, rss), max(most, count)
-        now = time.perf_counter()
-        if now - start > limit_s:
-            raise RunError(f"process {process.pid} stopped after {limit_s:.0f} s")
-        pause = max(SHORTEST_PAUSE_S, PAUSES_PER_SAMPLE * (now - before))
-        try:
-            process.wait(pause)
-        except subprocess.TimeoutExpired:
-            continue
-    return peak_pss, peak_rss, most, time.perf_counter() - start
+    ending = select.poll()
+    descriptor = os.pidfd_open(process.pid)
+    ending.register(descriptor, select.POLLIN)
+    try:
+        while True:
+            before = time.perf_counter()
+            pss, rss, count = memory(family(others))
+            peak_pss, peak_rss, most = max(peak_pss, pss), max(peak_rss, rss), max(most, count)
+            now = time.perf_counter()
+            if now - start > limit_s:
+                raise RunError(f"process {process.pid} stopped after {limit_s:.0f} s")
+            if ending.poll(1e3 * max(SHORTEST_PAUSE_S, PAUSES_PER_SAMPLE * (now - before))):
+                break
+    finally:
+        os.close(descriptor)
+    wall_s = time.perf_counter() - start
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    # What the kernel counted for the first process bounds both sums from below, between samples too.
+    alone = 1024 * usage.ru_maxrss
+    return max(peak_pss, alone), max(peak_rss, alone), most, wall_s
 
 
-def family(root: int) -> list[int]:
-    """Process ids of ``root``, its descendants, and whoever else is in the session that it leads."""
-    parents: dict[int, int] = {}
-    found = {root}
-    for entry in PROC.iterdir():
-        if entry.name.isdigit() and (fields := _stat(int(entry.name))) is not None:
-            parents[int(entry.name)] = int(fields[1])
-            if int(fields[3]) == root:
-                found.add(int(entry.name))
-    grown = True
-    while grown:
-        more = {pid for pid, parent in parents.items() if parent in found} - found
-        found |= more
-        grown = bool(more)
-    return sorted(found)
+def adopt_orphans() -> None:
+    """Make this process the parent of descendants that lose theirs, so that daemons are counted and ended.
+
+    Raises:
+        OSError: the system refuses.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def family(others: frozenset[int] = frozenset()) -> list[int]:
+    """Process ids of all descendants of this process but ``others`` and theirs."""
+    found: list[int] = []
+    waiting = [os.getpid()]
+    while waiting:
+        for file in (PROC / str(waiting.pop()) / "task").glob("*/children"):
+            try:
+                born = [int(child) for child in file.read_text(encoding="ascii").split()]
+            except OSError:
+                continue  # it has ended in the meantime
+            fresh = [pid for pid in born if pid not in others]
+            found += fresh
+            waiting += fresh
+    return found
 
 
 def memory(pids: Sequence[int]) -> tuple[int, int, int]:
@@ -159,22 +190,16 @@ def memory(pids: Sequence[int]) -> tuple[int, int, int]:
     return pss, rss, count
 
 
-def end_session(leader: int) -> None:
-    """Kill every process that is still in the session led by ``leader``, and their descendants."""
-    for pid in family(leader):
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-
-
-def _stat(pid: int) -> list[str] | None:
-    """State, parent, group, session and so on; None when there is no such process any more."""
-    try:
-        text = (PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    return text[text.rindex(")") + 2 :].split()
+def end_family(others: frozenset[int]) -> None:
+    """Kill and reap every descendant of this process but ``others`` and theirs."""
+    while born := family(others):
+        for pid in born:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for pid in born:
+            # Those whose parent is another descendant are reaped in the next turn, as orphans.
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
 
 
 def busy_share(seconds: float) -> float:

@@ -139,7 +139,7 @@ def scale_verdicts(rows: Sequence[Row]) -> list[Verdict]:
         verdicts.append(Verdict(bound.name, found, bound.most, at_least=False, unit=bound.unit))
     for row in rows:
         if "whole_budget_mib" in row.extra:
-            most = float(row.extra["whole_budget_mib"]) * 2**20 / 1e6
+            most = round(float(row.extra["whole_budget_mib"]) * 2**20 / 1e6, 1)
             name = f"peak under a budget of {row.extra['whole_budget_mib']} MiB"
             verdicts.append(Verdict(name, float(row.extra["peak_rss_mb"]), most, at_least=False, unit=" MB"))
     return verdicts
