@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-import galaxylearning
 from galaxylearning.engines.channel import (
     Channel,
     Closed,
@@ -408,7 +407,7 @@ class Crew:
 def _environment() -> dict[str, str]:
     """One thread for every library, and this package where the new interpreter finds it."""
     one = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    home = str(Path(galaxylearning.__file__).parents[1])
+    home = str(Path(__file__).resolve().parents[2])
     if home in sysconfig.get_paths().values():
         return {**os.environ, **one}
     known = os.environ.get("PYTHONPATH")
