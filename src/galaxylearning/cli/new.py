@@ -25,7 +25,7 @@ def new(
 ) -> None:
     """Write NAME/job.py, a training job to begin with, beside made-up data on which it runs as it is.
 
-    Example: galaxy new my-job && galaxy job check my-job/job.py
+    Example: galaxy new my-job && galaxy simulate my-job/job.py
     """
     folder = Path(name)
     title = folder.name
@@ -53,7 +53,7 @@ def new(
         except OSError as error:
             raise StorageError(error.strerror or str(error), where=str(folder / file)) from error
     output.console().print(
-        f"{folder}: {', '.join(written)}\nTry it: galaxy job check {folder / 'job.py'}",
+        f"{folder}: {', '.join(written)}\nTry it: galaxy simulate {folder / 'job.py'}",
         soft_wrap=True,
         markup=False,
     )
