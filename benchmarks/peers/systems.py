@@ -19,6 +19,8 @@ class System:
     module: str
     works: tuple[str, ...]
     python: Path
+    is_comparable: bool = True
+    """Whether its final weights must be those of the others."""
 
     def command(self, work: str) -> list[str]:
         """The command line for one piece of work."""
@@ -31,6 +33,7 @@ def _other(folder: str) -> Path:
 
 SYSTEMS = (
     System("galaxy", "galaxy_run", ("W1", "W2"), HERE),
+    System("galaxy-paid", "galaxy_paid", ("W1",), HERE, is_comparable=False),
     System("bare", "bare_dense", ("W1",), HERE),
     System("bare", "bare_torch", ("W2",), HERE),
     System("torch-loop", "torch_loop", ("W1", "W2"), HERE),

@@ -11,6 +11,7 @@ import pytest
 from sklearn.datasets import load_breast_cancer, load_digits
 
 from galaxylearning.contribution import (
+    SentUpdates,
     coalition_game,
     exact_banzhaf,
     merge_twins,
@@ -341,6 +342,55 @@ def test_a_malformed_update_is_refused(bad: Any) -> None:
     history = [{"a": np.ones(4), "b": bad}]
     with pytest.raises(DataRefused, match=r"history\[0\] update of b"):
         twin_groups(history)
+
+
+def test_matrices_of_any_type_and_unit_give_the_same_evidence() -> None:
+    history = honest_history()
+    largest = max(float(np.abs(update).max()) for sent in history for update in sent.values())
+    rounded = [{who: np.rint(update / largest * 32767) for who, update in sent.items()} for sent in history]
+    reference = twin_evidence(rounded)
+    for kind in (np.int16, np.int32, np.float32, np.float64):
+        rows: Any = [np.array(list(sent.values())).astype(kind) for sent in rounded]
+        sent = [SentUpdates(tuple(one), part) for one, part in zip(rounded, rows, strict=True)]
+        found = twin_evidence(sent)
+        assert found.players == reference.players
+        assert found.correlation.tobytes() == reference.correlation.tobytes()
+        assert twin_groups(sent) == (frozenset({3, 11}),)
+
+
+def test_the_errors_are_those_of_leaving_out_each_round() -> None:
+    history = honest_history()
+    del history[2][3], history[5][11]
+    found = twin_evidence(history)
+    left_out = [twin_evidence([*history[:i], *history[i + 1 :]], minimum_rounds=3) for i in range(8)]
+    assert {evidence.players for evidence in left_out} == {found.players}
+    replicates = np.array([evidence.correlation for evidence in left_out])
+    spread = np.sum((replicates - replicates.mean(axis=0)) ** 2, axis=0)
+    np.testing.assert_allclose(found.standard_error, np.sqrt(spread * 7 / 8), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("players", "updates", "field"),
+    [
+        (("a",), np.zeros((2, 3)), "players"),
+        (("a", "a"), np.zeros((2, 3)), "players"),
+        (("a", "b"), np.zeros(2), "updates"),
+        (("a", "b"), np.zeros((2, 3), np.int64), "updates"),
+        (("a", "b"), [[0.0], [0.0]], "updates"),
+        (("a", "b"), np.full((2, 3), np.nan), "updates"),
+        (("a", "b"), np.full((2, 3), -np.inf, np.float32), "updates"),
+        (("a", "b"), np.full((2, 3), 1e101), "updates"),
+    ],
+)
+def test_a_malformed_matrix_is_refused(players: Any, updates: Any, field: str) -> None:
+    with pytest.raises(DataRefused, match=field):
+        SentUpdates(players, updates)
+
+
+def test_rounds_of_different_widths_are_refused() -> None:
+    history = [SentUpdates(("a", "b"), np.ones((2, width), np.int16)) for width in (3, 3, 4)]
+    with pytest.raises(DataRefused, match=r"3 numbers.*|history\[2\]"):
+        twin_evidence(history)
 
 
 def test_thresholds_out_of_range_are_refused() -> None:

@@ -54,7 +54,7 @@ def test_what_reads_can_print_json() -> None:
         "data list",
         "data match",
     )
-    reading += ("job check", "job list", "job show", "job watch", "audit", "receipt", "demo")
+    reading += ("simulate", "job check", "job list", "job show", "job watch", "audit", "receipt", "demo")
     found = {typed: command for name in COMMANDS for typed, command in leaves(load_command(name), (name,))}
     for typed in reading:
         assert any("--format" in parameter.opts for parameter in found[typed].params), typed

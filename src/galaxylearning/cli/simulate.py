@@ -89,13 +89,7 @@ def simulate(
     Writes report.json, owners.csv, rounds.csv, plot.png, plot.html, model.safetensors and best.safetensors to
     --out. Ctrl-C stops after the round at hand; --resume goes on from there.
 
-    Examples:
-
-      galaxy new my-job && galaxy simulate my-job/job.py
-
-      galaxy simulate my-job/job.py --data rows.csv --owners 200 --partition dirichlet:0.3 --behave zero@0
-
-      galaxy simulate my-job/job.py --chain embedded: --format json
+    Example: galaxy simulate my-job/job.py --owners 200 --partition dirichlet:0.3 --behave alie@20%
     """
     if format not in FORMATS:
         raise ConfigRefused(f"{format[:40]!r} given; allowed: {', '.join(FORMATS)}", where="format")

@@ -159,7 +159,10 @@ class RayCrew:
     # ---- inside
 
     def _hire(self) -> None:
-        actor = self._ray.remote(num_cpus=1, max_restarts=0)(_Actor).remote(self._target, self._arguments)
+        # Left to its default, an actor asks for a core when it is placed but does not hold it: so two crews,
+        # one that trains and one that values, can be on the same cluster without waiting for each other.
+        kind = self._ray.remote(max_restarts=0, scheduling_strategy="SPREAD")(_Actor)
+        actor = kind.remote(self._target, self._arguments)
         self._starting[actor.ready.remote(*self._values)] = actor
 
     def _finished(self) -> list[tuple[int, Any]]:

@@ -346,7 +346,8 @@ def _backs(
     """The way back: every derivative is complete before it is handed on."""
     written, met, backs = {output}, set(), []
     for operation in reversed(operations):
-        if not live[operation.gives]:
+        # What only a detached value needs has no derivative to hand on.
+        if not live[operation.gives] or operation.gives not in written:
             continue
         wants = tuple(live[value] for value in operation.takes)
         first = [False] * len(wants)
