@@ -37,7 +37,7 @@ from galaxylearning.learning.vectors import (
 PlayerT = TypeVar("PlayerT", bound=Hashable)
 
 MAX_PLAYERS = 2000
-"""Time and memory grow with the square of the names: 2,000 take about half a gigabyte."""
+"""Time and memory grow with the square of the names: 2,000 of 4,096 numbers take about 700 MB."""
 MIN_PLAYERS = 4
 MAX_ABS = 1e100
 IDLE_NORM = 0.1
