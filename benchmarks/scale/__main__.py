@@ -30,7 +30,10 @@ def measure(case: Case, repeats: int) -> list[Row]:
     machine = {"machine": Machine.here().fields()}
     if case.is_script:
         done = run(command, env=environment(), cwd=ROOT, limit_s=case.limit_s, read=rows_printed)
-        return [Row.from_json(row | machine) for row in done.result["rows"]]
+        rows = done.result["rows"]
+        # One row alone is the whole process; of several, each has a process of its own and knows its seconds.
+        whole = {"process_seconds": done.wall_s} if len(rows) == 1 else {}
+        return [Row.from_json(row | whole | machine) for row in rows]
     runs = [
         run(command, env=environment(), cwd=ROOT, limit_s=case.limit_s)
         for _ in range(min(repeats, case.most_repeats))
