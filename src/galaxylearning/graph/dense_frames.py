@@ -54,7 +54,7 @@ class FlatFrame:
             [np.arange(g.last - g.first, dtype=np.int64) * g.width + g.start for g in groups]
         )
         self._split: dict[int, list[F32]] = {}
-        self._blocks: dict[tuple[str, bool], list[F32]] = {}
+        self._blocks: dict[tuple[Matrix, bool], list[F32]] = {}
 
     # ---- products
 
@@ -159,7 +159,7 @@ class FlatFrame:
 
     def _own(self, weight: Matrix, vectors: F32) -> list[F32]:
         """A weight, or the derivative by it, of each group's models: views ``[models, rows, columns]``."""
-        key = (weight.name, vectors is self.gradients)
+        key = (weight, vectors is self.gradients)
         found = self._blocks.get(key)
         if found is None:
             stacked = stacked_matrix(weight, vectors)

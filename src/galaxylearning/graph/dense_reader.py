@@ -108,7 +108,7 @@ class Reader:
             raise NotDenseError("a factor is not a float32 weight")
         shape = found.entry.shape
         if len(shape) != 2:
-            raise GraphRefused(f"the weight must have two dimensions, not shape {list(shape)}")
+            raise NotDenseError("a factor is not a matrix")
         rows, columns = shape if found.is_transposed else (shape[1], shape[0])
         start = self.starts.get(found.entry.name, -1)
         return Matrix(found.entry.name, rows, columns, not found.is_transposed, start)
