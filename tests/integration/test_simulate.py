@@ -343,8 +343,10 @@ def test_rows_and_labels_that_do_not_fit_the_model_are_refused(job_file: Path) -
 
     with pytest.raises(DataRefused, match="owner 1: has no rows"):
         gl.simulate(job_file, [rows(4), rows(0)])
-    with pytest.raises(DataRefused, match="at least one data owner"):
+    with pytest.raises(ConfigRefused, match="at least one data owner"):
         gl.simulate(job_file, [])
+    with pytest.raises(ConfigRefused, match="must be files with a chain"):
+        gl.simulate(job_file, [rows(4), rows(4)], chain="embedded:")
     with pytest.raises(GalaxyError, match=r"\[0, 1\]"):
         gl.simulate(job_file, [rows(4), rows(4, label=7)])
     with pytest.raises(GalaxyError, match=r"must be float32 \[n, 2\]"):

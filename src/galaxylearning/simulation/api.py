@@ -75,7 +75,6 @@ def simulate(
     Raises:
         GalaxyError: something about job, data or options is not acceptable, or the run failed.
     """
-    rows: Sequence[Rows] | None = None
     if isinstance(job, Job):
         settings, test = Simulation(), read_test_set(job)
     else:
@@ -86,9 +85,9 @@ def simulate(
     elif isinstance(owners, int):
         settings = replace(settings, owners=owners)
     elif owners is not None:
-        rows = list(owners)
+        settings = replace(settings, data=tuple(owners), behaviours=())
     job = _changed(job, rounds, seed)
-    prepared = prepare(job, settings, test=test, owners=rows)
+    prepared = prepare(job, settings, test=test)
     return _play(prepared, chain, options or Options(), tell or _silent, on_round or _unwatched)
 
 
@@ -148,7 +147,9 @@ def _settings_in(file: JobFile) -> Simulation:
         return found
     if isinstance(found.data, str | Path):
         return replace(found, data=file.folder / found.data)
-    return replace(found, data=tuple(file.folder / path for path in found.data))
+    if isinstance(found.data, Rows):
+        return found
+    return replace(found, data=tuple(x if isinstance(x, Rows) else file.folder / x for x in found.data))
 
 
 def _described(prepared: Prepared) -> str:
@@ -165,6 +166,10 @@ def _on_chain(prepared: Prepared, options: Options, tell: Tell, on_round: OnRoun
         raise ConfigRefused("not with a chain: a posted job runs to its end", where="resume, patience")
     import anyio
 
+    schema = prepared.terms.schema
+    wanted = {column.name for column in schema.features} | {field.name for field in schema.arrays}
+    if not wanted <= set(prepared.raw(0)):
+        raise ConfigRefused("must be files with a chain: nodes read columns", where="data")
     from galaxylearning.simulation.chain_run import run_on_chain
 
     start = time.monotonic()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, cast
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.engines.cohort import Cohort
-from galaxylearning.errors import ConfigRefused, DataRefused
+from galaxylearning.errors import ConfigRefused
 from galaxylearning.messages.fields import checksummed
 from galaxylearning.messages.terms import Terms
 from galaxylearning.protocol.job import CompiledJob, Job, compile_job, terms_of
@@ -60,18 +60,15 @@ def made_up(number: int) -> Address:
     return checksummed(f"{number:040x}")
 
 
-def prepare(
-    job: Job, settings: Simulation, *, test: tuple[Rows, Columns], owners: Sequence[Rows] | None = None
-) -> Prepared:
+def prepare(job: Job, settings: Simulation, *, test: tuple[Rows, Columns]) -> Prepared:
     """Compile ``job`` for its data owners, deal out their rows, give them their behaviours.
 
-    ``test`` are the rows and columns of the job's test set. ``owners`` are rows in memory, one entry for each
-    data owner, instead of the files in ``settings``.
+    ``test`` are the rows and columns of the job's test set.
 
     Raises:
         GalaxyError: a file, the model, a partition, behaviour or trace is not acceptable.
     """
-    cohort, columns, hidden, source = _cohort(job, settings, test, owners)
+    cohort, columns, hidden, source = _cohort(job, settings, test)
     rng = np.random.default_rng([job.seed, _WHO])
     assignments = parse_assignments(settings.behaviours, owners=len(cohort), rng=rng)
     everybody = enlist(cohort, assignments, seed=job.seed)
@@ -130,32 +127,34 @@ def fingerprint(prepared: Prepared, engine: str) -> str:
     ]
     arrays = [cohort.pool.inputs, cohort.pool.labels, cohort.index, cohort.offsets, prepared.cast.played_by]
     arrays += [prepared.compiled.test.inputs, prepared.compiled.test.labels]
-    parts += [np.ascontiguousarray(array).tobytes() for array in arrays]
-    return blake3_digest(b"".join(blake3_digest(part) for part in parts)).hex()
+    digests = [blake3_digest(part) for part in parts]
+    digests += [blake3_digest(np.ascontiguousarray(array).tobytes()) for array in arrays]
+    return blake3_digest(b"".join(digests)).hex()
 
 
-def _cohort(
-    job: Job, settings: Simulation, test: tuple[Rows, Columns], owners: Sequence[Rows] | None
-) -> tuple[Cohort, Columns, Rows, str]:
+def _cohort(job: Job, settings: Simulation, test: tuple[Rows, Columns]) -> tuple[Cohort, Columns, Rows, str]:
     """Who has which rows, the columns as they were, the hidden test set, and where rows are from."""
-    schema, label = job.schema, job.schema.label.name
-    if owners is not None:
-        cohort = Cohort.of(owners)
-        return cohort, {label: cohort.pool.labels}, test[0], "rows in memory"
-    if settings.data is None:
+    data, label = settings.data, job.schema.label.name
+    if data is None:
         hidden, given = _halves(len(test[0]), job.seed)
         cohort, columns = _partitioned(settings, test[0], test[1], given, label, job.seed)
         return cohort, columns, test[0].take(hidden), "half of the test set; the other half stays hidden"
-    if isinstance(settings.data, str | Path):
-        pool, columns = load_rows(Path(settings.data), schema)
+    if isinstance(data, str | Path | Rows):
+        pool, columns = _read(data, job)
         order = np.random.default_rng([job.seed, _HALVES]).permutation(len(pool)).astype(np.int64)
         cohort, columns = _partitioned(settings, pool, columns, order, label, job.seed)
-        return cohort, columns, test[0], str(settings.data)
-    found = [load_rows(Path(path), schema) for path in settings.data]
-    if not found:
-        raise DataRefused("at least one data owner is needed", where="data")
+        return cohort, columns, test[0], "rows in memory" if isinstance(data, Rows) else str(data)
+    found = [_read(one, job) for one in data]
+    cohort = Cohort.of([rows for rows, _ in found])
     together = {name: np.concatenate([columns[name] for _, columns in found]) for name in found[0][1]}
-    return Cohort.of([rows for rows, _ in found]), together, test[0], f"{len(found)} files"
+    return cohort, together, test[0], f"{len(found):,} sets of rows"
+
+
+def _read(data: str | Path | Rows, job: Job) -> tuple[Rows, Columns]:
+    """Rows and columns of a file; rows in memory have only their labels as a column."""
+    if isinstance(data, Rows):
+        return data, {job.schema.label.name: data.labels}
+    return load_rows(Path(data), job.schema)
 
 
 def _halves(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

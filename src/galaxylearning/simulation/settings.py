@@ -9,6 +9,7 @@ from pathlib import Path
 from galaxylearning.errors import ConfigRefused
 from galaxylearning.learning.vectors import require_integer, require_number
 from galaxylearning.messages.terms import MAX_DATA_OWNERS
+from galaxylearning.protocol.rounds import Rows
 from galaxylearning.simulation.availability import Availability
 from galaxylearning.simulation.partition import Partitioner
 
@@ -19,11 +20,11 @@ MAX_WINDOW = 1e6
 class Simulation:
     """The data owners of a simulated job.
 
-    ``data`` is a file or folder with all owners' rows (CSV, Parquet, npz, a Hugging Face folder), or a list
-    of such, one for each owner; left out, half of the job's test set is dealt out and the other half stays
-    hidden. ``partitioner`` (``"dirichlet:alpha=0.5"`` or a partitioner) deals the rows out to ``owners`` by
-    the column ``partition_by``, the label unless given. ``behaviours`` are assignments such as
-    ``"sign-flip@0,3"`` or ``"alie@x20"``; ``availability`` says who is there (``"random:0.8"``, a trace).
+    ``data`` is a file or folder with all owners' rows (CSV, Parquet, npz, a Hugging Face folder), ``Rows`` in
+    memory, or a list of such, one for each owner; left out, half of the job's test set is dealt out and the
+    other half stays hidden. ``partitioner`` (``"dirichlet:alpha=0.5"`` or a partitioner) deals the rows out
+    to ``owners`` by the column ``partition_by``, the label unless given. ``behaviours`` are assignments such
+    as ``"sign-flip@0,3"`` or ``"alie@x20"``; ``availability`` says who is there (``"random:0.8"``, a trace).
     ``per_round`` owners are drawn each round of those present, all of them unless given. Whoever takes longer
     than ``window`` times the normal duration of a round comes too late.
 
@@ -31,7 +32,7 @@ class Simulation:
         ConfigRefused: naming the field and what is allowed.
     """
 
-    data: str | Path | Sequence[str | Path] | None = None
+    data: str | Path | Rows | Sequence[str | Path | Rows] | None = None
     owners: int = 10
     partitioner: str | Partitioner = "iid"
     partition_by: str | None = None
@@ -45,6 +46,8 @@ class Simulation:
         require_number(self.window, "window", low=1, high=MAX_WINDOW)
         if self.per_round is not None:
             require_integer(self.per_round, "per_round", low=1, high=MAX_DATA_OWNERS)
+        if isinstance(self.data, Sequence) and not isinstance(self.data, str) and not self.data:
+            raise ConfigRefused("must hold at least one data owner's rows", where="data")
         if isinstance(self.behaviours, str):
             raise ConfigRefused(
                 'must be a list of assignments such as ["zero@0"], not text', where="behaviours"
