@@ -218,10 +218,13 @@ def graphs(draw: st.DrawFn) -> ModelGraph:
         elif kind == "addmm":
             y = add("addmm.default", draw(st.sampled_from([bias, S])), x, far)
         else:
-            turned = draw(
-                st.sampled_from([("t.default",), ("transpose.int", 0, 1), ("permute.default", (1, 0))])
-            )
-            y = add("mm.default", x, add(str(turned[0]), near, *turned[1:]))
+            turns: dict[str, tuple[Argument, ...]] = {
+                "t.default": (),
+                "transpose.int": (0, 1),
+                "permute.default": ((1, 0),),
+            }
+            turn = draw(st.sampled_from(list(turns)))
+            y = add("mm.default", x, add(turn, near, *turns[turn]))
         widths[y] = 7 - width
 
     def arithmetic(x: Ref, width: int) -> None:
