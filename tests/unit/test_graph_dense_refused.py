@@ -241,7 +241,8 @@ def graphs(draw: st.DrawFn) -> ModelGraph:
     def shaped(x: Ref, width: int) -> None:
         kind = draw(st.sampled_from(["view", "flatten", "detach", "norm", "softmax", "rsub"]))
         if kind == "view":
-            rows = draw(st.sampled_from([-1, add("sym_size.int", x, 0)]))
+            starts: list[Argument] = [-1, add("sym_size.int", x, 0)]
+            rows = draw(st.sampled_from(starts))
             y = add("view.default", add("view.default", x, (rows, width, 1)), (-1, width))
         elif kind == "flatten":
             y = add("flatten.using_ints", x, 1)

@@ -52,12 +52,14 @@ _MERGE_PARAMETERS = 10_000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Chunk:
-    """Some of the data owners asked for: ``owners`` as they came, ``order`` sorts them by their rows;
-    ``slot`` says in which workspace they are trained.
+    """Some of the data owners asked for: ``owners`` as they came, ``order`` sorts them by their rows, and
+    ``places`` is the way back, or None where they came sorted. ``slot`` says which workspace they are
+    trained in.
     """
 
     owners: I64
     order: I64
+    places: I64 | None
     slot: int
 
 
@@ -118,6 +120,7 @@ class StackedEngine:
         self._workspaces: dict[int, Workspace] = {}
         self._kept: dict[bytes, _Kept] = {}
         self._seen: set[bytes] = set()
+        self._cut: tuple[bytes, list[_Chunk]] | None = None
         self._executor: ThreadPoolExecutor | None = None
         self._under_way: set[Future[Found]] = set()
 
@@ -155,7 +158,7 @@ class StackedEngine:
         seen: set[bytes] = set()
         waiting: deque[tuple[_Chunk, Callable[[], Found]]] = deque()
         try:
-            chunks = list(self._chunks(owners))
+            chunks = self._chunks(owners)
             # What there is one of needs no second thread.
             is_alone = self._slots == 1 or len(chunks) == 1
             for chunk in chunks:
@@ -169,18 +172,28 @@ class StackedEngine:
         finally:
             self._settle()
 
-    def _chunks(self, owners: I64) -> Iterator[_Chunk]:
+    def _chunks(self, owners: I64) -> list[_Chunk]:
         """Cut by memory alone: neither the number of threads nor what was kept changes what is together."""
-        counts = self._counts[owners]
+        key = owners.tobytes()
+        if self._cut is not None and self._cut[0] == key:
+            return self._cut[1]
+        owners, counts = owners.copy(), self._counts[owners]
         ends = np.cumsum(_padded(np.minimum(counts, self._training.plan.batch_size)))
-        first = number = 0
+        chunks: list[_Chunk] = []
+        first = 0
         while first < len(owners):
             before = int(ends[first - 1]) if first else 0
             last = int(np.searchsorted(ends, before + self._limits.columns, side="right"))
             last = min(max(last, first + 1), first + self._limits.models)
-            order = np.argsort(counts[first:last], kind="stable")
-            yield _Chunk(owners[first:last], order, number % self._slots)
-            first, number = last, number + 1
+            order, along = np.argsort(counts[first:last], kind="stable"), np.arange(last - first)
+            places = None
+            if not np.array_equal(order, along):
+                places = np.empty_like(order)
+                places[order] = along
+            chunks.append(_Chunk(owners[first:last], order, places, len(chunks) % self._slots))
+            first = last
+        self._cut = key, chunks
+        return chunks
 
     def _passes(self, chunk: _Chunk, round_index: int, seen: set[bytes]) -> Passes:
         key = chunk.owners.tobytes()
@@ -249,26 +262,23 @@ class StackedEngine:
         """A chunk's results in the order its data owners came in."""
         found, count = wait(), len(chunk.owners)
         self._under_way = {future for future in self._under_way if not future.done()}
-        places = np.empty(count, np.int64)
-        places[chunk.order] = np.arange(count)
-        updates = found.updates
-        if not np.array_equal(places, np.arange(count)):
+        updates, losses, steps, is_finite = found.updates, found.losses, found.steps.copy(), found.is_finite
+        if chunk.places is not None:
             spare = self._workspaces[chunk.slot].gradients[:count]
-            updates = np.take(updates, places, axis=0, out=spare, mode="clip")
-        losses, steps = found.losses[places], found.steps[places]
+            updates = np.take(updates, chunk.places, axis=0, out=spare, mode="clip")
+            losses, steps = losses[chunk.places], steps[chunk.places]
+            is_finite = is_finite[chunk.places]
+        state = np.tile(buffers, (count, 1))
         failures: dict[int, str] = {}
-        for i in np.flatnonzero(~found.is_finite[places]).tolist():
+        for i in np.flatnonzero(~is_finite).tolist():
             owner = int(chunk.owners[i])
             try:
                 alone = self._reference().train_one(start, buffers, owner, round_index)
             except UpdateRefused as refused:
                 failures[owner] = str(refused)
-                updates[i], losses[i], steps[i] = 0, np.nan, 0
+                updates[i], losses[i], steps[i], state[i] = 0, np.nan, 0, 0
             else:
                 updates[i], losses[i] = alone.update, (alone.first_loss, alone.last_loss)
-        state = np.tile(buffers, (count, 1))
-        for owner in failures:
-            state[np.flatnonzero(chunk.owners == owner)] = 0
         return Trained(chunk.owners.copy(), updates, state, steps, losses, failures)
 
     def _reference(self) -> ReferenceEngine:
