@@ -28,7 +28,7 @@ from galaxylearning.engines.reference import ReferenceEngine
 from galaxylearning.engines.workers import WorkerEngine
 from galaxylearning.errors import ConfigRefused, DataRefused, GraphRefused, StorageError, UpdateRefused
 from galaxylearning.graph import FlatModel, ModelGraph, compile_model, weights_from_bytes, weights_to_bytes
-from galaxylearning.learning.local import train_local, train_pieces
+from galaxylearning.learning.local import LocalResult, train_local
 from galaxylearning.learning.plan import LocalPlan
 from galaxylearning.protocol.rounds import Rows
 
@@ -146,83 +146,39 @@ def test_bytes_are_the_references_for_any_number_of_workers(
 def test_a_bound_gradient_is_the_gradient_of_those_rows(made: tuple[ModelGraph, bytes]) -> None:
     flat = model(made)
     rows, params, buffers = cohort().rows(2), *flat.initial()
-    chosen = numbers(5, 0, 11)
+    chosen, labels = numbers(5, 0, 11), rows.labels.copy()
     part = rows.take(chosen)
     expected = flat.gradient(params, buffers, (part.inputs,), part.labels, rng=np.random.default_rng(1))
-    bound = flat.bind((rows.inputs,), rows.labels)
-    for piece, values in zip(
-        bound.pieces, np.split(params, np.cumsum([p.size for p in bound.pieces])[:-1]), strict=True
-    ):
-        piece[...] = values
-    loss, gradient, after = bound.gradient(buffers, chosen, np.random.default_rng(1))
-    assert loss == expected[0]
-    assert np.concatenate(gradient).tobytes() == expected[1].tobytes()
-    assert after.tobytes() == expected[2].tobytes()
-    with pytest.raises(IndexError):
-        bound.gradient(buffers, numbers(12), np.random.default_rng(1))
+    labels[7] = 3  # never used
+    rows.inputs.setflags(write=False)
+    for held in (rows.labels, labels):
+        bound = flat.bind((rows.inputs,), held)
+        for _ in range(2):
+            loss, gradient, after = bound(params, buffers, chosen, np.random.default_rng(1))
+            assert loss == expected[0]
+            assert gradient.tobytes() == expected[1].tobytes()
+            assert after.tobytes() == expected[2].tobytes()
+    for outside in (12, -1):
+        with pytest.raises(IndexError):
+            bound(params, buffers, numbers(outside), np.random.default_rng(1))
+    with pytest.raises(DataRefused, match=r"must be in \[0, 2\]"):
+        bound(params, buffers, numbers(0, 7), np.random.default_rng(1))
     with pytest.raises(DataRefused, match="one entry for each of 12 rows"):
         flat.bind((rows.inputs,), rows.labels[:-1])
-    with pytest.raises(DataRefused, match=r"must be in \[0, 2\]"):
-        flat.bind((rows.inputs,), np.full(12, 3)).gradient(buffers, chosen, np.random.default_rng(1))
 
 
-@pytest.mark.parametrize(
-    "plan",
-    [
-        LocalPlan(learning_rate=0.1, momentum=0.9, weight_decay=0.1, steps=6, batch_size=4),
-        LocalPlan(optimizer="adam", learning_rate=0.01, prox_mu=0.3, epochs=2, batch_size=5),
-    ],
-    ids=["momentum", "adam"],
-)
-def test_training_in_pieces_is_training_to_the_bit(made: tuple[ModelGraph, bytes], plan: LocalPlan) -> None:
-    flat, rows = model(made), cohort().rows(2)
-    params, buffers = flat.initial()
+def test_a_gradient_that_is_large_but_finite_is_taken() -> None:
+    huge = np.full(3, 1e30, np.float32)  # the sum of its squares is not finite
+    plan, none = LocalPlan(learning_rate=0.5, steps=1), np.zeros(0, np.float32)
 
-    def gradient(
-        current: np.ndarray, state: np.ndarray, batch: np.ndarray, rng: np.random.Generator
-    ) -> tuple[float, np.ndarray, np.ndarray]:
-        part = rows.take(batch)
-        return flat.gradient(current, state, (part.inputs,), part.labels, rng=rng)
+    def train() -> LocalResult:
+        start, rng = np.zeros(3, np.float32), np.random.default_rng(0)
+        return train_local(lambda *_: (0.0, huge, none), start, none, 4, plan, rng=rng)
 
-    expected = train_local(gradient, params, buffers, 12, plan, rng=np.random.default_rng(4))
-    bound = flat.bind((rows.inputs,), rows.labels)
-    for _ in range(2):  # nothing of one training is left in the next
-        got = train_pieces(
-            bound.gradient, bound.pieces, params, buffers, 12, plan, rng=np.random.default_rng(4)
-        )
-        assert got.update.tobytes() == expected.update.tobytes()
-        assert got.buffers.tobytes() == expected.buffers.tobytes()
-        assert (got.steps, got.first_loss, got.last_loss) == (
-            expected.steps,
-            expected.first_loss,
-            expected.last_loss,
-        )
-    with pytest.raises(UpdateRefused, match="params: must have"):
-        train_pieces(
-            bound.gradient, bound.pieces, params[1:], buffers, 12, plan, rng=np.random.default_rng(4)
-        )
-
-
-def test_pieces_that_are_large_but_finite_are_taken() -> None:
-    huge = np.full(3, 1e30, np.float32)  # their sum of squares is not finite
-    plan, rng = LocalPlan(learning_rate=0.5, steps=1), np.random.default_rng(0)
-    pieces = [np.empty(1, np.float32), np.empty(2, np.float32)]
-    none = np.zeros(0, np.float32)
-    found = train_pieces(
-        lambda *_: (0.0, [huge[:1], huge[1:]], none), pieces, np.zeros(3, np.float32), none, 4, plan, rng=rng
-    )
-    assert found.update.tolist() == (np.float32(-0.5) * huge).tolist()
+    assert train().update.tolist() == (np.float32(-0.5) * huge).tolist()
     huge[2] = np.inf
     with pytest.raises(UpdateRefused, match="gradient at step 1: must be finite"):
-        train_pieces(
-            lambda *_: (0.0, [huge[:1], huge[1:]], none),
-            pieces,
-            np.zeros(3, np.float32),
-            none,
-            4,
-            plan,
-            rng=rng,
-        )
+        train()
 
 
 def test_an_abandoned_round_leaves_no_trace(
@@ -506,7 +462,7 @@ from galaxylearning.engines.engine import Training
 from galaxylearning.engines.workers import WorkerEngine
 from galaxylearning.graph.decode import read_graph
 from galaxylearning.graph.document import DEFAULT_LIMITS
-from galaxylearning.learning.local import train_local, train_pieces
+from galaxylearning.learning.local import LocalResult, train_local
 from galaxylearning.learning.plan import LocalPlan
 from galaxylearning.protocol.rounds import Rows
 

@@ -23,7 +23,7 @@ from galaxylearning.engines.channel import (
 )
 from galaxylearning.engines.shared_memory import Layout, SharedMemory
 from galaxylearning.errors import GalaxyError, UpdateRefused
-from galaxylearning.learning.local import train_pieces
+from galaxylearning.learning.local import train_local
 from galaxylearning.learning.plan import LocalPlan
 
 if TYPE_CHECKING:
@@ -56,10 +56,8 @@ class Worker:
         """Train one owner; its update and buffers are in the task's slot when ``Done`` is returned."""
         inputs, labels = self._layout.place(self._memory, self._index, task.place, task.rows)
         try:
-            bound = self._model.bind((inputs,), labels)
-            found = train_pieces(
-                bound.gradient,
-                bound.pieces,
+            found = train_local(
+                self._model.bind((inputs,), labels),
                 self._params,
                 self._state,
                 task.rows,

@@ -7,7 +7,7 @@ tensors.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -27,23 +27,34 @@ from galaxylearning.units import Digest
 Vector = npt.NDArray[np.float32]
 Array: TypeAlias = npt.NDArray[Any]
 Rows: TypeAlias = npt.NDArray[np.int64]
+BoundGradient: TypeAlias = Callable[[Vector, Vector, Rows, np.random.Generator], tuple[float, Vector, Vector]]
 
 MAX_EVALUATION_ROWS = 1024
 EVALUATION_BYTES = 256 << 20
 """Evaluation goes in batches of at most this many rows and, about, this many bytes of activations."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Bound:
-    """A model and some rows. ``pieces`` are the model's parameters themselves, one float32 vector for each in
-    order of name; whoever trains writes to them.
+class _Labels:
+    """Labels of many rows, checked and converted once, when the outputs' shape is known.
 
-    ``gradient(buffers [B], rows int64 [b], rng)`` gives mean loss, gradient by piece (not to be written to:
-    two of them may be one) and buffers after the pass, to the digit what ``FlatModel.gradient`` gives.
+    Where some of them are unacceptable, those that are used are checked by the batch, and only they refused.
     """
 
-    pieces: tuple[Vector, ...]
-    gradient: Callable[[Vector, Rows, np.random.Generator], tuple[float, list[Vector], Vector]]
+    def __init__(self, loss: str, labels: Array) -> None:
+        self._loss, self._labels = loss, labels
+        self._shape: torch.Size | None = None
+        self._prepared: torch.Tensor | None = None
+
+    def take(self, rows: Rows, chosen: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+        """The targets of ``rows``, which ``chosen`` names as well, for outputs of this shape."""
+        shape = outputs.shape
+        if shape[1:] != self._shape:
+            self._shape, self._prepared = shape[1:], None
+            with suppress(DataRefused):
+                self._prepared = check_labels(self._loss, self._labels, (len(self._labels), *shape[1:]))
+        if self._prepared is None:
+            return check_labels(self._loss, self._labels[rows], tuple(shape))
+        return self._prepared.index_select(0, chosen)
 
 
 class FlatModel:
@@ -111,48 +122,49 @@ class FlatModel:
             ValueError: params or buffers have a wrong length or type, or ``rng`` is missing.
         """
         tensors = self._tensors(inputs, labels)
-        self._load(params, buffers)
-        loss, parts, after = self._step(buffers, tensors, labels, rng)
-        return loss, np.concatenate(parts), after
 
-    def bind(self, inputs: tuple[Array, ...], labels: Array) -> Bound:
-        """:meth:`gradient` over row numbers of these arrays, for many steps without copies of all parameters.
+        def targets(outputs: torch.Tensor) -> torch.Tensor:
+            return check_labels(self.graph.loss, labels, tuple(outputs.shape))
+
+        return self._step(params, buffers, tensors, targets, rng)
+
+    def bind(self, inputs: tuple[Array, ...], labels: Array) -> BoundGradient:
+        """:meth:`gradient` over row numbers of these arrays, which are checked once, not at every step.
+
+        What is returned takes (params, buffers, rows int64[b] within the arrays, rng) and gives what
+        :meth:`gradient` gives for those rows, to the digit. The arrays must not change meanwhile.
 
         Raises:
             DataRefused: inputs or labels are not what the graph takes; values of labels are looked at as they
                 are used.
         """
         self._check_inputs(inputs, labels)
-        kinds = [DTYPES[wanted.dtype] for wanted in self.graph.inputs]
+        pools = [torch.from_numpy(_own(array)) for array in inputs]
+        prepared = _Labels(self.graph.loss, labels)
 
         def gradient(
-            buffers: Vector, rows: Rows, rng: np.random.Generator
-        ) -> tuple[float, list[Vector], Vector]:
-            part = labels[rows]
-            tensors = []
-            for array, kind in zip(inputs, kinds, strict=True):
-                tensor = torch.empty((len(rows), *array.shape[1:]), dtype=kind)
-                # The labels have refused what lies outside; in "raise" mode numpy would copy once more.
-                np.take(array, rows, axis=0, out=tensor.numpy(), mode="wrap")
-                tensors.append(tensor)
-            self._load_buffers(buffers)
-            return self._step(buffers, tensors, part, rng)
+            params: Vector, buffers: Vector, rows: Rows, rng: np.random.Generator
+        ) -> tuple[float, Vector, Vector]:
+            chosen = torch.from_numpy(_own(rows))
+            tensors = [pool.index_select(0, chosen) for pool in pools]
+            return self._step(
+                params, buffers, tensors, lambda outputs: prepared.take(rows, chosen, outputs), rng
+            )
 
-        return Bound(tuple(view for view, _, _ in self._leaf_views), gradient)
+        return gradient
 
     def _step(
         self,
+        params: Vector,
         buffers: Vector,
         tensors: list[torch.Tensor],
-        labels: Array,
+        targets: Callable[[torch.Tensor], torch.Tensor],
         rng: np.random.Generator | None,
-    ) -> tuple[float, list[Vector], Vector]:
-        """Loss, its gradient by parameter and the buffers after the pass, from the state that is loaded."""
+    ) -> tuple[float, Vector, Vector]:
+        self._load(params, buffers)
         outputs, changed = self.program(self._state, *tensors, train=True, rng=rng)
-        loss = batch_loss(
-            self.graph.loss, outputs, check_labels(self.graph.loss, labels, tuple(outputs.shape))
-        )
-        parts = self._differentiate(loss)
+        loss = batch_loss(self.graph.loss, outputs, targets(outputs))
+        gradient = self._differentiate(loss)
         for name in self._local & changed.keys():
             self._state[name] = changed[name]
         after = np.array(buffers, dtype=np.float32)
@@ -161,7 +173,7 @@ class FlatModel:
             if entry.name in changed:
                 after[start : start + size] = changed[entry.name].reshape(-1).numpy()
             start += size
-        return float(loss.detach()), parts, after
+        return loss.item(), gradient, after
 
     # ---- evaluation
 
@@ -202,9 +214,7 @@ class FlatModel:
         total = np.zeros(self.parameter_count)
         for chunk, part in self._chunks(inputs, labels):
             losses = self._sample_losses(chunk, part)
-            total += np.concatenate(
-                self._differentiate((losses if clip is None else losses.clamp(max=clip)).sum())
-            )
+            total += self._differentiate((losses if clip is None else losses.clamp(max=clip)).sum())
         return total
 
     def predict(self, params: Vector, buffers: Vector, inputs: tuple[Array, ...]) -> Array:
@@ -260,13 +270,10 @@ class FlatModel:
         """
         _check_vector(params, self.parameter_count, "params")
         _check_vector(buffers, self.buffer_count, "buffers")
-        for view, start, end in self._leaf_views:
-            view[...] = params[start:end]
-        self._load_buffers(buffers)
-
-    def _load_buffers(self, buffers: Vector) -> None:
-        for view, start, end in self._buffer_views:
-            view[...] = buffers[start:end]
+        for views, vector in ((self._leaf_views, params), (self._buffer_views, buffers)):
+            if views:
+                sizes = [view.numel() for view in views]
+                torch._foreach_copy_(views, torch.from_numpy(_own(vector)).split_with_sizes(sizes))
 
     def _tensors_of(self, params: Vector, buffers: Vector) -> dict[str, torch.Tensor]:
         _check_vector(params, self.parameter_count, "params")
@@ -280,15 +287,16 @@ class FlatModel:
                 start += entry.elements
         return tensors
 
-    def _differentiate(self, loss: torch.Tensor) -> list[Vector]:
-        """The gradient of each parameter, flat."""
+    def _differentiate(self, loss: torch.Tensor) -> Vector:
         if not loss.requires_grad:
-            return [np.zeros(size, dtype=np.float32) for size in self._sizes]
+            return np.zeros(self.parameter_count, dtype=np.float32)
         parts = torch.autograd.grad(loss, self._leaves, allow_unused=True)
-        return [
-            np.zeros(size, dtype=np.float32) if part is None else part.reshape(-1).numpy()
-            for part, size in zip(parts, self._sizes, strict=True)
+        flat = [
+            leaf.new_zeros(leaf.numel()) if part is None else part.reshape(-1)
+            for part, leaf in zip(parts, self._leaves, strict=True)
         ]
+        joined: Vector = torch.cat(flat).numpy()
+        return joined
 
     def _sample_losses(self, inputs: tuple[Array, ...], labels: Array | None) -> torch.Tensor:
         if labels is None:
@@ -340,15 +348,14 @@ def _joined(tensors: list[torch.Tensor]) -> Vector:
     return np.concatenate([np.empty(0, np.float32), *(t.detach().reshape(-1).numpy() for t in tensors)])
 
 
-def _views(tensors: list[torch.Tensor]) -> list[tuple[Vector, int, int]]:
-    """Each tensor's memory as a flat array, with its place in the joined vector."""
-    views = []
-    start = 0
-    for tensor in tensors:
-        view = tensor.detach().reshape(-1).numpy()
-        views.append((view, start, start + view.size))
-        start += view.size
-    return views
+def _views(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Each tensor's memory as a vector that autograd does not follow."""
+    return [tensor.detach().reshape(-1) for tensor in tensors]
+
+
+def _own(array: Array) -> Array:
+    """The array, or a copy where it cannot be shared with a tensor."""
+    return array if array.flags.writeable and array.flags.c_contiguous else array.copy()
 
 
 def _check_vector(vector: Vector, size: int, name: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from galaxylearning.learning.plan import MAX_STEPS, LocalPlan
 from galaxylearning.learning.vectors import F32, I64, require_integer, require_vector
 
 MAX_ROWS = 1 << 40
+_F32 = np.dtype(np.float32)
 
 
 class GradientFunction(Protocol):
@@ -23,16 +24,6 @@ class GradientFunction(Protocol):
         self, params: F32, buffers: F32, rows: I64, rng: np.random.Generator, /
     ) -> tuple[float, F32, F32]:
         """Give ``(loss, gradient f32[P], buffers f32[B])`` for ``rows`` int64[b]."""
-        ...
-
-
-class PieceGradient(Protocol):
-    """The same, at the parameters as they lie in the pieces now, with a gradient for each piece."""
-
-    def __call__(
-        self, buffers: F32, rows: I64, rng: np.random.Generator, /
-    ) -> tuple[float, Sequence[F32], F32]:
-        """Give ``(loss, gradients f32[p] for each piece, buffers f32[B])``; they are not written to."""
         ...
 
 
@@ -71,88 +62,55 @@ def train_local(
             message names the step, counted from 1.
         ValueError: ``n_rows`` is out of range, or the plan asks for more than ``MAX_STEPS`` steps.
     """
-    current = require_vector(params, "params", np.float32).copy()
-
-    def in_one_piece(state: F32, rows: I64, rng: np.random.Generator) -> tuple[float, list[F32], F32]:
-        loss, slope, after = gradient(current, state, rows, rng)
-        return loss, [slope], after
-
-    return train_pieces(in_one_piece, [current], params, buffers, n_rows, plan, rng=rng)
-
-
-def train_pieces(
-    gradient: PieceGradient,
-    pieces: Sequence[F32],
-    params: F32,
-    buffers: F32,
-    n_rows: int,
-    plan: LocalPlan,
-    *,
-    rng: np.random.Generator,
-) -> LocalResult:
-    """As :func:`train_local`, to the bit, where the model itself lies in ``pieces``, one after the other.
-
-    The pieces are overwritten: with ``params``, then with every step. That spares two copies of all
-    parameters a step, which is what a small convolutional model's step loses most time with.
-
-    Raises:
-        UpdateRefused, ValueError: as :func:`train_local`.
-    """
-    start = require_vector(params, "params", np.float32, size=sum(piece.size for piece in pieces))
+    start = require_vector(params, "params", np.float32)
     state = require_vector(buffers, "buffers", np.float32)
     require_integer(n_rows, "n_rows", low=1, high=MAX_ROWS, error=ValueError)
     if plan.epochs is not None and plan.epochs * _batches_per_epoch(n_rows, plan) > MAX_STEPS:
         raise ValueError(f"epochs must give at most {MAX_STEPS} steps over {n_rows} rows")
-    starts = np.split(start, np.cumsum([piece.size for piece in pieces])[:-1])
-    for piece, origin in zip(pieces, starts, strict=True):
-        piece[...] = origin
-    apply = [_adam(plan, p.size) if plan.optimizer == "adam" else _sgd(plan, p.size) for p in pieces]
-    decay, pull = np.float32(plan.weight_decay), np.float32(plan.prox_mu)
+    current = start.copy()
+    apply = _adam(plan, start.size) if plan.optimizer == "adam" else _sgd(plan, start.size)
     first_loss = last_loss = math.nan
     step = 0
     # A diverging run is caught by the checks below, with the step's number: numpy need not warn as well.
     with np.errstate(over="ignore", invalid="ignore"):
         for rows in batches(n_rows, plan, rng):
             step += 1
-            last_loss, slopes, state = _checked(gradient(state, rows, rng), step, pieces, state.size)
+            last_loss, slope, state = _checked(
+                gradient(current, state, rows, rng), step, start.size, state.size
+            )
             if step == 1:
                 first_loss = last_loss
-            for i, (piece, slope) in enumerate(zip(pieces, slopes, strict=True)):
-                whole = slope
-                if plan.weight_decay:
-                    whole = whole + decay * piece
-                if plan.prox_mu:
-                    whole = whole + pull * (piece - starts[i])
-                apply[i](piece, whole, step)
-        update = np.concatenate(pieces)
-        update -= start
+            if plan.weight_decay:
+                slope = slope + np.float32(plan.weight_decay) * current
+            if plan.prox_mu:
+                slope = slope + np.float32(plan.prox_mu) * (current - start)
+            apply(current, slope, step)
+        update = current - start
     if not bool(np.isfinite(update).all()):
         raise UpdateRefused(f"the parameters are not finite after step {step}", where="update")
     return LocalResult(update, state.copy(), step, first_loss, last_loss)
 
 
-def _checked(
-    answer: tuple[float, Sequence[F32], F32], step: int, pieces: Sequence[F32], n_buffers: int
-) -> tuple[float, Sequence[F32], F32]:
-    loss, slopes, state = answer
+def _checked(answer: tuple[float, F32, F32], step: int, size: int, n_buffers: int) -> tuple[float, F32, F32]:
+    loss, slope, state = answer
     if not math.isfinite(loss):
         raise UpdateRefused(f"must be finite, not {loss}", where=f"loss at step {step}")
-    for slope, piece in zip(slopes, pieces, strict=True):
-        if not _is_plainly_fine(slope, piece):
-            require_vector(slope, f"gradient at step {step}", np.float32, size=piece.size)
-    state = require_vector(state, f"buffers at step {step}", np.float32, size=n_buffers)
-    return float(loss), slopes, state
+    if not _is_plainly_fine(slope, size):
+        slope = require_vector(slope, f"gradient at step {step}", np.float32, size=size)
+    if not _is_plainly_fine(state, n_buffers):
+        state = require_vector(state, f"buffers at step {step}", np.float32, size=n_buffers)
+    return float(loss), slope, state
 
 
-def _is_plainly_fine(slope: F32, piece: F32) -> bool:
-    """Whether a glance is enough: a sum of squares is finite only if every one of them is. (It may overflow
-    where all are finite: then the elements are looked at.)
+def _is_plainly_fine(vector: F32, size: int) -> bool:
+    """Whether one glance is enough: a sum of squares is finite only where every element is. (It may overflow
+    although all of them are: then they are looked at one by one.)
     """
     return (
-        isinstance(slope, np.ndarray)
-        and slope.dtype == piece.dtype
-        and slope.shape == piece.shape
-        and math.isfinite(np.dot(slope, slope))
+        isinstance(vector, np.ndarray)
+        and vector.dtype == _F32
+        and vector.shape == (size,)
+        and math.isfinite(np.dot(vector, vector))
     )
 
 
