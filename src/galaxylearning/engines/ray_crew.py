@@ -24,6 +24,7 @@ MAX_DEATHS = 3
 MIN_STORE_BYTES = 80 << 20
 _POLL_S = 1.0
 _START_S = 120.0
+_ALIVE_S = 10.0
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
@@ -134,7 +135,12 @@ class RayCrew:
                     turn += 1
                     continue
                 while self._idle and waiting and waiting[0] < turn + ahead:
-                    index, actor = waiting.popleft(), self._idle.pop()
+                    actor = self._idle.pop()
+                    # A worker that died while it had nothing to do must not count against an item again.
+                    if deaths[waiting[0]] and not self._lives(actor):
+                        self._hire()
+                        continue
+                    index = waiting.popleft()
                     self._busy[actor.do.remote(held, items[index])] = (actor, index, time.monotonic())
                 for index, answer in self._finished():
                     deaths[index] += isinstance(answer, Lost)
@@ -198,6 +204,15 @@ class RayCrew:
             raise error.cause from None
         except (known.RayActorError, known.ObjectLostError, known.OutOfMemoryError) as error:
             return Lost(" ".join(str(error).split())[:200])
+
+    def _lives(self, actor: Any) -> bool:
+        known = self._ray.exceptions
+        try:
+            self._ray.get(actor.process.remote(), timeout=_ALIVE_S)
+        except (known.RayActorError, known.GetTimeoutError):
+            self._ray.kill(actor, no_restart=True)
+            return False
+        return True
 
     def _end_stalled(self) -> None:
         now = time.monotonic()
