@@ -41,7 +41,11 @@ ROOT = Path(__file__).parent.parent
 OWNERS = range(4, 15)
 RETRAINED, ROUNDS, CLIP = 10, 10, 20.0
 PLAN = LocalPlan(learning_rate=0.5, epochs=1, batch_size=32, order="stored")
-SEED, SAMPLED, TOLERANCE = 3, 5, 1e-4
+SEED, SAMPLED = 3, 5
+TOLERANCE = 1e-3
+"""Two ways of rounding end within 1e-6 nats of each other, but for about one coalition in a thousand: a unit
+that is just about to be rectified may go either way, and ten rounds at this rate make 1e-4 nats of it."""
+
 _QUICK_MOST = 6
 
 
