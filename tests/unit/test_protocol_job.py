@@ -179,7 +179,7 @@ class Branching(nn.Module):
         ({}, rows(MIN_TEST_ROWS - 1), JobRefused, f"test_data: {MIN_TEST_ROWS - 1} rows"),
         ({"loss": "hinge"}, rows(), GalaxyError, "loss"),
         ({"model": Branching()}, rows(), UnsupportedModel, "item|data-dependent|export"),
-        ({}, rows(width=3), UnsupportedModel, "same reduction dim"),
+        ({}, rows(width=3), UnsupportedModel, "input has 3 features, weight takes 2"),
         ({}, rows(classes=3), DataRefused, "class numbers"),
     ],
 )

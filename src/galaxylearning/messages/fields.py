@@ -31,7 +31,7 @@ def shown(value: object) -> str:
     return text[:80]
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1 << 17)
 def checksummed(body: str) -> Address:
     """The EIP-55 form of 40 lower-case hex digits. Source: EIP-55."""
     nibbles = keccak(body.encode("ascii")).hex()

@@ -204,7 +204,8 @@ def _draw_among(shares: F64, left: I64, rng: np.random.Generator) -> I64:
     got = (ends <= point[:, None]).sum(axis=1)
     # Rounding may reach the end of the line: the last class that is open.
     last = len(left) - 1 - int(np.argmax(left[::-1] > 0))
-    return np.minimum(got, last)
+    drawn: I64 = np.minimum(got, last)
+    return drawn
 
 
 def _ranks(codes: I64) -> I64:

@@ -299,7 +299,8 @@ class DistributionPartitioner:
         counts = (table / table.sum(axis=1, keepdims=True) * rest[:, None]).astype(np.int64)
         lucky = rng.integers(0, table.shape[1], size=len(classes))
         counts[np.arange(len(classes)), lucky] += rest - counts.sum(axis=1)
-        return counts + self.preassigned_num_samples_per_label
+        total: I64 = counts + self.preassigned_num_samples_per_label
+        return total
 
 
 def _require_table(value: ArrayLike) -> F64:
