@@ -10,16 +10,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, TypeAlias, cast, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast, get_args
 
 import numpy as np
 
 from galaxylearning.engines.cohort import Cohort
 from galaxylearning.engines.engine import Engine, Training
-from galaxylearning.engines.memory import available_mib, process_rss_mib
+from galaxylearning.engines.memory import MIB, available_mib, process_rss_mib, require_budget
 from galaxylearning.errors import ConfigRefused
 from galaxylearning.graph.document import ModelGraph
 from galaxylearning.learning.vectors import F32
+
+if TYPE_CHECKING:
+    from galaxylearning.graph.flat import FlatModel
 
 Name: TypeAlias = Literal["reference", "stacked", "workers", "vmapped", "ray", "debug"]
 NAMES: tuple[str, ...] = get_args(Name)
@@ -28,6 +31,8 @@ _SAMPLE_S = 0.2
 """About so long a candidate is measured, once it has warmed up."""
 _HEAVY_FLOPS = 2e10
 """A round of fewer operations is over before another engine than the stacked one has started."""
+_VECTORS = 8
+"""Parameter-sized vectors of one data owner's training, by Adam."""
 _DEVICE_FILES = ("/dev/nvidiactl", "/dev/dxg")
 
 
@@ -120,7 +125,11 @@ def _fastest(wish: _Wish, names: list[Name], report: Callable[[str], None]) -> E
         except ConfigRefused as refused:
             notes.append(f"{name} cannot: {refused}")
     if not engines:
-        engines.append(build("reference", wish))
+        try:
+            engines.append(build("reference", wish))
+        except ConfigRefused as refused:
+            told = "; ".join([*notes, f"reference cannot: {refused}"])
+            raise ConfigRefused(f"none can train this graph here: {told}", where="engine") from None
     if len(engines) == 1:
         report("; ".join([f"engine {engines[0].name}{_chosen(engines[0])}", *notes]))
         return engines[0]
@@ -273,7 +282,7 @@ def _vmapped(wish: _Wish) -> Engine:
         device="cuda" if has_gpu else "cpu",
         precision="auto" if has_gpu else "float32",
         budget_mib=_left(wish),
-        device_budget_mib=0.8 * free / (1 << 20) if has_gpu else None,
+        device_budget_mib=0.8 * free / MIB if has_gpu else None,
         clip_norm=wish.clip_norm,
     )
 
@@ -290,20 +299,29 @@ def _ray(wish: _Wish) -> Engine:
 
 def _reference(wish: _Wish) -> Engine:
     from galaxylearning.engines.reference import ReferenceEngine
-    from galaxylearning.graph.flat import FlatModel
-    from galaxylearning.graph.weights import weights_from_bytes, weights_size
 
-    tensors = weights_from_bytes(wish.graph, wish.weights, max_bytes=weights_size(wish.graph))
-    return ReferenceEngine(FlatModel(wish.graph, tensors), wish.cohort, wish.training)
+    return ReferenceEngine(_flat_model(wish), wish.cohort, wish.training)
 
 
 def _debug(wish: _Wish) -> Engine:
     from galaxylearning.engines.debug import DebugEngine
+
+    return DebugEngine(_flat_model(wish), wish.cohort, wish.training, dump=wish.dump)
+
+
+def _flat_model(wish: _Wish) -> FlatModel:
+    """The model as the reference runs it, if one data owner's training fits what is left of the budget."""
+    from galaxylearning.engines.batching import shapes_of
+    from galaxylearning.graph.cost import meter
     from galaxylearning.graph.flat import FlatModel
     from galaxylearning.graph.weights import weights_from_bytes, weights_size
 
+    _, widths = shapes_of(wish.cohort.counts, wish.training.plan)
+    cost = meter(wish.graph, int(widths.max()))
+    needed = _VECTORS * 4 * cost.parameters + 2 * cost.state_bytes + 2 * cost.activation_bytes
+    require_budget(needed / MIB, _left(wish), "training one data owner")
     tensors = weights_from_bytes(wish.graph, wish.weights, max_bytes=weights_size(wish.graph))
-    return DebugEngine(FlatModel(wish.graph, tensors), wish.cohort, wish.training, dump=wish.dump)
+    return FlatModel(wish.graph, tensors)
 
 
 _BUILDERS: dict[Name, Callable[[_Wish], Engine]] = {
