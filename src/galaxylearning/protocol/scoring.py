@@ -121,6 +121,18 @@ def usable(table: ScoreTable, *, job_id: int, terms_digest: Digest, cohort: Sequ
     return table.job_id == job_id and table.terms_digest == terms_digest and owners == list(cohort)
 
 
+def owed(terms: Terms, tables: Sequence[ScoreTable]) -> tuple[dict[Address, int], dict[Address, int]]:
+    """Each data owner's value, the median of the tables, and what it is paid for it in smallest units."""
+    medians = median_totals(tables)
+    return medians, payout_amounts(
+        medians,
+        bounty=int(terms.price.bounty),
+        target_gain=target_gain_fixed(terms.price.target_gain),
+        participation_fee=int(terms.price.participation_fee),
+        participants=_participants(tables),
+    )
+
+
 def payouts(
     terms: Terms,
     *,
@@ -134,14 +146,7 @@ def payouts(
     Seats that revealed the same table count each: the medians are over evaluators, not over opinions.
     """
     ordered = sorted(tables, key=lambda pair: pair[0])
-    medians = median_totals([table for _, table in ordered])
-    amounts = payout_amounts(
-        medians,
-        bounty=int(terms.price.bounty),
-        target_gain=target_gain_fixed(terms.price.target_gain),
-        participation_fee=int(terms.price.participation_fee),
-        participants=_participants([table for _, table in ordered]),
-    )
+    medians, amounts = owed(terms, [table for _, table in ordered])
     tree = payout_tree(chain_id, contract, job_id, amounts)
     rows = tuple(
         PayoutRow(

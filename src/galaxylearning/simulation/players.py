@@ -61,10 +61,17 @@ class Players:
         for part in perform(self.cast, trained, scene, senders=senders):
             kept, reasons = _readable(part)
             malformed |= reasons
-            places = np.searchsorted(senders, part.owners[kept])
-            ints[places] = quantise_rows(part.updates[kept], self._scale, self._plan.clip_norm)
+            places = np.searchsorted(senders, part.owners)
+            updates, after = part.updates, part.buffers
+            if not kept.all():
+                places, updates, after = places[kept], updates[kept], after[kept]
+            if places.size and places[-1] - places[0] == places.size - 1:
+                here = slice(places[0], places[-1] + 1)
+                quantise_rows(updates, self._scale, self._plan.clip_norm, out=ints[here])
+            else:
+                ints[places] = quantise_rows(updates, self._scale, self._plan.clip_norm)
             if buffers.size:
-                changes[places] = quantise_rows(part.buffers[kept] - buffers, self._buffer_scale, None)
+                changes[places] = quantise_rows(after - buffers, self._buffer_scale, None)
         sent = require_rows(ints, "updates")
         if not malformed:
             return Played(senders, sent, changes, malformed)

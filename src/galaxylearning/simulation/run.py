@@ -19,14 +19,13 @@ import numpy as np
 
 from galaxylearning.contribution import MAX_PLAYERS, FixedPointUtility
 from galaxylearning.contribution.sketch import SKETCH_SIZE
-from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.engines.choose import choose_engine
 from galaxylearning.engines.engine import Engine, Training
 from galaxylearning.engines.memory import MIB, available_mib, require_budget
 from galaxylearning.errors import ConfigRefused
 from galaxylearning.learning import UpdateMatrix
 from galaxylearning.learning.vectors import F32, F64, I64
-from galaxylearning.messages.records import ScoreTable, encode
+from galaxylearning.messages.records import ScoreTable
 from galaxylearning.messages.terms import CLASS_LOSSES
 from galaxylearning.protocol.rounds import (
     SCORE_BLOCKS,
@@ -36,12 +35,12 @@ from galaxylearning.protocol.rounds import (
     RoundOutcome,
     local_plan,
 )
-from galaxylearning.protocol.scoring import payouts, score_table
+from galaxylearning.protocol.scoring import owed, score_table
 from galaxylearning.simulation.callbacks import Callback, Callbacks
 from galaxylearning.simulation.checkpoint import CheckpointFolder
 from galaxylearning.simulation.history import EndReason, History, OwnerStatus, RoundRecord, RunEnd, RunInfo
 from galaxylearning.simulation.players import Played, Players
-from galaxylearning.simulation.prepare import Prepared, account, fingerprint, made_up
+from galaxylearning.simulation.prepare import Prepared, account, fingerprint
 from galaxylearning.simulation.report import make_report
 from galaxylearning.simulation.result import SimulationResult
 from galaxylearning.simulation.rounds_kept import pack, unpack
@@ -337,11 +336,7 @@ class Run:
 
 def settle(prepared: Prepared, table: ScoreTable, accounts: Sequence[Address]) -> tuple[int, ...]:
     """What each identity is paid for a score table all evaluators agree on, in smallest units."""
-    digest = blake3_digest(encode(table))
-    tree, _ = payouts(
-        prepared.terms, chain_id=1, contract=made_up(1 << 153), job_id=1, tables=[(digest, table)]
-    )
-    amounts = {row.account: row.amount for row in tree.rows}
+    _, amounts = owed(prepared.terms, [table])
     return tuple(amounts.get(who, 0) for who in accounts)
 
 
