@@ -17,7 +17,7 @@ from torch import nn
 from architectures import BUILDERS
 from galaxylearning.errors import DataRefused, GraphRefused
 from galaxylearning.graph import FlatModel, compile_model
-from galaxylearning.graph.dense import DenseModel, DenseProgram, FirstLayer, why_not
+from galaxylearning.graph.dense import DenseModel, DenseProgram, FirstLayer
 from galaxylearning.graph.document import LOSS_NAMES, ModelGraph
 from galaxylearning.graph.labels import CLASS_LOSSES
 
@@ -152,7 +152,7 @@ def test_every_loss_agrees_with_the_interpreter(name: str, loss: str) -> None:
 def test_which_architectures_are_dense(name: str) -> None:
     build, inputs = BUILDERS[name]
     graph, weights = compile_model(build(), (inputs(4),), loss="cross_entropy")
-    reason = why_not(graph)
+    reason = DenseProgram.why_not(graph)
     if name in DENSE:
         assert reason is None
         assert DenseProgram.of(graph) is not None
@@ -175,7 +175,7 @@ def test_a_model_that_flattens_images_is_dense() -> None:
 def test_dropout_is_not_dense() -> None:
     module = nn.Sequential(nn.Linear(8, 3), nn.Dropout(0.5))
     graph, _ = compile_model(module, (torch.from_numpy(ROWS[:4]),), loss="cross_entropy")
-    assert "dropout" in str(why_not(graph))
+    assert "dropout" in str(DenseProgram.why_not(graph))
 
 
 def test_federated_buffers_that_training_leaves_alone_are_read_from_their_vector() -> None:

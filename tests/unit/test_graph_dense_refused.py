@@ -19,7 +19,6 @@ from galaxylearning.graph.dense import (
     DenseProgram,
     dense_weights_from_bytes,
     dense_weights_to_bytes,
-    why_not,
 )
 from galaxylearning.graph.document import (
     VERSION,
@@ -99,7 +98,7 @@ CONTRADICTIONS: dict[str, tuple[tuple[Node, ...], str]] = {
 @pytest.mark.parametrize("name", CONTRADICTIONS)
 def test_contradictions_are_refused_and_the_node_is_named(name: str) -> None:
     nodes, message = CONTRADICTIONS[name]
-    for read in (DenseProgram.of, why_not):
+    for read in (DenseProgram.of, DenseProgram.why_not):
         with pytest.raises(GraphRefused, match=message) as caught:
             read(graph_of(*nodes))
         assert str(caught.value.where).startswith("nodes[")
@@ -155,7 +154,7 @@ def test_what_is_not_dense_has_a_reason(name: str) -> None:
     made = graph_of(*nodes)
     assert DenseProgram.of(made) is None
     with pytest.raises(AssertionError, match=message):
-        raise AssertionError(why_not(made))
+        raise AssertionError(DenseProgram.why_not(made))
 
 
 @pytest.mark.parametrize(
@@ -170,8 +169,8 @@ def test_inputs_must_be_one_matrix_of_float32(inputs: tuple[Input, ...], message
     plain = graph_of(LINEAR)
     made = ModelGraph(VERSION, inputs, plain.state, plain.nodes, plain.outputs, plain.loss)
     assert DenseProgram.of(made) is None
-    assert message in str(why_not(made))
-    assert why_not(plain) is None
+    assert message in str(DenseProgram.why_not(made))
+    assert DenseProgram.why_not(plain) is None
 
 
 # ---- anything at all: never more than the interpreter takes, and then the same

@@ -121,6 +121,7 @@ class StackedEngine:
         self._kept: dict[bytes, _Kept] = {}
         self._seen: set[bytes] = set()
         self._cut: tuple[bytes, list[_Chunk]] | None = None
+        self._alone: ReferenceEngine | None = None
         self._executor: ThreadPoolExecutor | None = None
         self._under_way: set[Future[Found]] = set()
 
@@ -282,8 +283,11 @@ class StackedEngine:
         return Trained(chunk.owners.copy(), updates, state, steps, losses, failures)
 
     def _reference(self) -> ReferenceEngine:
-        model = DenseModel(self._program.graph, self._weights)
-        return ReferenceEngine(model, self._cohort, self._training)
+        """Who says, of a data owner whose training diverged, at which step and how."""
+        if self._alone is None:
+            model = DenseModel(self._program.graph, self._weights)
+            self._alone = ReferenceEngine(model, self._cohort, self._training)
+        return self._alone
 
     def _settle(self) -> None:
         """Wait for what is under way: an abandoned round must not write where the next one does."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 from galaxylearning.graph.dense_model import DenseModel
 from galaxylearning.graph.dense_program import DenseProgram, FirstLayer
 from galaxylearning.graph.dense_weights import dense_weights_from_bytes, dense_weights_to_bytes
-from galaxylearning.graph.document import ModelGraph
 
 __all__ = [
     "DenseModel",
@@ -17,14 +16,4 @@ __all__ = [
     "FirstLayer",
     "dense_weights_from_bytes",
     "dense_weights_to_bytes",
-    "why_not",
 ]
-
-
-def why_not(graph: ModelGraph) -> str | None:
-    """Why the graph is not dense, in a sentence; None if it is.
-
-    Raises:
-        GraphRefused: as ``DenseProgram.of``.
-    """
-    return DenseProgram.why_not(graph)
