@@ -190,6 +190,21 @@ def test_a_run_stops_when_nothing_gets_better_and_keeps_the_best(job_file: Path)
     assert (trained.best_model == trained.model) == (best.round_index == 5)
 
 
+def test_values_of_coalitions_and_of_retraining_stand_beside_those_paid(job_file: Path) -> None:
+    names = ("shapley", "banzhaf", "retraining-shapley")
+    settings = gl.Simulation(data=job_file.parent / "rows.csv", owners=5, behaviours=["zero@0"])
+    result = gl.simulate(job_file, settings, options=Options(compare=names))
+    assert tuple(result.references) == names
+    assert result.references["shapley"][0] == result.references["banzhaf"][0] == 0
+    first = gl.simulate(job_file, settings, rounds=1, options=Options(compare=names))
+    gained = result.history.rounds[-1].utility - first.history.rounds[0].utility
+    shapley = result.references["shapley"].sum() - first.references["shapley"].sum()
+    assert shapley == pytest.approx(gained, abs=1e-4)
+    honest = result.references["shapley"][1:]
+    assert np.corrcoef(honest, result.history.values()[1:])[0, 1] > 0.5
+    assert result.references["retraining-shapley"].argmin() == 0
+
+
 # ---- interrupted and resumed
 
 
@@ -307,6 +322,9 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
         (["--format", "xml"], "format"),
         (["--data", "nowhere.csv"], "nowhere.csv"),
         (["--rounds", "0"], "rounds"),
+        (["--compare", "fairness"], "allowed: shapley, banzhaf"),
+        (["--compare", "shapley", "--owners", "21"], "coalitions"),
+        (["--compare", "shapley", "--resume"], "compare"),
     ],
 )
 def test_the_command_says_what_is_wrong(

@@ -79,6 +79,12 @@ def simulate(
     patience: Annotated[
         int | None, typer.Option(help="Stop after so many rounds without a better model; the best is kept.")
     ] = None,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Values beside the paid ones: shapley, banzhaf, retraining-shapley, retraining-banzhaf."
+        ),
+    ] = None,
     tensorboard: Annotated[Path | None, typer.Option(help="Also log to this TensorBoard folder.")] = None,
     mlflow: Annotated[str | None, typer.Option(help="Also log to this MLflow tracking URI.")] = None,
     plot: Annotated[bool, typer.Option("--plot/--no-plot", help="Draw plot.png and plot.html.")] = True,
@@ -106,6 +112,7 @@ def simulate(
         patience=patience,
         checkpoints=folder / "checkpoints" if checkpoints and not chain else None,
         resume=resume,
+        compare=tuple(compare or ()),
         callbacks=() if chain else tuple(_callbacks(folder, tensorboard, mlflow, job.stem)),
     )
     changes: dict[str, Any] = {
@@ -196,6 +203,17 @@ def _show(found: SimulationResult, folder: Path, files: Sequence[str]) -> None:
     if len(report.behaviours) > 1:
         columns, rows = behaviour_table(report, money=_money)
         output.print_table("By behaviour", columns, rows, right=MEASURED)
+    if found.references:
+        paid = {row.position: row for row in report.owners}
+        output.print_table(
+            "Values in nats per hidden sample: as summed over the rounds, and by reference",
+            ("name", "path", *found.references),
+            [
+                (paid[i].name, f"{paid[i].value:+.5f}", *(f"{v[i]:+.5f}" for v in found.references.values()))
+                for i in range(len(paid))
+            ],
+            right=",".join(("path", *found.references)),
+        )
     facts: list[tuple[str, object]] = [
         ("rounds", f"{report.rounds}, {report.reason}; best after round {_best(found)}"),
         ("accuracy", "none: the label is a number" if report.accuracy is None else f"{report.accuracy:.3f}"),

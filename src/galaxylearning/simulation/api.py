@@ -162,8 +162,10 @@ def _described(prepared: Prepared) -> str:
 
 
 def _on_chain(prepared: Prepared, options: Options, tell: Tell, on_round: OnRound) -> SimulationResult:
-    if options.resume or options.patience is not None:
-        raise ConfigRefused("not with a chain: a posted job runs to its end", where="resume, patience")
+    if options.resume or options.compare or options.patience is not None:
+        raise ConfigRefused(
+            "not with a chain: a posted job runs to its end", where="resume, patience, compare"
+        )
     import anyio
 
     schema = prepared.terms.schema

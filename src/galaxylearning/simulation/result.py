@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from galaxylearning.learning.vectors import F32
+from galaxylearning.learning.vectors import F32, F64
 from galaxylearning.simulation.history import EndReason, History
 from galaxylearning.simulation.plots import draw
 from galaxylearning.simulation.report import Report
@@ -41,6 +41,8 @@ class SimulationResult:
     seconds: float
     chain: Mapping[str, Any] | None = None
     """With a chain: audit, transactions of data owners."""
+    references: Mapping[str, F64] = field(default_factory=dict)
+    """Other values of the identities, f64[K] in nats per hidden sample, by name."""
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -60,6 +62,7 @@ class SimulationResult:
             "fees": str(self.fees),
             "seconds": round(self.seconds, 3),
             "chain": self.chain,
+            "references": {name: values.tolist() for name, values in self.references.items()},
             "notes": list(self.notes),
         }
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -41,6 +41,7 @@ from galaxylearning.simulation.checkpoint import CheckpointFolder
 from galaxylearning.simulation.history import EndReason, History, OwnerStatus, RoundRecord, RunEnd, RunInfo
 from galaxylearning.simulation.players import Played, Players
 from galaxylearning.simulation.prepare import Prepared, account, fingerprint
+from galaxylearning.simulation.references import check_references, reference_values
 from galaxylearning.simulation.report import make_report
 from galaxylearning.simulation.result import SimulationResult
 from galaxylearning.simulation.rounds_kept import pack, unpack
@@ -64,7 +65,7 @@ class Options:
 
     ``engine`` as in ``engines.choose``; ``memory_mib`` is for the whole process. ``patience`` rounds without
     a better model end the run. A checkpoint of every round goes to ``checkpoints``, a folder; with ``resume``
-    those that are there are taken up.
+    those that are there are taken up. ``compare`` names values to set beside those that are paid.
 
     Raises:
         ConfigRefused: naming the field and what is allowed.
@@ -76,6 +77,7 @@ class Options:
     patience: int | None = None
     checkpoints: Path | None = None
     resume: bool = False
+    compare: Sequence[str] = ()
     callbacks: Sequence[Callback] = field(default=())
 
     def __post_init__(self) -> None:
@@ -85,6 +87,8 @@ class Options:
             raise ConfigRefused(f"{self.workers} given; allowed: 1 to 1024", where="workers")
         if self.resume and self.checkpoints is None:
             raise ConfigRefused("needs a folder of checkpoints", where="resume")
+        if self.resume and self.compare:
+            raise ConfigRefused("not with resume: checkpoints hold no updates", where="compare")
 
 
 class Attendance:
@@ -134,6 +138,7 @@ class Run:
     """One simulation without a chain; ``engine`` is closed at the end."""
 
     def __init__(self, prepared: Prepared, options: Options, engine: Engine) -> None:
+        check_references(options.compare, len(prepared.cast))
         self.prepared, self.options, self.engine = prepared, options, engine
         terms, compiled = prepared.terms, prepared.compiled
         self.accounts = tuple(account(position) for position in range(len(prepared.cast)))
@@ -148,7 +153,7 @@ class Run:
             1,
             compiled.model,
             hidden,
-            history="none" if self.notes else "twins",
+            history="full" if options.compare else "none" if self.notes else "twins",
             spread=threads.map,
         )
         self.players = Players(prepared.cast, engine, terms.plan)
@@ -211,7 +216,8 @@ class Run:
             # A round that was cut short never happened.
             del self.job.outcomes[len(course.history) :]
             self.job.state = course.state
-        result = self._settled(course, info, reason, time.monotonic() - start)
+        result = self._settled(course, info, reason, tell)
+        result = replace(result, seconds=time.monotonic() - start)
         pays = tuple(row.pay for row in sorted(result.report.owners, key=lambda row: row.position))
         callbacks.on_end(RunEnd(reason, course.history, pays))
         return result
@@ -300,7 +306,7 @@ class Run:
             settings={"engine": self.engine.name, "seed": prepared.terms.seed, "data": prepared.source},
         )
 
-    def _settled(self, course: _Course, info: RunInfo, reason: EndReason, seconds: float) -> SimulationResult:
+    def _settled(self, course: _Course, info: RunInfo, reason: EndReason, tell: Tell) -> SimulationResult:
         prepared, job = self.prepared, self.job
         table = score_table(job, self.accounts)
         pays = settle(prepared, table, self.accounts)
@@ -329,7 +335,15 @@ class Run:
             twins=tuple(tuple(names[Address(who)] for who in group) for group in table.twins),
             refunded=bounty - sum(pays),
             fees=int(prepared.terms.price.fee_per_seat) * len(prepared.terms.evaluators),
-            seconds=seconds,
+            seconds=0.0,
+            references=reference_values(
+                prepared,
+                job,
+                self.options.compare,
+                budget_mib=available_mib(self.options.memory_mib) / 2,
+                threads=self.options.workers or os.cpu_count() or 1,
+                tell=tell,
+            ),
             notes=self.notes,
         )
 
