@@ -103,6 +103,7 @@ class Workspace:
             program.laid_out(program.value_places, value),
             program.laid_out(program.slope_places, slope),
             layout.groups,
+            layout.starts,
             frozen,
             self.params[layout.first : last],
             target[layout.first : last],

@@ -28,12 +28,14 @@ class Layout:
     """One step of a chunk: its data owners from ``first`` on take part, ``sizes`` rows each.
 
     Column ``j`` is pool row ``index[j]`` and counts ``weights[j]``: one over the batch's size, 0 where a
-    batch is padded with its last row to its group's width. Groups count data owners from ``first``.
+    batch is padded with its last row to its group's width. Groups count data owners from ``first``, and
+    ``starts`` are the first columns of each.
     """
 
     first: int
     sizes: I64
     groups: Sequence[Group]
+    starts: I64
     index: I64
     weights: F32
 
@@ -105,32 +107,18 @@ class Schedule:
         for i, rows in drawn.items():
             sizes[i - first] = len(rows)
         groups = grouped(sizes, self._merge)
-        index = np.empty(groups[-1].start + groups[-1].width * (groups[-1].last - groups[-1].first), np.int64)
-        weights = np.empty(len(index), np.float32)
-        shares = (1.0 / sizes).astype(np.float32)
-        begins += self._offsets[first:]
-        for group in groups:
-            models = group.last - group.first
-            here = slice(group.start, group.start + models * group.width)
-            size = sizes[group.first : group.last, None]
-            along = np.arange(group.width)
-            np.add(
-                begins[group.first : group.last, None],
-                np.minimum(along, size - 1),
-                out=index[here].reshape(models, group.width),
-            )
-            np.multiply(
-                shares[group.first : group.last, None],
-                along < size,
-                out=weights[here].reshape(models, group.width),
-            )
-            for i in range(group.first, group.last) if drawn else ():
-                rows = drawn.get(i + first)
-                if rows is not None:
-                    at = group.start + (i - group.first) * group.width
-                    index[at : at + group.width] = self._offsets[i + first] + rows[-1]
-                    index[at : at + len(rows)] = self._offsets[i + first] + rows
-        found = Layout(first, sizes, groups, self._cohort.index[index], weights)
+        widths = np.repeat([g.width for g in groups], [g.last - g.first for g in groups])
+        ends = np.cumsum(widths)
+        starts = ends - widths
+        along = np.arange(int(ends[-1])) - np.repeat(starts, widths)
+        real = np.repeat(sizes, widths)
+        index = np.repeat(begins + self._offsets[first:], widths) + np.minimum(along, real - 1)
+        weights = np.repeat((1.0 / sizes).astype(np.float32), widths) * (along < real)
+        for i, rows in drawn.items():
+            at, offset = int(starts[i - first]), self._offsets[i]
+            index[at : int(ends[i - first])] = offset + rows[-1]
+            index[at : at + len(rows)] = offset + rows
+        found = Layout(first, sizes, groups, starts, self._cohort.index[index], weights)
         if self.is_single:
             self._single = found
         return found

@@ -43,6 +43,7 @@ class FlatFrame:
         values: list[F32],
         slopes: list[F32],
         groups: Sequence[Group],
+        starts: I64,
         frozen: Mapping[str, F32],
         params: F32,
         gradients: F32,
@@ -50,9 +51,7 @@ class FlatFrame:
         self.values, self.slopes = values, slopes
         self.params, self.gradients = params, gradients
         self.groups, self.frozen = groups, frozen
-        self.starts: I64 = np.concatenate(
-            [np.arange(g.last - g.first, dtype=np.int64) * g.width + g.start for g in groups]
-        )
+        self.starts = starts
         self._split: dict[int, list[F32]] = {}
         self._blocks: dict[tuple[Matrix, bool], list[F32]] = {}
 

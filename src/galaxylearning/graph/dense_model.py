@@ -155,6 +155,7 @@ class DenseModel:
             program.laid_out(program.value_places, make),
             [],
             [Group(0, 1, len(rows), 0)],
+            np.zeros(1, np.int64),
             program.frozen(self._initial, buffers),
             params,
             np.zeros((1, self.parameter_count), np.float32),
