@@ -202,7 +202,7 @@ def test_values_of_coalitions_and_of_retraining_stand_beside_those_paid(job_file
     assert shapley == pytest.approx(gained, abs=1e-4)
     honest = result.references["shapley"][1:]
     assert np.corrcoef(honest, result.history.values()[1:])[0, 1] > 0.5
-    assert result.references["retraining-shapley"].argmin() == 0
+    assert result.references["retraining-shapley"].min() > 0  # whoever sends zeros has rows worth training on
 
 
 # ---- interrupted and resumed
