@@ -192,6 +192,22 @@ def test_rows_kept_between_rounds_are_those_of_every_round() -> None:
     assert_agree(trained(engine, graph, everyone, 10), trained(reference, graph, everyone, 10))
 
 
+def test_rows_kept_for_others_make_room() -> None:
+    graph = perceptron((200, 3))
+    cohort, plan = owners_of(graph, [8] * 120), LocalPlan(steps=1, batch_size=8)
+    engine = engine_of(graph, cohort, plan, budget_mib=2)
+    whole, fresh = engine._spare, engine_of(graph, cohort, plan, budget_mib=2)
+    some, others = np.arange(60), np.arange(60, 120)
+    for owners in (some, others):
+        for round_index in range(4):
+            found = trained(engine, graph, owners, round_index)
+        kept = np.concatenate([np.frombuffer(key, np.int64) for key in engine._kept])
+        assert set(kept.tolist()) <= set(owners.tolist())
+        assert len(kept) > 30
+        assert engine._spare == pytest.approx(whole - sum(held.bytes for held in engine._kept.values()))
+        assert_agree(found, trained(fresh, graph, owners, 3))
+
+
 def test_shuffled_rows_are_never_kept_unless_one_batch_holds_them() -> None:
     graph, sizes = perceptron((5, 3)), [3, 9, 5]
     for batch_size, kept in ((4, 0), (9, 1)):

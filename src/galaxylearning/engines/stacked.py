@@ -120,6 +120,7 @@ class StackedEngine:
         self._workspaces: dict[int, Workspace] = {}
         self._kept: dict[bytes, _Kept] = {}
         self._seen: set[bytes] = set()
+        self._is_swept = False
         self._cut: tuple[bytes, list[_Chunk]] | None = None
         self._alone: ReferenceEngine | None = None
         self._executor: ThreadPoolExecutor | None = None
@@ -148,7 +149,8 @@ class StackedEngine:
             self._executor.shutdown()
             self._executor = None
         self._workspaces.clear()
-        self._kept.clear()
+        for key in list(self._kept):
+            self._drop(key)
         self._seen.clear()
 
     # ---- a round
@@ -157,6 +159,7 @@ class StackedEngine:
         self._settle()
         frozen = self._program.frozen(self._weights, buffers)
         seen: set[bytes] = set()
+        self._is_swept = False
         waiting: deque[tuple[_Chunk, Callable[[], Found]]] = deque()
         try:
             chunks = self._chunks(owners)
@@ -216,15 +219,22 @@ class StackedEngine:
         if not schedule.is_fixed or key not in self._seen:
             return Passes(schedule, self._pool, keep=False)
         # Asked for twice in a row: expect it again.
+        if kept is not None:
+            self._drop(key)
         size = self._kept_bytes(schedule, ordered)
-        self._kept.pop(key, None)
-        if size > self._spare - sum(other.bytes for other in self._kept.values()):
-            self._kept = {other: held for other, held in self._kept.items() if other in seen}
-        if size > self._spare - sum(other.bytes for other in self._kept.values()):
+        if size > self._spare and not self._is_swept:
+            self._is_swept = True
+            for stale in [other for other in self._kept if other not in seen and other not in self._seen]:
+                self._drop(stale)
+        if size > self._spare:
             return Passes(schedule, self._pool, keep=False)
         passes = Passes(schedule, self._pool, keep=True)
         self._kept[key] = _Kept(passes, chunk.slot, size)
+        self._spare -= size
         return passes
+
+    def _drop(self, key: bytes) -> None:
+        self._spare += self._kept.pop(key).bytes
 
     def _kept_bytes(self, schedule: Schedule, owners: I64) -> float:
         """What keeping a chunk's gathered rows would take; infinite for too many steps."""
