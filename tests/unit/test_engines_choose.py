@@ -198,7 +198,7 @@ def test_unknown_engines_are_refused(wanted: str) -> None:
 
 @pytest.mark.parametrize("workers", [0, -3, 1025, True])
 def test_numbers_of_workers_out_of_range_are_refused(workers: int) -> None:
-    with pytest.raises(ConfigRefused, match=r"workers: must be in 1\.\.1024"):
+    with pytest.raises(ConfigRefused, match="workers must be"):
         chosen("mlp", workers=workers)
 
 

@@ -19,7 +19,7 @@ from galaxylearning.engines.engine import Engine, Training
 from galaxylearning.engines.memory import MIB, available_mib, process_rss_mib, require_budget
 from galaxylearning.errors import ConfigRefused
 from galaxylearning.graph.document import ModelGraph
-from galaxylearning.learning.vectors import F32
+from galaxylearning.learning.vectors import F32, require_integer
 
 if TYPE_CHECKING:
     from galaxylearning.graph.flat import FlatModel
@@ -81,8 +81,8 @@ def choose_engine(
     """
     if wanted not in ("auto", *NAMES):
         raise ConfigRefused(f"must be one of auto, {', '.join(NAMES)}, not {wanted!r}", where="engine")
-    if workers is not None and (isinstance(workers, bool) or not 1 <= workers <= 1024):
-        raise ConfigRefused(f"must be in 1..1024, not {workers}", where="workers")
+    if workers is not None:
+        require_integer(workers, "workers", low=1, high=1024)
     wish = _Wish(graph, weights, cohort, training, budget_mib, workers or _cores(), address, dump, clip_norm)
     if wanted != "auto":
         engine = build(cast(Name, wanted), wish)

@@ -20,7 +20,7 @@ from galaxylearning.engines.reference import ReferenceEngine, failed
 from galaxylearning.errors import ConfigRefused
 from galaxylearning.graph.decode import read_graph
 from galaxylearning.graph.document import DEFAULT_LIMITS, ModelGraph
-from galaxylearning.learning.vectors import F32, I64
+from galaxylearning.learning.vectors import F32, I64, require_integer, require_number
 from galaxylearning.protocol.rounds import Rows
 
 Inner: TypeAlias = Literal["stacked", "reference"]
@@ -130,6 +130,9 @@ class RayEngine:
         owners_per_chunk: int | None = None,
         stall_s: float = 600.0,
     ) -> None:
+        require_number(budget_mib, "budget_mib", low=0, high=1 << 30, low_open=True)
+        if owners_per_chunk is not None:
+            require_integer(owners_per_chunk, "owners_per_chunk", low=1, high=1 << 20)
         graph = read_graph(recipe.graph, DEFAULT_LIMITS)
         for entry in graph.state:
             if entry.federate == "keep_local":

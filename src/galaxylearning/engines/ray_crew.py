@@ -18,7 +18,9 @@ from importlib import import_module
 from typing import Any
 
 from galaxylearning.errors import ConfigRefused
+from galaxylearning.learning.vectors import require_integer, require_number
 
+MAX_WORKERS = 4096
 MAX_DEATHS = 3
 """An item that ended so many workers is given up."""
 MIN_STORE_BYTES = 80 << 20
@@ -91,8 +93,8 @@ class RayCrew:
         ahead: int | None = None,
         stall_s: float = 600.0,
     ) -> None:
-        if isinstance(workers, bool) or not 1 <= workers <= 4096:
-            raise ConfigRefused(f"must be in 1..4096, not {workers}", where="workers")
+        require_integer(workers, "workers", low=1, high=MAX_WORKERS)
+        require_number(stall_s, "stall_s", low=0, high=1e6, low_open=True)
         self._ray = _connect(address, workers, max(MIN_STORE_BYTES, store_bytes))
         self._target, self._arguments, self._stall_s = target, arguments, stall_s
         self._values = [self._ray.put(value) for value in values]

@@ -26,7 +26,7 @@ from galaxylearning.engines.lowering import (
     lowered,
     why_not_stackable,
 )
-from galaxylearning.engines.measures import BITS, levels_apart
+from galaxylearning.engines.measures import levels_apart
 from galaxylearning.engines.memory import MIB, require_budget
 from galaxylearning.engines.optimisers import Optimiser, Tensors
 from galaxylearning.engines.reference import ReferenceEngine
@@ -38,8 +38,7 @@ from galaxylearning.graph.infer import infer
 from galaxylearning.graph.losses import per_sample
 from galaxylearning.graph.program import Program
 from galaxylearning.graph.weights import weights_from_bytes, weights_size
-from galaxylearning.learning.quantise import Quantizer
-from galaxylearning.learning.vectors import F32, I64
+from galaxylearning.learning.vectors import F32, I64, require_number
 
 Wanted: TypeAlias = Literal["float32", "bfloat16", "auto"]
 
@@ -84,7 +83,7 @@ class VmappedEngine:
         clip_norm: float = 1.0,
         convolutions: Convolutions | None = None,
     ) -> None:
-        _require_options(precision, convolutions, clip_norm)
+        _require_options(precision, convolutions, clip_norm, budget_mib, device_budget_mib)
         reason = why_not_stackable(graph)
         if reason is not None:
             raise ConfigRefused(f"cannot train all data owners at once: {reason}", where="engine vmapped")
@@ -358,9 +357,18 @@ def _require_vector(vector: np.ndarray[Any, Any], name: str, dtype: type, size: 
         )
 
 
-def _require_options(precision: str, convolutions: str | None, clip_norm: float) -> None:
+def _require_options(
+    precision: str,
+    convolutions: str | None,
+    clip_norm: float,
+    budget_mib: float,
+    device_budget_mib: float | None,
+) -> None:
     if precision not in ("float32", "bfloat16", "auto"):
         raise ConfigRefused(f"must be float32, bfloat16 or auto, not {precision!r}", where="precision")
     if convolutions not in (None, "grouped", "unfolded"):
         raise ConfigRefused(f"must be grouped or unfolded, not {convolutions!r}", where="convolutions")
-    Quantizer(BITS, clip_norm)
+    require_number(clip_norm, "clip_norm", low=0, high=1e6, low_open=True)
+    for name, budget in (("budget_mib", budget_mib), ("device_budget_mib", device_budget_mib)):
+        if budget is not None:
+            require_number(budget, name, low=0, high=1 << 30, low_open=True)
