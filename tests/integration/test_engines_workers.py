@@ -230,7 +230,7 @@ def test_wrong_vectors_and_owners_are_programmer_mistakes(made: tuple[ModelGraph
             {"budget_mib": 100},
             r"memory budget: 1 worker of this model would need \d+ MiB, the budget is 100 MiB",
         ),
-        ({"workers": 6, "budget_mib": 300}, r"6 workers of this model would need 4\d\d MiB"),
+        ({"workers": 6, "budget_mib": 300}, r"6 workers of this model would need 3\d\d MiB"),
         ({"stall_s": 0}, "stall_s must be in"),
     ],
 )

@@ -80,8 +80,10 @@ def test_no_two_arrays_of_a_layout_overlap() -> None:
     memory = SharedMemory.create(LAYOUT.size)
     arrays = [LAYOUT.params(memory), LAYOUT.state(memory), LAYOUT.updates(memory), LAYOUT.states(memory)]
     for worker in range(LAYOUT.workers):
-        for place in range(PLACES):
-            arrays += LAYOUT.place(memory, worker, place, LAYOUT.rows)
+        places = LAYOUT.places(memory, worker)
+        assert len(places) == PLACES
+        for inputs, labels in places:
+            arrays += [inputs, labels]
     assert [array.shape for array in arrays[:6]] == [(5,), (3,), (4, 5), (4, 3), (7, 3, 2), (7,)]
     for number, array in enumerate(arrays, 1):
         array[...] = number

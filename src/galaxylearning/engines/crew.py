@@ -35,7 +35,7 @@ from galaxylearning.engines.channel import (
     Task,
     raise_refusal,
 )
-from galaxylearning.engines.shared_memory import PLACES, Array, Layout, SharedMemory
+from galaxylearning.engines.shared_memory import PLACES, Array, SharedMemory
 from galaxylearning.errors import ConfigRefused, StorageError
 
 MAX_DEATHS = 3
@@ -66,6 +66,7 @@ class _Worker:
     index: int
     pid: int
     channel: Channel
+    places: tuple[tuple[Array, Array], ...]
     jobs: deque[tuple[Job, int]] = field(default_factory=deque)
     """In flight, oldest first, with the place its rows lie in."""
     since: float = 0.0
@@ -92,7 +93,6 @@ class Crew:
         stall_s: float,
     ) -> None:
         self._setup, self._documents, self._arena, self._place = setup, documents, arena, place
-        self._layout: Layout = setup.layout
         self._stall_s = stall_s
         self._numbers = 0
         self._waiting: deque[Job] = deque()
@@ -213,7 +213,8 @@ class Crew:
             job = self._waiting.popleft()
             used = {place for _, place in worker.jobs}
             place = next(place for place in range(PLACES) if place not in used)
-            self._place(job.owner, *self._layout.place(self._arena, worker.index, place, job.rows))
+            inputs, labels = worker.places[place]
+            self._place(job.owner, inputs[: job.rows], labels[: job.rows])
             if not worker.jobs:
                 worker.since = time.monotonic()
             worker.jobs.append((job, place))
@@ -282,7 +283,7 @@ class Crew:
         if not isinstance(answer, Forked):
             ours.close()
             raise _ZygoteGone
-        worker = _Worker(index, answer.pid, ours)
+        worker = _Worker(index, answer.pid, ours, self._setup.layout.places(self._arena, index))
         self._workers[index] = worker
         self._selector.register(ours, selectors.EVENT_READ, worker)
         return worker

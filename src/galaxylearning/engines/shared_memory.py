@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import tempfile
@@ -47,8 +48,7 @@ class SharedMemory:
 
     def array(self, dtype: str, shape: tuple[int, ...], offset: int) -> Array:
         """A view of the memory; it keeps the pages alive."""
-        count = int(np.prod(shape, dtype=np.int64))
-        flat: Array = np.frombuffer(self._map, dtype=dtype, count=count, offset=offset)
+        flat: Array = np.frombuffer(self._map, dtype=dtype, count=math.prod(shape), offset=offset)
         return flat.reshape(shape)
 
     def write(self, data: bytes, offset: int) -> None:
@@ -138,14 +138,19 @@ class Layout:
         """The buffers of all slots after training, f32[slots, B]."""
         return memory.array("<f4", (self.slots, self.buffers), self._states)
 
-    def place(self, memory: SharedMemory, worker: int, place: int, rows: int) -> tuple[Array, Array]:
-        """The first ``rows`` inputs and labels of one of a worker's places."""
-        start = self._places + (worker * PLACES + place) * self.place_bytes
-        labels = start + _aligned(self.rows * self.row.input_bytes)
-        return (
-            memory.array(self.row.inputs, (rows, *self.row.input_shape), start),
-            memory.array(self.row.labels, (rows, *self.row.label_shape), labels),
-        )
+    def places(self, memory: SharedMemory, worker: int) -> tuple[tuple[Array, Array], ...]:
+        """The places of one worker: inputs and labels of up to ``rows`` rows each."""
+        found = []
+        for place in range(PLACES):
+            start = self._places + (worker * PLACES + place) * self.place_bytes
+            labels = start + _aligned(self.rows * self.row.input_bytes)
+            found.append(
+                (
+                    memory.array(self.row.inputs, (self.rows, *self.row.input_shape), start),
+                    memory.array(self.row.labels, (self.rows, *self.row.label_shape), labels),
+                )
+            )
+        return tuple(found)
 
     @property
     def _slots(self) -> int:
@@ -165,4 +170,4 @@ def _aligned(size: int) -> int:
 
 
 def _bytes(dtype: str, shape: tuple[int, ...]) -> int:
-    return np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64))
+    return np.dtype(dtype).itemsize * math.prod(shape)

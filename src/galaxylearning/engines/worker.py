@@ -36,8 +36,8 @@ class Worker:
     def __init__(
         self, index: int, model: FlatModel, plan: LocalPlan, layout: Layout, memory: SharedMemory
     ) -> None:
-        self._index, self._model, self._plan = index, model, plan
-        self._layout, self._memory = layout, memory
+        self._model, self._plan = model, plan
+        self._places = layout.places(memory, index)
         self._params, self._state = layout.params(memory), layout.state(memory)
         self._updates, self._states = layout.updates(memory), layout.states(memory)
 
@@ -54,7 +54,7 @@ class Worker:
 
     def train(self, task: Task) -> Message:
         """Train one owner; its update and buffers are in the task's slot when ``Done`` is returned."""
-        inputs, labels = self._layout.place(self._memory, self._index, task.place, task.rows)
+        inputs, labels = (array[: task.rows] for array in self._places[task.place])
         try:
             found = train_local(
                 self._model.bind((inputs,), labels),

@@ -7,9 +7,9 @@ from galaxylearning.errors import ConfigRefused
 from galaxylearning.learning.plan import LocalPlan
 
 MIB = 1 << 20
-ZYGOTE_BYTES = 170 * MIB
+ZYGOTE_BYTES = 240 * MIB
 """An interpreter with the tensor library loaded, once for all workers."""
-WORKER_BYTES = 40 * MIB
+WORKER_BYTES = 20 * MIB
 """What a forked worker changes of it, with the kernels' own buffers."""
 
 _VECTORS = 6

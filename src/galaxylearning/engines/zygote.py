@@ -100,6 +100,7 @@ class Zygote:
         try:
             self._channel.close()
             _end_with_parent()
+            gc.enable()
             worker.serve(channel, lambda: os.getppid() == self._pid)
             code = 0
         finally:
@@ -164,6 +165,9 @@ def _end_with_parent() -> None:
 def main() -> None:
     """``python -m galaxylearning.engines.zygote DESCRIPTOR PARENT``."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Loading the tensor library makes a million objects that live for ever: looking for garbage among them
+    # would take a fifth of the time. Workers collect again.
+    gc.disable()
     descriptor, parent = map(int, sys.argv[1:3])
     Zygote(Channel(socket.socket(fileno=descriptor)), parent).serve()
     # Nothing is left to write; taking the tensor library down module by module would only take time.
