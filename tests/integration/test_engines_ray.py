@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -233,6 +235,28 @@ def test_buffers_that_stay_with_their_owner_are_refused() -> None:
     local = Recipe("reference", graph.to_bytes(), weights_to_bytes(graph, weights), 64.0)
     with pytest.raises(ConfigRefused, match=r"buffer 1\.running_mean stays with its data owner"):
         RayEngine(local, cohort_of("mlp", [1]), TRAINING, workers=1)
+
+
+def test_addresses_without_a_cluster_are_refused() -> None:
+    """In a process of its own: this one is connected already."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        free = server.getsockname()[1]
+    for address in (f"127.0.0.1:{free}", "nonsense"):
+        arguments = [sys.executable, "-c", _ELSEWHERE, address]
+        done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=True)
+        assert done.stdout.startswith(f"address: no Ray cluster at {address} (")
+
+
+_ELSEWHERE = """
+import sys
+from galaxylearning.engines.ray_cluster import ray_map
+from galaxylearning.errors import ConfigRefused
+
+try:
+    list(ray_map("operator:pow", 2, [1], workers=1, address=sys.argv[1]))
+except ConfigRefused as refused:
+    print(refused)
+"""
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import socket
 import sys
 import time
 from collections import deque
@@ -244,17 +245,36 @@ def _connect(address: str | None, workers: int, store_bytes: int) -> Any:
         _keep_quiet()
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
         if address is None:
-            options.update(num_cpus=workers, object_store_memory=store_bytes, include_dashboard=False)
+            # "local", because without an address Ray joins whatever cluster it finds on the machine.
+            options.update(address="local", num_cpus=workers, include_dashboard=False)
+            options["object_store_memory"] = store_bytes
         else:
+            _require_listener(address)
             options["address"] = address
         try:
             ray.init(**options)
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = str(error).split("\n", 1)[0][:200]
-            raise ConfigRefused(f"no Ray cluster at {address or 'this machine'} ({reason})") from None
+            place = address or "this machine"
+            raise ConfigRefused(f"no Ray cluster at {place} ({reason})", where="address") from None
         _Sessions.is_ours, _Sessions.count = True, 0
     _Sessions.count += 1
     return ray
+
+
+def _require_listener(address: str) -> None:
+    """Ray asks an address where nobody is for minutes; asking it ourselves takes seconds.
+
+    Raises:
+        ConfigRefused: nobody listens at host:port. What is not host:port is left to Ray.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdecimal() or int(port) > 65535:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ALIVE_S).close()
+    except OSError as error:
+        raise ConfigRefused(f"no Ray cluster at {address} ({error})", where="address") from None
 
 
 def _keep_quiet() -> None:
