@@ -203,9 +203,20 @@ def test_numbers_of_workers_out_of_range_are_refused(workers: int) -> None:
 
 
 @pytest.mark.parametrize("wanted", [*NAMES, "auto"])
-def test_a_budget_that_the_process_has_used_up_is_refused(wanted: str) -> None:
-    with pytest.raises(ConfigRefused, match=r"is 1 MiB, of which the process already uses \d+ MiB"):
-        chosen("mlp", wanted, budget_mib=1.0)
+def test_a_budget_that_holds_nothing_is_refused(wanted: str) -> None:
+    with pytest.raises(ConfigRefused, match="budget"):
+        chosen("mlp", wanted, budget_mib=1e-3)
+
+
+@pytest.mark.parametrize("wanted", ["reference", "vmapped", "debug"])
+def test_what_an_engine_imports_counts(wanted: str, tmp_path: Path) -> None:
+    graph, weights = compiled("mlp")
+    (tmp_path / "graph").write_bytes(graph.to_bytes())
+    (tmp_path / "weights").write_bytes(weights)
+    program = _NO_TORCH.replace("budget_mib=4096", "budget_mib=32")
+    arguments = [sys.executable, "-c", program, str(tmp_path / "graph"), str(tmp_path / "weights"), wanted]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=False)
+    assert "budget_mib: is 32 MiB; the engine's libraries alone take" in done.stderr
 
 
 @pytest.mark.parametrize("budget_mib", [0.0, -5.0, float("nan")])

@@ -16,10 +16,10 @@ import numpy as np
 
 from galaxylearning.engines.cohort import Cohort
 from galaxylearning.engines.engine import Engine, Training
-from galaxylearning.engines.memory import MIB, available_mib, process_rss_mib, require_budget
+from galaxylearning.engines.memory import MIB, process_rss_mib, require_budget
 from galaxylearning.errors import ConfigRefused
 from galaxylearning.graph.document import ModelGraph
-from galaxylearning.learning.vectors import F32, require_integer
+from galaxylearning.learning.vectors import F32, require_integer, require_number
 
 if TYPE_CHECKING:
     from galaxylearning.graph.flat import FlatModel
@@ -38,13 +38,14 @@ _DEVICE_FILES = ("/dev/nvidiactl", "/dev/dxg")
 
 @dataclass(frozen=True, slots=True)
 class _Wish:
-    """What every engine is built from; ``budget_mib`` is for the whole process."""
+    """What every engine is built from; ``before_mib`` is what the process used before."""
 
     graph: ModelGraph
     weights: bytes
     cohort: Cohort
     training: Training
     budget_mib: float
+    before_mib: float
     workers: int
     address: str | None
     dump: Path | None
@@ -67,8 +68,9 @@ def choose_engine(
 ) -> Engine:
     """The engine ``wanted``, or for ``auto`` the fastest of those that can train ``graph`` here.
 
-    ``weights`` is the initial state as canonical safetensors. ``budget_mib`` bounds the whole process:
-    engines are given what is left of it. ``workers`` is the number of cores to use, all unless given.
+    ``weights`` is the initial state as canonical safetensors. ``budget_mib`` bounds what the engine adds to the
+    process, the libraries it imports included (see :func:`~galaxylearning.engines.memory.available_mib` for a
+    budget of the whole process). ``workers`` is the number of cores to use, all unless given.
     ``address`` names a Ray cluster, ``dump`` where the debug engine writes a failure, ``clip_norm`` the norm
     that updates are clipped to. ``report`` is told in one line what was chosen and why.
 
@@ -83,7 +85,19 @@ def choose_engine(
         raise ConfigRefused(f"must be one of auto, {', '.join(NAMES)}, not {wanted!r}", where="engine")
     if workers is not None:
         require_integer(workers, "workers", low=1, high=1024)
-    wish = _Wish(graph, weights, cohort, training, budget_mib, workers or _cores(), address, dump, clip_norm)
+    require_number(budget_mib, "budget_mib", low=0, high=1 << 30, low_open=True)
+    wish = _Wish(
+        graph,
+        weights,
+        cohort,
+        training,
+        budget_mib,
+        process_rss_mib(),
+        workers or _cores(),
+        address,
+        dump,
+        clip_norm,
+    )
     if wanted != "auto":
         engine = build(cast(Name, wanted), wish)
         report(f"engine {wanted}, as asked{_chosen(engine)}")
@@ -223,18 +237,18 @@ def _cores() -> int:
 
 
 def _left(wish: _Wish) -> float:
-    """What the budget leaves at this moment.
+    """What the budget leaves after what was imported and built since the choice began.
 
     Raises:
         ConfigRefused: nothing.
     """
-    left = available_mib(wish.budget_mib)
-    if not left:
+    used = max(0.0, process_rss_mib() - wish.before_mib)
+    if used >= wish.budget_mib:
         raise ConfigRefused(
-            f"is {wish.budget_mib:.0f} MiB, of which the process already uses {process_rss_mib():.0f} MiB",
+            f"is {wish.budget_mib:.0f} MiB; the engine's libraries alone take {used:.0f} MiB",
             where="budget_mib",
         )
-    return left
+    return wish.budget_mib - used
 
 
 def _chosen(engine: Engine) -> str:

@@ -121,7 +121,8 @@ class DenseModel:
         self._check_vectors(params, buffers)
         rows = self._checked(inputs, None)
         frozen = self.program.frozen(self._initial, buffers)
-        return self.program.outputs(params[None], rows, frozen=frozen)[0]
+        outputs: Array = self.program.outputs(params[None], rows, frozen=frozen)[0]
+        return outputs
 
     def state_bytes(self, params: F32, buffers: F32) -> bytes:
         """The whole model as canonical safetensors: these vectors, and the initial value of all other state.
@@ -174,7 +175,8 @@ class DenseModel:
 
     def _differentiate(self, frame: FlatFrame) -> F32:
         self.program.backward(frame)
-        return frame.gradients[0]
+        gradient: F32 = frame.gradients[0]
+        return gradient
 
     def _targets(self, rows: F32, labels: Array) -> Targets:
         prepared = prepare_labels(self.program.loss, labels, (len(rows), self.program.outputs_count))

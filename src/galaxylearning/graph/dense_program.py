@@ -137,7 +137,7 @@ class DenseProgram:
             name = used.name
             if name.startswith(RECIPROCAL):
                 with np.errstate(divide="ignore"):
-                    found[name] = np.float32(1) / held[name.removeprefix(RECIPROCAL)]
+                    found[name] = np.reciprocal(held[name.removeprefix(RECIPROCAL)])
             else:
                 found[name] = np.ascontiguousarray(held[name])
         return found

@@ -6,7 +6,7 @@ tensors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeAlias
 
@@ -90,6 +90,12 @@ class FlatModel:
         self._state = {name: tensor.clone() for name, tensor in self._initial.items()}
         self._leaves = [self._state[entry.name].requires_grad_() for entry in self._trainable]
         self._leaf_views = _views(self._leaves)
+        joined = torch.zeros(self.parameter_count)
+        self._gradient: Vector = joined.numpy()
+        self._gradient_views = [
+            piece.view(leaf.shape)
+            for piece, leaf in zip(joined.split_with_sizes(self._sizes), self._leaves, strict=True)
+        ]
         self._buffer_views = _views([self._state[entry.name] for entry in self._federated])
         sample_bytes = infer(graph, 1, limits).activation_bytes
         self._rows = max(1, min(MAX_EVALUATION_ROWS, EVALUATION_BYTES // max(1, sample_bytes)))
@@ -126,13 +132,15 @@ class FlatModel:
         def targets(outputs: torch.Tensor) -> torch.Tensor:
             return check_labels(self.graph.loss, labels, tuple(outputs.shape))
 
-        return self._step(params, buffers, tensors, targets, rng)
+        loss, gradient, after = self._step(params, buffers, tensors, targets, rng)
+        return loss, gradient.copy(), after
 
     def bind(self, inputs: tuple[Array, ...], labels: Array) -> BoundGradient:
         """:meth:`gradient` over row numbers of these arrays, which are checked once, not at every step.
 
         What is returned takes (params, buffers, rows int64[b] within the arrays, rng) and gives what
-        :meth:`gradient` gives for those rows, to the digit. The arrays must not change meanwhile.
+        :meth:`gradient` gives for those rows, to the digit; the next gradient is written over it. The arrays
+        must not change meanwhile.
 
         Raises:
             DataRefused: inputs or labels are not what the graph takes; values of labels are looked at as they
@@ -270,10 +278,10 @@ class FlatModel:
         """
         _check_vector(params, self.parameter_count, "params")
         _check_vector(buffers, self.buffer_count, "buffers")
-        for views, vector in ((self._leaf_views, params), (self._buffer_views, buffers)):
-            if views:
-                sizes = [view.numel() for view in views]
-                torch._foreach_copy_(views, torch.from_numpy(_own(vector)).split_with_sizes(sizes))
+        for view, place in self._leaf_views:
+            view[...] = params[place]
+        for view, place in self._buffer_views:
+            view[...] = buffers[place]
 
     def _tensors_of(self, params: Vector, buffers: Vector) -> dict[str, torch.Tensor]:
         _check_vector(params, self.parameter_count, "params")
@@ -288,15 +296,16 @@ class FlatModel:
         return tensors
 
     def _differentiate(self, loss: torch.Tensor) -> Vector:
-        if not loss.requires_grad:
-            return np.zeros(self.parameter_count, dtype=np.float32)
-        parts = torch.autograd.grad(loss, self._leaves, allow_unused=True)
-        flat = [
-            leaf.new_zeros(leaf.numel()) if part is None else part.reshape(-1)
-            for part, leaf in zip(parts, self._leaves, strict=True)
+        """The gradient, in memory that the next one takes again."""
+        parts: Sequence[torch.Tensor | None] = [None] * len(self._leaves)
+        if loss.requires_grad:
+            parts = torch.autograd.grad(loss, self._leaves, allow_unused=True)
+        whole = [
+            torch.zeros_like(view) if part is None else part
+            for part, view in zip(parts, self._gradient_views, strict=True)
         ]
-        joined: Vector = torch.cat(flat).numpy()
-        return joined
+        torch._foreach_copy_(self._gradient_views, whole)
+        return self._gradient
 
     def _sample_losses(self, inputs: tuple[Array, ...], labels: Array | None) -> torch.Tensor:
         if labels is None:
@@ -348,9 +357,15 @@ def _joined(tensors: list[torch.Tensor]) -> Vector:
     return np.concatenate([np.empty(0, np.float32), *(t.detach().reshape(-1).numpy() for t in tensors)])
 
 
-def _views(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Each tensor's memory as a vector that autograd does not follow."""
-    return [tensor.detach().reshape(-1) for tensor in tensors]
+def _views(tensors: list[torch.Tensor]) -> list[tuple[Vector, slice]]:
+    """Each tensor's memory as a flat array, with its place in the joined vector."""
+    views = []
+    start = 0
+    for tensor in tensors:
+        view = tensor.detach().reshape(-1).numpy()
+        views.append((view, slice(start, start + view.size)))
+        start += view.size
+    return views
 
 
 def _own(array: Array) -> Array:

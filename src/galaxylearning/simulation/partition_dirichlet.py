@@ -113,7 +113,8 @@ def _among(share: F64, eligible: NDArray[np.bool_]) -> F64:
     """``share`` of those eligible, summing to one; equal parts where theirs vanish."""
     kept = np.where(eligible, share, 0.0)
     total = kept.sum()
-    return kept / total if total > 0 else eligible / eligible.sum()
+    among: F64 = kept / total if total > 0 else eligible / eligible.sum()
+    return among
 
 
 def _owners(counts: NDArray[np.int32]) -> I64:

@@ -144,7 +144,7 @@ def _exponential(parts: int) -> F64:
 
 
 def _proportional(n_rows: int, units: F64) -> I64:
-    sizes = (units / units.sum() * n_rows).astype(np.int64)
+    sizes: I64 = (units / units.sum() * n_rows).astype(np.int64)
     sizes[-1] += n_rows - sizes.sum()
     return sizes
 
