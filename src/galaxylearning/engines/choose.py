@@ -68,8 +68,8 @@ def choose_engine(
 ) -> Engine:
     """The engine ``wanted``, or for ``auto`` the fastest of those that can train ``graph`` here.
 
-    ``weights`` is the initial state as canonical safetensors. ``budget_mib`` bounds what the engine adds to the
-    process, the libraries it imports included (see :func:`~galaxylearning.engines.memory.available_mib` for a
+    ``weights`` is the initial state as canonical safetensors. ``budget_mib`` bounds what the engine adds to
+    the process, the libraries it imports included (see :func:`~galaxylearning.engines.memory.available_mib` for a
     budget of the whole process). ``workers`` is the number of cores to use, all unless given.
     ``address`` names a Ray cluster, ``dump`` where the debug engine writes a failure, ``clip_norm`` the norm
     that updates are clipped to. ``report`` is told in one line what was chosen and why.
