@@ -69,8 +69,8 @@ def choose_engine(
     """The engine ``wanted``, or for ``auto`` the fastest of those that can train ``graph`` here.
 
     ``weights`` is the initial state as canonical safetensors. ``budget_mib`` bounds what the engine adds to
-    the process, the libraries it imports included (see :func:`~galaxylearning.engines.memory.available_mib` for a
-    budget of the whole process). ``workers`` is the number of cores to use, all unless given.
+    the process, the libraries it imports included (``memory.available_mib`` is what a budget of the whole
+    process leaves). ``workers`` is the number of cores to use, all unless given.
     ``address`` names a Ray cluster, ``dump`` where the debug engine writes a failure, ``clip_norm`` the norm
     that updates are clipped to. ``report`` is told in one line what was chosen and why.
 
