@@ -5,11 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from galaxylearning.crypto.digest import checksummed
 from galaxylearning.errors import JobRefused, MessageRefused
 from galaxylearning.messages import records as r
 from galaxylearning.messages import terms as t
 from galaxylearning.messages import typed
-from galaxylearning.messages.fields import checksummed
 from galaxylearning.units import Address, Digest
 
 digests = st.binary(min_size=32, max_size=32).map(Digest)

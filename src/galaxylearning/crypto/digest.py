@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from blake3 import blake3
 from eth_hash.auto import keccak as _keccak_backend
 
-from galaxylearning.units import Digest
+from galaxylearning.units import Address, Digest
 
 _keccak: Callable[[bytes], bytes] = _keccak_backend
 
@@ -26,3 +27,11 @@ def keccak(data: bytes) -> bytes:
     Source: Ethereum Yellow Paper, appendix H.
     """
     return _keccak(data)
+
+
+@lru_cache(maxsize=1 << 17)
+def checksummed(body: str) -> Address:
+    """The EIP-55 form of 40 lower-case hex digits. Source: EIP-55."""
+    nibbles = keccak(body.encode("ascii")).hex()
+    letters = (letter.upper() if int(nibbles[i], 16) >= 8 else letter for i, letter in enumerate(body))
+    return Address("0x" + "".join(letters))

@@ -14,9 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from eth_abi.exceptions import EncodingError
-from eth_abi.registry import registry
-
 from galaxylearning.crypto.digest import keccak
 from galaxylearning.errors import MessageRefused
 from galaxylearning.units import ZERO_DIGEST, Digest
@@ -32,6 +29,10 @@ def leaf_hash(types: Sequence[str], value: Sequence[Any]) -> bytes:
 
 
 def _leaf_hasher(types: Sequence[str]) -> Callable[[tuple[Any, ...]], bytes]:
+    # Many commands import this module and build no tree: they need not wait for the ABI's library.
+    from eth_abi.exceptions import EncodingError
+    from eth_abi.registry import registry
+
     encoder = cast(Callable[[tuple[Any, ...]], bytes], registry.get_encoder(f"({','.join(types)})"))
 
     def hash_leaf(value: tuple[Any, ...]) -> bytes:

@@ -10,9 +10,8 @@ from functools import lru_cache
 from typing import Final
 
 from coincurve import PrivateKey, PublicKey
-from eth_utils.address import to_checksum_address
 
-from galaxylearning.crypto.digest import keccak
+from galaxylearning.crypto.digest import checksummed, keccak
 from galaxylearning.errors import MessageRefused
 from galaxylearning.units import Address, Entropy
 
@@ -31,7 +30,7 @@ def new_private_key(*, entropy: Entropy) -> bytes:
 
 def _address_of_point(point: PublicKey) -> Address:
     uncompressed: bytes = point.format(compressed=False)
-    return Address(to_checksum_address(keccak(uncompressed[1:])[-20:]))
+    return checksummed(keccak(uncompressed[1:])[-20:].hex())
 
 
 def address_of(private_key: bytes) -> Address:

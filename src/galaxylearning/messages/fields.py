@@ -5,10 +5,9 @@ Each check returns the value it was given, or raises MessageRefused naming the f
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
-from galaxylearning.crypto.digest import keccak
+from galaxylearning.crypto.digest import checksummed
 from galaxylearning.errors import MessageRefused
 from galaxylearning.units import Address
 
@@ -29,14 +28,6 @@ def shown(value: object) -> str:
         repr(value) if isinstance(value, (str, bytes, int, float, bool, type(None))) else type(value).__name__
     )
     return text[:80]
-
-
-@lru_cache(maxsize=1 << 17)
-def checksummed(body: str) -> Address:
-    """The EIP-55 form of 40 lower-case hex digits. Source: EIP-55."""
-    nibbles = keccak(body.encode("ascii")).hex()
-    letters = (letter.upper() if int(nibbles[i], 16) >= 8 else letter for i, letter in enumerate(body))
-    return Address("0x" + "".join(letters))
 
 
 def check_address(value: Any, field: str) -> Address:

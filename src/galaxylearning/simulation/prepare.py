@@ -11,10 +11,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from galaxylearning.crypto.digest import blake3_digest
+from galaxylearning.crypto.digest import blake3_digest, checksummed
 from galaxylearning.engines.cohort import Cohort
 from galaxylearning.errors import ConfigRefused
-from galaxylearning.messages.fields import checksummed
 from galaxylearning.messages.terms import Terms
 from galaxylearning.protocol.job import CompiledJob, Job, compile_job, terms_of
 from galaxylearning.protocol.rounds import MIN_TEST_ROWS, Rows

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -99,6 +99,20 @@ class Report:
         for row in (*document["owners"], *document["behaviours"]):
             row["pay"] = str(row["pay"])
         return document
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Report:
+        """Read ``to_document`` back; ``ValueError`` or ``KeyError`` for anything else."""
+        if document["format"] != FORMAT:
+            raise ValueError(f"format must be {FORMAT}")
+        fields = {name: document[name] for name in cls.__dataclass_fields__}
+        fields["bounty"], fields["paid"] = int(document["bounty"]), int(document["paid"])
+        fields["owners"] = tuple(OwnerRow(**{**row, "pay": int(row["pay"])}) for row in document["owners"])
+        fields["behaviours"] = tuple(
+            BehaviourRow(**{**row, "names": tuple(row["names"]), "pay": int(row["pay"])})
+            for row in document["behaviours"]
+        )
+        return cls(**fields)
 
     def to_json(self) -> str:
         """``to_document`` as text."""

@@ -17,7 +17,6 @@ from galaxylearning.protocol.rows import encode_rows
 from galaxylearning.simulation.hospitals import load_packaged
 from galaxylearning.simulation.partition import Partitioner
 from galaxylearning.storage.datasets import ReadOptions, load_table
-from galaxylearning.storage.huggingface_table import read_huggingface
 from galaxylearning.storage.tables import TableLimits
 
 Columns = Mapping[str, NDArray[Any]]
@@ -56,6 +55,8 @@ def load_rows(
         limits=limits or TableLimits(),
     )
     if path.is_dir():
+        from galaxylearning.storage.huggingface_table import read_huggingface
+
         required = (*needed, *(also or ()))
         table = read_huggingface(path, options, split=split, required=required)
     else:

@@ -20,9 +20,7 @@ from galaxylearning.storage import files
 from galaxylearning.storage.columns import ColumnInfo, infer_schema, map_label
 from galaxylearning.storage.csv_table import read_csv
 from galaxylearning.storage.database import Database
-from galaxylearning.storage.huggingface_table import read_huggingface
 from galaxylearning.storage.npz_table import read_npz
-from galaxylearning.storage.parquet_table import read_parquet
 from galaxylearning.storage.tables import Kind, ReadOptions, Table, TableLimits
 from galaxylearning.units import Digest, Entropy
 
@@ -43,12 +41,20 @@ __all__ = [
 SALT_BYTES: Final = 32
 MAX_NAME_CHARS: Final = 64
 
+
+def _read_parquet(data: bytes, name: str, options: ReadOptions) -> Table:
+    """Parquet's library takes long to load: only who reads Parquet waits for it."""
+    from galaxylearning.storage.parquet_table import read_parquet
+
+    return read_parquet(data, name, options)
+
+
 _READERS: Final[Mapping[str, Callable[[bytes, str, ReadOptions], Table]]] = {
     ".csv": read_csv,
     ".tsv": read_csv,
     ".txt": read_csv,
-    ".parquet": read_parquet,
-    ".pq": read_parquet,
+    ".parquet": _read_parquet,
+    ".pq": _read_parquet,
     ".npz": read_npz,
 }
 _SCHEMA: Final = (
@@ -70,6 +76,8 @@ def load_table(path: Path, options: ReadOptions | None = None, *, split: str = "
     """
     options = options or ReadOptions()
     if path.is_dir() and path.suffix.lower() not in _READERS:
+        from galaxylearning.storage.huggingface_table import read_huggingface
+
         return read_huggingface(path, options, split=split)
     return _parse(_read_file(path, options), path, options)
 
