@@ -60,6 +60,9 @@ def simulate(
     workers: Annotated[
         int | None, typer.Option(help="Processes or threads; one a core unless given.")
     ] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(help="Of a Ray cluster, for --engine ray; one on this machine unless given.")
+    ] = None,
     memory_mib: Annotated[
         int, typer.Option(help="The most memory the run may take, in MiB, the interpreter included.")
     ] = 4096,
@@ -133,6 +136,8 @@ def simulate(
                 patience=patience,
                 checkpoints=folder / "checkpoints" if checkpoints and not chain else None,
                 resume=resume,
+                ray_address=ray_address,
+                dump=folder / "failure.npz" if engine == "debug" else None,
                 compare=tuple(compare or ()),
                 callbacks=() if chain else tuple(_callbacks(folder, tensorboard, mlflow, job.stem)),
             ),

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import mmap
 import os
 import signal
 import socket
 import sys
 import time
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from galaxylearning.engines.channel import (
@@ -65,6 +67,7 @@ class Zygote:
                 return
             gc.collect()
             gc.freeze()
+            _give_back_code()
             self._channel.send(Ready(workers))
             while True:
                 asked, received = self._channel.wait(self._is_needed)
@@ -160,6 +163,23 @@ def _end_with_parent() -> None:
     """Where the system offers it: be killed as soon as the parent ends, even in the midst of a step."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _give_back_code() -> None:
+    """Let go of the program code that loading the libraries touched; what is run again is mapped again.
+
+    Code is never written to, so dropping its pages loses nothing, and most of it serves no worker. Elsewhere
+    than on Linux nothing is done.
+    """
+    if sys.platform != "linux":
+        return
+    advise = ctypes.CDLL(None).madvise
+    advise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        fields = line.split(maxsplit=5)
+        if len(fields) == 6 and fields[1] == "r-xp" and fields[5].startswith("/"):
+            start, end = (int(bound, 16) for bound in fields[0].split("-"))
+            advise(start, end - start, mmap.MADV_DONTNEED)
 
 
 def main() -> None:

@@ -63,7 +63,7 @@ class CheckpointFolder:
             for name, array in arrays.items()
         )
         body = msgspec.msgpack.encode(_File(VERSION, text.encode(), packed))
-        replace_whole(self._path(round_index), body + blake3_digest(body))
+        replace_whole(_path(self.folder, round_index), body + blake3_digest(body))
 
     def load(self, round_index: int) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:
         """Header and arrays of one round's checkpoint; None where there is no sound one of this run.
@@ -71,25 +71,15 @@ class CheckpointFolder:
         Raises:
             StorageError: it is there and sound, but of another run.
         """
-        try:
-            data = read_whole(self._path(round_index), max_bytes=MAX_FILE_BYTES)
-        except FileNotFoundError:
+        found = read_checkpoint(self.folder, round_index)
+        if found is None:
             return None
-        if data is None or blake3_digest(data[:-DIGEST_BYTES]) != data[-DIGEST_BYTES:]:
-            return None
-        try:
-            file = msgspec.msgpack.decode(data[:-DIGEST_BYTES], type=_File)
-            header: dict[str, Any] = json.loads(file.header)
-            arrays = {array.name: _array(array) for array in file.arrays}
-        except (msgspec.MsgspecError, ValueError):
-            return None
-        if file.version != VERSION or header.get("round") != round_index:
-            return None
+        header, arrays = found
         if header.get("fingerprint") != self.fingerprint:
             raise StorageError(
                 "is of a run with another job, data, seed or behaviours; choose another folder, or leave "
                 "--resume out to begin anew",
-                where=str(self._path(round_index)),
+                where=str(_path(self.folder, round_index)),
             )
         return header, arrays
 
@@ -98,8 +88,28 @@ class CheckpointFolder:
         for path in self.folder.glob("*.checkpoint"):
             path.unlink(missing_ok=True)
 
-    def _path(self, round_index: int) -> Path:
-        return self.folder / f"{round_index:06d}.checkpoint"
+
+def read_checkpoint(folder: Path, round_index: int) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:
+    """Header and arrays of a round's checkpoint, whichever run it is of; None where there is no sound one."""
+    try:
+        data = read_whole(_path(folder, round_index), max_bytes=MAX_FILE_BYTES)
+    except FileNotFoundError:
+        return None
+    if data is None or blake3_digest(data[:-DIGEST_BYTES]) != data[-DIGEST_BYTES:]:
+        return None
+    try:
+        file = msgspec.msgpack.decode(data[:-DIGEST_BYTES], type=_File)
+        header: dict[str, Any] = json.loads(file.header)
+        arrays = {array.name: _array(array) for array in file.arrays}
+    except (msgspec.MsgspecError, ValueError):
+        return None
+    if file.version != VERSION or header.get("round") != round_index:
+        return None
+    return header, arrays
+
+
+def _path(folder: Path, round_index: int) -> Path:
+    return folder / f"{round_index:06d}.checkpoint"
 
 
 def _array(array: _Array) -> NDArray[Any]:

@@ -37,7 +37,7 @@ from galaxylearning.protocol.rounds import (
 )
 from galaxylearning.protocol.scoring import owed, score_table
 from galaxylearning.simulation.callbacks import Callback, Callbacks
-from galaxylearning.simulation.checkpoint import CheckpointFolder
+from galaxylearning.simulation.checkpoint import CheckpointFolder, read_checkpoint
 from galaxylearning.simulation.history import EndReason, History, OwnerStatus, RoundRecord, RunEnd, RunInfo
 from galaxylearning.simulation.players import Played, Players
 from galaxylearning.simulation.prepare import Prepared, account, fingerprint
@@ -65,7 +65,9 @@ class Options:
 
     ``engine`` as in ``engines.choose``; ``memory_mib`` is for the whole process. ``patience`` rounds without
     a better model end the run. A checkpoint of every round goes to ``checkpoints``, a folder; with ``resume``
-    those that are there are taken up. ``compare`` names values to set beside those that are paid.
+    those that are there are taken up. ``ray_address`` is of the cluster for the engine ``ray``; ``dump`` is
+    where the engine ``debug`` writes the batch that failed. ``compare`` names values to set beside those that
+    are paid.
 
     Raises:
         ConfigRefused: naming the field and what is allowed.
@@ -77,6 +79,8 @@ class Options:
     patience: int | None = None
     checkpoints: Path | None = None
     resume: bool = False
+    ray_address: str | None = None
+    dump: Path | None = None
     compare: Sequence[str] = ()
     callbacks: Sequence[Callback] = field(default=())
 
@@ -260,7 +264,8 @@ class Run:
         )
         record = self._record(outcome, np.setdiff1d(drawn, senders), time.monotonic() - start)
         if self._checkpoints is not None:
-            self._checkpoints.save(index, *pack(outcome, self.job.state, record, self.accounts))
+            header, arrays = pack(outcome, self.job.state, record, self.accounts)
+            self._checkpoints.save(index, header | {"engine": self.engine.name}, arrays)
         self._note(course, record, outcome)
         return record
 
@@ -360,14 +365,21 @@ def chosen_engine(prepared: Prepared, options: Options, tell: Tell) -> Engine:
     Raises:
         ConfigRefused: the engine cannot run this model, or not within the budget.
     """
-    compiled = prepared.compiled
+    compiled, wanted = prepared.compiled, options.engine
+    if options.resume and options.checkpoints is not None and wanted == "auto":
+        # Engines differ in rounding: the run goes on with the one it began with.
+        begun = read_checkpoint(options.checkpoints, 0)
+        wanted = wanted if begun is None else str(begun[0].get("engine", wanted))
     return choose_engine(
         compiled.graph,
         compiled.model_bytes,
         prepared.cast.cohort,
         Training(local_plan(prepared.terms.plan), prepared.terms.seed),
-        wanted=options.engine,
+        wanted=wanted,
         budget_mib=available_mib(options.memory_mib) / 2,
         workers=options.workers,
         report=tell,
+        address=options.ray_address,
+        dump=options.dump,
+        clip_norm=prepared.terms.plan.clip_norm,
     )
