@@ -21,7 +21,7 @@ from galaxylearning.contribution import MAX_PLAYERS, FixedPointUtility
 from galaxylearning.contribution.sketch import SKETCH_SIZE
 from galaxylearning.engines.choose import choose_engine
 from galaxylearning.engines.engine import Engine, Training
-from galaxylearning.engines.memory import MIB, available_mib, require_budget
+from galaxylearning.engines.memory import MIB, available_mib, process_rss_mib, require_budget
 from galaxylearning.errors import ConfigRefused
 from galaxylearning.learning import UpdateMatrix
 from galaxylearning.learning.vectors import F32, F64, I64
@@ -365,7 +365,12 @@ def chosen_engine(prepared: Prepared, options: Options, tell: Tell) -> Engine:
     Raises:
         ConfigRefused: the engine cannot run this model, or not within the budget.
     """
-    compiled, wanted = prepared.compiled, options.engine
+    compiled, wanted, left = prepared.compiled, options.engine, available_mib(options.memory_mib)
+    if not left:
+        raise ConfigRefused(
+            f"{options.memory_mib:g} MiB given; the libraries and the data take {process_rss_mib():.0f} MiB",
+            where="memory_mib",
+        )
     if options.resume and options.checkpoints is not None and wanted == "auto":
         # Engines differ in rounding: the run goes on with the one it began with.
         begun = read_checkpoint(options.checkpoints, 0)
@@ -376,7 +381,7 @@ def chosen_engine(prepared: Prepared, options: Options, tell: Tell) -> Engine:
         prepared.cast.cohort,
         Training(local_plan(prepared.terms.plan), prepared.terms.seed),
         wanted=wanted,
-        budget_mib=available_mib(options.memory_mib) / 2,
+        budget_mib=left / 2,
         workers=options.workers,
         report=tell,
         address=options.ray_address,
