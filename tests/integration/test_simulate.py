@@ -205,6 +205,17 @@ def test_values_of_coalitions_and_of_retraining_stand_beside_those_paid(job_file
     assert result.references["retraining-shapley"].min() > 0  # whoever sends zeros has rows worth training on
 
 
+def test_a_ray_cluster_of_any_size_changes_nothing(job_file: Path) -> None:
+    pytest.importorskip("ray")
+    plain = gl.simulate(job_file, rounds=2, options=Options(compare=("shapley",)))
+    for workers in (1, 3):
+        spread = gl.simulate(
+            job_file, rounds=2, options=Options(engine="ray", workers=workers, compare=("shapley",))
+        )
+        assert (spread.model_digest, pays(spread)) == (plain.model_digest, pays(plain))
+        assert spread.references["shapley"].tolist() == plain.references["shapley"].tolist()
+
+
 # ---- interrupted and resumed
 
 

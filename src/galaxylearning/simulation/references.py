@@ -8,18 +8,24 @@ per hidden sample, on the rows that pay.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from galaxylearning.contribution.games import MAX_EXACT_PLAYERS, banzhaf_from_worths, shapley_from_worths
 from galaxylearning.engines.coalitions import CoalitionEvaluator
 from galaxylearning.engines.engine import Training
 from galaxylearning.engines.retraining import retraining_worths
 from galaxylearning.errors import ConfigRefused
-from galaxylearning.learning.vectors import F64
-from galaxylearning.protocol.rounds import JobComputation, local_plan, quantizer
+from galaxylearning.graph.decode import read_graph
+from galaxylearning.graph.dense import DenseModel, DenseProgram, dense_weights_from_bytes
+from galaxylearning.graph.document import DEFAULT_LIMITS
+from galaxylearning.graph.model import Model
+from galaxylearning.learning.vectors import F32, F64
+from galaxylearning.protocol.rounds import JobComputation, Rows, local_plan, quantizer
 from galaxylearning.simulation.prepare import Prepared
 
 RULES: Final[Mapping[str, Callable[[F64], F64]]] = {
@@ -46,14 +52,19 @@ def check_references(names: Sequence[str], identities: int) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What may be used: memory in MiB and threads; with ``on_ray`` so many workers of a Ray cluster."""
+
+    budget_mib: float
+    threads: int
+    tell: Callable[[str], None]
+    on_ray: bool = False
+    ray_address: str | None = None
+
+
 def reference_values(
-    prepared: Prepared,
-    job: JobComputation,
-    names: Sequence[str],
-    *,
-    budget_mib: float,
-    threads: int,
-    tell: Callable[[str], None],
+    prepared: Prepared, job: JobComputation, names: Sequence[str], means: Means
 ) -> dict[str, F64]:
     """Values f64[K] under each of ``names``; ``job`` must have kept the history of its rounds.
 
@@ -63,10 +74,10 @@ def reference_values(
     found: dict[str, F64] = {}
     rounds = [name for name in names if not name.startswith(RETRAINING)]
     if rounds:
-        found |= _of_rounds(prepared, job, rounds, budget_mib, threads, tell)
+        found |= _of_rounds(prepared, job, rounds, means)
     again = [name for name in names if name.startswith(RETRAINING)]
     if again:
-        tell(f"retraining {2 ** len(prepared.cast) - 1:,} coalitions for {len(job.outcomes)} rounds")
+        means.tell(f"retraining {2 ** len(prepared.cast) - 1:,} coalitions for {len(job.outcomes)} rounds")
         worths = retraining_worths(
             prepared.compiled.model,
             prepared.cast.cohort,
@@ -75,45 +86,98 @@ def reference_values(
             rounds=max(1, len(job.outcomes)),
             loss_clip=prepared.terms.plan.loss_clip,
             weights="equal",
-            budget_mib=budget_mib,
-            threads=threads,
+            budget_mib=means.budget_mib,
+            threads=means.threads,
         )
         found |= {name: RULES[name.removeprefix(RETRAINING)](worths) for name in again}
     return {name: found[name] for name in names}
 
 
-def _of_rounds(
-    prepared: Prepared,
-    job: JobComputation,
-    names: Sequence[str],
-    budget_mib: float,
-    threads: int,
-    tell: Callable[[str], None],
-) -> dict[str, F64]:
+@dataclass(frozen=True, slots=True, eq=False)
+class RoundGame:
+    """One round: the model before it f32[P] and f32[B], its updates f64[n, P], their shares, which sum to 1."""
+
+    start: F32
+    buffers: F32
+    updates: F64
+    shares: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HiddenGame:
+    """What all rounds of a job share: the graph and its initial weights as they travel, the rows that pay."""
+
+    graph: bytes
+    weights: bytes
+    rows: Rows
+    loss_clip: float
+    budget_mib: float
+    threads: int
+
+
+def round_worths(hidden: HiddenGame, game: RoundGame) -> F64:
+    """The worth of every coalition of a round, f64[2**n]; needs nothing but its arguments, on any machine.
+
+    Raises:
+        GalaxyError: as ``CoalitionEvaluator``.
+    """
+    graph = read_graph(hidden.graph, DEFAULT_LIMITS)
+    model: Model
+    if DenseProgram.of(graph) is not None:
+        model = DenseModel(graph, dense_weights_from_bytes(graph, hidden.weights))
+    else:
+        from galaxylearning.graph import FlatModel, weights_from_bytes
+
+        model = FlatModel(graph, weights_from_bytes(graph, hidden.weights, max_bytes=len(hidden.weights)))
+    evaluator = CoalitionEvaluator(
+        model,
+        hidden.rows,
+        loss_clip=hidden.loss_clip,
+        buffers=game.buffers,
+        budget_mib=hidden.budget_mib,
+        threads=hidden.threads,
+    )
+    return evaluator.worths(game.start, game.updates, shares=game.shares)
+
+
+def _of_rounds(prepared: Prepared, job: JobComputation, names: Sequence[str], means: Means) -> dict[str, F64]:
     plan = prepared.terms.plan
     unit = plan.server_learning_rate / quantizer(plan).scale
     totals = {name: np.zeros(len(prepared.cast)) for name in names}
+    players: list[NDArray[np.int64]] = []
+    games: list[RoundGame] = []
     for outcome in job.outcomes:
         accepted = np.flatnonzero(outcome.codes == 0)
         if not accepted.size:
             continue
-        tell(f"round {outcome.round_index + 1}: the worth of {2**accepted.size:,} coalitions")
         weights = outcome.weights[accepted]
         rows = {who: row for row, who in enumerate(outcome.updates.owners)}
         sent = outcome.updates.parameters[[rows[outcome.data_owners[i]] for i in accepted.tolist()]]
-        evaluator = CoalitionEvaluator(
-            job.model,
-            job.hidden.paying,
-            loss_clip=plan.loss_clip,
-            buffers=outcome.before.buffers,
-            budget_mib=budget_mib,
-            threads=threads,
-        )
-        worths = evaluator.worths(
-            outcome.before.params,
-            (sent * unit).astype(np.float64),
-            shares=(weights / weights.sum()).tolist(),
-        )
+        shares = tuple((weights / weights.sum()).tolist())
+        before = outcome.before
+        games.append(RoundGame(before.params, before.buffers, (sent * unit).astype(np.float64), shares))
+        players.append(accepted)
+    means.tell(f"the worth of {sum(2 ** len(accepted) for accepted in players):,} coalitions")
+    hidden = HiddenGame(
+        prepared.compiled.graph.to_bytes(),
+        prepared.compiled.model_bytes,
+        job.hidden.paying,
+        plan.loss_clip,
+        means.budget_mib,
+        1 if means.on_ray else means.threads,
+    )
+    for accepted, worths in zip(players, _each(hidden, games, means), strict=True):
         for name in names:
             totals[name][accepted] += RULES[name](worths)
     return totals
+
+
+def _each(hidden: HiddenGame, games: Sequence[RoundGame], means: Means) -> Iterator[F64]:
+    """The worths of each game, here or spread over a Ray cluster; the same either way."""
+    if means.on_ray:
+        from galaxylearning.engines.ray_cluster import ray_map
+
+        function = f"{__name__}:{round_worths.__name__}"
+        yield from ray_map(function, hidden, games, workers=means.threads, address=means.ray_address)
+    else:
+        yield from (round_worths(hidden, game) for game in games)

@@ -41,7 +41,7 @@ from galaxylearning.simulation.checkpoint import CheckpointFolder, read_checkpoi
 from galaxylearning.simulation.history import EndReason, History, OwnerStatus, RoundRecord, RunEnd, RunInfo
 from galaxylearning.simulation.players import Played, Players
 from galaxylearning.simulation.prepare import Prepared, account, fingerprint
-from galaxylearning.simulation.references import check_references, reference_values
+from galaxylearning.simulation.references import Means, check_references, reference_values
 from galaxylearning.simulation.report import make_report
 from galaxylearning.simulation.result import SimulationResult
 from galaxylearning.simulation.rounds_kept import pack, unpack
@@ -345,9 +345,13 @@ class Run:
                 prepared,
                 job,
                 self.options.compare,
-                budget_mib=available_mib(self.options.memory_mib) / 2,
-                threads=self.options.workers or os.cpu_count() or 1,
-                tell=tell,
+                Means(
+                    available_mib(self.options.memory_mib) / 2,
+                    self.options.workers or os.cpu_count() or 1,
+                    tell,
+                    on_ray=self.engine.name == "ray",
+                    ray_address=self.options.ray_address,
+                ),
             ),
             notes=self.notes,
         )
