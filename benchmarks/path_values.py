@@ -32,7 +32,7 @@ F64 = npt.NDArray[np.float64]
 I16 = npt.NDArray[np.int16]
 
 INPUTS, CLASSES, BLOCKS, ROWS = 64, 10, 8, 256
-CHUNK_ROWS = 32
+CHUNK_ROWS = 64
 LEVELS = 2**15 - 1
 
 
@@ -85,10 +85,8 @@ class Network:
 
 def stream(pool: I16, owners: int) -> Iterator[I16]:
     """Chunks of updates of ``owners`` in all, out of a pool that no cache holds."""
-    for number, low in enumerate(range(0, owners, CHUNK_ROWS)):
-        rows = min(CHUNK_ROWS, owners - low)
-        first = number % (len(pool) // CHUNK_ROWS) * CHUNK_ROWS
-        yield pool[first : first + rows]
+    for low in range(0, owners, CHUNK_ROWS):
+        yield pool[: min(CHUNK_ROWS, owners - low)]
 
 
 def measure(*, owners: int, parameters: int, threads: int = 2, repeats: int = 5) -> dict[str, Any]:
@@ -99,7 +97,7 @@ def measure(*, owners: int, parameters: int, threads: int = 2, repeats: int = 5)
     rng = np.random.default_rng(0)
     network = Network.of(parameters, rng=rng)
     start = rng.normal(size=network.size) / math.sqrt(INPUTS)
-    pool = rng.integers(-LEVELS, LEVELS, (2 * CHUNK_ROWS, network.size), dtype=np.int16)
+    pool = rng.integers(-LEVELS, LEVELS, (CHUNK_ROWS, network.size), dtype=np.int16)
     shares, unit = np.full(owners, 1.0 / owners), 1e-3 / LEVELS
     step = np.zeros(network.size)
     for chunk in stream(pool, owners):

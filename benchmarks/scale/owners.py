@@ -20,6 +20,7 @@ from galaxylearning import __version__
 from galaxylearning.engines.choose import choose_engine
 from galaxylearning.engines.cohort import Cohort
 from galaxylearning.engines.engine import Engine, Training
+from galaxylearning.engines.memory import available_mib
 from galaxylearning.engines.stacked import StackedEngine
 from galaxylearning.graph.decode import read_graph
 from galaxylearning.graph.dense import DenseProgram, dense_weights_from_bytes
@@ -50,7 +51,7 @@ def engine_for(cohort: Cohort, given: argparse.Namespace) -> Engine:
             cohort,
             training,
             wanted="stacked",
-            budget_mib=given.whole_mib,
+            budget_mib=available_mib(given.whole_mib),
             workers=given.threads,
             report=lambda _line: None,
         )

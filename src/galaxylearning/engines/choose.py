@@ -31,6 +31,8 @@ _SAMPLE_S = 0.2
 """About so long a candidate is measured, once it has warmed up."""
 _HEAVY_FLOPS = 2e10
 """A round of fewer operations is over before another engine than the stacked one has started."""
+_THREADED_PARAMETERS = 20_000
+"""Products of smaller models take microseconds: a second thread would mostly wait for the interpreter."""
 _VECTORS = 8
 """Parameter-sized vectors of one data owner's training, by Adam."""
 _DEVICE_FILES = ("/dev/nvidiactl", "/dev/dxg")
@@ -269,7 +271,12 @@ def _stacked(wish: _Wish) -> Engine:
         raise ConfigRefused(f"cannot train this graph: {reason}", where="engine stacked")
     held = dense_weights_from_bytes(wish.graph, wish.weights)
     return StackedEngine(
-        program, held, wish.cohort, wish.training, budget_mib=_left(wish), threads=wish.workers
+        program,
+        held,
+        wish.cohort,
+        wish.training,
+        budget_mib=_left(wish),
+        threads=wish.workers if program.parameter_count >= _THREADED_PARAMETERS else 1,
     )
 
 

@@ -95,7 +95,7 @@ def reference_values(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RoundGame:
-    """One round: the model before it f32[P] and f32[B], its updates f64[n, P], their shares, which sum to 1."""
+    """One round: the model before it f32[P] and f32[B], updates f64[n, P], shares that sum to 1."""
 
     start: F32
     buffers: F32
