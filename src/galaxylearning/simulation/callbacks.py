@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from galaxylearning.errors import StorageError
+from galaxylearning.graph.document import nesting
 from galaxylearning.simulation.callback_files import Appender, kept_bytes
 from galaxylearning.simulation.callback_trackers import MlflowCallback, TensorBoardCallback
-from galaxylearning.simulation.history import STATUS_NAMES, RoundRecord, RunEnd, RunInfo
+from galaxylearning.simulation.history import MAX_NESTING, STATUS_NAMES, RoundRecord, RunEnd, RunInfo
 
 __all__ = [
     "Callback",
@@ -214,9 +215,11 @@ def _require_head(path: Path, keep: int, header: bytes) -> None:
 def _is_before(line: bytes, first_round: int) -> bool:
     """Whether a line is a start, or about a round before ``first_round``."""
     try:
+        if nesting(line) > MAX_NESTING:
+            return False
         document = json.loads(line)
         if document["event"] == "start":
             return True
         return bool(document["event"] == "round" and document["round_index"] < first_round)
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         return False

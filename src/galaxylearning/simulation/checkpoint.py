@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import StorageError
+from galaxylearning.graph.document import nesting
+from galaxylearning.simulation.history import MAX_NESTING
 from galaxylearning.storage.files import make_folder, read_whole, replace_whole, sweep
 
 VERSION: Final = 1
@@ -99,6 +101,8 @@ def read_checkpoint(folder: Path, round_index: int) -> tuple[dict[str, Any], dic
         return None
     try:
         file = msgspec.msgpack.decode(data[:-DIGEST_BYTES], type=_File)
+        if nesting(file.header) > MAX_NESTING:
+            return None
         header: dict[str, Any] = json.loads(file.header)
         arrays = {array.name: _array(array) for array in file.arrays}
     except (msgspec.MsgspecError, ValueError):

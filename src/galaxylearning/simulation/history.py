@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from galaxylearning.errors import DataRefused
+from galaxylearning.graph.document import nesting
 from galaxylearning.learning.vectors import F64, I64
 
 I8: TypeAlias = NDArray[np.int8]
@@ -21,6 +22,8 @@ I8: TypeAlias = NDArray[np.int8]
 EndReason: TypeAlias = Literal["finished", "stopped early", "interrupted", "failed"]
 
 FORMAT: Final = "galaxy-history-1"
+MAX_NESTING: Final = 8
+"""The parser recurses, and how deep it may do so is not ours to know: deeper documents are not parsed."""
 LETTERS: Final = "-DMRA"
 """One letter per status, in their order, for the JSON form."""
 
@@ -206,6 +209,8 @@ class History:
             DataRefused: not such a document.
         """
         try:
+            if nesting(text.encode()) > MAX_NESTING:
+                raise ValueError("it is nested too deeply")
             document = json.loads(text)
             if document["format"] != FORMAT:
                 raise ValueError(f"format must be {FORMAT}")

@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from galaxylearning.errors import DataRefused
+from galaxylearning.graph.document import nesting
 from galaxylearning.storage.columns import MAX_CLASSES
 from galaxylearning.storage.npz_table import MAX_DIMENSIONS
 from galaxylearning.storage.parquet_table import column_values, is_number, is_text
@@ -24,6 +25,8 @@ I64: TypeAlias = NDArray[np.int64]
 Form: TypeAlias = Literal["plain", "class", "array", "picture", "unusable"]
 """How a column is read: as a CSV would have it, as class names, as an array, as decoded pictures, or not."""
 
+MAX_NESTING: Final = 64
+"""Deeper documents are not parsed: the parser recurses, and how deep it may is not ours to know."""
 MAX_SIDE: Final = 4_096
 """Largest width and height of a picture, in pixels."""
 
@@ -61,9 +64,11 @@ def read_object(raw: bytes, where: str) -> dict[str, Any]:
     Raises:
         DataRefused: something else.
     """
+    if nesting(raw) > MAX_NESTING:
+        raise DataRefused(f"is not a JSON object nested at most {MAX_NESTING} deep", where=where)
     try:
         return msgspec.json.decode(raw, type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DataRefused(f"is not a JSON object: {str(error)[:120]}", where=where) from error
 
 
