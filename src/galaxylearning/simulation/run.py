@@ -52,6 +52,11 @@ OnRound: TypeAlias = Callable[[RoundRecord, int], None]
 """Told every round's record and how many rounds there will be."""
 
 DEFAULT_MEMORY_MIB: Final = 4096
+ENGINE_PART: Final = 0.75
+"""Of what is left beside a round's own arrays; the rest is for what nobody counts."""
+BYTES_AN_OWNER: Final = 2048
+BYTES_A_ROUND: Final = 700
+"""Names, decisions, scores: about what a run holds of each data owner, and of each in each round."""
 _DRAWN: Final = 0xD7A3
 _CODES: Final = np.array(
     [OwnerStatus.ACCEPTED, OwnerStatus.REJECTED, OwnerStatus.ABSENT, OwnerStatus.MALFORMED], np.int8
@@ -151,7 +156,7 @@ class Run:
             ThreadPoolExecutor(options.workers or len(os.sched_getaffinity(0)))
         )
         hidden = HiddenSet.split(compiled.test, seed=terms.seed)
-        self.notes = self._checked_memory()
+        self.notes = self._left_out()
         self.job = JobComputation(
             terms,
             1,
@@ -171,24 +176,17 @@ class Run:
         self.engine.close()
         self._stack.close()
 
-    def _checked_memory(self) -> tuple[str, ...]:
-        """Refuse what cannot fit; say so when twins will not be looked for.
-
-        Raises:
-            ConfigRefused: one round needs more than the budget leaves.
-        """
+    def _left_out(self) -> tuple[str, ...]:
+        """Notes on what the budget does not allow: looking for twins."""
         plan, left = self.prepared.terms.plan, available_mib(self.options.memory_mib)
         parameters, count = self.prepared.compiled.model.parameter_count, len(self.prepared.cast)
         width = 2 if plan.bits <= 16 else 4
         most = min(count, self.prepared.settings.per_round or count)
-        matrix = most * parameters * width / MIB
-        blocks = 3 * SCORE_BLOCKS * parameters * 8 / MIB
-        require_budget(matrix + blocks, left, f"a round of {most:,} updates of {parameters:,} parameters")
         sketch = min(parameters, SKETCH_SIZE) * (width if parameters <= SKETCH_SIZE else 8)
         kept = plan.rounds * most * sketch / MIB
         if count > MAX_PLAYERS:
             return (f"twins are not looked for among more than {MAX_PLAYERS:,} identities",)
-        if matrix + blocks + kept > left:
+        if round_mib(self.prepared) + kept > left:
             return (f"twins are not looked for: that needs {kept:,.0f} MiB more than the budget leaves",)
         return ()
 
@@ -363,6 +361,16 @@ def settle(prepared: Prepared, table: ScoreTable, accounts: Sequence[Address]) -
     return tuple(amounts.get(who, 0) for who in accounts)
 
 
+def round_mib(prepared: Prepared) -> float:
+    """What a run takes beside its engine, in MiB: a round's updates, gradients, and records of owners."""
+    plan, count = prepared.terms.plan, len(prepared.cast)
+    parameters = prepared.compiled.model.parameter_count
+    most = min(count, prepared.settings.per_round or count)
+    updates = most * parameters * (2 if plan.bits <= 16 else 4)
+    gradients = 3 * SCORE_BLOCKS * parameters * 8
+    return (updates + gradients + count * (BYTES_AN_OWNER + plan.rounds * BYTES_A_ROUND)) / MIB
+
+
 def chosen_engine(prepared: Prepared, options: Options, tell: Tell) -> Engine:
     """The engine for this cohort and machine.
 
@@ -379,13 +387,18 @@ def chosen_engine(prepared: Prepared, options: Options, tell: Tell) -> Engine:
         # Engines differ in rounding: the run goes on with the one it began with.
         begun = read_checkpoint(options.checkpoints, 0)
         wanted = wanted if begun is None else str(begun[0].get("engine", wanted))
+    needed = round_mib(prepared)
+    what = (
+        f"a round of {len(prepared.cast):,} owners' updates of {compiled.model.parameter_count:,} parameters"
+    )
+    require_budget(needed, left, what)
     return choose_engine(
         compiled.graph,
         compiled.model_bytes,
         prepared.cast.cohort,
         Training(local_plan(prepared.terms.plan), prepared.terms.seed),
         wanted=wanted,
-        budget_mib=left / 2,
+        budget_mib=max(1.0, ENGINE_PART * (left - needed)),
         workers=options.workers,
         report=tell,
         address=options.ray_address,
