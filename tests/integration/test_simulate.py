@@ -400,7 +400,5 @@ def test_a_round_beyond_the_budget_is_refused_before_it_is_allocated(tmp_path: P
         price=gl.Price(bounty="1", target_gain=1),
     )
     rows = Rows(np.zeros((4, 2), np.float32), np.zeros(4, np.int64))
-    with pytest.raises(
-        ConfigRefused, match=r"9,000 owners' updates of 100,002 .* needs 1\d\d\d\.\d MiB"
-    ):
+    with pytest.raises(ConfigRefused, match=r"9,000 owners' updates of 100,002 .* needs 1\d\d\d\.\d MiB"):
         gl.simulate(job, [rows] * 9000, options=Options(memory_mib=1200, engine="reference"))
