@@ -382,6 +382,13 @@ def test_rows_and_labels_that_do_not_fit_the_model_are_refused(job_file: Path) -
         gl.simulate(job_file, [rows(4, width=3), rows(4, width=3)])
 
 
+def test_buffers_that_stay_with_their_owner_are_refused(job_file: Path) -> None:
+    text = job_file.read_text().replace("nn.ReLU()", "nn.BatchNorm1d(6)")
+    job_file.write_text(text.replace('title="Kinds', 'federate={"*running*": "keep_local"}, title="Kinds'))
+    with pytest.raises(ConfigRefused, match="stays with its data owner"):
+        gl.simulate(job_file)
+
+
 def test_a_batch_larger_than_the_data_takes_all_rows(job_file: Path) -> None:
     tiny = [Rows(np.ones((3, 2), np.float32), np.array([0, 1, 1], np.int64)) for _ in range(3)]
     assert gl.simulate(job_file, tiny, rounds=1).history.rounds[0].counts["present"] == 3

@@ -76,6 +76,13 @@ def prepare(job: Job, settings: Simulation, *, test: tuple[Rows, Columns]) -> Pr
         job.plan, maximum_owners=len(everybody), minimum_owners=min(job.plan.minimum_owners, len(everybody))
     )
     compiled = compile_job(replace(job, plan=plan), hidden)
+    for entry in compiled.graph.state:
+        if entry.federate == "keep_local":
+            raise ConfigRefused(
+                f"the buffer {entry.name} stays with its data owner, and engines keep nothing for each owner; "
+                "let it federate by mean or skip it to simulate the job",
+                where="federate",
+            )
     availability = settings.availability
     if isinstance(availability, str):
         availability = parse_availability(availability)
