@@ -79,7 +79,7 @@ def prepare(job: Job, settings: Simulation, *, test: tuple[Rows, Columns]) -> Pr
     for entry in compiled.graph.state:
         if entry.federate == "keep_local":
             raise ConfigRefused(
-                f"the buffer {entry.name} stays with its data owner, and engines keep nothing for each owner; "
+                f"the buffer {entry.name} stays with its data owner, and no engine keeps state for each; "
                 "let it federate by mean or skip it to simulate the job",
                 where="federate",
             )
