@@ -73,6 +73,22 @@ library GalaxyTypes {
         bytes32 modelDigest;
     }
 
+    struct MaskedAnswer {
+        uint256 jobId;
+        uint32 roundIndex;
+        uint32 phase;
+        bytes32 questionsDigest;
+        bytes32 answerDigest;
+    }
+
+    struct AnswerSet {
+        uint256 jobId;
+        uint32 roundIndex;
+        uint32 phase;
+        bytes32 questionsDigest;
+        bytes32 answersRoot;
+    }
+
     struct Settlement {
         uint256 jobId;
         bytes32 payoutRoot;
@@ -104,6 +120,12 @@ library GalaxyTypes {
         keccak256("RoundOpening(uint256 jobId,uint32 roundIndex,bytes32 modelDigest,bytes32 parcelDigest)");
     bytes32 internal constant ROUND_ANCHOR_TYPEHASH = keccak256(
         "RoundAnchor(uint256 jobId,uint32 roundIndex,bytes32 root,uint32 count,bytes32 directHead,bytes32 modelDigest)"
+    );
+    bytes32 internal constant MASKED_ANSWER_TYPEHASH = keccak256(
+        "MaskedAnswer(uint256 jobId,uint32 roundIndex,uint32 phase,bytes32 questionsDigest,bytes32 answerDigest)"
+    );
+    bytes32 internal constant ANSWER_SET_TYPEHASH = keccak256(
+        "AnswerSet(uint256 jobId,uint32 roundIndex,uint32 phase,bytes32 questionsDigest,bytes32 answersRoot)"
     );
     bytes32 internal constant SETTLEMENT_TYPEHASH = keccak256(
         "Settlement(uint256 jobId,bytes32 payoutRoot,uint256 total,uint32 payees,bytes32 modelDigest,uint256 faultySeats)"
@@ -142,6 +164,14 @@ library GalaxyTypes {
 
     function hash(RoundAnchor memory a) internal pure returns (bytes32) {
         return keccak256(abi.encode(ROUND_ANCHOR_TYPEHASH, a));
+    }
+
+    function hash(MaskedAnswer memory a) internal pure returns (bytes32) {
+        return keccak256(abi.encode(MASKED_ANSWER_TYPEHASH, a));
+    }
+
+    function hash(AnswerSet memory a) internal pure returns (bytes32) {
+        return keccak256(abi.encode(ANSWER_SET_TYPEHASH, a));
     }
 
     function hash(Settlement memory s) internal pure returns (bytes32) {

@@ -25,6 +25,42 @@ contract TypesTest is Base {
         );
     }
 
+    function test_an_answer_is_hashed_field_by_field() public pure {
+        eq(
+            GalaxyTypes.hash(GalaxyTypes.MaskedAnswer(1, 2, 3, MODEL, TERMS)),
+            keccak256(
+                abi.encode(
+                    keccak256(
+                        "MaskedAnswer(uint256 jobId,uint32 roundIndex,uint32 phase,bytes32 questionsDigest,bytes32 answerDigest)"
+                    ),
+                    1,
+                    2,
+                    3,
+                    MODEL,
+                    TERMS
+                )
+            )
+        );
+    }
+
+    function test_an_answer_set_is_hashed_field_by_field() public pure {
+        eq(
+            GalaxyTypes.hash(GalaxyTypes.AnswerSet(1, 2, 3, MODEL, TERMS)),
+            keccak256(
+                abi.encode(
+                    keccak256(
+                        "AnswerSet(uint256 jobId,uint32 roundIndex,uint32 phase,bytes32 questionsDigest,bytes32 answersRoot)"
+                    ),
+                    1,
+                    2,
+                    3,
+                    MODEL,
+                    TERMS
+                )
+            )
+        );
+    }
+
     function test_a_credential_is_hashed_field_by_field() public pure {
         eq(
             GalaxyTypes.hash(GalaxyTypes.Credential(TERMS, STRANGER, 3)),

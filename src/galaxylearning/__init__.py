@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from galaxylearning.bootstrap import schema_of
-    from galaxylearning.messages.terms import Admission, ArrayField, Column, Plan, Schema, Windows
+    from galaxylearning.messages.terms import Admission, ArrayField, Column, Masking, Plan, Schema, Windows
     from galaxylearning.protocol.job import Job, Price
     from galaxylearning.protocol.rows import input_width
     from galaxylearning.simulation.api import simulate
@@ -23,6 +23,7 @@ _HOMES = {
     "ArrayField": "messages.terms",
     "Column": "messages.terms",
     "Job": "protocol.job",
+    "Masking": "messages.terms",
     "Plan": "messages.terms",
     "Price": "protocol.job",
     "Schema": "messages.terms",
@@ -38,6 +39,7 @@ __all__ = [
     "ArrayField",
     "Column",
     "Job",
+    "Masking",
     "Plan",
     "Price",
     "Schema",

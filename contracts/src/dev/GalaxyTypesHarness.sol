@@ -96,6 +96,30 @@ contract GalaxyTypesHarness {
         return _digest(JOBS, verifyingContract, GalaxyTypes.hash(message));
     }
 
+    function hashMaskedAnswer(GalaxyTypes.MaskedAnswer calldata message) external pure returns (bytes32) {
+        return GalaxyTypes.hash(message);
+    }
+
+    function digestMaskedAnswer(GalaxyTypes.MaskedAnswer calldata message, address verifyingContract)
+        external
+        view
+        returns (bytes32)
+    {
+        return _digest(JOBS, verifyingContract, GalaxyTypes.hash(message));
+    }
+
+    function hashAnswerSet(GalaxyTypes.AnswerSet calldata message) external pure returns (bytes32) {
+        return GalaxyTypes.hash(message);
+    }
+
+    function digestAnswerSet(GalaxyTypes.AnswerSet calldata message, address verifyingContract)
+        external
+        view
+        returns (bytes32)
+    {
+        return _digest(JOBS, verifyingContract, GalaxyTypes.hash(message));
+    }
+
     function hashSettlement(GalaxyTypes.Settlement calldata message) external pure returns (bytes32) {
         return GalaxyTypes.hash(message);
     }

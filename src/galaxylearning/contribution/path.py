@@ -114,6 +114,16 @@ class PathScorer:
         total: I64 = np.sum(self._blocks, axis=0).astype(np.int64)
         return total
 
+    @property
+    def mean_gradient(self) -> F64:
+        """G f64[P], in nats per sample and unit of a parameter, as rounded."""
+        return self.functional * (self.scale / len(self._blocks))
+
+    def error_along(self, direction: F64) -> float:
+        """Standard error of ``<G, direction>`` for f64[P], over the choice of the hidden set."""
+        along = np.array([stable_dot(block, direction) for block in self._blocks]) * self.scale
+        return float(np.std(along, ddof=1) / math.sqrt(len(along)))
+
     def values(
         self,
         chunks: Iterable[IntRows],
@@ -157,6 +167,20 @@ class PathScorer:
         errors = np.sqrt(spreads / (blocks * (blocks - 1)))
         # Adding 0.0 makes minus zero zero.
         return PathValue(factors * values + 0.0, factors * errors + 0.0, self.gain_estimate)
+
+
+def values_of_scalars(
+    scalars: I64, shares: F64, *, unit: float, lengths: F64, mean_error: float, gain_estimate: float
+) -> PathValue:
+    """Values of updates of which only ``<g, x>`` is known, int64[m], for one public integer vector g.
+
+    ``unit`` is what one of these is worth in nats per sample, before the share f64[m]. Where single updates
+    cannot be held against the blocks of the hidden set, their standard errors are that of the mean step,
+    ``mean_error``, by ``lengths`` f64[m], each update's norm as a multiple of the mean step's.
+    """
+    return PathValue(
+        shares * unit * scalars + 0.0, np.abs(shares * lengths * mean_error) + 0.0, gain_estimate
+    )
 
 
 def gradient_bits(update_bits: int) -> int:

@@ -1,7 +1,7 @@
 """Arrays in, arrays out: local training, clipping, quantisation, the gate, aggregation, server optimisers."""
 
 from galaxylearning.learning.aggregate import aggregate
-from galaxylearning.learning.gate import GateTable, gate
+from galaxylearning.learning.gate import GateTable, gate, gate_scalars, projected_squares
 from galaxylearning.learning.local import GradientFunction, LocalResult, train_local
 from galaxylearning.learning.plan import LocalPlan
 from galaxylearning.learning.quantise import (
@@ -32,6 +32,8 @@ __all__ = [
     "encode_update",
     "finite_rows",
     "gate",
+    "gate_scalars",
+    "projected_squares",
     "quantise_rows",
     "train_local",
 ]

@@ -67,17 +67,42 @@ def gate(updates: IntRows, reference: I64, *, max_weight: int = 15, spread: Spre
         UpdateRefused: the updates or the reference have the wrong type or size.
         ConfigRefused: ``max_weight`` is outside 1..2**20.
     """
-    top = require_integer(max_weight, "max_weight", low=1, high=MAX_WEIGHT)
     step = require_vector(reference, "reference", np.int64)
     rows = require_rows(updates, "updates", columns=step.size)
-    step_square = exact_dot(step, step)
-    squares = exact_squares(rows, spread=spread)
-    products = exact_products(rows, step[None], spread=spread)[:, 0]
-    norms = np.sqrt(squares.astype(np.float64))
-    weights, reasons = np.zeros(len(rows), np.int64), np.full(len(rows), 3, np.int8)
-    cosines = np.zeros(len(rows))
-    if step_square:
-        lengths = norms * math.sqrt(step_square)
+    return gate_scalars(
+        exact_products(rows, step[None], spread=spread)[:, 0],
+        exact_squares(rows, spread=spread),
+        reference_square=exact_dot(step, step),
+        max_weight=max_weight,
+    )
+
+
+def projected_squares(projections: I64) -> BigInts:
+    """Squared norms [m] times k, estimated from the products int64[m, k] with k random vectors of +-1.
+
+    The mean of a squared product is the squared norm; its relative standard deviation is sqrt(2 / k).
+    """
+    wide = projections.astype(object)
+    total: BigInts = (wide * wide).sum(axis=1)
+    return total
+
+
+def gate_scalars(
+    products: BigInts, squares: BigInts, *, reference_square: int, max_weight: int = 15, copies: int = 1
+) -> GateTable:
+    """``gate`` from what it needs to know of every update: its product with the reference, its squared norm.
+
+    ``products`` and ``squares`` are integers [m]; ``squares`` are ``copies`` times the squared norms.
+
+    Raises:
+        ConfigRefused: ``max_weight`` is outside 1..2**20.
+    """
+    top = require_integer(max_weight, "max_weight", low=1, high=MAX_WEIGHT)
+    norms = np.sqrt(squares.astype(np.float64) / copies)
+    weights, reasons = np.zeros(len(squares), np.int64), np.full(len(squares), 3, np.int8)
+    cosines = np.zeros(len(squares))
+    if reference_square:
+        lengths = norms * math.sqrt(reference_square)
         found = np.divide(products.astype(np.float64), lengths, out=cosines, where=lengths > 0)
         cosines = np.clip(found, -1.0, 1.0)
         positive = products > 0
@@ -87,7 +112,7 @@ def gate(updates: IntRows, reference: I64, *, max_weight: int = 15, spread: Spre
             reasons[positive] = np.where(weights[positive] > 0, 0, 4)
     else:
         reasons[:] = 2
-    reasons[squares == 0] = 1
+    weights[squares == 0], reasons[squares == 0] = 0, 1
     return GateTable(weights, cosines, norms, reasons)
 
 
@@ -100,7 +125,7 @@ def _weights(top: int, median: int, squares: BigInts) -> I64:
     if scaled > _INT64_MAX:
         squares = squares.astype(object)
     # A square below the median's would give more than the top.
-    quotients = (scaled // np.maximum(squares, median)).astype(np.int64)
+    quotients = (scaled // np.maximum(squares, max(median, 1))).astype(np.int64)
     # A float64 root of an integer below 2**53 never reaches the next integer, so its floor is exact.
     roots = np.floor(np.sqrt(quotients.astype(np.float64))).astype(np.int64)
     return (roots + 1) // 2

@@ -5,6 +5,7 @@ A record proves nothing by arriving: ``verify`` checks who signed it, for which 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Final, Self
 
 import msgspec
@@ -43,8 +44,10 @@ __all__ = [
     "MAX_SIGNED_BYTES",
     "MAX_TABLE_BYTES",
     "SEALING_KEY_BYTES",
+    "AnswerBody",
     "CohortList",
     "CredentialRecord",
+    "MaskedBody",
     "ModelRelease",
     "OwnerScore",
     "OwnerTotal",
@@ -54,6 +57,8 @@ __all__ = [
     "RoundList",
     "RoundScores",
     "ScoreTable",
+    "SignedAnswer",
+    "SignedAnswerSet",
     "SignedCohortAnchor",
     "SignedEnrolment",
     "SignedOpening",
@@ -64,6 +69,7 @@ __all__ = [
     "SignedSettlement",
     "SignedUpdate",
     "UpdateBody",
+    "answers_root",
     "credential_digest",
     "decode",
     "encode",
@@ -217,6 +223,39 @@ class SignedRoundAnchor(SignedRecord, frozen=True, forbid_unknown_fields=True, t
     evaluator: str
 
 
+class SignedAnswer(SignedRecord, frozen=True, forbid_unknown_fields=True, tag="masked-answer"):
+    """An evaluator's statement of its answer to one phase's questions of a masked round."""
+
+    message_type = typed.MaskedAnswer
+
+    job_id: JobNumber
+    round_index: Uint32
+    phase: Uint32
+    questions_digest: Bytes32
+    answer_digest: Bytes32
+    evaluator: str
+
+
+class SignedAnswerSet(SignedRecord, frozen=True, forbid_unknown_fields=True, tag="answer-set"):
+    """An evaluator's vote for the answers that a phase is opened of: digests of ``SignedAnswer``, ascending."""
+
+    message_type = typed.AnswerSet
+
+    job_id: JobNumber
+    round_index: Uint32
+    phase: Uint32
+    questions_digest: Bytes32
+    answers_root: Bytes32
+    answers: Annotated[tuple[Bytes32, ...], msgspec.Meta(min_length=1, max_length=15)]
+    evaluator: str
+
+    def check(self) -> None:
+        super().check()
+        check_strictly_ascending(list(self.answers), "SignedAnswerSet.answers")
+        if answers_root(self.answers) != self.answers_root:
+            raise MessageRefused("not the root of the answers", where="SignedAnswerSet.answers_root")
+
+
 class SignedSettlement(SignedRecord, frozen=True, forbid_unknown_fields=True, tag="settlement"):
     """An evaluator's vote for the payouts; ``total`` is a decimal string in the token's smallest unit."""
 
@@ -300,6 +339,42 @@ class UpdateBody(Record, frozen=True, forbid_unknown_fields=True, tag="update-bo
         check_address(self.data_owner, "UpdateBody.data_owner")
 
 
+class MaskedBody(Record, frozen=True, forbid_unknown_fields=True, tag="masked-body"):
+    """All that leaves a data owner's machine in a round of masked mode.
+
+    ``masked`` is the update under a one-time mask, readable by nobody. ``shares`` are envelopes with secret
+    shares of the mask's seed, one sealed to each evaluator, in the order of the terms.
+    """
+
+    job_id: JobNumber
+    round_index: Uint32
+    data_owner: str
+    masked: bytes
+    shares: Annotated[tuple[bytes, ...], msgspec.Meta(min_length=1, max_length=15)]
+
+    def check(self) -> None:
+        check_address(self.data_owner, "MaskedBody.data_owner")
+
+
+class AnswerBody(Record, frozen=True, forbid_unknown_fields=True, tag="answer-body"):
+    """What an evaluator answers in one phase of a masked round; sealed to the evaluators of the job.
+
+    ``unread`` are positions, among the phase's updates in ascending order of data owner, of those whose share
+    it cannot read; ``words`` are its answers for the others, packed.
+    """
+
+    job_id: JobNumber
+    round_index: Uint32
+    phase: Uint32
+    evaluator: str
+    unread: tuple[Uint32, ...]
+    words: bytes
+
+    def check(self) -> None:
+        check_address(self.evaluator, "AnswerBody.evaluator")
+        check_strictly_ascending(list(self.unread), "AnswerBody.unread")
+
+
 class ModelRelease(Record, frozen=True, forbid_unknown_fields=True, tag="model-release"):
     """Where the requester finds the trained model after settlement, sealed to the requester.
 
@@ -313,6 +388,11 @@ class ModelRelease(Record, frozen=True, forbid_unknown_fields=True, tag="model-r
 
     def check(self) -> None:
         check_address(self.evaluator, "ModelRelease.evaluator")
+
+
+def answers_root(answers: Sequence[bytes]) -> Digest:
+    """What an answer set binds: BLAKE3 of the answers' digests, one after the other."""
+    return blake3_digest(b"".join(answers))
 
 
 def credential_digest(credential: CredentialRecord | None) -> Digest:

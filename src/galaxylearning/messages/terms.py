@@ -28,6 +28,8 @@ MAX_TERMS_BYTES: Final = 1 << 20
 MAX_EVALUATORS: Final = 15
 MAX_ROUNDS: Final = 10_000
 MAX_DATA_OWNERS: Final = 100_000
+MAX_PROJECTIONS: Final = 1_024
+MIN_SUM: Final = 2
 MAX_WINDOW_S: Final = 365 * 86_400
 MAX_FEATURES: Final = 4_096
 MAX_CLASSES: Final = 10_000
@@ -231,7 +233,8 @@ class Plan(_Part, frozen=True, forbid_unknown_fields=True):
 
     Exactly one of ``epochs`` and ``steps``. ``clip_norm`` bounds an update's norm before it is quantised to
     ``bits`` bits; ``loss_clip`` bounds a sample's loss in the utility, in nats; ``midpoints`` are the
-    path integral's.
+    path integral's. The gate takes norms from products with ``projections`` random vectors of +-1 that are
+    drawn once the round's updates are in; 0 means from the updates themselves, which masked mode cannot.
     """
 
     rounds: int
@@ -252,6 +255,7 @@ class Plan(_Part, frozen=True, forbid_unknown_fields=True):
     tau: float = 1e-3
     gate: bool = True
     max_weight: int = 15
+    projections: int = 0
     novelty: bool = True
     loss_clip: float = 10.0
     midpoints: int = 5
@@ -282,6 +286,7 @@ class Plan(_Part, frozen=True, forbid_unknown_fields=True):
         _within(self.server_learning_rate, "plan.server_learning_rate", 0, 1e3, above=True)
         _within(self.tau, "plan.tau", 0, 1e3, above=True)
         _within(self.max_weight, "plan.max_weight", 1, 1 << 16)
+        _within(self.projections, "plan.projections", 0, MAX_PROJECTIONS)
         _within(self.loss_clip, "plan.loss_clip", 0, 1e3, above=True)
         _within(self.midpoints, "plan.midpoints", 1, 100)
         _within(self.maximum_owners, "plan.maximum_owners", 1, MAX_DATA_OWNERS)
@@ -353,6 +358,26 @@ class Windows(_Part, frozen=True, forbid_unknown_fields=True):
             _within(getattr(self, name), f"windows.{name}", 1, MAX_WINDOW_S)
 
 
+class Masking(_Part, frozen=True, forbid_unknown_fields=True):
+    """How masked mode hides every update: ``threshold + 1`` evaluators open what the terms name.
+
+    ``threshold`` of them together learn nothing more. Wrong answers of up to ``faulty`` evaluators are
+    corrected. A sum is opened over at least ``minimum_sum`` updates. ``twin_projections`` products of every
+    update with random vectors of +-1 are opened after the last round, to find one data set under two names.
+    """
+
+    threshold: int
+    faulty: int = 0
+    minimum_sum: int = 3
+    twin_projections: int = 0
+
+    def check(self) -> None:
+        _within(self.threshold, "masking.threshold", 1, MAX_EVALUATORS - 1)
+        _within(self.faulty, "masking.faulty", 0, MAX_EVALUATORS)
+        _within(self.minimum_sum, "masking.minimum_sum", MIN_SUM, MAX_DATA_OWNERS)
+        _within(self.twin_projections, "masking.twin_projections", 0, MAX_PROJECTIONS)
+
+
 class Terms(_Part, frozen=True, forbid_unknown_fields=True):
     """Everything a data owner consents to, and everything an auditor needs to recompute the job.
 
@@ -380,7 +405,8 @@ class Terms(_Part, frozen=True, forbid_unknown_fields=True):
     test_set_digest: str
     test_rows: int
     seed: int
-    privacy: Literal["sealed"] = "sealed"
+    privacy: Literal["sealed", "masked"] = "sealed"
+    masking: Masking | None = None
     value: Literal["path"] = "path"
     version: Literal[1] = 1
 
@@ -411,12 +437,41 @@ class Terms(_Part, frozen=True, forbid_unknown_fields=True):
             )
         _within(self.test_rows, "test_rows", 1, 100_000_000)
         _require(0 <= self.seed < 1 << 63, "seed", self.seed, "0 to 2^63-1")
+        self._check_masking()
         fee, bounty = int(self.price.participation_fee), int(self.price.bounty)
         _require(
             fee * self.plan.maximum_owners <= bounty,
             "price.participation_fee",
             self.price.participation_fee,
             "at most the bounty over plan.maximum_owners",
+        )
+
+    def _check_masking(self) -> None:
+        masking, seats = self.masking, len(self.evaluators)
+        _require(
+            (masking is not None) == (self.privacy == "masked"),
+            "masking",
+            masking,
+            "given with privacy 'masked', and only then",
+        )
+        if masking is None:
+            return
+        needed = masking.threshold + 1 + 2 * masking.faulty
+        _require(
+            needed <= seats,
+            "masking.threshold",
+            masking.threshold,
+            f"threshold + 1 + 2 * faulty (here {needed}) at most the {seats} evaluators",
+        )
+        _require(self.plan.gate, "plan.gate", self.plan.gate, "a gate in masked mode: nobody sees an update")
+        _require(
+            self.plan.projections > 0, "plan.projections", self.plan.projections, "at least 1 in masked mode"
+        )
+        _require(
+            masking.minimum_sum <= self.plan.minimum_owners,
+            "plan.minimum_owners",
+            self.plan.minimum_owners,
+            f"at least masking.minimum_sum, {masking.minimum_sum}",
         )
 
     @property

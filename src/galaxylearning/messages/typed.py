@@ -265,6 +265,42 @@ class RoundAnchor(TypedMessage):
 
 
 @dataclass(frozen=True, slots=True)
+class MaskedAnswer(TypedMessage):
+    """An evaluator's answer to one phase's questions of a masked round: the sealed blob's digest. Off chain only.
+
+    ``phase`` is a ``secagg`` phase as a number; ``questions_digest`` is what was answered.
+    """
+
+    type_string = (
+        "MaskedAnswer(uint256 jobId,uint32 roundIndex,uint32 phase,bytes32 questionsDigest,"
+        "bytes32 answerDigest)"
+    )
+    domain_name = JOBS_DOMAIN
+
+    job_id: int
+    round_index: int
+    phase: int
+    questions_digest: Digest
+    answer_digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerSet(TypedMessage):
+    """The evaluators fix of which answers a phase is opened, so that all open the same. Off chain only."""
+
+    type_string = (
+        "AnswerSet(uint256 jobId,uint32 roundIndex,uint32 phase,bytes32 questionsDigest,bytes32 answersRoot)"
+    )
+    domain_name = JOBS_DOMAIN
+
+    job_id: int
+    round_index: int
+    phase: int
+    questions_digest: Digest
+    answers_root: Digest
+
+
+@dataclass(frozen=True, slots=True)
 class Settlement(TypedMessage):
     """The evaluators attest the payouts; ``faulty_seats`` is a bitmap over the evaluators of the job."""
 
@@ -302,6 +338,8 @@ TYPED_MESSAGES: Final[tuple[type[TypedMessage], ...]] = (
     CohortAnchor,
     RoundOpening,
     RoundAnchor,
+    MaskedAnswer,
+    AnswerSet,
     Settlement,
     Credential,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal, DecimalException, Inexact, localcontext
 from pathlib import Path
 from typing import Final
@@ -16,8 +16,9 @@ from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import JobRefused
 from galaxylearning.graph import Cost, FlatModel, ModelGraph, compile_model, meter
 from galaxylearning.messages import terms as wire
-from galaxylearning.messages.terms import Admission, EvaluatorSeat, Plan, Schema, Terms, Windows
-from galaxylearning.protocol.rounds import MIN_TEST_ROWS, Rows, quantizer, server_optimizer
+from galaxylearning.messages.terms import Admission, EvaluatorSeat, Masking, Plan, Schema, Terms, Windows
+from galaxylearning.protocol.masking import default_masking, masked_plan, masking_plan
+from galaxylearning.protocol.rounds import BUFFERS_IN_MASKED, MIN_TEST_ROWS, Rows, quantizer, server_optimizer
 from galaxylearning.units import Address, Digest
 
 EXAMPLE_ROWS: Final = 3
@@ -97,6 +98,7 @@ class Job:
     test_data: str | Path
     description: str = ""
     privacy: str = "sealed"
+    masking: Masking | None = None
     admission: Admission = field(default_factory=Admission)
     windows: Windows = DEFAULT_WINDOWS
     federate: Mapping[str, str] | None = None
@@ -127,8 +129,10 @@ def compile_job(job: Job, test: Rows) -> CompiledJob:
         JobRefused: plan, privacy mode, test set or model do not fit together; the field is named.
         ConfigRefused: an optimiser, range or optimiser setting is not possible.
     """
-    if job.privacy != "sealed":
-        raise JobRefused(f"{job.privacy!r} given; allowed: 'sealed'", where="privacy")
+    if job.privacy not in ("sealed", "masked"):
+        raise JobRefused(f"{job.privacy[:40]!r} given; allowed: 'sealed', 'masked'", where="privacy")
+    if job.masking is not None and job.privacy != "masked":
+        raise JobRefused("given; allowed only with privacy 'masked'", where="masking")
     if len(test) < MIN_TEST_ROWS:
         raise JobRefused(f"{len(test)} rows; at least {MIN_TEST_ROWS} are needed", where="test_data")
     quantizer(job.plan)
@@ -140,6 +144,10 @@ def compile_job(job: Job, test: Rows) -> CompiledJob:
     losses = model.per_sample_loss(params, buffers, (test.inputs,), test.labels)
     if not bool(np.isfinite(losses).all()):
         raise JobRefused("the untrained model's loss on the test set is not finite", where="model")
+    if job.privacy == "masked":
+        if buffers.size:
+            raise JobRefused(BUFFERS_IN_MASKED, where="model")
+        job = replace(job, plan=masked_plan(job.plan, params.size))
     return CompiledJob(job, graph, model, test, meter(graph, job.plan.batch_size))
 
 
@@ -161,13 +169,17 @@ def terms_of(
 
     Raises:
         JobRefused: a field that is not allowed.
+        ConfigRefused: masked mode cannot carry this model and cohort.
     """
     job = compiled.job
     seats = tuple(
         EvaluatorSeat(address=address, sealing_key_digest=key.hex(), sealing_key_blob=key.hex())
         for address, key in sorted(evaluators, key=lambda seat: int(seat[0], 16))
     )
-    return Terms(
+    masking = job.masking
+    if job.privacy == "masked" and masking is None:
+        masking = default_masking(job.plan, parameters=compiled.model.parameter_count, seats=len(seats))
+    terms = Terms(
         title=job.title,
         description=job.description,
         requester=requester,
@@ -186,4 +198,9 @@ def terms_of(
         test_set_digest=test_digest.hex(),
         test_rows=len(compiled.test),
         seed=job.seed,
+        privacy=job.privacy,  # type: ignore[arg-type]
+        masking=masking,
     )
+    if terms.privacy == "masked":
+        masking_plan(terms, compiled.model.parameter_count)
+    return terms

@@ -9,6 +9,7 @@ hidden test set arrives as arrays.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -24,14 +25,24 @@ from galaxylearning.contribution import (
 )
 from galaxylearning.contribution.sketch import SKETCH_SIZE, sketch_rows
 from galaxylearning.crypto.digest import blake3_digest
-from galaxylearning.errors import GalaxyError, QuorumMissing, UpdateRefused
+from galaxylearning.errors import GalaxyError, JobRefused, QuorumMissing, UpdateRefused
 from galaxylearning.graph.model import Model
-from galaxylearning.learning import Quantizer, UpdateMatrix, aggregate, gate
-from galaxylearning.learning.exact import Spread, exact_squares, one_by_one
+from galaxylearning.learning import (
+    Quantizer,
+    UpdateMatrix,
+    aggregate,
+    gate,
+    gate_scalars,
+    projected_squares,
+)
+from galaxylearning.learning.exact import Spread, exact_products, exact_squares, one_by_one
 from galaxylearning.learning.gate import REASONS
 from galaxylearning.learning.quantise import row_type
+from galaxylearning.learning.vectors import exact_dot
 from galaxylearning.messages.terms import CLASS_LOSSES, Terms
 from galaxylearning.protocol.hidden_set import MIN_TEST_ROWS, SCORE_BLOCKS, HiddenSet, Rows
+from galaxylearning.protocol.masked_round import Gated, MaskedRound
+from galaxylearning.protocol.masking import masking_plan, question_seed, simulated_beacon
 from galaxylearning.protocol.outcomes import (
     STATUSES,
     Decision,
@@ -53,6 +64,7 @@ from galaxylearning.protocol.updates import (
     train_update,
     training_seed,
 )
+from galaxylearning.secagg.questions import Signs
 from galaxylearning.units import Address, Digest
 
 __all__ = [
@@ -97,7 +109,14 @@ BUFFER_EXCESS = 4
 """The gate rejects buffers that moved this many times further than usual: no gradient speaks of them."""
 
 BUFFERS_TOO_FAR = "buffers moved too far above the median"
+OUT_OF_RANGE = "outside the range that the masking allows"
 _TOO_FAR = len(REASONS)
+_ALL_REASONS = (*REASONS, BUFFERS_TOO_FAR, OUT_OF_RANGE)
+
+BUFFERS_IN_MASKED = (
+    "has federated buffers, such as BatchNorm's means, which masked mode does not carry; allowed: privacy "
+    "'sealed', buffers that are skipped, or another normalisation"
+)
 
 
 class JobComputation:
@@ -119,6 +138,9 @@ class JobComputation:
         params, buffers = model.initial()
         self.state = ModelState(params, buffers, server_optimizer(terms.plan).init(params.size), None)
         self.sizes = (params.size, buffers.size)
+        self.masking = masking_plan(terms, params.size) if terms.privacy == "masked" else None
+        if self.masking is not None and buffers.size:
+            raise JobRefused(BUFFERS_IN_MASKED, where="model")
         self.outcomes: list[RoundOutcome] = []
 
     @property
@@ -134,10 +156,12 @@ class JobComputation:
         """BLAKE3 of ``model_bytes``."""
         return self.outcomes[-1].model_digest if self.outcomes else blake3_digest(self.model_bytes())
 
-    def advance(self, bodies: Mapping[Address, bytes | GalaxyError | None]) -> RoundOutcome:
+    def advance(
+        self, bodies: Mapping[Address, bytes | GalaxyError | None], *, beacon: bytes | None = None
+    ) -> RoundOutcome:
         """Take one round's opened updates of the whole cohort: bytes, why they could not be opened, or None.
 
-        A round in which nothing is accepted leaves the model as it was.
+        A round in which nothing is accepted leaves the model as it was. ``beacon`` as in ``advance_updates``.
         """
         owners: list[Address] = []
         malformed: dict[Address, str] = {}
@@ -168,7 +192,7 @@ class JobComputation:
             tuple(owners), parameters[: len(owners)], buffers[: len(owners)], self.terms.plan.bits
         )
         absent = [who for who, body in bodies.items() if body is None]
-        return self.advance_updates(updates, absent=absent, malformed=malformed)
+        return self.advance_updates(updates, absent=absent, malformed=malformed, beacon=beacon)
 
     def advance_updates(
         self,
@@ -176,8 +200,13 @@ class JobComputation:
         *,
         absent: Collection[Address] = (),
         malformed: Mapping[Address, str] | None = None,
+        beacon: bytes | None = None,
     ) -> RoundOutcome:
         """Take one round's updates as integers; ``absent`` sent none, ``malformed`` ones could not be read.
+
+        ``beacon`` is the randomness of the block that anchored them, of which the projections of the gate are
+        drawn; made up from the terms where there is no chain. A masked job asks the updates what it would ask
+        masked ones, and nothing else.
 
         Raises:
             UpdateRefused: a matrix of another width or number of bits, or a data owner who is named twice.
@@ -185,11 +214,55 @@ class JobComputation:
         self._check(updates, absent, malformed or {})
         refused = dict(malformed or {}) | self._broken_buffers(updates)
         updates = updates.only([who for who in updates.owners if who not in refused])
-        weights, cosines, found = self._gate(updates, self.state)
+        beacon = simulated_beacon(self.terms, self.round_index) if beacon is None else beacon
+        if self.masking is not None:
+            return self._answered_in_the_clear(updates, beacon, absent, refused)
+        weights, cosines, found = self._gate(updates, beacon)
         before = self.state
         after = self._step(before, updates, weights) if bool(weights.any()) else before
         worth = self._score(before, after, updates, weights)
-        outcome = self._outcome(updates, absent, refused, (weights, cosines, found), worth, after)
+        outcome = self._outcome(updates.owners, absent, refused, (weights, cosines, found), worth, after, updates)
+        return self._moved_on(outcome, after)
+
+    def begin_masked(self, owners: tuple[Address, ...], beacon: bytes) -> MaskedRound:
+        """The next round of a masked job, of the updates of ``owners``; it ends with ``finished``."""
+        return MaskedRound(self, owners, beacon)
+
+    def _answered_in_the_clear(
+        self,
+        updates: UpdateMatrix,
+        beacon: bytes,
+        absent: Collection[Address],
+        refused: Mapping[Address, str],
+    ) -> RoundOutcome:
+        """A masked round whose questions are answered from the updates themselves."""
+        opening = self.begin_masked(updates.owners, beacon)
+        opening.clear = updates
+        rows, spread = updates.parameters, self._spread
+        answers = opening.gate_questions().products(rows, spread=spread)
+        gated = opening.take_gate(answers, np.ones(len(rows), np.bool_))
+        if opening.is_summed:
+            opening.take_sum(aggregate(rows, gated.weights, spread=spread)[0])
+        question = opening.value_questions()
+        values = None if question is None else question.products(rows, spread=spread)
+        return opening.finish(values, absent=absent, malformed=refused)
+
+    def finished(
+        self,
+        opened: MaskedRound,
+        gated: Gated,
+        worth: PathValue | None,
+        after: ModelState | None,
+        absent: Collection[Address],
+        malformed: Mapping[Address, str],
+    ) -> RoundOutcome:
+        """Take the end of a masked round; for ``MaskedRound.finish``."""
+        after = self.state if after is None else after
+        decided = (gated.weights, gated.cosines, gated.reasons)
+        outcome = self._outcome(opened.owners, absent, malformed, decided, worth, after, opened.clear)
+        return self._moved_on(outcome, after)
+
+    def _moved_on(self, outcome: RoundOutcome, after: ModelState) -> RoundOutcome:
         self.outcomes.append(outcome)
         self.state = after
         return outcome
@@ -220,47 +293,75 @@ class JobComputation:
                 broken[who] = str(UpdateRefused("make the model's loss infinite or NaN", where="buffers"))
         return broken
 
-    def _gate(self, updates: UpdateMatrix, state: ModelState) -> tuple[I64, F64, NDArray[np.int8]]:
-        """Weights int64[m], cosines f64[m] and reasons int8[m] of the updates."""
-        plan, count = self.terms.plan, len(updates)
-        if not plan.gate or not count:
-            return np.full(count, plan.max_weight), np.zeros(count), np.zeros(count, np.int8)
+    def hidden_step(self) -> tuple[I32, I32]:
+        """What training on the gating half of the hidden set would send: parameters int32[P], buffers int32[B].
+
+        Raises:
+            QuorumMissing: the training diverged.
+        """
         rng = np.random.default_rng([self.terms.seed, self.round_index, 0x6A7E])
+        state = (self.state.params, self.state.buffers)
         try:
-            reference, buffers = train_update(
-                self.model, self.terms, (state.params, state.buffers), self.hidden.gating, rng=rng
-            )
+            return train_update(self.model, self.terms, state, self.hidden.gating, rng=rng)
         except UpdateRefused as refused:
             raise QuorumMissing(f"the hidden-set step diverged: {refused}") from refused
-        table = gate(
-            updates.parameters,
-            reference.astype(np.int64),
-            max_weight=plan.max_weight,
-            spread=self._spread,
-        )
+
+    def _gate(self, updates: UpdateMatrix, beacon: bytes) -> tuple[I64, F64, NDArray[np.int8]]:
+        """Weights int64[m], cosines f64[m] and reasons int8[m] of the updates."""
+        plan, count, rows = self.terms.plan, len(updates), updates.parameters
+        if not plan.gate or not count:
+            return np.full(count, plan.max_weight), np.zeros(count), np.zeros(count, np.int8)
+        reference, buffers = self.hidden_step()
+        step = reference.astype(np.int64)
+        if plan.projections:
+            signs = Signs(plan.projections, step.size, self.question_seed(beacon, "projections"))
+            table = gate_scalars(
+                exact_products(rows, step[None], spread=self._spread)[:, 0],
+                projected_squares(signs.products(rows, spread=self._spread)),
+                reference_square=exact_dot(step, step),
+                max_weight=plan.max_weight,
+                copies=plan.projections,
+            )
+        else:
+            table = gate(rows, step, max_weight=plan.max_weight, spread=self._spread)
         too_far = _moved_too_far(updates.buffers, table.accepted, buffers)
         weights, reasons = table.weights.copy(), table.reasons.copy()
         weights[too_far], reasons[too_far] = 0, _TOO_FAR
         return weights, table.cosines, reasons
 
     def _step(self, before: ModelState, updates: UpdateMatrix, weights: I64) -> ModelState:
-        total, weight = aggregate(updates.parameters, weights, spread=self._spread)
+        after = self.moved(*aggregate(updates.parameters, weights, spread=self._spread))
+        if not before.buffers.size:
+            return after
+        change, weight = aggregate(updates.buffers, weights, spread=self._spread)
+        return replace(after, buffers=_moved(before.buffers, change, weight))
+
+    def moved(self, total: I64, weight: int) -> ModelState:
+        """The model after the server's step with a weighted sum of updates int64[P] and its whole weight."""
+        before = self.state
         mean = quantizer(self.terms.plan).dequantize(total, weight)
         server, params = server_optimizer(self.terms.plan).apply(before.server, before.params, mean)
-        buffers = before.buffers
-        if buffers.size:
-            change, weight = aggregate(updates.buffers, weights, spread=self._spread)
-            buffers = _moved(buffers, change, weight)
-        return ModelState(params, buffers, server, params.astype(np.float64) - before.params)
+        return ModelState(params, before.buffers, server, params.astype(np.float64) - before.params)
 
     def _score(
         self, before: ModelState, after: ModelState, updates: UpdateMatrix, weights: I64
     ) -> PathValue | None:
         """Value of every update, with its standard error, in nats per hidden sample; None without a step."""
-        if after is before or after.previous_step is None:
+        if after is before:
             return None
-        plan = self.terms.plan
-        scorer = PathScorer(
+        return self.scorer(after).values(
+            [updates.parameters],
+            weights / int(weights.sum()),
+            unit=self.parameter_unit,
+            spread=self._spread,
+        )
+
+    def scorer(self, after: ModelState) -> PathScorer:
+        """The gradient of the paying half, integrated along the step to ``after``."""
+        plan, before = self.terms.plan, self.state
+        if after.previous_step is None:
+            raise ValueError("a model that has not moved has no step")
+        return PathScorer(
             self.gradient_blocks(before.buffers),
             before.params.astype(np.float64),
             after.previous_step,
@@ -268,36 +369,45 @@ class JobComputation:
             midpoints=plan.midpoints,
             previous_step=before.previous_step if plan.novelty else None,
         )
-        return scorer.values(
-            [updates.parameters],
-            weights / int(weights.sum()),
-            unit=plan.server_learning_rate / quantizer(plan).scale,
-            spread=self._spread,
+
+    @property
+    def parameter_unit(self) -> float:
+        """By how much an integer of the mean update moves a parameter."""
+        return self.terms.plan.server_learning_rate / quantizer(self.terms.plan).scale
+
+    def question_seed(self, beacon: bytes, purpose: str) -> bytes:
+        """32 bytes for this round's questions of one purpose."""
+        return question_seed(
+            beacon,
+            purpose,
+            terms_digest=self.terms.digest,
+            job_id=self.job_id,
+            round_index=self.round_index,
         )
 
     def _outcome(
         self,
-        updates: UpdateMatrix,
+        owners: tuple[Address, ...],
         absent: Collection[Address],
         refused: Mapping[Address, str],
         gated: tuple[I64, F64, NDArray[np.int8]],
         worth: PathValue | None,
         after: ModelState,
+        updates: UpdateMatrix | None,
     ) -> RoundOutcome:
         weights, cosines, found = gated
-        names = [*updates.owners, *absent, *refused]
+        names = [*owners, *absent, *refused]
         keys = [int(who, 16) for who in names]
         order = np.array(sorted(range(len(names)), key=keys.__getitem__), np.int64)
         codes = np.full(len(names), 3, np.int8)
-        codes[: len(updates)] = found != 0
-        codes[len(updates) : len(updates) + len(absent)] = 2
-        texts = (*REASONS, BUFFERS_TOO_FAR)
-        reasons = {updates.owners[i]: texts[found[i]] for i in np.flatnonzero(found).tolist()}
+        codes[: len(owners)] = found != 0
+        codes[len(owners) : len(owners) + len(absent)] = 2
+        reasons = {owners[i]: _ALL_REASONS[found[i]] for i in np.flatnonzero(found).tolist()}
 
         def arranged(values: F64) -> F64:
             return np.concatenate([values, np.zeros(len(names) - values.size)])[order]
 
-        nothing = np.zeros(len(updates))
+        nothing = np.zeros(len(owners))
         accepted = weights > 0
         last = self.outcomes[-1] if self.outcomes else None
         was = last.measured_after if last else self.measured(self.state)
@@ -316,8 +426,10 @@ class JobComputation:
             else last.model_digest,
             measured_before=was,
             measured_after=self.measured(after) if is_moved else was,
-            history=RoundHistory(self.state, after, updates) if self._keeps == "full" else None,
-            sent=self._sent(updates, len(names)),
+            history=RoundHistory(self.state, after, updates)
+            if self._keeps == "full" and updates is not None
+            else None,
+            sent=None if updates is None else self._sent(updates, len(names)),
         )
 
     def _sent(self, updates: UpdateMatrix, cohort: int) -> SentUpdates[Address] | None:
@@ -325,9 +437,32 @@ class JobComputation:
         if self._keeps == "none" or cohort > MAX_PLAYERS:
             return None
         rows = updates.parameters
+        if self.masking is not None:
+            beacon = simulated_beacon(self.terms, self.terms.plan.rounds)
+            answers = self.twin_questions(beacon, self.round_index).products(rows, spread=self._spread)
+            return SentUpdates(updates.owners, answers.astype(np.float64))
         if rows.shape[1] > SKETCH_SIZE:
             return SentUpdates(updates.owners, sketch_rows(rows, SKETCH_SIZE, seed=self.terms.seed))
         return SentUpdates(updates.owners, rows)
+
+    def twin_questions(self, beacon: bytes, round_index: int) -> Signs:
+        """The projections of one round's updates by which twins are searched for, once all rounds are over.
+
+        ``beacon`` is the randomness of the block that anchored the last round.
+        """
+        del round_index
+        masking = self.terms.masking
+        if masking is None:
+            raise ValueError("this job is not masked")
+        seed = question_seed(
+            beacon, "twins", terms_digest=self.terms.digest, job_id=self.job_id, round_index=0
+        )
+        return Signs(masking.twin_projections, self.sizes[0], seed)
+
+    def take_twins(self, round_index: int, owners: tuple[Address, ...], opened: I64) -> None:
+        """Keep the opened answers int64[m, k] to a round's ``twin_questions``."""
+        sent = SentUpdates(owners, opened.astype(np.float64))
+        self.outcomes[round_index] = replace(self.outcomes[round_index], sent=sent)
 
     def measured(self, state: ModelState) -> Measured:
         """Utility and accuracy of a model of the job."""

@@ -1,0 +1,219 @@
+"""One round of masked mode: what is asked of the updates, in order, and what follows from the answers.
+
+Nobody sees an update. Known are a few products of each with public vectors, and one weighted sum::
+
+    gate_questions -> take_gate -> take_sum -> value_questions -> finish
+
+Whoever holds the updates in the clear (a simulation) and whoever opens masked ones gives the same integers
+here, so both get the same model and the same values. Each step is taken once, in this order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from galaxylearning.contribution import PathValue
+from galaxylearning.contribution.path import values_of_scalars
+from galaxylearning.errors import PhaseError, UpdateRefused
+from galaxylearning.learning import gate_scalars, projected_squares
+from galaxylearning.learning.gate import REASONS
+from galaxylearning.learning.vectors import exact_dot
+from galaxylearning.protocol.masking import rng_of
+from galaxylearning.secagg.questions import Dense, Joined, Questions, Signs, quantise_functional
+from galaxylearning.units import Address
+
+if TYPE_CHECKING:
+    from galaxylearning.learning import UpdateMatrix
+    from galaxylearning.protocol.outcomes import ModelState, RoundOutcome
+    from galaxylearning.protocol.rounds import JobComputation
+
+OUT_OF_RANGE = len(REASONS) + 1
+"""Beside the gate's own reasons: an update that masking cannot carry (``protocol.rounds`` has the text)."""
+
+I64 = NDArray[np.int64]
+F64 = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gated:
+    """What the gate decided: weights int64[m], cosines f64[m], reasons int8[m] (as ``learning.gate``), and the
+    squared norms of the updates, estimated, f64[m], in squared quantisation levels."""
+
+    weights: I64
+    cosines: F64
+    reasons: NDArray[np.int8]
+    squares: F64
+
+
+class MaskedRound:
+    """A round between its anchor and its outcome. ``owners`` are those whose update is read, in any order."""
+
+    def __init__(self, job: JobComputation, owners: tuple[Address, ...], beacon: bytes) -> None:
+        self._job, self.owners, self._beacon = job, owners, beacon
+        self._gate_questions: Questions | None = None
+        self._reference_square = 0
+        self.gated: Gated | None = None
+        self.clear: UpdateMatrix | None = None
+        """The updates themselves, where a simulation has them; nothing here looks at them."""
+        self._after: ModelState | None = None
+        self._mean: F64 | None = None
+        self._value: _ValueQuestion | None = None
+
+    def _seed(self, purpose: str) -> bytes:
+        return self._job.question_seed(self._beacon, purpose)
+
+    @property
+    def _functional_norm(self) -> float:
+        if self._job.masking is None:
+            raise ValueError("this job is not masked")
+        return self._job.masking.functional_norm
+
+    # ---- gate
+
+    def gate_questions(self) -> Questions:
+        """The product with the step on the hidden set, and the projections that tell the norm."""
+        if self._gate_questions is None:
+            job = self._job
+            reference, _ = job.hidden_step()
+            vector, _ = quantise_functional(
+                reference.astype(np.float64), norm=self._functional_norm, rng=rng_of(self._seed("gate"))
+            )
+            self._reference_square = exact_dot(vector, vector)
+            signs = Signs(job.terms.plan.projections, vector.size, self._seed("projections"))
+            self._gate_questions = Joined((Dense(vector[None]), signs))
+        return self._gate_questions
+
+    def take_gate(self, opened: I64, usable: Bools) -> Gated:
+        """Decide by the products int64[m, 1 + projections]; an update that is not ``usable`` bool[m] counts not.
+
+        Raises:
+            PhaseError: the gate was taken before.
+            UpdateRefused: products of another shape.
+        """
+        count = self.gate_questions().count
+        if self.gated is not None:
+            raise PhaseError("the gate has decided already", where=f"round {self._job.round_index}")
+        if opened.shape != (len(self.owners), count) or usable.shape != (len(self.owners),):
+            raise UpdateRefused(f"must be {len(self.owners)} by {count}, not {opened.shape}", where="opened")
+        squares = projected_squares(opened[:, 1:])
+        table = gate_scalars(
+            np.where(usable, opened[:, 0], 0),
+            np.where(usable, squares, 0),
+            reference_square=self._reference_square,
+            max_weight=self._job.terms.plan.max_weight,
+            copies=count - 1,
+        )
+        reasons = np.where(usable, table.reasons, OUT_OF_RANGE).astype(np.int8)
+        self.gated = Gated(
+            table.weights,
+            table.cosines,
+            reasons,
+            table.norms * table.norms,
+        )
+        return self.gated
+
+    # ---- sum
+
+    @property
+    def is_summed(self) -> bool:
+        """Whether enough updates count for their sum to be opened; raises PhaseError before the gate."""
+        masking = self._job.terms.masking
+        return masking is not None and int((self._decided().weights > 0).sum()) >= masking.minimum_sum
+
+    def take_sum(self, total: I64) -> None:
+        """Move the model by the opened weighted sum int64[P].
+
+        Raises:
+            PhaseError: before the gate, a second time, or where too few updates count for a sum.
+        """
+        weights = self._decided().weights
+        if self._after is not None or not self.is_summed:
+            raise PhaseError("no sum is to be opened", where=f"round {self._job.round_index}")
+        weight = int(weights.sum())
+        self._after = self._job.moved(total, weight)
+        self._mean = total / weight
+
+    # ---- value
+
+    def value_questions(self) -> Questions | None:
+        """The product with the gradient along the round's step; None where the model did not move.
+
+        Raises:
+            PhaseError: the sum is still to be taken.
+        """
+        if self._after is None:
+            if self.is_summed:
+                raise PhaseError("the sum comes first", where=f"round {self._job.round_index}")
+            return None
+        if self._value is None:
+            self._value = self._made_value_question(self._after)
+        return self._value.questions
+
+    def _made_value_question(self, after: ModelState) -> _ValueQuestion:
+        job = self._job
+        scorer = job.scorer(after)
+        gradient = scorer.mean_gradient
+        vector, scale = quantise_functional(
+            gradient, norm=self._functional_norm, rng=rng_of(self._seed("value"))
+        )
+        mean = self._mean_update() * job.parameter_unit
+        return _ValueQuestion(Dense(vector[None]), scale, scorer.error_along(mean), scorer.gain_estimate)
+
+    def finish(
+        self,
+        opened: I64 | None,
+        *,
+        absent: Collection[Address] = (),
+        malformed: Mapping[Address, str] | None = None,
+    ) -> RoundOutcome:
+        """Value every accepted update by its product, int64[m, 1] (None where nothing is asked), and go on.
+
+        Raises:
+            PhaseError: a step before this one is missing.
+            UpdateRefused: products of another shape, or none where there must be some.
+        """
+        gated, question = self._decided(), self.value_questions()
+        if (opened is None) != (question is None) or (
+            opened is not None and opened.shape != (len(self.owners), 1)
+        ):
+            raise UpdateRefused("must be one product an update, where asked for", where="opened")
+        worth = None if opened is None else self._worth(opened[:, 0], gated)
+        return self._job.finished(self, gated, worth, self._after, absent, malformed or {})
+
+    def _worth(self, scalars: I64, gated: Gated) -> PathValue:
+        question, mean = self._value, self._mean_update()
+        if question is None:
+            raise PhaseError("no value was asked for")
+        length = float(np.sqrt(np.sum(mean * mean)))
+        return values_of_scalars(
+            scalars,
+            gated.weights / int(gated.weights.sum()),
+            unit=question.scale * self._job.parameter_unit,
+            lengths=np.sqrt(gated.squares) / length if length else np.zeros(len(scalars)),
+            mean_error=question.mean_error,
+            gain_estimate=question.gain_estimate,
+        )
+
+    def _decided(self) -> Gated:
+        if self.gated is None:
+            raise PhaseError("the gate comes first", where=f"round {self._job.round_index}")
+        return self.gated
+
+    def _mean_update(self) -> F64:
+        if self._mean is None:
+            raise PhaseError("the sum comes first", where=f"round {self._job.round_index}")
+        return self._mean
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _ValueQuestion:
+    questions: Questions
+    scale: float
+    mean_error: float
+    gain_estimate: float

@@ -1,0 +1,117 @@
+"""What the terms say of masked mode, as the secure aggregation wants it; and the randomness of its questions.
+
+A question that data owners could foresee could be answered by a poisoned update made for it. So the vectors
+that norms and twins are told by follow from the chain, from a block that came after the updates were in.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+import numpy as np
+from blake3 import blake3
+
+from galaxylearning.crypto.digest import blake3_digest
+from galaxylearning.errors import JobRefused
+from galaxylearning.messages.terms import MIN_SUM, Masking, Plan, Terms
+from galaxylearning.secagg.plan import MaskingPlan, plan_masking
+
+GATE_PROJECTIONS: Final = 15
+TWIN_PROJECTIONS: Final = 16
+PARAMETERS_PER_SCALAR: Final = 64
+GATE_AND_VALUE: Final = 2
+FEWEST_PROJECTIONS: Final = 3
+_LABEL: Final = "galaxylearning 2026 question randomness v1"
+
+
+def masked_plan(plan: Plan, parameters: int) -> Plan:
+    """A plan as masked mode runs it: with projections for the gate, ``default_projections`` where none are named.
+
+    Raises:
+        JobRefused: the model is too small for masked mode, or fewer data owners would do than a sum is opened over.
+    """
+    fewest = default_projections(parameters)
+    if plan.minimum_owners < MIN_SUM:
+        raise JobRefused(
+            f"{plan.minimum_owners} given; allowed: at least {MIN_SUM} with privacy 'masked', for a sum is "
+            "opened over no fewer",
+            where="plan.minimum_owners",
+        )
+    return plan if plan.projections else msgspec.structs.replace(plan, projections=fewest)
+
+
+def default_projections(parameters: int) -> int:
+    """How many projections the gate gets where the requester names none: half of what may be opened, at most.
+
+    Raises:
+        JobRefused: the model is too small for masked mode.
+    """
+    allowed = parameters // PARAMETERS_PER_SCALAR - GATE_AND_VALUE
+    if allowed < FEWEST_PROJECTIONS:
+        needed = PARAMETERS_PER_SCALAR * (GATE_AND_VALUE + FEWEST_PROJECTIONS)
+        raise JobRefused(
+            f"'masked' given; a model of {parameters} parameters is too small for it: one scalar may be opened "
+            f"for every {PARAMETERS_PER_SCALAR}, and {needed} parameters are the least. Allowed: 'sealed', or "
+            "a larger model",
+            where="privacy",
+        )
+    return min(GATE_PROJECTIONS, max(FEWEST_PROJECTIONS, allowed // 2))
+
+
+def default_masking(plan: Plan, *, parameters: int, seats: int) -> Masking:
+    """Masked mode for this many evaluators: the largest minority may collude, the rest may fail or lie.
+
+    Raises:
+        JobRefused: fewer than three evaluators.
+    """
+    threshold = (seats - 1) // 2
+    if threshold < 1:
+        raise JobRefused(f"{seats} given; allowed: at least 3 with privacy 'masked'", where="evaluators")
+    left = parameters // PARAMETERS_PER_SCALAR - GATE_AND_VALUE - plan.projections
+    return Masking(
+        threshold=threshold,
+        faulty=(seats - threshold - 1) // 2,
+        minimum_sum=min(3, plan.minimum_owners),
+        twin_projections=max(0, min(TWIN_PROJECTIONS, left)),
+    )
+
+
+def masking_plan(terms: Terms, parameters: int) -> MaskingPlan:
+    """The secure aggregation of a masked job with a model of this many trainable parameters.
+
+    Raises:
+        ConfigRefused: range, noise or opening budget do not allow it; which, and what would do.
+        ValueError: the job is not masked.
+    """
+    masking = terms.masking
+    if masking is None:
+        raise ValueError("this job is not masked")
+    return plan_masking(
+        parameters=parameters,
+        cohort=terms.plan.maximum_owners,
+        bits=terms.plan.bits,
+        max_weight=terms.plan.max_weight,
+        members=len(terms.evaluators),
+        threshold=masking.threshold,
+        faulty=masking.faulty,
+        minimum_sum=masking.minimum_sum,
+        projections=terms.plan.projections,
+        twin_projections=masking.twin_projections,
+    )
+
+
+def question_seed(beacon: bytes, purpose: str, *, terms_digest: bytes, job_id: int, round_index: int) -> bytes:
+    """32 bytes for the questions of one purpose, from a block's randomness ``beacon``."""
+    parts = (beacon, terms_digest, job_id.to_bytes(32, "big"), round_index.to_bytes(4, "big"))
+    return blake3(b"".join(blake3_digest(part) for part in parts) + purpose.encode(), derive_key_context=_LABEL).digest()
+
+
+def rng_of(seed: bytes) -> np.random.Generator:
+    """The generator that rounds a question's vector, the same for everybody."""
+    return np.random.default_rng(int.from_bytes(seed, "big"))
+
+
+def simulated_beacon(terms: Terms, round_index: int) -> bytes:
+    """Stands for a block's randomness where there is no chain."""
+    return blake3_digest(b"simulated beacon" + terms.seed.to_bytes(8, "big") + round_index.to_bytes(4, "big"))
