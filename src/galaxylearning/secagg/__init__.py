@@ -1,0 +1,1 @@
+"""One-shot secure aggregation with a decryption committee, and functional openings: pure, without policy."""
