@@ -80,6 +80,15 @@ class Ledger(Protocol):
         """Timestamp of the latest block, or of the next one where the chain knows it; Unix seconds."""
         ...
 
+    async def randomness(self, block_number: int) -> bytes:
+        """32 bytes that nobody could choose or foresee well before this block (``prevRandao``, EIP-4399).
+
+        Raises:
+            LedgerError: the chain has no such block, or does not say.
+            LedgerUnreachable: no answer in time.
+        """
+        ...
+
     async def read(self, call: Call) -> Any:
         """Result of a view; a single struct comes as a dict keyed by field name.
 

@@ -109,6 +109,19 @@ class EvmLedger:
                 return as_int(as_object(block)["timestamp"])
         raise LedgerError("the node has no latest block")
 
+    async def randomness(self, block_number: int) -> bytes:
+        """``prevRandao`` of a block; see ``ports.Ledger.randomness``.
+
+        Raises:
+            LedgerError: the chain has no such block, or none of its own randomness.
+            LedgerUnreachable: no answer in time.
+        """
+        block = await self._transport.request("eth_getBlockByNumber", hex(block_number), False)
+        found = None if block is None else as_object(block).get("mixHash")
+        if found is None or len(as_bytes(found)) != 32:
+            raise LedgerError("the chain does not tell its randomness", where=f"block {block_number}")
+        return as_bytes(found)
+
     async def read(self, call: Call) -> Any:
         """Result of a view at the latest block; see ``ports.Ledger.read``.
 

@@ -31,7 +31,9 @@ def demo(
     seed: Annotated[
         int, typer.Option(help="Fixes who holds what, the model and every statistical choice.")
     ] = 1,
-    privacy: Annotated[str, typer.Option(help="sealed: the evaluators see each update.")] = "sealed",
+    privacy: Annotated[
+        str, typer.Option(help="masked: nobody sees one hospital's update. sealed: the evaluators do.")
+    ] = "masked",
     no_twin: Annotated[bool, typer.Option("--no-twin", help="Leave the twin out.")] = False,
     chain: Annotated[
         str, typer.Option(help="URL of an EVM node with an unlocked account; a chain of its own if left out.")
@@ -43,7 +45,7 @@ def demo(
 ) -> None:
     """Twelve hospitals train a model for a requester and are paid by contribution, offline, on real data.
 
-    Three evaluators judge. Among the hospitals: a free rider that sends noise, one whose labels are shuffled,
+    Five evaluators judge. Among the hospitals: a free rider that sends noise, one whose labels are shuffled,
     and a twin (one hospital's data under two names). Everything is real: contracts on an EVM, sealed models
     and updates, training, payment, audit.
 
@@ -51,8 +53,6 @@ def demo(
     """
     if format not in ("table", "json"):
         raise ConfigRefused(f"{format[:40]!r} given; allowed: table, json", where="format")
-    if privacy != "sealed":
-        raise ConfigRefused(f"{privacy[:40]!r} given; allowed: sealed", where="privacy")
     start = time.monotonic()
     console = Console(stderr=format == "json", quiet=format == "json")
     bar = Progress(
@@ -69,10 +69,16 @@ def demo(
         from galaxylearning.simulation import federation
 
         options = federation.Options(
-            data=data, owners=owners, rounds=rounds, seed=seed, has_twin=not no_twin, chain=chain
+            data=data,
+            owners=owners,
+            rounds=rounds,
+            seed=seed,
+            has_twin=not no_twin,
+            chain=chain,
+            privacy=privacy,
         )
         folder = federation.prepare_home(home, options)
-        bar.update(task, description="deploying contracts", detail="three evaluators register and stake")
+        bar.update(task, description="deploying contracts", detail="evaluators register and stake")
         watch = _Watch(bar, task, console, rounds)
         found = anyio.run(_run, folder, options, watch)
         bar.update(task, description="auditing", detail="recomputing every round, score and payment")

@@ -26,7 +26,7 @@ from galaxylearning.messages.records import (
 from galaxylearning.messages.terms import MAX_TERMS_BYTES, Terms, decode_terms
 from galaxylearning.messages.typed import JOBS_DOMAIN, REGISTRY_DOMAIN, Domain
 from galaxylearning.ports import BlobStore, Call, Clock, Contract, Event, Journal, Ledger, Receipt, Signer
-from galaxylearning.protocol.events import CohortAnchored, JobEvent, JobPosted, event_from_log
+from galaxylearning.protocol.events import CohortAnchored, JobEvent, JobPosted, RoundAnchored, event_from_log
 from galaxylearning.protocol.machine import JobState, posted, step
 from galaxylearning.units import Address, Digest, Entropy
 
@@ -102,6 +102,8 @@ class ChainView:
         self._jobs: dict[int, list[JobEvent]] = {}
         self._states: dict[int, tuple[int, JobState]] = {}
         self._datasets: dict[Digest, Address] = {}
+        self._anchored_in: dict[tuple[int, int], int] = {}
+        self._beacons: dict[tuple[int, int], bytes] = {}
         self.now = 0
 
     async def refresh(self) -> None:
@@ -119,6 +121,8 @@ class ChainView:
             self._datasets.pop(Digest(event.arguments["datasetId"]), None)
         elif event.contract == "jobs":
             found = event_from_log(event.name, event.arguments, event.timestamp)
+            if isinstance(found, RoundAnchored):
+                self._anchored_in[found.job_id, found.round_index] = event.block_number
             if found is not None:
                 self._jobs.setdefault(found.job_id, []).append(found)
 
@@ -135,6 +139,20 @@ class ChainView:
     def events_of(self, job_id: int) -> tuple[JobEvent, ...]:
         """What the contract said of one job, oldest first."""
         return tuple(self._jobs.get(job_id, ()))
+
+    async def beacon(self, job_id: int, round_index: int) -> bytes:
+        """The randomness of the block that anchored a round: it did not exist before the updates were in.
+
+        Raises:
+            MessageRefused: the round is not anchored.
+            LedgerError: the chain does not tell.
+        """
+        key = (job_id, round_index)
+        if key not in self._beacons:
+            if key not in self._anchored_in:
+                raise MessageRefused(f"round {round_index} is not anchored", where=f"job {job_id}")
+            self._beacons[key] = await self._ledger.randomness(self._anchored_in[key])
+        return self._beacons[key]
 
     def is_dataset_known(self, dataset_id: Digest) -> bool:
         """Whether the registry has this data set, active."""

@@ -32,12 +32,11 @@ if TYPE_CHECKING:
     from galaxylearning.protocol.outcomes import ModelState, RoundOutcome
     from galaxylearning.protocol.rounds import JobComputation
 
-OUT_OF_RANGE = len(REASONS) + 1
-"""Beside the gate's own reasons: an update that masking cannot carry (``protocol.rounds`` has the text)."""
+OUT_OF_RANGE, BAD_SHARES = len(REASONS) + 1, len(REASONS) + 2
+"""Beside the gate's own reasons, why a masked update does not count (``protocol.rounds`` has the texts)."""
 
 I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,8 +88,11 @@ class MaskedRound:
             self._gate_questions = Joined((Dense(vector[None]), signs))
         return self._gate_questions
 
-    def take_gate(self, opened: I64, usable: Bools) -> Gated:
-        """Decide by the products int64[m, 1 + projections]; an update that is not ``usable`` bool[m] counts not.
+    def take_gate(self, opened: I64, faults: NDArray[np.int8] | None = None) -> Gated:
+        """Decide by the products int64[m, 1 + projections].
+
+        ``faults`` int8[m] say which updates do not count whatever was opened of them: ``OUT_OF_RANGE``,
+        ``BAD_SHARES``, or 0.
 
         Raises:
             PhaseError: the gate was taken before.
@@ -99,8 +101,10 @@ class MaskedRound:
         count = self.gate_questions().count
         if self.gated is not None:
             raise PhaseError("the gate has decided already", where=f"round {self._job.round_index}")
-        if opened.shape != (len(self.owners), count) or usable.shape != (len(self.owners),):
+        faulty = np.zeros(len(self.owners), np.int8) if faults is None else faults
+        if opened.shape != (len(self.owners), count) or faulty.shape != (len(self.owners),):
             raise UpdateRefused(f"must be {len(self.owners)} by {count}, not {opened.shape}", where="opened")
+        usable = faulty == 0
         squares = projected_squares(opened[:, 1:])
         table = gate_scalars(
             np.where(usable, opened[:, 0], 0),
@@ -109,7 +113,7 @@ class MaskedRound:
             max_weight=self._job.terms.plan.max_weight,
             copies=count - 1,
         )
-        reasons = np.where(usable, table.reasons, OUT_OF_RANGE).astype(np.int8)
+        reasons = np.where(usable, table.reasons, faulty).astype(np.int8)
         self.gated = Gated(
             table.weights,
             table.cosines,

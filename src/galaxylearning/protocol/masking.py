@@ -101,10 +101,10 @@ def masking_plan(terms: Terms, parameters: int) -> MaskingPlan:
     )
 
 
-def question_seed(beacon: bytes, purpose: str, *, terms_digest: bytes, job_id: int, round_index: int) -> bytes:
+def question_seed(beacon: bytes, purpose: str, *, job_id: int, round_index: int) -> bytes:
     """32 bytes for the questions of one purpose, from a block's randomness ``beacon``."""
-    parts = (beacon, terms_digest, job_id.to_bytes(32, "big"), round_index.to_bytes(4, "big"))
-    return blake3(b"".join(blake3_digest(part) for part in parts) + purpose.encode(), derive_key_context=_LABEL).digest()
+    parts = (blake3_digest(beacon), job_id.to_bytes(32, "big"), round_index.to_bytes(4, "big"))
+    return blake3(b"".join(parts) + purpose.encode(), derive_key_context=_LABEL).digest()
 
 
 def rng_of(seed: bytes) -> np.random.Generator:

@@ -111,7 +111,8 @@ BUFFER_EXCESS = 4
 BUFFERS_TOO_FAR = "buffers moved too far above the median"
 OUT_OF_RANGE = "outside the range that the masking allows"
 _TOO_FAR = len(REASONS)
-_ALL_REASONS = (*REASONS, BUFFERS_TOO_FAR, OUT_OF_RANGE)
+BAD_SHARES = "its shares are not those of one secret"
+_ALL_REASONS = (*REASONS, BUFFERS_TOO_FAR, OUT_OF_RANGE, BAD_SHARES)
 
 BUFFERS_IN_MASKED = (
     "has federated buffers, such as BatchNorm's means, which masked mode does not carry; allowed: privacy "
@@ -240,7 +241,7 @@ class JobComputation:
         opening.clear = updates
         rows, spread = updates.parameters, self._spread
         answers = opening.gate_questions().products(rows, spread=spread)
-        gated = opening.take_gate(answers, np.ones(len(rows), np.bool_))
+        gated = opening.take_gate(answers)
         if opening.is_summed:
             opening.take_sum(aggregate(rows, gated.weights, spread=spread)[0])
         question = opening.value_questions()
@@ -377,13 +378,7 @@ class JobComputation:
 
     def question_seed(self, beacon: bytes, purpose: str) -> bytes:
         """32 bytes for this round's questions of one purpose."""
-        return question_seed(
-            beacon,
-            purpose,
-            terms_digest=self.terms.digest,
-            job_id=self.job_id,
-            round_index=self.round_index,
-        )
+        return question_seed(beacon, purpose, job_id=self.job_id, round_index=self.round_index)
 
     def _outcome(
         self,
@@ -454,9 +449,7 @@ class JobComputation:
         masking = self.terms.masking
         if masking is None:
             raise ValueError("this job is not masked")
-        seed = question_seed(
-            beacon, "twins", terms_digest=self.terms.digest, job_id=self.job_id, round_index=0
-        )
+        seed = question_seed(beacon, "twins", job_id=self.job_id, round_index=0)
         return Signs(masking.twin_projections, self.sizes[0], seed)
 
     def take_twins(self, round_index: int, owners: tuple[Address, ...], opened: I64) -> None:

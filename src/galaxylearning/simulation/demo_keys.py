@@ -15,7 +15,7 @@ from galaxylearning.crypto.seal import SealingKey
 from galaxylearning.units import Address
 
 MARKER: Final = "demo.json"
-EVALUATORS: Final = ("evaluator-1", "evaluator-2", "evaluator-3")
+EVALUATORS: Final = tuple(f"evaluator-{number}" for number in range(1, 6))
 
 
 def signer(seed: int, name: str) -> KeySigner:

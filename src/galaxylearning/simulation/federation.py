@@ -56,7 +56,8 @@ STAKE_TOKENS: Final = "50"
 POLL_S: Final = 0.02
 STAGGER_S: Final = 1.5
 TIME_LIMIT_S: Final = 600.0
-HIDDEN_UNITS: Final = 16
+HIDDEN_UNITS: Final = 64
+PROJECTIONS: Final = 15
 NOISE_LEVELS: Final = 3.0
 """The free rider sends noise of about this many quantisation levels: an update in form only."""
 WINDOWS: Final = Windows(
@@ -75,7 +76,7 @@ class Recipe:
 
 
 RECIPES: Final[Mapping[str, Recipe]] = {
-    "breast-cancer": Recipe("Diagnosis of breast tumours", 0.07, 10, 0.4),
+    "breast-cancer": Recipe("Diagnosis of breast tumours", 0.055, 12, 0.4),
     "digits": Recipe("Reading handwritten digits", 0.1, 20, 0.8),
 }
 
@@ -90,8 +91,11 @@ class Options:
     seed: int = 1
     has_twin: bool = True
     chain: str = EMBEDDED
+    privacy: str = "masked"
 
     def __post_init__(self) -> None:
+        if self.privacy not in ("masked", "sealed"):
+            raise ConfigRefused(f"{self.privacy[:40]!r} given; allowed: masked, sealed", where="privacy")
         if not 1 <= self.rounds <= 200:
             raise ConfigRefused(f"{self.rounds} given; allowed: 1 to 200", where="rounds")
         if not 0 <= self.seed < 1 << 63:
@@ -216,7 +220,8 @@ def demo_job(cast: Cast, options: Options) -> CompiledJob:
             steps=recipe.steps,
             batch_size=16,
             clip_norm=4.0,
-            minimum_owners=2,
+            projections=PROJECTIONS,
+            minimum_owners=3,
             maximum_owners=len(cast.hospitals),
         ),
         price=Price(
@@ -225,6 +230,7 @@ def demo_job(cast: Cast, options: Options) -> CompiledJob:
         windows=WINDOWS,
         test_data="",
         seed=options.seed,
+        privacy=options.privacy,
     )
     return compile_job(job, _rows(cast, schema, cast.test))
 
