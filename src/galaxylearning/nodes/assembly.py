@@ -39,6 +39,7 @@ from galaxylearning.protocol.machine import JobState
 from galaxylearning.protocol.rounds import HiddenSet, JobComputation, body_limit
 from galaxylearning.protocol.rows import rows_from_bytes
 from galaxylearning.protocol.scoring import is_faulty, median_totals, usable
+from galaxylearning.secagg.owner import public_seed
 from galaxylearning.units import ZERO_DIGEST, Address, Digest
 
 _R = TypeVar("_R", SignedEnrolment, SignedUpdate)
@@ -59,6 +60,22 @@ def round_context(site: Site, job_id: int, round_index: int, kind: str, sender: 
     """Context of what travels in a round."""
     return SealContext(
         site.ledger.chain_id, site.ledger.address_of("jobs"), job_id, round_index, kind, sender
+    )
+
+
+def share_kind(seat: int) -> str:
+    """The kind of the envelope with the secret share for a seat, by its position in the terms."""
+    return f"share-{seat}"
+
+
+def mask_seed(site: Site, job_id: int, round_index: int, model: Digest) -> bytes:
+    """The public seed of a round's masks."""
+    return public_seed(
+        chain_id=site.ledger.chain_id,
+        contract=site.ledger.address_of("jobs"),
+        job_id=job_id,
+        round_index=round_index,
+        model_digest=model,
     )
 
 

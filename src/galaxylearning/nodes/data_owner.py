@@ -1,12 +1,15 @@
 """The data owner: offers data sets, consents or not, trains at home, is paid. Need send no transaction.
 
-What leaves the node: a signed enrolment, and in each round one sealed, clipped, quantised update. An update
+What leaves the node: a signed enrolment, and in each round one clipped, quantised update, sealed or masked. An update
 is journalled before it is published, so a restarted node can never send two different ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.crypto.seal import SealingKey, seal
@@ -16,6 +19,7 @@ from galaxylearning.messages import typed
 from galaxylearning.messages.records import (
     MAX_SIGNED_BYTES,
     CredentialRecord,
+    MaskedBody,
     SignedEnrolment,
     SignedOpening,
     SignedRegistration,
@@ -32,9 +36,11 @@ from galaxylearning.protocol import calls
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.consent import OwnerPolicy, refusal
 from galaxylearning.protocol.machine import JobState, Phase
+from galaxylearning.protocol.masking import masking_plan
 from galaxylearning.protocol.matching import match_schema
 from galaxylearning.protocol.rounds import encode_body
 from galaxylearning.protocol.rows import encode_rows
+from galaxylearning.secagg.owner import mask_update
 from galaxylearning.units import Address, Digest
 
 
@@ -139,6 +145,9 @@ class DataOwnerNode:
     async def _choose(self, job_id: int, terms: Terms) -> OfferedDataset | None:
         """The first data set that matches and that the policy lets join."""
         _, cost = await self._graph(job_id, terms)
+        if terms.privacy == "masked":
+            # A job whose range or noise would not hold is refused before anything is trained for it.
+            masking_plan(terms, cost.parameters)
         reason = "no data set is offered"
         for dataset in self.shelf.offered():
             report = match_schema(terms.schema, dataset.columns, arrays=dataset.arrays)
@@ -259,7 +268,7 @@ class DataOwnerNode:
     async def _sealed_update(
         self, terms: Terms, job_id: int, round_index: int, dataset: str, state_bytes: bytes
     ) -> bytes:
-        graph, _ = await self._graph(job_id, terms)
+        graph, cost = await self._graph(job_id, terms)
         rows = encode_rows(terms.schema, self.shelf.columns(dataset))
         update = await self.trainer.train(
             graph.to_bytes(),
@@ -269,15 +278,57 @@ class DataOwnerNode:
             round_index=round_index,
             data_owner=self.site.address,
         )
-        body = encode_body(job_id, round_index, self.site.address, update, terms.plan.bits)
         keys = [
             await self.site.blobs.get(
                 Digest(bytes.fromhex(seat.sealing_key_blob)), max_bytes=assembly.SEALING_KEY_BYTES
             )
             for seat in terms.evaluators
         ]
+        if terms.privacy == "masked":
+            model = blake3_digest(state_bytes)
+            return self._masked_body(terms, cost.parameters, job_id, round_index, model, update[0], keys)
+        body = encode_body(job_id, round_index, self.site.address, update, terms.plan.bits)
         context = assembly.round_context(self.site, job_id, round_index, "update", self.site.address)
         return seal(body, keys, context, entropy=self.site.entropy)
+
+    def _masked_body(
+        self,
+        terms: Terms,
+        parameters: int,
+        job_id: int,
+        round_index: int,
+        model: Digest,
+        update: NDArray[np.int32],
+        keys: Sequence[bytes],
+    ) -> bytes:
+        """The update under a mask that nobody knows, with a share of the mask's seed for each evaluator."""
+        plan = masking_plan(terms, parameters)
+        masked = mask_update(
+            plan,
+            assembly.mask_seed(self.site, job_id, round_index, model),
+            update,
+            entropy=self.site.entropy,
+        )
+        shares = [
+            seal(
+                share,
+                [key],
+                assembly.round_context(
+                    self.site, job_id, round_index, assembly.share_kind(seat), self.site.address
+                ),
+                entropy=self.site.entropy,
+            )
+            for seat, (share, key) in enumerate(zip(masked.shares, keys, strict=True))
+        ]
+        return encode(
+            MaskedBody(
+                job_id=job_id,
+                round_index=round_index,
+                data_owner=self.site.address,
+                masked=masked.body,
+                shares=tuple(shares),
+            )
+        )
 
     def _tell(self, job_id: int, step: str, detail: str) -> None:
         """Report each step once."""

@@ -80,6 +80,7 @@ class Stage:
     journals: dict[str, Journal] = field(default_factory=dict)
     progress: list[Progress] = field(default_factory=list)
     job_id: int = 0
+    evaluators: tuple[str, ...] = EVALUATORS
     killed: type[BaseException] | None = None
     """What an actor dies of; it is made again on its journal."""
     deaths: int = 0
@@ -135,7 +136,7 @@ class Stage:
         posted = await requester.post(
             self.site("requester"),
             compiled,
-            evaluators=[signer(name).address for name in EVALUATORS],
+            evaluators=[signer(name).address for name in self.evaluators],
             sealing_key=sealing_key("requester"),
         )
         self.job_id = posted.job_id
@@ -234,7 +235,7 @@ class Stage:
                 ScoreTable,
                 max_bytes=MAX_TABLE_BYTES,
             )
-            for name in EVALUATORS
+            for name in self.evaluators
             if signer(name).address in revealed
         }
 
@@ -249,23 +250,25 @@ def sealing_key(name: str) -> SealingKey:
     return SealingKey(b"".join(keccak(f"sealing key {part} of {name}".encode()) for part in range(3)))
 
 
-async def found_town(chain: EmbeddedChain, folder: Path, *, entropy: Entropy) -> Deployment:
+async def found_town(
+    chain: EmbeddedChain, folder: Path, *, entropy: Entropy, seats: tuple[str, ...] = EVALUATORS
+) -> Deployment:
     """Deploy the contracts on a new chain; fund, register and stake the requester and the evaluators."""
-    for name in ("deployer", "requester", "relayer", *EVALUATORS):
+    for name in ("deployer", "requester", "relayer", *seats):
         await fund(chain, signer(name).address, GAS_MONEY_WEI)
     deployment = await deploy(chain, signer("deployer"), unbonding_s=86_400)
     ledger = await connect(chain, deployment)
     bare = Stage(folder, chain, ledger, MemoryBlobStore(), GENESIS_S, entropy)
-    for name in ("requester", *EVALUATORS):
+    for name in ("requester", *seats):
         await bare.site(name).submit(("mint", (signer(name).address, SUPPLY)), "token")
-    for name in EVALUATORS:
+    for name in seats:
         await evaluators.register(bare.site(name), sealing_key(name), STAKE)
     return deployment
 
 
-async def publish_keys(blobs: BlobStore) -> None:
+async def publish_keys(blobs: BlobStore, seats: tuple[str, ...] = EVALUATORS) -> None:
     """Put the evaluators' public sealing keys where everybody finds them."""
-    for name in EVALUATORS:
+    for name in seats:
         await blobs.put(sealing_key(name).public, topic="keys")
 
 
