@@ -17,11 +17,18 @@ import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
-from galaxylearning.crypto.ring import DEGREE
+from galaxylearning.crypto.ring import BLOCK_ROWS, DEGREE, PrimeField, Ring, public_rows
 from galaxylearning.errors import ConfigRefused, UpdateRefused
 from galaxylearning.learning.exact import IntRows, Spread, exact_products, one_by_one, require_rows
 from galaxylearning.learning.quantise import MAX_SIZE
-from galaxylearning.learning.vectors import F64, I64, largest_magnitude, require_number, require_vector
+from galaxylearning.learning.vectors import (
+    F64,
+    I64,
+    exact_dot,
+    largest_magnitude,
+    require_number,
+    require_vector,
+)
 from galaxylearning.units import Digest
 
 I8 = npt.NDArray[np.int8]
@@ -62,6 +69,31 @@ class Questions(Protocol):
         Raises:
             UpdateRefused: not int16 or int32, not P columns, or a product that could exceed 63 bits.
         """
+        ...
+
+    @property
+    def norms(self) -> F64:
+        """The vectors' L2 norms, f64[count]."""
+        ...
+
+    @property
+    def dense_square(self) -> int:
+        """The largest squared norm of a vector that somebody chose (not by chance); 0 where none is."""
+        ...
+
+    def fold_public(self, field: PrimeField, rows: slice, values: F64, total: F64) -> None:
+        """Add to ``total`` f64[count, N] what these ``rows`` of the public polynomials give.
+
+        ``values`` [rows, N] are theirs modulo the field's prime, as values; all rows go by once, in order.
+        """
+        ...
+
+    def finish_public(self, field: PrimeField, total: F64) -> F64:
+        """Make of the whole total the polynomials h, with ``<vector, A s> = <h, s>``: f64[count, N]."""
+        ...
+
+    def masked_products(self, field: PrimeField, rows: slice, block: F64) -> F64:
+        """The part f64[count] that ``block`` [rows, N], residues 0..p-1 of a masked update, adds; centred."""
         ...
 
 
@@ -129,6 +161,50 @@ class Dense:
         except OverflowError as error:
             raise UpdateRefused("a product exceeds 63 bits", where="updates") from error
 
+    @cached_property
+    def norms(self) -> F64:
+        """See :meth:`Questions.norms`."""
+        return np.sqrt(np.array(self._squares, np.float64))
+
+    @property
+    def dense_square(self) -> int:
+        """See :meth:`Questions.dense_square`."""
+        return max(self._squares)
+
+    @cached_property
+    def _squares(self) -> list[int]:
+        return [exact_dot(vector, vector) for vector in self.vectors]
+
+    def _rows(self, rows: slice) -> F64:
+        """The vectors' parts [count, rows, N] of these rows, filled up with zeros."""
+        part = self.vectors[:, rows.start * DEGREE : rows.stop * DEGREE]
+        if part.shape[1] == (rows.stop - rows.start) * DEGREE:
+            return part.astype(np.float64).reshape(self.count, -1, DEGREE)
+        filled = np.zeros((self.count, (rows.stop - rows.start) * DEGREE))
+        filled[:, : part.shape[1]] = part
+        return filled.reshape(self.count, -1, DEGREE)
+
+    def fold_public(self, field: PrimeField, rows: slice, values: F64, total: F64) -> None:
+        """See :meth:`Questions.fold_public`."""
+        # Reversed values are those of the adjoint, a(1/X): <g, a s> = <a(1/X) g, s>.
+        adjoint = values[:, ::-1]
+        for row, vector in zip(total, self._rows(rows), strict=True):
+            found = field.to_values(field.centred(vector))
+            row += field.centred(found * adjoint).sum(axis=0)
+            field.centred(row, out=row)
+
+    def finish_public(self, field: PrimeField, total: F64) -> F64:
+        """See :meth:`Questions.finish_public`."""
+        return field.to_coefficients(total)
+
+    def masked_products(self, field: PrimeField, rows: slice, block: F64) -> F64:
+        """See :meth:`Questions.masked_products`.
+
+        Exact for vectors of norm up to 2**20: by Cauchy and Schwarz no partial sum exceeds
+        ``2**20 * 2**24 * sqrt(2**16) = 2**52``.
+        """
+        return field.centred(self._rows(rows).reshape(self.count, -1) @ block.reshape(-1))
+
 
 @dataclass(frozen=True)
 class Signs:
@@ -191,6 +267,38 @@ class Signs:
         parts = [rows[at : at + step] for at in range(0, len(rows), step)]
         return np.concatenate([np.zeros((0, self.count), np.int64), *spread(product, parts)])
 
+    @property
+    def norms(self) -> F64:
+        """See :meth:`Questions.norms`."""
+        return np.full(self.count, math.sqrt(self.parameters))
+
+    @property
+    def dense_square(self) -> int:
+        """Nothing: chance chose the signs."""
+        return 0
+
+    @cached_property
+    def _factors(self) -> tuple[F64, F64]:
+        """``a`` f64[count, rows] and ``b`` f64[count, N]."""
+        return self.signs[0].astype(np.float64), self.signs[1].astype(np.float64)
+
+    def fold_public(self, field: PrimeField, rows: slice, values: F64, total: F64) -> None:
+        """See :meth:`Questions.fold_public`."""
+        total += self._factors[0][:, rows] @ values
+        field.centred(total, out=total)
+
+    def finish_public(self, field: PrimeField, total: F64) -> F64:
+        """See :meth:`Questions.finish_public`."""
+        columns = field.to_values(self._factors[1])
+        return field.to_coefficients(field.centred(total[:, ::-1] * columns))
+
+    def masked_products(self, field: PrimeField, rows: slice, block: F64) -> F64:
+        """See :meth:`Questions.masked_products`; all of a row's 2,048 coefficients have signs."""
+        a, b = self._factors
+        inner = block @ b.T
+        # At most 32 * 2,048 residues below 2**24.
+        return field.centred((inner * a[:, rows].T).sum(axis=0))
+
 
 def _tiles(rows: npt.NDArray[np.int16] | npt.NDArray[np.int32]) -> Iterator[tuple[slice, slice, F64]]:
     """Cut [m, rows, 2048] into tiles of doubles that fit the cache, with their slices of updates and rows."""
@@ -239,6 +347,57 @@ class Joined:
     def products(self, rows: IntRows, *, spread: Spread = one_by_one) -> I64:
         """See :meth:`Questions.products`."""
         return np.concatenate([part.products(rows, spread=spread) for part in self.parts], axis=1)
+
+    @property
+    def norms(self) -> F64:
+        """See :meth:`Questions.norms`."""
+        return np.concatenate([part.norms for part in self.parts])
+
+    @property
+    def dense_square(self) -> int:
+        """See :meth:`Questions.dense_square`."""
+        return max(part.dense_square for part in self.parts)
+
+    def _split(self, total: F64) -> Iterator[tuple[Questions, F64]]:
+        at = 0
+        for part in self.parts:
+            yield part, total[at : at + part.count]
+            at += part.count
+
+    def fold_public(self, field: PrimeField, rows: slice, values: F64, total: F64) -> None:
+        """See :meth:`Questions.fold_public`."""
+        for part, here in self._split(total):
+            part.fold_public(field, rows, values, here)
+
+    def finish_public(self, field: PrimeField, total: F64) -> F64:
+        """See :meth:`Questions.finish_public`."""
+        return np.concatenate([part.finish_public(field, here) for part, here in self._split(total)])
+
+    def masked_products(self, field: PrimeField, rows: slice, block: F64) -> F64:
+        """See :meth:`Questions.masked_products`."""
+        return np.concatenate([part.masked_products(field, rows, block) for part in self.parts])
+
+
+def row_blocks(parameters: int) -> Iterator[tuple[int, slice]]:
+    """The blocks of rows, numbered from 0, that everything is worked off in."""
+    rows = ring_rows(parameters)
+    for block, low in enumerate(range(0, rows, BLOCK_ROWS)):
+        yield block, slice(low, min(low + BLOCK_ROWS, rows))
+
+
+def question_polynomials(ring: Ring, seed: bytes, questions: Questions) -> F64:
+    """The polynomials h, f64[count, 2, N] (centred residues), with ``<vector, A s> = <h, s>`` for every s.
+
+    Computed once a round from the round's public ``seed``, by every member and by who checks a complaint.
+    """
+    found = np.zeros((questions.count, 2, DEGREE))
+    for index, field in enumerate(ring.fields):
+        total = np.zeros((questions.count, DEGREE))
+        for block, rows in row_blocks(questions.parameters):
+            values = public_rows(ring, seed, index, block, rows.stop - rows.start)
+            questions.fold_public(field, rows, values, total)
+        found[:, index] = questions.finish_public(field, total)
+    return found
 
 
 def quantise_functional(g: F64, *, norm: float, rng: np.random.Generator) -> tuple[I64, float]:
