@@ -150,14 +150,19 @@ class Ring:
         """Bytes of one polynomial on the wire."""
         return DEGREE * self.pair_bytes
 
+    @property
+    def absent(self) -> int:
+        """All ones: no residue; on the wire it says that there is none."""
+        return (1 << self.bits) - 1
+
     def lift(self, residues: F64) -> F64:
         """The integers in (-q/2, q/2) that ``residues`` [..., 2, W], 0..p-1, stand for: [..., W]."""
         first, second = residues[..., 0, :], residues[..., 1, :]
         inverse = float(pow(self.primes[0], -1, self.primes[1]))
         quotient = self.fields[1].canonical(self.fields[1].centred((second - first) * inverse))
-        value = np.multiply(quotient, float(self.primes[0]))
+        value: F64 = np.multiply(quotient, float(self.primes[0]))
         value += first
-        value -= float(self.modulus) * (value > self.modulus // 2)
+        np.subtract(value, float(self.modulus), out=value, where=value > self.modulus // 2)
         return value
 
 
@@ -241,8 +246,12 @@ def pack(ring: Ring, residues: F64) -> bytes:
     return found.tobytes()
 
 
-def unpack(ring: Ring, data: bytes | memoryview, *, width: int, where: str) -> F64:
+def unpack(
+    ring: Ring, data: bytes | memoryview, *, width: int, where: str, is_absent_allowed: bool = False
+) -> F64:
     """The inverse of :func:`pack`: [R, 2, W], R given by the length.
+
+    With ``is_absent_allowed`` a row may consist of ``ring.absent`` throughout.
 
     Raises:
         UpdateRefused: not bytes, not a whole number of rows, or a residue that is not below its prime.
@@ -259,10 +268,13 @@ def unpack(ring: Ring, data: bytes | memoryview, *, width: int, where: str) -> F
     # Each prime's residues lie together.
     found = np.empty((2, len(raw), width)).transpose(1, 0, 2)
     tops = (high & 15, high >> 4) if ring.bits == 20 else (high[:, :width], high[:, width:])
-    for index, (prime, top) in enumerate(zip(ring.primes, tops, strict=True)):
+    for index, top in enumerate(tops):
         part = found[:, index]
         np.multiply(top, 65536.0, out=part, dtype=np.float64)
         part += low[:, index * width : (index + 1) * width]
-        if part.max() >= prime:
-            raise UpdateRefused(f"a residue is not below {prime}", where=where)
+    if any(found[:, index].max() >= prime for index, prime in enumerate(ring.primes)):
+        present = ~(found == ring.absent).all(axis=(1, 2)) if is_absent_allowed else slice(None)
+        for index, prime in enumerate(ring.primes):
+            if bool((found[present, index] >= prime).any()):
+                raise UpdateRefused(f"a residue is not below {prime}", where=where)
     return found

@@ -235,23 +235,21 @@ def seal(
     return b"".join(parts)
 
 
-def open_sealed(
-    blob: bytes | bytearray | memoryview, key: SealingKey, context: SealContext, *, max_bytes: int
-) -> bytes:
-    """The plaintext of an envelope made for ``key`` in ``context``; at most ``max_bytes`` of it.
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What an envelope's header says, with every length checked."""
 
-    Every length is checked before anything of that length is allocated, and nothing is returned unless
-    every byte of the envelope is authentic.
+    commitment: bytes
+    length: int
+    prefix: bytes
+    slots: memoryview
+    body_at: int
 
-    Raises:
-        BlobRefused: malformed, altered, cut short, extended, for another context or other recipients, or
-            larger than ``max_bytes``.
-    """
-    view = memoryview(blob).cast("B")
+
+def _read_head(view: memoryview, info: bytes, max_bytes: int) -> _Head:
     if len(view) < _HEAD.size:
         raise BlobRefused(f"{len(view)} bytes are too few for a sealed envelope", where="header")
     magic, context_digest, commitment, length, prefix, recipients = _HEAD.unpack_from(view)
-    info = context.canonical_bytes()
     if magic != _MAGIC:
         raise BlobRefused("is not a sealed envelope of version 1", where="magic")
     if context_digest != blake3_digest(info):
@@ -266,22 +264,72 @@ def open_sealed(
             where="envelope",
         )
     body_at = _HEAD.size + _SLOT_BYTES * recipients
-    content_key = key._unwrap(_find_slot(view[_HEAD.size : body_at], key.digest), info)
-    if len(content_key) != 32 or _derive(_COMMITMENT_LABEL, content_key) != commitment:
-        raise BlobRefused("is not the one the header commits to", where="content key")
-    associated = blake3_digest(view[:body_at])
+    return _Head(commitment, length, prefix, view[_HEAD.size : body_at], body_at)
+
+
+def open_sealed(
+    blob: bytes | bytearray | memoryview, key: SealingKey, context: SealContext, *, max_bytes: int
+) -> bytes:
+    """The plaintext of an envelope made for ``key`` in ``context``; at most ``max_bytes`` of it.
+
+    Every length is checked before anything of that length is allocated, and nothing is returned unless
+    every byte of the envelope is authentic.
+
+    Raises:
+        BlobRefused: malformed, altered, cut short, extended, for another context or other recipients, or
+            larger than ``max_bytes``.
+    """
+    content_key = reveal_content_key(blob, key, context, max_bytes=max_bytes)
+    return open_revealed(blob, content_key, context, max_bytes=max_bytes)
+
+
+def reveal_content_key(
+    blob: bytes | bytearray | memoryview, key: SealingKey, context: SealContext, *, max_bytes: int
+) -> bytes:
+    """The 32-byte content key of an envelope made for ``key``: whoever has it can open this envelope.
+
+    The header commits to it, so that showing it proves what the envelope holds, and nothing else.
+
+    Raises:
+        BlobRefused: as :func:`open_sealed`, the body aside.
+    """
+    view = memoryview(blob).cast("B")
+    info = context.canonical_bytes()
+    head = _read_head(view, info, max_bytes)
+    content_key = key._unwrap(_find_slot(head.slots, key.digest), info)
+    _check_commitment(content_key, head)
+    return content_key
+
+
+def open_revealed(
+    blob: bytes | bytearray | memoryview, content_key: bytes, context: SealContext, *, max_bytes: int
+) -> bytes:
+    """The plaintext of an envelope whose content key was shown.
+
+    Raises:
+        BlobRefused: as :func:`open_sealed`; at ``content key`` where it is not the envelope's.
+    """
+    view = memoryview(blob).cast("B")
+    head = _read_head(view, context.canonical_bytes(), max_bytes)
+    _check_commitment(content_key, head)
+    associated = blake3_digest(view[: head.body_at])
     cipher = AESGCM(_derive(_BODY_LABEL, content_key))
-    chunks = _chunk_count(length)
+    chunks = _chunk_count(head.length)
     plaintext = []
     for counter in range(chunks):
-        start = body_at + counter * (CHUNK_BYTES + _TAG_BYTES)
+        start = head.body_at + counter * (CHUNK_BYTES + _TAG_BYTES)
         chunk = view[start : start + CHUNK_BYTES + _TAG_BYTES]
         try:
-            nonce = _nonce(prefix, counter, counter == chunks - 1)
+            nonce = _nonce(head.prefix, counter, counter == chunks - 1)
             plaintext.append(cipher.decrypt(nonce, chunk, associated))
         except InvalidTag as error:
             raise BlobRefused("is not authentic", where=f"chunk {counter}") from error
     return plaintext[0] if chunks == 1 else b"".join(plaintext)
+
+
+def _check_commitment(content_key: bytes, head: _Head) -> None:
+    if len(content_key) != 32 or _derive(_COMMITMENT_LABEL, content_key) != head.commitment:
+        raise BlobRefused("is not the one the header commits to", where="content key")
 
 
 def _find_slot(slots: memoryview, key_digest: Digest) -> memoryview:

@@ -33,7 +33,7 @@ def read_share(plan: MaskingPlan, data: bytes, *, where: str = "share") -> F64:
     """
     if len(data) != plan.share_bytes:
         raise UpdateRefused(f"must be {plan.share_bytes} bytes, not {len(data)}", where=where)
-    return unpack(plan.ring, data, width=DEGREE, where=where)[0]
+    return unpack(plan.ring, data, width=DEGREE, where=where).reshape(2, DEGREE)
 
 
 def answer_scalars(
@@ -56,7 +56,7 @@ def answer_scalars(
         products = field.product(shares[:, index], polynomials[:, index].T)
         found[:, index] = field.canonical(products)
     if held is not None:
-        found[~held] = (1 << plan.ring.bits) - 1
+        found[~held] = plan.ring.absent
     return pack(plan.ring, found)
 
 

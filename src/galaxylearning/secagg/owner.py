@@ -56,13 +56,13 @@ def mask_update(plan: MaskingPlan, seed: bytes, update: I32, *, entropy: Entropy
     vector = _admitted(plan, update)
     ring = plan.ring
     secret, transformed = np.empty((2, DEGREE)), np.empty((2, DEGREE))
-    shares = np.empty(0)
+    shares = np.empty((0, 2, DEGREE))
     draws, errors = Stream(entropy(32)), Stream(entropy(32))
     parts = []
     try:
         for index, field in enumerate(ring.fields):
-            secret[index] = draws.uniform(ring, field.prime, DEGREE)
-            transformed[index] = field.to_values(secret[index])
+            secret[index, :] = draws.uniform(ring, field.prime, DEGREE)
+            transformed[index, :] = field.to_values(secret[index])
         shares = share(ring, secret, members=plan.members, threshold=plan.threshold, entropy=entropy)
         packed = tuple(pack(ring, own[None]) for own in shares)
         for block, rows in row_blocks(plan.parameters):

@@ -25,7 +25,6 @@ from galaxylearning.crypto.shamir import MAX_MEMBERS
 from galaxylearning.errors import ConfigRefused
 from galaxylearning.learning.quantise import (
     MAX_BITS,
-    MAX_COHORT,
     MAX_SIZE,
     MAX_WEIGHT,
     MIN_BITS,

@@ -175,20 +175,18 @@ class Dense:
     def _squares(self) -> list[int]:
         return [exact_dot(vector, vector) for vector in self.vectors]
 
-    def _rows(self, rows: slice) -> F64:
-        """The vectors' parts [count, rows, N] of these rows, filled up with zeros."""
-        part = self.vectors[:, rows.start * DEGREE : rows.stop * DEGREE]
-        if part.shape[1] == (rows.stop - rows.start) * DEGREE:
-            return part.astype(np.float64).reshape(self.count, -1, DEGREE)
-        filled = np.zeros((self.count, (rows.stop - rows.start) * DEGREE))
-        filled[:, : part.shape[1]] = part
+    @cached_property
+    def _polynomials(self) -> F64:
+        """The vectors as polynomials f64[count, rows, N], filled up with zeros."""
+        filled = np.zeros((self.count, ring_rows(self.parameters) * DEGREE))
+        filled[:, : self.parameters] = self.vectors
         return filled.reshape(self.count, -1, DEGREE)
 
     def fold_public(self, field: PrimeField, rows: slice, values: F64, total: F64) -> None:
         """See :meth:`Questions.fold_public`."""
         # Reversed values are those of the adjoint, a(1/X): <g, a s> = <a(1/X) g, s>.
         adjoint = values[:, ::-1]
-        for row, vector in zip(total, self._rows(rows), strict=True):
+        for row, vector in zip(total, self._polynomials[:, rows], strict=True):
             found = field.to_values(field.centred(vector))
             row += field.centred(found * adjoint).sum(axis=0)
             field.centred(row, out=row)
@@ -203,7 +201,7 @@ class Dense:
         Exact for vectors of norm up to 2**20: by Cauchy and Schwarz no partial sum exceeds
         ``2**20 * 2**24 * sqrt(2**16) = 2**52``.
         """
-        return field.centred(self._rows(rows).reshape(self.count, -1) @ block.reshape(-1))
+        return field.centred(self._polynomials[:, rows].reshape(self.count, -1) @ block.reshape(-1))
 
 
 @dataclass(frozen=True)
