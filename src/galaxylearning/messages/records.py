@@ -357,22 +357,16 @@ class MaskedBody(Record, frozen=True, forbid_unknown_fields=True, tag="masked-bo
 
 
 class AnswerBody(Record, frozen=True, forbid_unknown_fields=True, tag="answer-body"):
-    """What an evaluator answers in one phase of a masked round; sealed to the evaluators of the job.
-
-    ``unread`` are positions, among the phase's updates in ascending order of data owner, of those whose share
-    it cannot read; ``words`` are its answers for the others, packed.
-    """
+    """What an evaluator answers in one phase of a masked round, packed; sealed to the evaluators of the job."""
 
     job_id: JobNumber
     round_index: Uint32
     phase: Uint32
     evaluator: str
-    unread: tuple[Uint32, ...]
     words: bytes
 
     def check(self) -> None:
         check_address(self.evaluator, "AnswerBody.evaluator")
-        check_strictly_ascending(list(self.unread), "AnswerBody.unread")
 
 
 class ModelRelease(Record, frozen=True, forbid_unknown_fields=True, tag="model-release"):

@@ -5,7 +5,7 @@ Reads only. Everything is verified on the way in: digests, signatures, roots, sh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TypeVar
 
 from galaxylearning.crypto.digest import blake3_digest
@@ -348,14 +348,17 @@ async def revealed_tables(
 
 
 def faulty_seats(
-    state: JobState, tables: Mapping[Address, tuple[Digest, ScoreTable]], own: ScoreTable
+    state: JobState,
+    tables: Mapping[Address, tuple[Digest, ScoreTable]],
+    own: ScoreTable,
+    liars: Collection[Address] = (),
 ) -> int:
-    """Bitmap of the seats that revealed something else than honest arithmetic gives."""
+    """Bitmap of the seats that revealed something else than honest arithmetic gives, or are ``liars``."""
     medians = median_totals([table for _, table in tables.values()])
     bitmap = 0
     for index, seat in enumerate(state.evaluators):
         if seat not in dict(state.revealed):
             continue
-        if seat not in tables or is_faulty(tables[seat][1], medians, own):
+        if seat in liars or seat not in tables or is_faulty(tables[seat][1], medians, own):
             bitmap |= 1 << index
     return bitmap

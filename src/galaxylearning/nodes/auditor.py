@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from galaxylearning.crypto.seal import SealingKey
-from galaxylearning.errors import GalaxyError
+from galaxylearning.errors import AuditFailed, GalaxyError
 from galaxylearning.messages.records import (
     MAX_LIST_BYTES,
     ModelRelease,
@@ -20,11 +20,12 @@ from galaxylearning.messages.records import (
 )
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
+from galaxylearning.nodes.openings import Openings
 from galaxylearning.nodes.relayer import settled_tree
 from galaxylearning.nodes.site import Board, ChainView, Site
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol import scoring
-from galaxylearning.protocol.cohort import Cohort
+from galaxylearning.protocol.cohort import AcceptedUpdates, Cohort
 from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.rounds import JobComputation
 from galaxylearning.protocol.settlement import PayoutTree
@@ -68,6 +69,7 @@ class Auditor:
         self.view = ChainView(site.ledger, site.blobs)
         self.computation: JobComputation | None = None
         self.cohort: Cohort | None = None
+        self.openings: Openings | None = None
         self._findings: list[Finding] = []
 
     async def run(self) -> AuditReport:
@@ -86,6 +88,10 @@ class Auditor:
         await self._release(state)
         self._money(state)
         return self._report()
+
+    def problems_so_far(self) -> bool:
+        """Whether something did not hold already."""
+        return any(finding.problem is not None for finding in self._findings)
 
     def _report(self) -> AuditReport:
         return AuditReport(self.job_id, self.computation is not None, tuple(self._findings))
@@ -110,10 +116,23 @@ class Auditor:
         elif self.key is not None:
             try:
                 self.computation = await assembly.open_job(self.site, terms, self.job_id, self.key)
+                if self.computation.masking is not None:
+                    self.openings = Openings(
+                        self.site, self.board, self.view, terms, self.computation, self.key
+                    )
             except GalaxyError as error:
                 self._problem("sealed job", "initial model and test set", error)
         for anchor in anchors:
             await self._round(terms, state, anchor, self.cohort)
+        if self.openings is not None and state.phase is Phase.SETTLED and not self.problems_so_far():
+            await self._twins(self.openings, state, self.cohort)
+
+    async def _twins(self, openings: Openings, state: JobState, cohort: Cohort) -> None:
+        try:
+            if not await openings.take_twins(cohort, state):
+                raise AuditFailed("no quorum agreed on which answers were opened", where="answers")
+        except GalaxyError as error:
+            self._problem("twins", "projections", error)
 
     async def _round(self, terms: Terms, state: JobState, anchor: ev.RoundAnchored, cohort: Cohort) -> None:
         name = f"round {anchor.round_index}"
@@ -138,12 +157,29 @@ class Auditor:
                 self._findings.append(
                     Finding(name, "model", f"computed {found.hex()}, anchored {anchor.model_digest.hex()}")
                 )
-            bodies = await assembly.open_bodies(self.site, self.key_of(), self.computation, cohort, accepted)
-            self.computation.advance(bodies)
+            done = await self._advanced(self.computation, anchor, accepted, cohort, state)
         except GalaxyError as error:
             self._problem(name, "updates", error)
         else:
-            self._holds(name, f"{accepted.count} updates opened, gated and summed again: same model")
+            self._holds(name, f"{accepted.count} updates {done}: same model")
+
+    async def _advanced(
+        self,
+        computation: JobComputation,
+        anchor: ev.RoundAnchored,
+        accepted: AcceptedUpdates,
+        cohort: Cohort,
+        state: JobState,
+    ) -> str:
+        """Compute a round again; how it was done."""
+        if self.openings is None:
+            beacon = await self.view.beacon(self.job_id, anchor.round_index)
+            bodies = await assembly.open_bodies(self.site, self.key_of(), computation, cohort, accepted)
+            computation.advance(bodies, beacon=beacon)
+            return "opened, gated and summed again"
+        if await self.openings.follow(anchor, accepted, cohort, state) is None:
+            raise AuditFailed("no quorum agreed on which answers were opened", where="answers")
+        return "gated, summed and valued again from the committee's answers, none of them seen"
 
     def key_of(self) -> SealingKey:
         """The evaluator's key this audit has."""
@@ -200,7 +236,8 @@ class Auditor:
             self._findings.append(Finding("model", "final", "the settled model is not the one computed"))
         else:
             self._holds("model", f"the settled model is {state.model_digest.hex()[:16]}…")
-        faulty = assembly.faulty_seats(state, tables, own)
+        liars = self.openings.liars if self.openings is not None else ()
+        faulty = assembly.faulty_seats(state, tables, own, liars)
         if faulty != state.faulty_seats:
             self._findings.append(
                 Finding("scores", "recomputed", f"faulty seats {faulty:b}, settled {state.faulty_seats:b}")

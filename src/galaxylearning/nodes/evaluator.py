@@ -11,7 +11,7 @@ from typing import Any
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.crypto.seal import SealingKey, seal
-from galaxylearning.errors import BlobMissing, GalaxyError, Refused
+from galaxylearning.errors import BlobMissing, GalaxyError, QuorumMissing, Refused
 from galaxylearning.messages import typed
 from galaxylearning.messages.records import (
     MAX_TABLE_BYTES,
@@ -29,13 +29,15 @@ from galaxylearning.messages.records import (
 )
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
+from galaxylearning.nodes.member import Member
+from galaxylearning.nodes.openings import Openings
 from galaxylearning.nodes.site import Board, ChainView, Progress, Site, is_passing, keep_going
 from galaxylearning.ports import Call
 from galaxylearning.protocol import calls, scoring
 from galaxylearning.protocol import events as ev
-from galaxylearning.protocol.cohort import Cohort
+from galaxylearning.protocol.cohort import AcceptedUpdates, Cohort
 from galaxylearning.protocol.machine import JobState, Phase, due
-from galaxylearning.protocol.rounds import JobComputation
+from galaxylearning.protocol.rounds import JobComputation, RoundOutcome
 from galaxylearning.units import Address, Digest
 
 SALT_BYTES = 32
@@ -103,6 +105,7 @@ class SeatedJob:
         self.board = Board(node.site, job_id)
         self._computation: JobComputation | None = None
         self._cohort: Cohort | None = None
+        self._openings: Openings | None = None
         self._since: dict[str, float] = {}
         self._posted: set[tuple[str, bytes]] = set()
 
@@ -150,7 +153,10 @@ class SeatedJob:
     # ---- training
 
     async def _training(self, state: JobState) -> None:
-        job, cohort = await self._up_to_date(state)
+        computed = await self._up_to_date(state)
+        if computed is None:
+            return
+        job, cohort = computed
         model = job.model_digest()
         await self._open_round(state, job, cohort, model)
         accepted = await assembly.current_updates(
@@ -178,8 +184,8 @@ class SeatedJob:
                 facts = {"round": state.round_index, "updates": accepted.count, "gas": receipt.gas_used}
                 self._report("round anchored", facts)
 
-    async def _up_to_date(self, state: JobState) -> tuple[JobComputation, Cohort]:
-        """The computation, advanced through every round that was anchored."""
+    async def _up_to_date(self, state: JobState) -> tuple[JobComputation, Cohort] | None:
+        """The computation, advanced through every round that was anchored; None while answers are awaited."""
         if self._cohort is None:
             self._cohort = await assembly.anchored_cohort(self.site, self.board, self.view, self.terms, state)
         if self._computation is None:
@@ -190,8 +196,9 @@ class SeatedJob:
             accepted = await assembly.anchored_updates(
                 self.site, self.board, self.view, self.terms, anchor, cohort
             )
-            bodies = await assembly.open_bodies(self.site, self.key, job, cohort, accepted)
-            outcome = job.advance(bodies)
+            outcome = await self._advanced(anchor, accepted, job, cohort, state)
+            if outcome is None:
+                return None
             measured = outcome.measured_after
             facts = {
                 "round": outcome.round_index,
@@ -201,7 +208,35 @@ class SeatedJob:
                 "accepted": sum(1 for decision in outcome.decisions if decision.status == "accepted"),
             }
             self._report("round federated", facts)
+        is_over = state.phase is not Phase.TRAINING
+        if is_over and self._openings is not None and not await self._openings.take_twins(cohort, state):
+            return None
         return job, cohort
+
+    async def _advanced(
+        self,
+        anchor: ev.RoundAnchored,
+        accepted: AcceptedUpdates,
+        job: JobComputation,
+        cohort: Cohort,
+        state: JobState,
+    ) -> RoundOutcome | None:
+        beacon = await self.view.beacon(self.job_id, anchor.round_index)
+        if job.masking is None:
+            bodies = await assembly.open_bodies(self.site, self.key, job, cohort, accepted)
+            return job.advance(bodies, beacon=beacon)
+        if self._openings is None:
+            member = Member(
+                self.site,
+                self.board,
+                self.terms,
+                self.job_id,
+                self.key,
+                job.masking,
+                my_turn=self._my_turn,
+            )
+            self._openings = Openings(self.site, self.board, self.view, self.terms, job, self.key, member)
+        return await self._openings.follow(anchor, accepted, cohort, state)
 
     async def _open_round(self, state: JobState, job: JobComputation, cohort: Cohort, model: Digest) -> None:
         """Sign a parcel that carries this round's model: the first in line makes it, the others check it."""
@@ -256,15 +291,27 @@ class SeatedJob:
         opening = typed.RoundOpening(self.job_id, state.round_index, model, parcel)
         await self._sign(f"round/{state.round_index}/openings", SignedOpening, opening)
 
+    async def _computed(self, state: JobState) -> tuple[JobComputation, Cohort]:
+        found = await self._up_to_date(state)
+        if found is None:
+            raise QuorumMissing("answers of the committee are awaited", where=f"job {self.job_id}")
+        return found
+
     # ---- scoring
 
     async def score_table(self, state: JobState) -> ScoreTable:
-        """This evaluator's scores of the whole job."""
-        job, cohort = await self._up_to_date(state)
+        """This evaluator's scores of the whole job.
+
+        Raises:
+            QuorumMissing: answers that they follow from are still awaited.
+        """
+        job, cohort = await self._computed(state)
         return scoring.score_table(job, cohort.data_owners)
 
     async def _committing(self, state: JobState) -> None:
         if self.site.address not in state.seats or self.site.address in state.committed:
+            return
+        if await self._up_to_date(state) is None:
             return
         table, salt = await self._journalled_table(state)
         commitment = typed.score_commitment(
@@ -302,10 +349,10 @@ class SeatedJob:
 
     async def _settlement(self, state: JobState) -> typed.Settlement:
         """The settlement that follows from the revealed tables."""
-        _, cohort = await self._up_to_date(state)
+        _, cohort = await self._computed(state)
         own = decode((await self._journalled_table(state))[0], ScoreTable, max_bytes=MAX_TABLE_BYTES)
         tables = await assembly.revealed_tables(self.site, self.terms, state, cohort)
-        faulty = assembly.faulty_seats(state, tables, own)
+        faulty = assembly.faulty_seats(state, tables, own, self._openings.liars if self._openings else ())
         tree, table = scoring.payouts(
             self.terms,
             chain_id=self.site.ledger.chain_id,
@@ -330,7 +377,7 @@ class SeatedJob:
 
         Every seat does: only the requester can tell a true release from a false one on the board.
         """
-        job, _ = await self._up_to_date(state)
+        job, _ = await self._computed(state)
         if self.site.address not in state.seats or job.model_digest() != state.model_digest:
             return True
         key = await self.site.blobs.get(

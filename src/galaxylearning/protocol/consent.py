@@ -29,7 +29,7 @@ class OwnerPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     requesters: tuple[str, ...] = ()
     evaluators: tuple[str, ...] = (ANYBODY,)
     datasets: tuple[str, ...] = ()
-    modes: tuple[str, ...] = ("sealed",)
+    modes: tuple[str, ...] = ("masked", "sealed")
     minimum_bounty: str = "0"
     maximum_rounds: int = 1_000
     maximum_state_bytes: int = 1 << 30

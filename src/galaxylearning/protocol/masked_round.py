@@ -130,6 +130,11 @@ class MaskedRound:
         masking = self._job.terms.masking
         return masking is not None and int((self._decided().weights > 0).sum()) >= masking.minimum_sum
 
+    @property
+    def has_sum(self) -> bool:
+        """Whether the sum was taken."""
+        return self._after is not None
+
     def take_sum(self, total: I64) -> None:
         """Move the model by the opened weighted sum int64[P].
 

@@ -222,7 +222,9 @@ class JobComputation:
         before = self.state
         after = self._step(before, updates, weights) if bool(weights.any()) else before
         worth = self._score(before, after, updates, weights)
-        outcome = self._outcome(updates.owners, absent, refused, (weights, cosines, found), worth, after, updates)
+        outcome = self._outcome(
+            updates.owners, absent, refused, (weights, cosines, found), worth, after, updates
+        )
         return self._moved_on(outcome, after)
 
     def begin_masked(self, owners: tuple[Address, ...], beacon: bytes) -> MaskedRound:

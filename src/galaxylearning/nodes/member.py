@@ -1,0 +1,227 @@
+"""An evaluator as a member of the decryption committee: it answers, once, and votes on which answers count.
+
+An answer is journalled before it is published, so a restarted member never gives another one. Which questions
+it answers is the law of :mod:`galaxylearning.secagg.member`; that they are the right ones follows from their
+being computed here, from the committed test set, the public model and the chain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from galaxylearning.crypto.ring import DEGREE
+from galaxylearning.crypto.seal import SealingKey, open_sealed, seal
+from galaxylearning.errors import PhaseError, Refused
+from galaxylearning.messages import typed
+from galaxylearning.messages.records import (
+    AnswerBody,
+    SignedAnswer,
+    SignedAnswerSet,
+    answers_root,
+    encode,
+)
+from galaxylearning.messages.terms import Terms
+from galaxylearning.nodes import assembly
+from galaxylearning.nodes.site import Board, Site
+from galaxylearning.protocol.machine import JobState
+from galaxylearning.secagg.member import (
+    MemberState,
+    Question,
+    SumAsked,
+    answer_scalars,
+    answer_sum,
+    read_share,
+    step,
+)
+from galaxylearning.secagg.plan import MaskingPlan
+from galaxylearning.secagg.questions import Questions, question_polynomials
+from galaxylearning.units import Address, Digest
+
+if TYPE_CHECKING:
+    from galaxylearning.nodes.openings import Asked, MaskedUpdates, Openings
+
+F64 = NDArray[np.float64]
+
+DIGEST_BYTES: Final = 32
+
+
+class Member:
+    """One seat's part in the openings of one job."""
+
+    def __init__(
+        self,
+        site: Site,
+        board: Board,
+        terms: Terms,
+        job_id: int,
+        key: SealingKey,
+        plan: MaskingPlan,
+        *,
+        my_turn: Callable[[JobState, str], bool],
+    ) -> None:
+        self.site, self.board, self.terms, self.job_id = site, board, terms, job_id
+        self.key, self.plan, self._my_turn = key, plan, my_turn
+        self._law = MemberState(plan, terms.plan.rounds)
+        self._shares: dict[int, tuple[F64, NDArray[np.bool_]]] = {}
+        self._posted: set[str] = set()
+
+    @property
+    def seat(self) -> int:
+        """Our place among the evaluators of the terms."""
+        return [seat.address for seat in self.terms.evaluators].index(self.site.address)
+
+    def admit(self, question: Question) -> None:
+        """Hold a question against what was answered before.
+
+        Raises:
+            PhaseError, UpdateRefused, QuorumMissing: it may not be asked now, or not at all.
+        """
+        self._law = step(self._law, question)
+
+    async def take_part(
+        self,
+        openings: Openings,
+        asked: Asked,
+        updates: Sequence[MaskedUpdates],
+        questions: Sequence[Questions] | None,
+        state: JobState,
+    ) -> None:
+        """Answer, where not done yet, and vote for a set of answers, once there are enough."""
+        await self._answer(asked, updates, questions)
+        await self._vote(openings, asked, state)
+
+    # ---- answering
+
+    async def _answer(
+        self, asked: Asked, updates: Sequence[MaskedUpdates], questions: Sequence[Questions] | None
+    ) -> None:
+        if asked.topic in self._posted:
+            return
+        journalled = f"job/{self.job_id}/{asked.topic}/answer"
+        kept = self.site.journal.lookup(journalled)
+        if kept is None:
+            words = self._words(asked, updates, questions)
+            if words is None:
+                return
+            kept = self.site.journal.record(journalled, asked.digest + await self._sealed(asked, words))
+        if kept[:DIGEST_BYTES] != asked.digest:
+            raise PhaseError("another question was answered in its place", where=asked.topic)
+        blob = await self.board.put(f"{asked.topic}/blobs", kept[DIGEST_BYTES:])
+        message = typed.MaskedAnswer(self.job_id, asked.round_index, int(asked.phase), asked.digest, blob)
+        await self._sign(f"{asked.topic}/answers", SignedAnswer, message)
+        self._posted.add(asked.topic)
+
+    def _words(
+        self, asked: Asked, updates: Sequence[MaskedUpdates], questions: Sequence[Questions] | None
+    ) -> bytes | None:
+        """Our packed answer; None where we lack a share that a sum needs."""
+        if isinstance(asked.question, SumAsked):
+            shares, held = self._read(updates[0])
+            weights = asked.question.weights
+            return None if bool(((weights > 0) & ~held).any()) else answer_sum(self.plan, shares, weights)
+        parts = []
+        for part, one in zip(updates, questions or (), strict=True):
+            shares, held = self._read(part)
+            polynomials = question_polynomials(self.plan.ring, part.seed, one)
+            parts.append(answer_scalars(self.plan, polynomials, shares, held=held))
+        return b"".join(parts)
+
+    def _read(self, updates: MaskedUpdates) -> tuple[F64, NDArray[np.bool_]]:
+        """Our shares f64[m, 2, N] of a round's secrets, and which of them can be read, bool[m]."""
+        if updates.round_index not in self._shares:
+            seat = self.seat
+            held = np.ones(len(updates.owners), np.bool_)
+            found = []
+            for row, (who, body) in enumerate(zip(updates.owners, updates.bodies, strict=True)):
+                context = assembly.round_context(
+                    self.site, self.job_id, updates.round_index, assembly.share_kind(seat), who
+                )
+                try:
+                    data = open_sealed(body.shares[seat], self.key, context, max_bytes=self.plan.share_bytes)
+                    found.append(read_share(self.plan, data))
+                except Refused:
+                    held[row] = False
+                    found.append(np.zeros((2, DEGREE)))
+            self._shares = {updates.round_index: (np.array(found), held)}
+        return self._shares[updates.round_index]
+
+    async def _sealed(self, asked: Asked, words: bytes) -> bytes:
+        from galaxylearning.nodes.openings import answer_kind
+
+        body = AnswerBody(
+            job_id=self.job_id,
+            round_index=asked.round_index,
+            phase=int(asked.phase),
+            evaluator=self.site.address,
+            words=words,
+        )
+        context = assembly.round_context(
+            self.site, self.job_id, asked.round_index, answer_kind(asked.phase), self.site.address
+        )
+        keys = [
+            await self.site.blobs.get(
+                Digest(bytes.fromhex(seat.sealing_key_blob)), max_bytes=assembly.SEALING_KEY_BYTES
+            )
+            for seat in self.terms.evaluators
+        ]
+        return seal(encode(body), keys, context, entropy=self.site.entropy)
+
+    # ---- voting
+
+    async def _vote(self, openings: Openings, asked: Asked, state: JobState) -> None:
+        votes = await self.board.votes(f"{asked.topic}/sets", SignedAnswerSet, state.seats)
+        if any(self.site.address in group for group in votes.values()):
+            return
+        answers = await self._usable(openings, asked, state)
+        enough = min(self.plan.threshold + 1 + 2 * self.plan.faulty, len(openings.heard or state.seats))
+        waited = self._my_turn(state, f"{asked.topic}/late")
+        proposed = sorted(
+            (tuple(Digest(answer) for answer in next(iter(group.values())).answers), len(group))
+            for group in votes.values()
+        )
+        for chosen, _count in sorted(proposed, key=lambda pair: -pair[1]):
+            complete = set(chosen) <= set(answers.values()) and len(chosen) > self.plan.threshold
+            if complete and (len(chosen) >= enough or waited):
+                await self._sign_set(asked, chosen)
+                return
+        expected = openings.heard or frozenset(state.seats)
+        is_full = len(answers) > self.plan.threshold and expected <= answers.keys()
+        if (is_full and self._my_turn(state, f"{asked.topic}/set")) or (
+            waited and len(answers) > self.plan.threshold
+        ):
+            await self._sign_set(asked, tuple(sorted(answers.values())))
+
+    async def _usable(self, openings: Openings, asked: Asked, state: JobState) -> dict[Address, Digest]:
+        """The answers that open for us, by who gave them; nobody's who gave two."""
+        records = await self.board.read(f"{asked.topic}/answers", SignedAnswer)
+        found: dict[Address, Digest] = {}
+        twice: set[Address] = set()
+        for digest, record in sorted(records.items()):
+            if await openings.words_of(asked, digest, record, state) is None:
+                continue
+            if record.signer in found:
+                twice.add(record.signer)
+            found[record.signer] = digest
+        return {who: digest for who, digest in found.items() if who not in twice}
+
+    async def _sign_set(self, asked: Asked, answers: tuple[Digest, ...]) -> None:
+        message = typed.AnswerSet(
+            self.job_id, asked.round_index, int(asked.phase), asked.digest, answers_root(answers)
+        )
+        await self._sign(f"{asked.topic}/sets", SignedAnswerSet, message, answers=answers)
+
+    async def _sign(
+        self,
+        topic: str,
+        kind: type[SignedAnswer] | type[SignedAnswerSet],
+        message: typed.TypedMessage,
+        **rest: object,
+    ) -> None:
+        signature = self.site.signer.sign_digest(message.digest(self.site.domain()))
+        await self.board.post(
+            topic, kind.from_message(message, evaluator=self.site.address, signature=signature, **rest)
+        )

@@ -1,0 +1,377 @@
+"""Opening a masked job from what lies on the board: which answers count, and what they say.
+
+Evaluators and auditors read the same here; :mod:`galaxylearning.nodes.member` is who answers and votes. Every
+phase of a round is opened of one set of answers that a quorum signed, so that everybody opens the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from galaxylearning.crypto.digest import blake3_digest
+from galaxylearning.crypto.seal import SealingKey, sealed_bytes
+from galaxylearning.errors import BlobMissing, MessageRefused, Refused
+from galaxylearning.messages.records import (
+    AnswerBody,
+    MaskedBody,
+    SignedAnswer,
+    SignedAnswerSet,
+    decode,
+    verify,
+)
+from galaxylearning.messages.terms import Terms
+from galaxylearning.nodes import assembly
+from galaxylearning.nodes.site import Board, ChainView, Site
+from galaxylearning.protocol import events as ev
+from galaxylearning.protocol.cohort import AcceptedUpdates, Cohort
+from galaxylearning.protocol.machine import JobState
+from galaxylearning.protocol.masked_round import BAD_SHARES, OUT_OF_RANGE, MaskedRound
+from galaxylearning.protocol.outcomes import RoundOutcome
+from galaxylearning.protocol.rounds import JobComputation
+from galaxylearning.secagg.member import GateAsked, Question, SumAsked, TwinsAsked, ValueAsked
+from galaxylearning.secagg.opener import NOISE, OpenedScalars, check_body, open_scalars, open_sum
+from galaxylearning.secagg.questions import Questions
+from galaxylearning.units import Address, Digest
+
+if TYPE_CHECKING:
+    from galaxylearning.nodes.member import Member
+
+I64 = NDArray[np.int64]
+
+RECORD_BYTES: Final = 4096
+"""Room for a record's fields beside its long ones."""
+
+
+class Phase(IntEnum):
+    """The phases of opening a masked round, as they are signed."""
+
+    GATE = 0
+    SUM = 1
+    VALUE = 2
+    TWINS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One phase's question: what the member's law says of it, and how long an answer is."""
+
+    phase: Phase
+    question: Question
+    answer_bytes: int
+
+    @property
+    def round_index(self) -> int:
+        """Of which round; the last one for twins."""
+        return self.question.round_index
+
+    @property
+    def digest(self) -> Digest:
+        """What is asked."""
+        return self.question.digest
+
+    @property
+    def topic(self) -> str:
+        """Where answers to it are posted."""
+        return f"round/{self.round_index}/{self.phase.name.lower()}"
+
+
+@dataclass(slots=True)
+class MaskedUpdates:
+    """The masked updates of one anchored round that can be read, by ascending address."""
+
+    round_index: int
+    name: Digest
+    """The accepted set: the anchored root."""
+    seed: bytes
+    """Of the round's public polynomials."""
+    owners: tuple[Address, ...]
+    bodies: tuple[MaskedBody, ...]
+    absent: tuple[Address, ...]
+    malformed: Mapping[Address, str]
+
+    @property
+    def masked(self) -> list[bytes]:
+        """The masked vectors."""
+        return [body.masked for body in self.bodies]
+
+
+class Openings:
+    """Follows the openings of one masked job; with a ``member`` it takes part in them."""
+
+    def __init__(
+        self,
+        site: Site,
+        board: Board,
+        view: ChainView,
+        terms: Terms,
+        job: JobComputation,
+        key: SealingKey,
+        member: Member | None = None,
+    ) -> None:
+        if job.masking is None:
+            raise ValueError("this job is not masked")
+        self.site, self.board, self.view, self.terms, self.job = site, board, view, terms, job
+        self.key, self.member, self.plan = key, member, job.masking
+        self.liars: dict[Address, str] = {}
+        """Evaluators whose answers were wrong for most data owners of a phase, and where."""
+        self.heard: frozenset[Address] | None = None
+        """Whose answers the last phase was opened of."""
+        self._work: tuple[MaskedUpdates, MaskedRound] | None = None
+        self._kept: list[tuple[ev.RoundAnchored, AcceptedUpdates]] = []
+        self._answers: dict[Digest, bytes | None] = {}
+
+    # ---- rounds
+
+    async def follow(
+        self, anchor: ev.RoundAnchored, accepted: AcceptedUpdates, cohort: Cohort, state: JobState
+    ) -> RoundOutcome | None:
+        """The outcome of the next anchored round, or None while a phase waits for answers."""
+        if self._work is None:
+            updates = await self._masked_updates(anchor, accepted, cohort)
+            beacon = await self.view.beacon(self.job.job_id, anchor.round_index)
+            self._work = updates, self.job.begin_masked(updates.owners, beacon)
+        updates, opening = self._work
+        if opening.gated is None and not await self._gate(updates, opening, state):
+            return None
+        if opening.is_summed and not opening.has_sum and not await self._sum(updates, opening, state):
+            return None
+        values = None
+        if (questions := opening.value_questions()) is not None:
+            asked = ValueAsked(anchor.round_index, updates.name, questions.digest, questions.count)
+            found = await self._scalars(Phase.VALUE, asked, questions, [updates], state)
+            if found is None:
+                return None
+            values = found[0].values
+        self._kept.append((anchor, accepted))
+        self._work = None
+        return opening.finish(values, absent=updates.absent, malformed=updates.malformed)
+
+    async def _gate(self, updates: MaskedUpdates, opening: MaskedRound, state: JobState) -> bool:
+        questions = opening.gate_questions()
+        if not updates.owners:
+            opening.take_gate(np.zeros((0, questions.count), np.int64))
+            return True
+        asked = GateAsked(updates.round_index, updates.name, questions.digest, questions.count)
+        found = await self._scalars(Phase.GATE, asked, questions, [updates], state)
+        if found is None:
+            return False
+        opened, faults = found[0], np.zeros(len(updates.owners), np.int8)
+        for row in np.flatnonzero(~opened.usable).tolist():
+            faults[row] = OUT_OF_RANGE if opened.reasons[row] == NOISE else BAD_SHARES
+        faults[sorted(self._doubtful(opened))] = BAD_SHARES
+        opening.take_gate(opened.values, faults)
+        return True
+
+    async def _sum(self, updates: MaskedUpdates, opening: MaskedRound, state: JobState) -> bool:
+        gated = opening.gated
+        if gated is None:
+            return False
+        asked = Asked(
+            Phase.SUM, SumAsked(updates.round_index, updates.name, gated.weights), self.plan.share_bytes
+        )
+        answers = await self._agreed_answers(asked, [updates], None, state)
+        if answers is None:
+            return False
+        opened = open_sum(self.plan, updates.seed, updates.masked, gated.weights, answers)
+        opening.take_sum(opened.total)
+        return True
+
+    async def _masked_updates(
+        self, anchor: ev.RoundAnchored, accepted: AcceptedUpdates, cohort: Cohort
+    ) -> MaskedUpdates:
+        """Fetch the masked updates of a round; what cannot be one is malformed."""
+        by_owner = accepted.by_data_owner
+        bodies: list[tuple[Address, MaskedBody]] = []
+        malformed: dict[Address, str] = {}
+        for who in sorted(by_owner, key=lambda who: int(who, 16)):
+            try:
+                bodies.append((who, await self._body(by_owner[who].update.update_digest, anchor, who)))
+            except Refused as refused:
+                malformed[who] = str(refused)[:200]
+        return MaskedUpdates(
+            anchor.round_index,
+            anchor.root,
+            assembly.mask_seed(self.site, self.job.job_id, anchor.round_index, anchor.model_digest),
+            tuple(who for who, _ in bodies),
+            tuple(body for _, body in bodies),
+            tuple(who for who in cohort.data_owners if who not in by_owner),
+            malformed,
+        )
+
+    async def _body(self, digest: Digest, anchor: ev.RoundAnchored, who: Address) -> MaskedBody:
+        plan = self.plan
+        share_bytes = sealed_bytes(plan.share_bytes, 1)
+        limit = plan.body_bytes + plan.members * share_bytes + RECORD_BYTES
+        body = decode(await self.site.blobs.get(digest, max_bytes=limit), MaskedBody, max_bytes=limit)
+        for name, given, wanted in (
+            ("job_id", body.job_id, self.job.job_id),
+            ("round_index", body.round_index, anchor.round_index),
+            ("data_owner", body.data_owner, who),
+            ("masked", len(body.masked), plan.body_bytes),
+            ("shares", [len(share) for share in body.shares], [share_bytes] * plan.members),
+        ):
+            if given != wanted:
+                raise MessageRefused(f"{given}; {wanted} allowed", where=f"MaskedBody.{name}")
+        check_body(plan, body.masked, where="MaskedBody.masked")
+        return body
+
+    # ---- twins
+
+    async def take_twins(self, cohort: Cohort, state: JobState) -> bool:
+        """Open the projections by which twins are searched for; False while answers are waited for."""
+        if not self.plan.twin_projections or all(outcome.sent is not None for outcome in self.job.outcomes):
+            return True
+        beacon = await self.view.beacon(self.job.job_id, len(self._kept) - 1)
+        rounds = [await self._masked_updates(*kept, cohort) for kept in self._kept]
+        asked_of = [updates for updates in rounds if updates.owners]
+        questions = [self.job.twin_questions(beacon, updates.round_index) for updates in asked_of]
+        if not questions:
+            return True
+        asked = TwinsAsked(
+            rounds[-1].round_index,
+            blake3_digest(b"".join(updates.name for updates in asked_of)),
+            blake3_digest(b"".join(each.digest for each in questions)),
+            max(each.count for each in questions),
+        )
+        found = await self._scalars(Phase.TWINS, asked, questions, asked_of, state)
+        if found is None:
+            return False
+        for updates, opened in zip(asked_of, found, strict=True):
+            good = np.flatnonzero(opened.usable)
+            owners = tuple(updates.owners[i] for i in good.tolist())
+            self.job.take_twins(updates.round_index, owners, opened.values[good])
+        for updates in rounds:
+            if not updates.owners:
+                self.job.take_twins(updates.round_index, (), np.zeros((0, questions[0].count), np.int64))
+        return True
+
+    # ---- answers
+
+    async def _scalars(
+        self,
+        phase: Phase,
+        asked: GateAsked | ValueAsked | TwinsAsked,
+        questions: Questions | Sequence[Questions],
+        updates: Sequence[MaskedUpdates],
+        state: JobState,
+    ) -> list[OpenedScalars] | None:
+        """The opened products of each of ``updates``; None while answers are waited for."""
+        each = list(questions) if isinstance(questions, Sequence) else [questions]
+        plan = self.plan
+        sizes = [
+            plan.scalars_bytes(len(part.owners), one.count) for part, one in zip(updates, each, strict=True)
+        ]
+        answers = await self._agreed_answers(Asked(phase, asked, sum(sizes)), updates, each, state)
+        if answers is None:
+            return None
+        opened, at = [], 0
+        for part, one, size in zip(updates, each, sizes, strict=True):
+            words = {seat: answer[at : at + size] for seat, answer in answers.items()}
+            opened.append(open_scalars(plan, one, part.masked, words))
+            self._name_liars(opened[-1], f"round {asked.round_index}, {phase.name.lower()}")
+            at += size
+        return opened
+
+    def _doubtful(self, opened: OpenedScalars) -> set[int]:
+        """Data owners whose shares more members than may lie could not use, or gave other answers from."""
+        counts = np.zeros(len(opened.values), np.int64)
+        for rows in (*opened.wrong.values(), *opened.absent.values()):
+            counts[list(rows)] += 1
+        return set(np.flatnonzero(counts > self.plan.faulty).tolist())
+
+    def _name_liars(self, opened: OpenedScalars, where: str) -> None:
+        doubtful = self._doubtful(opened)
+        judged = len(opened.values) - len(doubtful)
+        for seat, rows in opened.wrong.items():
+            if 2 * len(set(rows) - doubtful) > judged:
+                self.liars.setdefault(Address(self.terms.evaluators[seat].address), where)
+
+    async def _agreed_answers(
+        self,
+        asked: Asked,
+        updates: Sequence[MaskedUpdates],
+        questions: Sequence[Questions] | None,
+        state: JobState,
+    ) -> Mapping[int, bytes] | None:
+        """Answers by seat, of the set that a quorum signed; None while there is none."""
+        if self.member is not None:
+            self.member.admit(asked.question)
+        found = await self._agreed(asked, state)
+        if found is None and self.member is not None:
+            await self.member.take_part(self, asked, updates, questions, state)
+            found = await self._agreed(asked, state)
+        if found is not None:
+            self.heard = frozenset(Address(self.terms.evaluators[seat].address) for seat in found)
+        return found
+
+    async def _agreed(self, asked: Asked, state: JobState) -> Mapping[int, bytes] | None:
+        votes = await self.board.votes(f"{asked.topic}/sets", SignedAnswerSet, state.seats)
+        for group in votes.values():
+            vote = next(iter(group.values()))
+            if len(group) >= state.quorum and is_about(vote, asked, self.job.job_id):
+                return await self.answers_of(asked, [Digest(answer) for answer in vote.answers], state)
+        return None
+
+    async def answers_of(
+        self, asked: Asked, digests: Sequence[Digest], state: JobState
+    ) -> Mapping[int, bytes] | None:
+        """Words by seat of these answers; one that is missing gives None, one that is no answer is left out."""
+        records = await self.board.read(f"{asked.topic}/answers", SignedAnswer)
+        found: dict[int, bytes] = {}
+        for digest in digests:
+            if digest not in records:
+                return None
+            if (words := await self.words_of(asked, digest, records[digest], state)) is not None:
+                found[state.evaluators.index(records[digest].signer)] = words
+        return found
+
+    async def words_of(
+        self, asked: Asked, digest: Digest, record: SignedAnswer, state: JobState
+    ) -> bytes | None:
+        """The packed answer that a record speaks of, or None where it is none to this question."""
+        if digest not in self._answers:
+            try:
+                self._answers[digest] = await self._opened_answer(asked, record, state)
+            except BlobMissing:
+                return None
+            except Refused:
+                self._answers[digest] = None
+        return self._answers[digest]
+
+    async def _opened_answer(self, asked: Asked, record: SignedAnswer, state: JobState) -> bytes:
+        if record.signer not in state.seats or not is_about(record, asked, self.job.job_id):
+            raise MessageRefused("is no answer of a seat to this question", where="SignedAnswer")
+        verify(record, self.site.domain())
+        data = await assembly.open_parcel(
+            self.site,
+            Digest(record.answer_digest),
+            self.key,
+            assembly.round_context(
+                self.site, self.job.job_id, asked.round_index, answer_kind(asked.phase), record.signer
+            ),
+            plaintext_bytes=asked.answer_bytes + RECORD_BYTES,
+            recipients=len(self.terms.evaluators),
+        )
+        body = decode(data, AnswerBody, max_bytes=asked.answer_bytes + RECORD_BYTES)
+        given = (body.job_id, body.round_index, body.phase, body.evaluator, len(body.words))
+        wanted = (self.job.job_id, asked.round_index, asked.phase, record.signer, asked.answer_bytes)
+        if given != wanted:
+            raise MessageRefused(f"{given}; {wanted} allowed", where="AnswerBody")
+        return body.words
+
+
+def is_about(record: SignedAnswer | SignedAnswerSet, asked: Asked, job_id: int) -> bool:
+    """Whether a statement is about this question."""
+    given = (record.job_id, record.round_index, record.phase, record.questions_digest)
+    return given == (job_id, asked.round_index, asked.phase, asked.digest)
+
+
+def answer_kind(phase: Phase) -> str:
+    """The kind of the envelope that carries an answer."""
+    return f"answer-{phase.name.lower()}"
