@@ -233,7 +233,7 @@ class SeatedJob:
                 self.job_id,
                 self.key,
                 job.masking,
-                my_turn=self._my_turn,
+                stagger_s=self.stagger_s,
             )
             self._openings = Openings(self.site, self.board, self.view, self.terms, job, self.key, member)
         return await self._openings.follow(anchor, accepted, cohort, state)

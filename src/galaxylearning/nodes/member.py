@@ -7,7 +7,7 @@ being computed here, from the committed test set, the public model and the chain
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 F64 = NDArray[np.float64]
 
 DIGEST_BYTES: Final = 32
+PATIENCE: Final = 1.0
+"""So many staggers an answer that is expected is waited for once enough others are there."""
 
 
 class Member:
@@ -61,13 +63,14 @@ class Member:
         key: SealingKey,
         plan: MaskingPlan,
         *,
-        my_turn: Callable[[JobState, str], bool],
+        stagger_s: float,
     ) -> None:
         self.site, self.board, self.terms, self.job_id = site, board, terms, job_id
-        self.key, self.plan, self._my_turn = key, plan, my_turn
+        self.key, self.plan, self.stagger_s = key, plan, stagger_s
         self._law = MemberState(plan, terms.plan.rounds)
         self._shares: dict[int, tuple[F64, NDArray[np.bool_]]] = {}
         self._posted: set[str] = set()
+        self._since: dict[str, float] = {}
 
     @property
     def seat(self) -> int:
@@ -177,22 +180,26 @@ class Member:
         if any(self.site.address in group for group in votes.values()):
             return
         answers = await self._usable(openings, asked, state)
-        enough = min(self.plan.threshold + 1 + 2 * self.plan.faulty, len(openings.heard or state.seats))
-        waited = self._my_turn(state, f"{asked.topic}/late")
+        if len(answers) <= self.plan.threshold:
+            return
+        expected = openings.heard or frozenset(state.seats)
+        enough = min(self.plan.threshold + 1 + 2 * self.plan.faulty, len(expected))
+        now = self.site.clock.monotonic_s()
+        waited_s = now - self._since.setdefault(asked.topic, now)
+        is_late = waited_s >= PATIENCE * self.stagger_s
         proposed = sorted(
             (tuple(Digest(answer) for answer in next(iter(group.values())).answers), len(group))
             for group in votes.values()
         )
         for chosen, _count in sorted(proposed, key=lambda pair: -pair[1]):
             complete = set(chosen) <= set(answers.values()) and len(chosen) > self.plan.threshold
-            if complete and (len(chosen) >= enough or waited):
+            if complete and (len(chosen) >= enough or is_late):
                 await self._sign_set(asked, chosen)
                 return
-        expected = openings.heard or frozenset(state.seats)
-        is_full = len(answers) > self.plan.threshold and expected <= answers.keys()
-        if (is_full and self._my_turn(state, f"{asked.topic}/set")) or (
-            waited and len(answers) > self.plan.threshold
-        ):
+        # The line starts at another seat in every round and phase, so the work goes round.
+        place = (self.seat - asked.round_index - asked.phase) % len(state.evaluators)
+        is_first = waited_s >= place * self.stagger_s
+        if (expected <= answers.keys() and is_first) or waited_s >= (PATIENCE + place) * self.stagger_s:
             await self._sign_set(asked, tuple(sorted(answers.values())))
 
     async def _usable(self, openings: Openings, asked: Asked, state: JobState) -> dict[Address, Digest]:

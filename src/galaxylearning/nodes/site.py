@@ -206,12 +206,13 @@ _S = TypeVar("_S", bound=SignedRecord)
 
 
 class Board:
-    """The topics of one job. Records are fetched once; what is malformed is remembered and left alone."""
+    """The topics of one job. Records are fetched and verified once; what is malformed is left alone."""
 
     def __init__(self, site: Site, job_id: int) -> None:
         self._site = site
         self.prefix = f"job/{site.ledger.chain_id}/{site.ledger.address_of('jobs').lower()}/{job_id}"
         self._records: dict[tuple[str, Digest], Record | None] = {}
+        self._stated: dict[Digest, bytes | None] = {}
 
     def topic(self, name: str) -> str:
         """The full name of a topic of this job."""
@@ -249,15 +250,23 @@ class Board:
         """Signed statements of seated evaluators, grouped by what was stated (its struct hash)."""
         allowed = frozenset(seats)
         found: dict[bytes, dict[Address, _S]] = {}
-        for record in (await self.read(name, kind)).values():
+        for digest, record in (await self.read(name, kind)).items():
             if record.signer not in allowed:
                 continue
-            try:
-                verify(record, self._site.domain())
-            except MessageRefused:
-                continue
-            found.setdefault(record.message.struct_hash(), {})[record.signer] = record
+            if digest not in self._stated:
+                self._stated[digest] = self._statement(record)
+            statement = self._stated[digest]
+            if statement is not None:
+                found.setdefault(statement, {})[record.signer] = record
         return found
+
+    def _statement(self, record: SignedRecord) -> bytes | None:
+        """The struct hash of what was stated; None where its signer did not sign it."""
+        try:
+            verify(record, self._site.domain())
+        except MessageRefused:
+            return None
+        return bytes(record.message.struct_hash())
 
 
 def is_passing(error: GalaxyError) -> bool:
