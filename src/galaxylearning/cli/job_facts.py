@@ -18,8 +18,8 @@ from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.rounds import body_limit
 
 WHO_SEES = {
-    "masked": "nobody sees one update: the evaluators open a few numbers about it, and one sum. Data owners see "
-    "the model.",
+    "masked": "nobody sees one update: the evaluators open a few numbers about it, and one sum of many. "
+    "Data owners see the model.",
     "sealed": "each evaluator of the job sees each update; nobody else does. Data owners see the model.",
 }
 """Privacy mode -> who can see what."""

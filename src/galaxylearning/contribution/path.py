@@ -117,7 +117,9 @@ class PathScorer:
     @property
     def mean_gradient(self) -> F64:
         """G f64[P], in nats per sample and unit of a parameter, as rounded."""
-        return self.functional * (self.scale / len(self._blocks))
+        total = self.functional.astype(np.float64)
+        total *= self.scale / len(self._blocks)
+        return total
 
     def error_along(self, direction: F64) -> float:
         """Standard error of ``<G, direction>`` for f64[P], over the choice of the hidden set."""

@@ -237,7 +237,7 @@ class SignedAnswer(SignedRecord, frozen=True, forbid_unknown_fields=True, tag="m
 
 
 class SignedAnswerSet(SignedRecord, frozen=True, forbid_unknown_fields=True, tag="answer-set"):
-    """An evaluator's vote for the answers that a phase is opened of: digests of ``SignedAnswer``, ascending."""
+    """An evaluator's vote for the answers a phase is opened of: digests of ``SignedAnswer``, ascending."""
 
     message_type = typed.AnswerSet
 
@@ -357,7 +357,7 @@ class MaskedBody(Record, frozen=True, forbid_unknown_fields=True, tag="masked-bo
 
 
 class AnswerBody(Record, frozen=True, forbid_unknown_fields=True, tag="answer-body"):
-    """What an evaluator answers in one phase of a masked round, packed; sealed to the evaluators of the job."""
+    """What an evaluator answers in one phase of a masked round, packed; sealed to the evaluators."""
 
     job_id: JobNumber
     round_index: Uint32

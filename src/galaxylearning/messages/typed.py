@@ -266,7 +266,7 @@ class RoundAnchor(TypedMessage):
 
 @dataclass(frozen=True, slots=True)
 class MaskedAnswer(TypedMessage):
-    """An evaluator's answer to one phase's questions of a masked round: the sealed blob's digest. Off chain only.
+    """An evaluator's answer to a phase of a masked round: the sealed blob's digest. Off chain only.
 
     ``phase`` is a ``secagg`` phase as a number; ``questions_digest`` is what was answered.
     """

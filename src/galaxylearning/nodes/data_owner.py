@@ -1,7 +1,7 @@
 """The data owner: offers data sets, consents or not, trains at home, is paid. Need send no transaction.
 
-What leaves the node: a signed enrolment, and in each round one clipped, quantised update, sealed or masked. An update
-is journalled before it is published, so a restarted node can never send two different ones.
+What leaves the node: a signed enrolment, and in each round one clipped, quantised update, sealed or masked.
+An update is journalled before it is published, so a restarted node can never send two different ones.
 """
 
 from __future__ import annotations

@@ -321,7 +321,7 @@ class Openings:
     async def answers_of(
         self, asked: Asked, digests: Sequence[Digest], state: JobState
     ) -> Mapping[int, bytes] | None:
-        """Words by seat of these answers; one that is missing gives None, one that is no answer is left out."""
+        """Words by seat of these answers; a missing one gives None, one that is no answer is left out."""
         records = await self.board.read(f"{asked.topic}/answers", SignedAnswer)
         found: dict[int, bytes] = {}
         for digest in digests:

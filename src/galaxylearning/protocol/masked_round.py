@@ -41,8 +41,10 @@ F64 = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Gated:
-    """What the gate decided: weights int64[m], cosines f64[m], reasons int8[m] (as ``learning.gate``), and the
-    squared norms of the updates, estimated, f64[m], in squared quantisation levels."""
+    """What the gate decided: weights int64[m], cosines f64[m], reasons int8[m] as in ``learning.gate``.
+
+    ``squares`` f64[m] are the squared norms of the updates, estimated, in squared quantisation levels.
+    """
 
     weights: I64
     cosines: F64

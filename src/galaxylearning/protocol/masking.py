@@ -26,10 +26,11 @@ _LABEL: Final = "galaxylearning 2026 question randomness v1"
 
 
 def masked_plan(plan: Plan, parameters: int) -> Plan:
-    """A plan as masked mode runs it: with projections for the gate, ``default_projections`` where none are named.
+    """A plan as masked mode runs it: ``default_projections`` for the gate where none are named.
 
     Raises:
-        JobRefused: the model is too small for masked mode, or fewer data owners would do than a sum is opened over.
+        JobRefused: the model is too small for masked mode, or a round of too few data owners for a sum is
+            allowed.
     """
     fewest = default_projections(parameters)
     if plan.minimum_owners < MIN_SUM:
@@ -51,9 +52,9 @@ def default_projections(parameters: int) -> int:
     if allowed < FEWEST_PROJECTIONS:
         needed = PARAMETERS_PER_SCALAR * (GATE_AND_VALUE + FEWEST_PROJECTIONS)
         raise JobRefused(
-            f"'masked' given; a model of {parameters} parameters is too small for it: one scalar may be opened "
-            f"for every {PARAMETERS_PER_SCALAR}, and {needed} parameters are the least. Allowed: 'sealed', or "
-            "a larger model",
+            f"'masked' given; a model of {parameters} parameters is too small for it: one scalar may be "
+            f"opened for every {PARAMETERS_PER_SCALAR}, and {needed} parameters are the least. Allowed: "
+            "'sealed', or a larger model",
             where="privacy",
         )
     return min(GATE_PROJECTIONS, max(FEWEST_PROJECTIONS, allowed // 2))

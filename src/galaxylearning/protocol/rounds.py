@@ -297,7 +297,7 @@ class JobComputation:
         return broken
 
     def hidden_step(self) -> tuple[I32, I32]:
-        """What training on the gating half of the hidden set would send: parameters int32[P], buffers int32[B].
+        """What training on the gating half of the hidden set would send, int32[P] and buffers int32[B].
 
         Raises:
             QuorumMissing: the training diverged.
