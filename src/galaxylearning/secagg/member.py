@@ -69,8 +69,8 @@ def answer_sum(plan: MaskingPlan, shares: F64, weights: I64) -> bytes:
         UpdateRefused: shares of another shape, or weights that are not the plan's.
         QuorumMissing: fewer owners than the plan's minimum.
     """
-    _check_shares(plan, shares)
     check_weights(plan, weights, owners=len(shares))
+    _check_shares(plan, shares)
     found = np.empty((1, 2, DEGREE))
     chosen = np.flatnonzero(weights)
     factors = weights[chosen].astype(np.float64)[None]
