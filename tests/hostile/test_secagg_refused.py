@@ -11,10 +11,10 @@ import pytest
 
 from galaxylearning.crypto.ring import pack, unpack
 from galaxylearning.errors import QuorumMissing, UpdateRefused
-from galaxylearning.secagg.member import answer_scalars
+from galaxylearning.secagg.member import answer_scalars, check_questions
 from galaxylearning.secagg.opener import NO_SHARES, NO_SHARING, NOISE, check_body, open_scalars, open_sum
 from galaxylearning.secagg.owner import Masked, mask_update, public_seed
-from galaxylearning.secagg.questions import Dense, Signs, question_polynomials
+from galaxylearning.secagg.questions import Dense, Joined, Signs, question_polynomials
 from galaxylearning.units import Address, Digest
 from masked_rounds import SEED, Round, masked_round, small_plan, updates_of
 
@@ -82,11 +82,20 @@ def test_bodies_are_taken_for_owners_only(dealt: Round) -> None:
         (Signs(2, 301, bytes(32)), "300 parameters"),
         (Signs(5, 300, bytes(32)), "at most 4 numbers"),
         (Dense(np.full((1, 300), 1 << 20)), "L2 norm of at most"),
+        (Dense(np.eye(1, 300, 7, np.int64)), "one coordinate"),
+        (Joined((Signs(1, 300, bytes(32)), Dense(np.eye(1, 300, 7, np.int64) * 30 + 1))), "one coordinate"),
     ],
 )
 def test_questions_beyond_the_plan_are_refused(dealt: Round, questions: Any, message: str) -> None:
     with pytest.raises(UpdateRefused, match=message):
+        check_questions(PLAN, questions)
+    with pytest.raises(UpdateRefused, match=message):
         open_scalars(PLAN, questions, dealt.bodies, {})
+
+
+def test_questions_spread_over_coordinates_are_taken() -> None:
+    check_questions(PLAN, Dense(np.eye(1, 300, 7, np.int64) * 10 + 1))
+    check_questions(PLAN, Dense(np.zeros((1, 300), np.int64)))
 
 
 def test_malformed_answers_are_left_out_by_name(dealt: Round) -> None:

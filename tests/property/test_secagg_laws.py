@@ -117,7 +117,8 @@ def test_a_plan_keeps_every_bound_or_is_refused(
     assert cohort * weight * plan.levels < half
     assert plan.functional_norm * plan.update_norm < half
     everybody = plan.sum_noise_bound(np.full(cohort, weight))
-    scalars = plan.noise_bounds(np.array([plan.functional_norm, parameters**0.5]))
+    projection_norm = Signs(1, parameters, bytes(32)).norms[0]
+    scalars = plan.noise_bounds(np.array([plan.functional_norm, projection_norm]))
     for noise in (everybody, *scalars):
         assert plan.modulus * (noise + 0.5) < q / 2
     assert plan.failure_log2 <= -40

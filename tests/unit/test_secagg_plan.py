@@ -34,7 +34,7 @@ def test_a_million_parameters_fit_the_narrow_ring() -> None:
     assert plan.sent_bytes <= 5_300_000
     assert plan.scalars_bytes(100, 17) == 100 * 17 * 5
     assert plan.failure_log2 <= -40
-    assert plan.scalars == 15_625
+    assert plan.scalars == 128
     assert plan.quorum == 6
 
 
@@ -57,6 +57,7 @@ def test_more_bits_or_more_owners_take_the_wide_ring() -> None:
         ({"minimum_sum": 1}, "minimum_sum must be from 2 to 10"),
         ({"minimum_sum": 11}, "minimum_sum must be from 2 to 10"),
         ({"projections": 3}, "at most 2 projections .* sealed"),
+        ({"parameters": 1 << 20, "projections": 127}, "128 at most: at most 126 projections"),
         ({"parameters": 150}, "no projection fits .* sealed"),
         ({"projections": 0}, "projections must be from 1"),
         ({"bits": 40}, "bits must be from 2 to 32"),
