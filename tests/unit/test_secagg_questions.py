@@ -126,3 +126,12 @@ def test_other_functionals_are_refused(bad: Any) -> None:
 
 def test_a_row_of_the_ring_is_filled_before_the_next_begins() -> None:
     assert [ring_rows(p) for p in (1, 2048, 2049)] == [1, 1, 2]
+
+
+def test_a_projection_gathers_the_errors_of_whole_rows() -> None:
+    """What fills the last row up has errors and signs; a norm of sqrt(P) would call honest noise too large."""
+    assert Signs(2, 10, SEED).norms.tolist() == [2048**0.5] * 2
+    assert Signs(1, 2049, SEED).norms.tolist() == [64.0]
+    dense = Dense(np.array([[3, 4, 0], [0, 0, 2]]))
+    assert dense.norms.tolist() == [5.0, 2.0]
+    assert Joined((dense, Signs(1, 3, SEED))).norms.tolist() == [5.0, 2.0, 2048**0.5]

@@ -205,7 +205,8 @@ class Stream:
         42 fair bits less 21 have the same law as a difference of two sums of 21.
         """
         ones = np.bitwise_count(self.words(count) >> np.uint64(64 - 2 * ERROR_HALF_WIDTH))
-        return np.subtract(ones, float(ERROR_HALF_WIDTH), dtype=np.float64)
+        found: F64 = np.subtract(ones, float(ERROR_HALF_WIDTH), dtype=np.float64)
+        return found
 
 
 def public_rows(ring: Ring, seed: bytes, prime_index: int, block: int, rows: int) -> F64:

@@ -10,6 +10,7 @@ Codes" (1981): n shares correct (n - T - 1) // 2 wrong ones.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -163,13 +164,15 @@ def _lagrange(prime: int, base: tuple[int, ...], at: tuple[int, ...]) -> F64:
 
     Centred, so that 15 products with residues stay far below 2**53.
     """
+    others = [[other for other in base if other != own] for own in base]
+    inverses = [
+        pow(math.prod(own - other for other in rest), -1, prime)
+        for own, rest in zip(base, others, strict=True)
+    ]
     found = np.empty((len(at), len(base)))
     for row, x in enumerate(at):
-        for column, own in enumerate(base):
-            factor = 1
-            for other in base:
-                if other != own:
-                    factor = factor * (x - other) * pow(own - other, -1, prime) % prime
+        for column, (inverse, rest) in enumerate(zip(inverses, others, strict=True)):
+            factor = math.prod([x - other for other in rest]) * inverse % prime
             found[row, column] = factor if factor <= prime // 2 else factor - prime
     found.setflags(write=False)
     return found

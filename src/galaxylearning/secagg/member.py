@@ -20,6 +20,7 @@ from galaxylearning.crypto.ring import DEGREE, F64, pack, unpack
 from galaxylearning.errors import PhaseError, QuorumMissing, UpdateRefused
 from galaxylearning.learning.vectors import I64
 from galaxylearning.secagg.plan import MaskingPlan
+from galaxylearning.secagg.questions import Questions
 from galaxylearning.units import Digest
 
 _WEIGHTS_LABEL: Final = "galaxylearning 2026 secagg v1 weights digest"
@@ -34,6 +35,34 @@ def read_share(plan: MaskingPlan, data: bytes, *, where: str = "share") -> F64:
     if len(data) != plan.share_bytes:
         raise UpdateRefused(f"must be {plan.share_bytes} bytes, not {len(data)}", where=where)
     return unpack(plan.ring, data, width=DEGREE, where=where).reshape(2, DEGREE)
+
+
+def check_questions(plan: MaskingPlan, questions: Questions) -> None:
+    """Refuse questions that the plan has no room for, or that ask for one coordinate.
+
+    A vector with one large coordinate would nearly show that coordinate of everybody's update. Members check
+    before they answer, openers again.
+
+    Raises:
+        UpdateRefused: for updates of another length, more than the plan opens, a dense vector whose L2 norm
+            exceeds the plan's, or one with more than half of its squared norm in one coordinate.
+    """
+    if questions.parameters != plan.parameters:
+        raise UpdateRefused(
+            f"must be about {plan.parameters} parameters, not {questions.parameters}", where="questions"
+        )
+    if questions.count > plan.scalars:
+        raise UpdateRefused(
+            f"must be at most {plan.scalars} numbers, not {questions.count}", where="questions"
+        )
+    if questions.dense_square > plan.functional_norm**2:
+        raise UpdateRefused(
+            f"vectors must have an L2 norm of at most {plan.functional_norm}", where="questions"
+        )
+    if questions.is_pointed:
+        raise UpdateRefused(
+            "a vector must not have more than half of its squared norm in one coordinate", where="questions"
+        )
 
 
 def answer_scalars(
@@ -69,8 +98,8 @@ def answer_sum(plan: MaskingPlan, shares: F64, weights: I64) -> bytes:
         UpdateRefused: shares of another shape, or weights that are not the plan's.
         QuorumMissing: fewer owners than the plan's minimum.
     """
-    _check_shares(plan, shares)
     check_weights(plan, weights, owners=len(shares))
+    _check_shares(plan, shares)
     found = np.empty((1, 2, DEGREE))
     chosen = np.flatnonzero(weights)
     factors = weights[chosen].astype(np.float64)[None]

@@ -17,7 +17,7 @@ from galaxylearning.crypto.ring import DEGREE, F64, public_rows, unpack
 from galaxylearning.crypto.shamir import Recovered, recover
 from galaxylearning.errors import QuorumMissing, UpdateRefused
 from galaxylearning.learning.vectors import I64
-from galaxylearning.secagg.member import check_weights
+from galaxylearning.secagg.member import check_questions, check_weights
 from galaxylearning.secagg.plan import MaskingPlan
 from galaxylearning.secagg.questions import Questions, row_blocks
 
@@ -67,27 +67,6 @@ def check_body(plan: MaskingPlan, body: bytes, *, where: str = "body") -> None:
     """
     for _ in _blocks(plan, body, where):
         pass
-
-
-def check_questions(plan: MaskingPlan, questions: Questions) -> None:
-    """Refuse questions that the plan has no room for.
-
-    Raises:
-        UpdateRefused: for updates of another length, more than the plan opens, or a dense vector whose L2
-            norm exceeds the plan's.
-    """
-    if questions.parameters != plan.parameters:
-        raise UpdateRefused(
-            f"must be about {plan.parameters} parameters, not {questions.parameters}", where="questions"
-        )
-    if questions.count > plan.scalars:
-        raise UpdateRefused(
-            f"must be at most {plan.scalars} numbers, not {questions.count}", where="questions"
-        )
-    if questions.dense_square > plan.functional_norm**2:
-        raise UpdateRefused(
-            f"vectors must have an L2 norm of at most {plan.functional_norm}", where="questions"
-        )
 
 
 def _blocks(plan: MaskingPlan, body: bytes, where: str) -> Iterator[tuple[slice, F64]]:

@@ -58,27 +58,35 @@ def mask_update(plan: MaskingPlan, seed: bytes, update: I32, *, entropy: Entropy
     secret, transformed = np.empty((2, DEGREE)), np.empty((2, DEGREE))
     shares = np.empty((0, 2, DEGREE))
     draws, errors = Stream(entropy(32)), Stream(entropy(32))
-    parts = []
     try:
         for index, field in enumerate(ring.fields):
             secret[index, :] = draws.uniform(ring, field.prime, DEGREE)
             transformed[index, :] = field.to_values(secret[index])
         shares = share(ring, secret, members=plan.members, threshold=plan.threshold, entropy=entropy)
         packed = tuple(pack(ring, own[None]) for own in shares)
-        for block, rows in row_blocks(plan.parameters):
-            message = _message(plan, vector, rows, errors)
-            masked = np.empty((2, *message.shape))
-            for index, field in enumerate(ring.fields):
-                values = public_rows(ring, seed, index, block, len(message))
-                values *= transformed[index]
-                mask = field.to_coefficients(field.centred(values, out=values))
-                mask += message
-                masked[index] = field.canonical(mask)
-            parts.append(pack(ring, masked.transpose(1, 0, 2)))
-            wipe(message, values, mask)
+        body = b"".join(
+            _masked_block(plan, seed, block, transformed, _message(plan, vector, rows, errors))
+            for block, rows in row_blocks(plan.parameters)
+        )
     finally:
         wipe(secret, transformed, shares)
-    return Masked(b"".join(parts), packed)
+    return Masked(body, packed)
+
+
+def _masked_block(plan: MaskingPlan, seed: bytes, block: int, transformed: F64, message: F64) -> bytes:
+    """A block of ``A s + t e + x``; ``message`` [rows, N] is overwritten."""
+    masked = np.empty((2, *message.shape))
+    try:
+        for index, field in enumerate(plan.ring.fields):
+            values = public_rows(plan.ring, seed, index, block, len(message))
+            values *= transformed[index]
+            mask = field.to_coefficients(field.centred(values, out=values))
+            mask += message
+            masked[index] = field.canonical(mask)
+            wipe(values, mask)
+    finally:
+        wipe(message)
+    return pack(plan.ring, masked.transpose(1, 0, 2))
 
 
 def _admitted(plan: MaskingPlan, update: I32) -> I32:

@@ -19,7 +19,7 @@ from typing import Final
 
 import numpy as np
 
-from galaxylearning.crypto.ring import ERROR_VARIANCE, RINGS, WIDE, Ring
+from galaxylearning.crypto.ring import DEGREE, ERROR_VARIANCE, RINGS, WIDE, Ring
 from galaxylearning.crypto.seal import sealed_bytes
 from galaxylearning.crypto.shamir import MAX_MEMBERS
 from galaxylearning.errors import ConfigRefused
@@ -34,6 +34,10 @@ from galaxylearning.learning.vectors import F64, I64, require_integer
 from galaxylearning.secagg.questions import MAX_COORDINATE, MAX_COUNT, ring_rows
 
 PARAMETERS_PER_SCALAR: Final = 64
+MAX_SCALARS: Final = 128
+"""However large the model: each opened scalar is one linear equation in an owner's 2,048 secret coefficients,
+and 1,920 unknowns are still enough for 128 bits of security with q below 2**48."""
+
 FAILURE_LOG2: Final = -40
 JOB_ROUNDS: Final = 1024
 MAX_MASKED_COHORT: Final = 1 << 16
@@ -84,7 +88,7 @@ class MaskingPlan:
     @property
     def scalars(self) -> int:
         """How many scalars of one owner may be opened a round, at most."""
-        return self.parameters // PARAMETERS_PER_SCALAR
+        return allowed_scalars(self.parameters)
 
     @property
     def quorum(self) -> int:
@@ -123,6 +127,11 @@ class MaskingPlan:
         """What an opening shows of these integers: themselves modulo t, in (-t/2, t/2)."""
         half = self.modulus // 2
         return (values + half) % self.modulus - half
+
+
+def allowed_scalars(parameters: int) -> int:
+    """How many scalars of one owner may be opened a round with a model of this many parameters."""
+    return min(parameters // PARAMETERS_PER_SCALAR, MAX_SCALARS)
 
 
 def plan_masking(
@@ -204,7 +213,7 @@ def _check_committee(members: int, threshold: int, faulty: int) -> None:
 
 
 def _check_openings(parameters: int, projections: int, twin_projections: int) -> None:
-    asked, allowed = 2 + projections + twin_projections, parameters // PARAMETERS_PER_SCALAR
+    asked, allowed = 2 + projections + twin_projections, allowed_scalars(parameters)
     if asked <= allowed:
         return
     fits = (
@@ -215,7 +224,8 @@ def _check_openings(parameters: int, projections: int, twin_projections: int) ->
     raise ConfigRefused(
         f"projections and twin_projections ask {asked} numbers of every owner and round (two products and "
         f"{projections} + {twin_projections} projections), but {parameters} parameters allow {allowed}, one "
-        f"per {PARAMETERS_PER_SCALAR}: {fits}; for a model this small use the privacy mode sealed"
+        f"per {PARAMETERS_PER_SCALAR} and {MAX_SCALARS} at most: {fits}"
+        + ("" if allowed == MAX_SCALARS else "; for a model this small use the privacy mode sealed")
     )
 
 
@@ -239,7 +249,9 @@ def _bounds(
     reach, reach_failure = _projection_reach(range_events)
     norm = _update_norm(parameters, bits)
     least = 2 * math.ceil(max(cohort * max_weight * largest_level(bits), reach * norm)) + 1
-    noise = math.ceil(spread * max(max_weight * math.sqrt(cohort), math.sqrt(parameters)))
+    # Projections gather the errors of all coefficients, those that fill the last row up included.
+    gathered = math.sqrt(ring_rows(parameters) * DEGREE)
+    noise = math.ceil(spread * max(max_weight * math.sqrt(cohort), gathered))
     most = ring.modulus // (2 * noise + 1)
     if least > most:
         return None

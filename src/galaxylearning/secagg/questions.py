@@ -73,12 +73,17 @@ class Questions(Protocol):
 
     @property
     def norms(self) -> F64:
-        """The vectors' L2 norms, f64[count]."""
+        """The vectors' L2 norms over all coefficients of the rows, f64[count]: how much noise they gather."""
         ...
 
     @property
     def dense_square(self) -> int:
         """The largest squared norm of a vector that somebody chose (not by chance); 0 where none is."""
+        ...
+
+    @property
+    def is_pointed(self) -> bool:
+        """Whether a vector that somebody chose has more than half of its squared norm in one coordinate."""
         ...
 
     def fold_public(self, field: PrimeField, rows: slice, values: F64, total: F64) -> None:
@@ -170,6 +175,12 @@ class Dense:
     def dense_square(self) -> int:
         """See :meth:`Questions.dense_square`."""
         return max(self._squares)
+
+    @property
+    def is_pointed(self) -> bool:
+        """See :meth:`Questions.is_pointed`."""
+        peaks = (largest_magnitude(vector) ** 2 for vector in self.vectors)
+        return any(2 * peak > square > 0 for peak, square in zip(peaks, self._squares, strict=True))
 
     @cached_property
     def _squares(self) -> list[int]:
@@ -267,13 +278,18 @@ class Signs:
 
     @property
     def norms(self) -> F64:
-        """See :meth:`Questions.norms`."""
-        return np.full(self.count, math.sqrt(self.parameters))
+        """See :meth:`Questions.norms`: what fills the last row up has signs, too."""
+        return np.full(self.count, math.sqrt(ring_rows(self.parameters) * DEGREE))
 
     @property
     def dense_square(self) -> int:
         """Nothing: chance chose the signs."""
         return 0
+
+    @property
+    def is_pointed(self) -> bool:
+        """Never: all coordinates weigh the same."""
+        return False
 
     @cached_property
     def _factors(self) -> tuple[F64, F64]:
@@ -355,6 +371,11 @@ class Joined:
     def dense_square(self) -> int:
         """See :meth:`Questions.dense_square`."""
         return max(part.dense_square for part in self.parts)
+
+    @property
+    def is_pointed(self) -> bool:
+        """See :meth:`Questions.is_pointed`."""
+        return any(part.is_pointed for part in self.parts)
 
     def _split(self, total: F64) -> Iterator[tuple[Questions, F64]]:
         at = 0
