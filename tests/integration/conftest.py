@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 WINDOW_S = 600
+MASKED_EVALUATORS = tuple(f"evaluator-{number}" for number in range(1, 6))
 OWNERS = ("north", "east", "south", "west")
 COLUMNS = ("height", "width")
 SCHEMA = Schema(
@@ -138,7 +140,7 @@ class Stage(stages.Stage):
         assert state.phase is Phase.SETTLED
         table = next(iter((await self.tables()).values()))
         names = {signer(name).address: name for name in self.nodes}
-        actors = (*self.nodes, "requester", *EVALUATORS)
+        actors = (*self.nodes, "requester", *self.evaluators)
         return Outcome(
             state=state,
             paid=await self.paid(),
@@ -146,14 +148,14 @@ class Stage(stages.Stage):
             totals={names[Address(total.data_owner)]: total.value for total in table.totals},
             faulty={
                 name
-                for name in EVALUATORS
+                for name in self.evaluators
                 if state.faulty_seats >> state.evaluators.index(signer(name).address) & 1
             },
             transactions={name: await self.transactions(name) for name in actors},
             balances={name: await self.balance(signer(name).address) for name in actors}
             | {"jobs": await self.balance(self.ledger.address_of("jobs"))},
-            stakes={name: await self.staked(name) for name in EVALUATORS},
-            audit=await self.audit(sealing_key(EVALUATORS[0])),
+            stakes={name: await self.staked(name) for name in self.evaluators},
+            audit=await self.audit(sealing_key(self.evaluators[0])),
             public_audit=await self.audit(),
         )
 
@@ -182,6 +184,7 @@ class Town:
     deployment: Deployment
     key_blobs: tuple[bytes, ...]
     compiled: CompiledJob
+    evaluators: tuple[str, ...] = EVALUATORS
 
     @asynccontextmanager
     async def stage(self, folder: Path, **changes: Any) -> AsyncIterator[Stage]:
@@ -197,18 +200,20 @@ class Town:
             blobs = MemoryBlobStore()
             for blob in self.key_blobs:
                 await blobs.put(blob, topic="keys")
-            made = Stage(folder, chain, ledger, blobs, GENESIS_S + 100, os.urandom)
+            made = Stage(
+                folder, chain, ledger, blobs, GENESIS_S + 100, os.urandom, evaluators=self.evaluators
+            )
             time.append(made)
             await made.post(replace(self.compiled, job=replace(self.compiled.job, **changes)))
             yield made
 
     @asynccontextmanager
     async def full_stage(self, folder: Path, **changes: Any) -> AsyncIterator[Stage]:
-        """A stage with four honest data owners, three honest evaluators and a relayer."""
+        """A stage with four honest data owners, honest evaluators and a relayer."""
         async with self.stage(folder, **changes) as made:
             for name in OWNERS:
                 made.add_owner(name)
-            for name in EVALUATORS:
+            for name in self.evaluators:
                 made.add_evaluator(name)
             made.add_relayer()
             yield made
@@ -239,12 +244,12 @@ def write_csv(path: Path, data: Mapping[str, NDArray[Any]], columns: Sequence[st
             writer.writerow([*(repr(float(value)) for value in values[:-1]), values[-1]])
 
 
-def compiled_job() -> CompiledJob:
+def compiled_job(hidden: int = 4, **changes: Any) -> CompiledJob:
     """A small network on two columns, priced so that the bounty is not spent to the end."""
     torch.set_num_threads(1)
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
+        model = nn.Sequential(nn.Linear(2, hidden), nn.ReLU(), nn.Linear(hidden, 2))
     windows = Windows(WINDOW_S, WINDOW_S, WINDOW_S, WINDOW_S, WINDOW_S, WINDOW_S, 30 * 86_400)
     job = Job(
         title="Kinds of things",
@@ -257,21 +262,32 @@ def compiled_job() -> CompiledJob:
         windows=windows,
         seed=1,
     )
-    return compile_job(job, encode_rows(SCHEMA, clouds(160, seed=0)))
+    return compile_job(replace(job, **changes), encode_rows(SCHEMA, clouds(160, seed=0)))
 
 
-async def _found(folder: Path) -> Deployment:
+async def _found(folder: Path, seats: tuple[str, ...]) -> Deployment:
     with EmbeddedChain(folder / "chain.sqlite", now=lambda: GENESIS_S) as chain:
-        return await found_town(chain, folder, entropy=os.urandom)
+        return await found_town(chain, folder, entropy=os.urandom, seats=seats)
+
+
+def built_town(folder: Path, compiled: CompiledJob, seats: tuple[str, ...]) -> Town:
+    """Contracts and evaluators for a compiled job."""
+    deployment = anyio.run(_found, folder, seats)
+    return Town(folder, deployment, tuple(sealing_key(name).public for name in seats), compiled, seats)
 
 
 @pytest.fixture(scope="session")
 def town(tmp_path_factory: pytest.TempPathFactory) -> Town:
     """Contracts, evaluators and a compiled job, once for all federations."""
-    folder = tmp_path_factory.mktemp("town")
-    deployment = anyio.run(_found, folder)
-    keys = tuple(sealing_key(name).public for name in EVALUATORS)
-    return Town(folder, deployment, keys, compiled_job())
+    return built_town(tmp_path_factory.mktemp("town"), compiled_job(), EVALUATORS)
+
+
+@pytest.fixture(scope="session")
+def masked_town(tmp_path_factory: pytest.TempPathFactory) -> Town:
+    """The same with five evaluators and a masked job, its model large enough for it."""
+    plan = msgspec.structs.replace(PLAN, minimum_owners=3)
+    compiled = compiled_job(256, plan=plan, privacy="masked")
+    return built_town(tmp_path_factory.mktemp("masked-town"), compiled, MASKED_EVALUATORS)
 
 
 @pytest.fixture(scope="session")

@@ -38,6 +38,7 @@ from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.cohort import AcceptedUpdates, Cohort
 from galaxylearning.protocol.machine import JobState, Phase, due
 from galaxylearning.protocol.rounds import JobComputation, RoundOutcome
+from galaxylearning.secagg.plan import MaskingPlan
 from galaxylearning.units import Address, Digest
 
 SALT_BYTES = 32
@@ -226,15 +227,7 @@ class SeatedJob:
             bodies = await assembly.open_bodies(self.site, self.key, job, cohort, accepted)
             return job.advance(bodies, beacon=beacon)
         if self._openings is None:
-            member = Member(
-                self.site,
-                self.board,
-                self.terms,
-                self.job_id,
-                self.key,
-                job.masking,
-                stagger_s=self.stagger_s,
-            )
+            member = self.member(job.masking)
             self._openings = Openings(self.site, self.board, self.view, self.terms, job, self.key, member)
         return await self._openings.follow(anchor, accepted, cohort, state)
 
@@ -290,6 +283,12 @@ class SeatedJob:
     async def _sign_opening(self, state: JobState, model: Digest, parcel: Digest) -> None:
         opening = typed.RoundOpening(self.job_id, state.round_index, model, parcel)
         await self._sign(f"round/{state.round_index}/openings", SignedOpening, opening)
+
+    def member(self, plan: MaskingPlan) -> Member:
+        """Our part in opening a masked job."""
+        return Member(
+            self.site, self.board, self.terms, self.job_id, self.key, plan, stagger_s=self.stagger_s
+        )
 
     async def _computed(self, state: JobState) -> tuple[JobComputation, Cohort]:
         found = await self._up_to_date(state)
