@@ -34,6 +34,13 @@ def demo(
     privacy: Annotated[
         str, typer.Option(help="masked: nobody sees one hospital's update. sealed: the evaluators do.")
     ] = "masked",
+    kill_member: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="I[@ROUNDS]",
+            help="Evaluator I (1 to 5) vanishes for good after so many rounds (1 if left out); at most two.",
+        ),
+    ] = None,
     no_twin: Annotated[bool, typer.Option("--no-twin", help="Leave the twin out.")] = False,
     chain: Annotated[
         str, typer.Option(help="URL of an EVM node with an unlocked account; a chain of its own if left out.")
@@ -76,6 +83,7 @@ def demo(
             has_twin=not no_twin,
             chain=chain,
             privacy=privacy,
+            killed=tuple(_vanishing(given) for given in kill_member or ()),
         )
         folder = federation.prepare_home(home, options)
         bar.update(task, description="deploying contracts", detail="evaluators register and stake")
@@ -91,6 +99,16 @@ def demo(
         _show(found, document, report, home, console)
     if report.problems:
         raise AuditFailed(str(report.problems[0].problem), where=report.problems[0].check)
+
+
+def _vanishing(given: str) -> tuple[int, int]:
+    """Read ``I`` or ``I@ROUNDS``."""
+    number, _, rounds = given.partition("@")
+    if not number.isdecimal() or len(given) > 9 or not (rounds.isdecimal() or given == number):
+        raise ConfigRefused(
+            f"{given[:40]!r} given; allowed: I or I@ROUNDS, such as 2 or 2@3", where="kill-member"
+        )
+    return int(number), int(rounds or 1)
 
 
 async def _run(folder: Any, options: Any, watch: _Watch) -> Federation:
@@ -126,6 +144,8 @@ class _Watch:
             self._bar.update(self._task, advance=1, description="training")
         elif step.step == "paid":
             self._bar.update(self._task, advance=1, description="settled", detail="paying by contribution")
+        elif step.step == "vanished":
+            self._console.print(f"{step.actor} vanished after {step.facts['after']} rounds")
         elif step.step in ("given up", "not enrolled"):
             self._console.print(f"{step.actor}: {step.step}: {step.facts}")
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 import anyio
 import numpy as np
 import torch
+from msgspec import structs
 from numpy.typing import NDArray
 from torch import nn
 
@@ -63,6 +64,8 @@ NOISE_LEVELS: Final = 3.0
 WINDOWS: Final = Windows(
     enrol_s=600, round_s=600, anchor_s=600, commit_s=600, reveal_s=600, settle_s=600, claim_s=30 * 86_400
 )
+SHORT_S: Final = 12
+"""Where evaluators vanish, so long is waited for their scores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +95,18 @@ class Options:
     has_twin: bool = True
     chain: str = EMBEDDED
     privacy: str = "masked"
+    killed: tuple[tuple[int, int], ...] = ()
+    """Evaluators that vanish for good: their numbers, and after how many anchored rounds they do."""
 
     def __post_init__(self) -> None:
+        seats = len(demo_keys.EVALUATORS)
+        spare = seats - seats // 2 - 1
+        numbers = [number for number, _ in self.killed]
+        if len(set(numbers)) > spare or not all(1 <= number <= seats for number in numbers):
+            raise ConfigRefused(
+                f"{numbers} given; allowed: at most {spare} different numbers from 1 to {seats}",
+                where="kill-member",
+            )
         if self.privacy not in ("masked", "sealed"):
             raise ConfigRefused(f"{self.privacy[:40]!r} given; allowed: masked, sealed", where="privacy")
         if not 1 <= self.rounds <= 200:
@@ -227,7 +240,7 @@ def demo_job(cast: Cast, options: Options) -> CompiledJob:
         price=Price(
             bounty="1000", target_gain=recipe.target_gain, fee_per_seat="10", seat_stake=STAKE_TOKENS
         ),
-        windows=WINDOWS,
+        windows=structs.replace(WINDOWS, commit_s=SHORT_S, reveal_s=SHORT_S) if options.killed else WINDOWS,
         test_data="",
         seed=options.seed,
         privacy=options.privacy,
@@ -246,6 +259,7 @@ async def run(home: Home, options: Options, *, report: Callable[[Progress], None
     names = ["requester", "relayer", *demo_keys.EVALUATORS]
     signers = {name: demo_keys.signer(options.seed, name) for name in names}
     signers |= {hospital.name: demo_keys.signer(options.seed, hospital.name) for hospital in cast.hospitals}
+    vanishing = _Vanishing(options, report)
     await bootstrap.deploy_contracts(home, demo_keys.signer(options.seed, "deployer"))
     journals: list[SqliteJournal] = []
     async with bootstrap.open_world(home) as world:
@@ -253,7 +267,7 @@ async def run(home: Home, options: Options, *, report: Callable[[Progress], None
         def site(name: str) -> Site:
             journal = bootstrap.open_journal(home, name)
             journals.append(journal)
-            return bootstrap.site_of(world, signers[name], journal, report=report, poll_s=POLL_S)
+            return bootstrap.site_of(world, signers[name], journal, report=vanishing, poll_s=POLL_S)
 
         sites = {name: site(name) for name in signers}
         for name in names:
@@ -282,7 +296,7 @@ async def run(home: Home, options: Options, *, report: Callable[[Progress], None
                     if name in demo_keys.EVALUATORS:
                         key = demo_keys.sealing_key(options.seed, name)
                         judge = EvaluatorNode(sites[name], key, jobs=[posted.job_id], stagger_s=STAGGER_S)
-                        group.start_soon(judge.run)
+                        group.start_soon(vanishing.run, name, judge)
                 group.start_soon(RelayerNode(sites["relayer"], jobs=[posted.job_id]).run)
         view = ChainView(world.ledger, world.blobs)
         await view.refresh()
@@ -327,6 +341,35 @@ async def run(home: Home, options: Options, *, report: Callable[[Progress], None
         score_table=table,
         payouts=_paid_owners(cast, signers, table, state, paid),
     )
+
+
+class _Vanishing:
+    """Passes progress on, and ends evaluators that are to vanish when enough rounds are anchored."""
+
+    def __init__(self, options: Options, report: Callable[[Progress], None]) -> None:
+        self._report = report
+        self._after = {demo_keys.EVALUATORS[number - 1]: rounds for number, rounds in options.killed}
+        self._scopes: dict[str, anyio.CancelScope] = {}
+        self._anchored = 0
+
+    def __call__(self, progress: Progress) -> None:
+        self._report(progress)
+        if progress.step == "round anchored":
+            self._anchored = max(self._anchored, int(progress.facts["round"]) + 1)
+            for name, scope in self._scopes.items():
+                if self._anchored >= self._after[name]:
+                    scope.cancel()
+
+    async def run(self, name: str, node: EvaluatorNode) -> None:
+        """Run an evaluator to its end, whichever that is."""
+        if name not in self._after:
+            await node.run()
+            return
+        with anyio.CancelScope() as self._scopes[name]:
+            if self._after[name] == 0:
+                return
+            await node.run()
+        self._report(Progress(0, name, "vanished", {"after": self._anchored}))
 
 
 def _paid_owners(
