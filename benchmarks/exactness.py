@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,7 +25,7 @@ from galaxylearning.crypto.ring import DEGREE, pack, unpack
 from galaxylearning.errors import ConfigRefused
 from galaxylearning.secagg.member import answer_scalars, answer_sum, read_share
 from galaxylearning.secagg.opener import open_scalars, open_sum
-from galaxylearning.secagg.owner import mask_update
+from galaxylearning.secagg.owner import Masked, mask_update
 from galaxylearning.secagg.plan import MaskingPlan, plan_masking
 from galaxylearning.secagg.questions import Dense, Joined, Signs, quantise_functional, question_polynomials
 
@@ -94,7 +95,9 @@ def _lied(plan: MaskingPlan, answer: bytes, width: int, rng: np.random.Generator
     return pack(plan.ring, words)
 
 
-def _compare_cohort(rng: np.random.Generator) -> tuple[dict[str, int], float, list[str]]:
+def _compare_cohort(
+    rng: np.random.Generator, mask: Callable[..., Masked]
+) -> tuple[dict[str, int], float, list[str]]:
     plan = random_plan(rng)
     everybody = int(rng.integers(2, 13))
     dropped = min(int(rng.integers(0, int(everybody * MAX_DROPOUT) + 1)), everybody - 2)
@@ -102,7 +105,7 @@ def _compare_cohort(rng: np.random.Generator) -> tuple[dict[str, int], float, li
     updates = random_updates(plan, owners, rng)
     seed = rng.bytes(32)
     # Those who vanish have masked, too; nothing of theirs is needed.
-    masked = [mask_update(plan, seed, update, entropy=os.urandom) for update in updates]
+    masked = [mask(plan, seed, update, entropy=os.urandom) for update in updates]
     bodies = [one.body for one in masked]
     n = int(rng.integers(plan.threshold + 1, plan.members + 1))
     present = sorted(rng.choice(plan.members, n, replace=False).tolist())
@@ -135,15 +138,18 @@ def _compare_cohort(rng: np.random.Generator) -> tuple[dict[str, int], float, li
     return counts, dropped / everybody, [name for name, is_right in checks.items() if not is_right]
 
 
-def check_exactness(cohorts: int, seed: int) -> Exactness:
-    """Compare ``cohorts`` random cohorts. Secrets come from the system, all else from ``seed``."""
+def check_exactness(cohorts: int, seed: int, *, mask: Callable[..., Masked] = mask_update) -> Exactness:
+    """Compare ``cohorts`` random cohorts. Secrets come from the system, all else from ``seed``.
+
+    ``mask`` is what owners do: ``mask_update``, or something wrong that must be noticed.
+    """
     rng = np.random.default_rng(seed)
     counts = dict.fromkeys(("owners", "dropped", "scalars", "coordinates", "liars"), 0)
     failures: list[tuple[int, str]] = []
     largest = 0.0
     begun = time.process_time()
     for cohort in range(cohorts):
-        found, dropout, wrong = _compare_cohort(rng)
+        found, dropout, wrong = _compare_cohort(rng, mask)
         for name, number in found.items():
             counts[name] += number
         largest = max(largest, dropout)

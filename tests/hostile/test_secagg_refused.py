@@ -12,7 +12,16 @@ import pytest
 from galaxylearning.crypto.ring import pack, unpack
 from galaxylearning.errors import QuorumMissing, UpdateRefused
 from galaxylearning.secagg.member import answer_scalars, check_questions
-from galaxylearning.secagg.opener import NO_SHARES, NO_SHARING, NOISE, check_body, open_scalars, open_sum
+from galaxylearning.secagg.opener import (
+    NO_SHARES,
+    NO_SHARING,
+    NOISE,
+    OpenedScalars,
+    check_body,
+    open_scalars,
+    open_sum,
+    owners_left_out,
+)
 from galaxylearning.secagg.owner import Masked, mask_update, public_seed
 from galaxylearning.secagg.questions import Dense, Joined, Signs, question_polynomials
 from galaxylearning.units import Address, Digest
@@ -192,6 +201,45 @@ def test_a_member_without_a_share_says_so(dealt: Round) -> None:
     expected = QUESTIONS.products(dealt.updates)
     expected[2] = 0
     assert np.array_equal(opened.values, expected)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "absent", "expected"),
+    [
+        ({}, {}, ()),
+        ({2: (0, 1, 2, 3)}, {}, ()),
+        ({}, {2: (0, 1, 2, 3)}, ()),
+        ({}, {2: (1,), 4: (1,)}, (1,)),
+        ({2: (1,)}, {4: (1,)}, (1,)),
+        ({2: (1,)}, {2: (1, 3)}, ()),
+        ({}, {0: (0,), 1: (1,), 2: (2,)}, (1, 2)),
+        ({3: (0, 1, 2)}, {1: (1,), 5: (3,)}, (1, 3)),
+    ],
+)
+def test_dealers_that_cheat_members_are_left_out_and_one_liar_leaves_nobody_out(
+    wrong: Any, absent: Any, expected: Any
+) -> None:
+    values = np.zeros((4, 1), np.int64)
+    opened = OpenedScalars(values, values[:, 0] == 0, ("",) * 4, wrong, absent, {})
+    assert owners_left_out(PLAN, opened) == expected
+
+
+def test_dealers_who_each_cheat_another_member_do_not_stop_the_sum() -> None:
+    rng = np.random.default_rng(8)
+    honest = masked_round(PLAN, updates_of(PLAN, 8, rng))
+    held = np.ones((6, 8), bool)
+    for dealer in range(4):
+        held[dealer, dealer] = False
+    polynomials = question_polynomials(PLAN.ring, SEED, QUESTIONS)
+    answers = {m: answer_scalars(PLAN, polynomials, honest.shares(m), held=held[m]) for m in EVERYBODY}
+    opened = open_scalars(PLAN, QUESTIONS, honest.bodies, answers)
+    left_out = owners_left_out(PLAN, opened)
+    assert set(left_out) <= {0, 1, 2, 3}
+    weights = np.where(np.isin(np.arange(8), left_out), 0, 5)
+    able = [m for m in EVERYBODY if held[m][weights > 0].all()]
+    assert len(able) >= PLAN.members - PLAN.faulty
+    found = open_sum(PLAN, SEED, honest.bodies, weights, honest.sums(weights, able))
+    assert np.array_equal(found.total, weights @ honest.updates)
 
 
 def test_an_oversized_update_shows_and_spoils_its_own_coordinates_only() -> None:

@@ -129,7 +129,7 @@ def test_a_row_of_the_ring_is_filled_before_the_next_begins() -> None:
 
 
 def test_a_projection_gathers_the_errors_of_whole_rows() -> None:
-    """What fills the last row up has errors and signs; a norm of sqrt(P) would call honest noise too large."""
+    """What fills the last row up has errors and signs, too; a norm of sqrt(P) would refuse honest noise."""
     assert Signs(2, 10, SEED).norms.tolist() == [2048**0.5] * 2
     assert Signs(1, 2049, SEED).norms.tolist() == [64.0]
     dense = Dense(np.array([[3, 4, 0], [0, 0, 2]]))

@@ -200,6 +200,29 @@ def _split(plan: MaskingPlan, residues: F64) -> tuple[I64, F64]:
     return (lifted - noise * float(plan.modulus)).astype(np.int64), noise
 
 
+def owners_left_out(plan: MaskingPlan, opened: OpenedScalars) -> tuple[int, ...]:
+    """Owners (positions) that no sum should be over, for their shares do not serve the members.
+
+    A member accuses an owner by having no share of it, or by an answer that the others' do not fit; in a sum
+    it then has no answer, or a wrong one. So dealers who each cheat another member could together keep any
+    sum from being opened. Left out is whom more than f members accuse; and, the f members that accuse most of
+    the others aside, whom anybody accuses. While at most f members lie, and each of them accuses more owners
+    than any honest member does, no honest owner is left out.
+    """
+    accused: dict[int, set[int]] = {}
+    for claims in (opened.wrong, opened.absent):
+        for member, owners in claims.items():
+            accused.setdefault(member, set()).update(owners)
+    counts = np.zeros(len(opened.values), np.int64)
+    for against in accused.values():
+        counts[list(against)] += 1
+    left_out = set(np.flatnonzero(counts > plan.faulty).tolist())
+    by_weight = sorted(accused, key=lambda member: (-len(accused[member] - left_out), member))
+    for member in by_weight[plan.faulty :]:
+        left_out |= accused[member]
+    return tuple(sorted(left_out))
+
+
 def open_sum(
     plan: MaskingPlan, seed: bytes, bodies: Sequence[bytes], weights: I64, answers: Mapping[int, bytes]
 ) -> OpenedSum:
