@@ -34,6 +34,7 @@ from galaxylearning.secagg.member import (
     SumAsked,
     answer_scalars,
     answer_sum,
+    check_questions,
     read_share,
     step,
 )
@@ -128,6 +129,7 @@ class Member:
             return None if bool(((weights > 0) & ~held).any()) else answer_sum(self.plan, shares, weights)
         parts = []
         for part, one in zip(updates, questions or (), strict=True):
+            check_questions(self.plan, one)
             shares, held = self._read(part)
             polynomials = question_polynomials(self.plan.ring, part.seed, one)
             parts.append(answer_scalars(self.plan, polynomials, shares, held=held))

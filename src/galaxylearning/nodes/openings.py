@@ -35,7 +35,14 @@ from galaxylearning.protocol.masked_round import BAD_SHARES, OUT_OF_RANGE, Maske
 from galaxylearning.protocol.outcomes import RoundOutcome
 from galaxylearning.protocol.rounds import JobComputation
 from galaxylearning.secagg.member import GateAsked, Question, SumAsked, TwinsAsked, ValueAsked
-from galaxylearning.secagg.opener import NOISE, OpenedScalars, check_body, open_scalars, open_sum
+from galaxylearning.secagg.opener import (
+    NOISE,
+    OpenedScalars,
+    check_body,
+    open_scalars,
+    open_sum,
+    owners_left_out,
+)
 from galaxylearning.secagg.questions import Questions
 from galaxylearning.units import Address, Digest
 
@@ -164,7 +171,7 @@ class Openings:
         opened, faults = found[0], np.zeros(len(updates.owners), np.int8)
         for row in np.flatnonzero(~opened.usable).tolist():
             faults[row] = OUT_OF_RANGE if opened.reasons[row] == NOISE else BAD_SHARES
-        faults[sorted(self._doubtful(opened))] = BAD_SHARES
+        faults[list(owners_left_out(self.plan, opened))] = BAD_SHARES
         opening.take_gate(opened.values, faults)
         return True
 
@@ -278,18 +285,15 @@ class Openings:
             at += size
         return opened
 
-    def _doubtful(self, opened: OpenedScalars) -> set[int]:
-        """Data owners whose shares more members than may lie could not use, or gave other answers from."""
-        counts = np.zeros(len(opened.values), np.int64)
-        for rows in (*opened.wrong.values(), *opened.absent.values()):
-            counts[list(rows)] += 1
-        return set(np.flatnonzero(counts > self.plan.faulty).tolist())
-
     def _name_liars(self, opened: OpenedScalars, where: str) -> None:
-        doubtful = self._doubtful(opened)
-        judged = len(opened.values) - len(doubtful)
+        """A member that most of the sound data owners' answers speak against is a liar.
+
+        Against few it may have been cheated by their data owners: those are left out, and nobody is named.
+        """
+        left_out = set(owners_left_out(self.plan, opened))
+        judged = len(opened.values) - len(left_out)
         for seat, rows in opened.wrong.items():
-            if 2 * len(set(rows) - doubtful) > judged:
+            if 2 * len(set(rows) - left_out) > judged:
                 self.liars.setdefault(Address(self.terms.evaluators[seat].address), where)
 
     async def _agreed_answers(

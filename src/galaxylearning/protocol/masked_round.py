@@ -10,9 +10,10 @@ here, so both get the same model and the same values. Each step is taken once, i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
 OUT_OF_RANGE, BAD_SHARES = len(REASONS) + 1, len(REASONS) + 2
 """Beside the gate's own reasons, why a masked update does not count (``protocol.rounds`` has the texts)."""
+
+POINT: Final = 0.9
+"""The largest coordinate of a question, as a part of the L2 norm of all others."""
 
 I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]
@@ -75,6 +79,11 @@ class MaskedRound:
             raise ValueError("this job is not masked")
         return self._job.masking.functional_norm
 
+    def _quantised(self, vector: F64, purpose: str) -> tuple[I64, float]:
+        return quantise_functional(
+            blunted(vector), norm=self._functional_norm, rng=rng_of(self._seed(purpose))
+        )
+
     # ---- gate
 
     def gate_questions(self) -> Questions:
@@ -82,9 +91,7 @@ class MaskedRound:
         if self._gate_questions is None:
             job = self._job
             reference, _ = job.hidden_step()
-            vector, _ = quantise_functional(
-                reference.astype(np.float64), norm=self._functional_norm, rng=rng_of(self._seed("gate"))
-            )
+            vector, _ = self._quantised(reference.astype(np.float64), "gate")
             self._reference_square = exact_dot(vector, vector)
             signs = Signs(job.terms.plan.projections, vector.size, self._seed("projections"))
             self._gate_questions = Joined((Dense(vector[None]), signs))
@@ -169,10 +176,7 @@ class MaskedRound:
     def _made_value_question(self, after: ModelState) -> _ValueQuestion:
         job = self._job
         scorer = job.scorer(after)
-        gradient = scorer.mean_gradient
-        vector, scale = quantise_functional(
-            gradient, norm=self._functional_norm, rng=rng_of(self._seed("value"))
-        )
+        vector, scale = self._quantised(scorer.mean_gradient, "value")
         mean = self._mean_update() * job.parameter_unit
         return _ValueQuestion(Dense(vector[None]), scale, scorer.error_along(mean), scorer.gain_estimate)
 
@@ -228,3 +232,21 @@ class _ValueQuestion:
     scale: float
     mean_error: float
     gain_estimate: float
+
+
+def blunted(vector: F64) -> F64:
+    """``vector`` f64[P] with no coordinate larger than all others together, in L2 norm, by a margin.
+
+    A question with one large coordinate would show that coordinate of everybody's update, and no member
+    answers it. Gradients that have one are rare; they lose some of it.
+    """
+    if not vector.size:
+        return vector
+    place = int(np.argmax(np.abs(vector)))
+    others = np.delete(vector, place)
+    allowed = POINT * float(np.sqrt(np.sum(others * others)))
+    if abs(float(vector[place])) <= allowed:
+        return vector
+    found = vector.copy()
+    found[place] = math.copysign(allowed, float(vector[place]))
+    return found

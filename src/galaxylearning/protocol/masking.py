@@ -15,11 +15,10 @@ from blake3 import blake3
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import JobRefused
 from galaxylearning.messages.terms import MIN_SUM, Masking, Plan, Terms
-from galaxylearning.secagg.plan import MaskingPlan, plan_masking
+from galaxylearning.secagg.plan import PARAMETERS_PER_SCALAR, MaskingPlan, allowed_scalars, plan_masking
 
 GATE_PROJECTIONS: Final = 15
 TWIN_PROJECTIONS: Final = 16
-PARAMETERS_PER_SCALAR: Final = 64
 GATE_AND_VALUE: Final = 2
 FEWEST_PROJECTIONS: Final = 3
 _LABEL: Final = "galaxylearning 2026 question randomness v1"
@@ -48,7 +47,7 @@ def default_projections(parameters: int) -> int:
     Raises:
         JobRefused: the model is too small for masked mode.
     """
-    allowed = parameters // PARAMETERS_PER_SCALAR - GATE_AND_VALUE
+    allowed = allowed_scalars(parameters) - GATE_AND_VALUE
     if allowed < FEWEST_PROJECTIONS:
         needed = PARAMETERS_PER_SCALAR * (GATE_AND_VALUE + FEWEST_PROJECTIONS)
         raise JobRefused(
@@ -69,7 +68,7 @@ def default_masking(plan: Plan, *, parameters: int, seats: int) -> Masking:
     threshold = (seats - 1) // 2
     if threshold < 1:
         raise JobRefused(f"{seats} given; allowed: at least 3 with privacy 'masked'", where="evaluators")
-    left = parameters // PARAMETERS_PER_SCALAR - GATE_AND_VALUE - plan.projections
+    left = allowed_scalars(parameters) - GATE_AND_VALUE - plan.projections
     return Masking(
         threshold=threshold,
         faulty=(seats - threshold - 1) // 2,

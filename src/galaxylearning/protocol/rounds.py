@@ -64,6 +64,7 @@ from galaxylearning.protocol.updates import (
     train_update,
     training_seed,
 )
+from galaxylearning.secagg.plan import MaskingPlan
 from galaxylearning.secagg.questions import Signs
 from galaxylearning.units import Address, Digest
 
@@ -217,7 +218,7 @@ class JobComputation:
         updates = updates.only([who for who in updates.owners if who not in refused])
         beacon = simulated_beacon(self.terms, self.round_index) if beacon is None else beacon
         if self.masking is not None:
-            return self._answered_in_the_clear(updates, beacon, absent, refused)
+            return self._answered_in_the_clear(self.masking, updates, beacon, absent, refused)
         weights, cosines, found = self._gate(updates, beacon)
         before = self.state
         after = self._step(before, updates, weights) if bool(weights.any()) else before
@@ -233,6 +234,7 @@ class JobComputation:
 
     def _answered_in_the_clear(
         self,
+        masking: MaskingPlan,
         updates: UpdateMatrix,
         beacon: bytes,
         absent: Collection[Address],
@@ -242,12 +244,12 @@ class JobComputation:
         opening = self.begin_masked(updates.owners, beacon)
         opening.clear = updates
         rows, spread = updates.parameters, self._spread
-        answers = opening.gate_questions().products(rows, spread=spread)
-        gated = opening.take_gate(answers)
+        shown = masking.shown
+        gated = opening.take_gate(shown(opening.gate_questions().products(rows, spread=spread)))
         if opening.is_summed:
             opening.take_sum(aggregate(rows, gated.weights, spread=spread)[0])
         question = opening.value_questions()
-        values = None if question is None else question.products(rows, spread=spread)
+        values = None if question is None else shown(question.products(rows, spread=spread))
         return opening.finish(values, absent=absent, malformed=refused)
 
     def finished(

@@ -1,0 +1,229 @@
+"""A masked round step by step: questions in order, answers of the right shape, and what follows from them."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from tests.unit.test_protocol_rounds import HIDDEN, OWNERS, PLAN, build, make_terms, trained
+from torch import nn
+
+from galaxylearning.errors import JobRefused, PhaseError, UpdateRefused
+from galaxylearning.graph import FlatModel
+from galaxylearning.learning import UpdateMatrix, aggregate
+from galaxylearning.messages.terms import EvaluatorSeat, Masking, Plan, Terms
+from galaxylearning.protocol.masked_round import BAD_SHARES, OUT_OF_RANGE, MaskedRound, blunted
+from galaxylearning.protocol.masking import (
+    default_masking,
+    default_projections,
+    masked_plan,
+    masking_plan,
+    question_seed,
+    simulated_beacon,
+)
+from galaxylearning.protocol.rounds import HiddenSet, JobComputation, RoundOutcome
+
+BEACON = bytes(range(32))
+MASKED = msgspec.structs.replace(PLAN, minimum_owners=3, projections=9)
+
+
+def masked_terms(plan: Plan = MASKED, masking: Masking | None = None, *, privacy: str = "masked") -> Terms:
+    seats = tuple(EvaluatorSeat(f"0x{9 + seat:040d}", "ab" * 32, "ab" * 32) for seat in range(5))
+    how = masking or Masking(threshold=2, faulty=1, minimum_sum=3, twin_projections=9)
+    masking = how if privacy == "masked" else None
+    return msgspec.structs.replace(
+        make_terms(), plan=plan, evaluators=seats, privacy=privacy, masking=masking
+    )
+
+
+@pytest.fixture(scope="module")
+def wide() -> FlatModel:
+    torch.manual_seed(1)
+    return build(nn.Sequential(nn.Linear(2, 256), nn.ReLU(), nn.Linear(256, 2)))
+
+
+def job_of(model: FlatModel, terms: Terms | None = None) -> JobComputation:
+    terms = terms or masked_terms()
+    return JobComputation(terms, 7, model, HiddenSet.split(HIDDEN, seed=terms.seed))
+
+
+def matrix(job: JobComputation) -> UpdateMatrix:
+    rows = np.array([trained(job, who)[0] for who in OWNERS], np.int16)
+    return UpdateMatrix(OWNERS, rows, np.zeros((len(rows), 0), np.int32), job.terms.plan.bits)
+
+
+def opened(job: JobComputation, updates: UpdateMatrix) -> tuple[MaskedRound, RoundOutcome]:
+    """The next round, its questions answered one by one."""
+    under_way, rows = job.begin_masked(updates.owners, BEACON), updates.parameters
+    gated = under_way.take_gate(under_way.gate_questions().products(rows))
+    under_way.take_sum(aggregate(rows, gated.weights)[0])
+    question = under_way.value_questions()
+    assert question is not None
+    return under_way, under_way.finish(question.products(rows))
+
+
+def test_step_by_step_and_at_once_are_the_same(wide: FlatModel) -> None:
+    one, other = job_of(wide), job_of(wide)
+    for _ in range(3):
+        updates = matrix(one)
+        _, first = opened(one, updates)
+        second = other.advance_updates(updates, beacon=BEACON)
+        assert first.model_digest == second.model_digest
+        for name in ("codes", "weights", "cosines", "values", "errors"):
+            assert getattr(first, name).tobytes() == getattr(second, name).tobytes(), name
+    assert one.outcomes[0].values.sum() > 0
+
+
+def test_sealed_mode_decides_alike_and_values_alike(wide: FlatModel) -> None:
+    masked, sealed = job_of(wide), job_of(wide, masked_terms(privacy="sealed"))
+    for _ in range(3):
+        updates = matrix(masked)
+        first = masked.advance_updates(updates, beacon=BEACON)
+        second = sealed.advance_updates(updates, beacon=BEACON)
+        assert first.weights.tolist() == second.weights.tolist()
+        assert first.model_digest == second.model_digest
+        assert np.abs(first.values - second.values).max() < 1e-3 * np.abs(second.values).sum()
+        # One scalar an update: standard errors are those of the mean step, by length.
+        some = second.errors > 0
+        assert np.array_equal(some, first.errors > 0)
+        assert np.all(np.abs(np.log(first.errors[some] / second.errors[some])) < np.log(10))
+
+
+def test_other_randomness_asks_for_other_projections(wide: FlatModel) -> None:
+    job = job_of(wide)
+    first, same, other = (job.begin_masked(OWNERS, beacon) for beacon in (BEACON, BEACON, bytes(32)))
+    assert first.gate_questions().digest == same.gate_questions().digest != other.gate_questions().digest
+    seeds = {
+        question_seed(BEACON, purpose, job_id=job_id, round_index=index)
+        for purpose in ("gate", "projections", "value", "twins")
+        for job_id in (1, 2)
+        for index in (0, 1)
+    }
+    assert len(seeds) == 16
+    terms = masked_terms()
+    assert simulated_beacon(terms, 0) != simulated_beacon(terms, 1)
+
+
+def test_steps_are_taken_once_and_in_order(wide: FlatModel) -> None:
+    job = job_of(wide)
+    updates = matrix(job)
+    under_way, rows = job.begin_masked(OWNERS, BEACON), updates.parameters
+    answers = under_way.gate_questions().products(rows)
+    nothing = np.zeros(rows.shape[1], np.int64)
+    with pytest.raises(PhaseError, match="gate comes first"):
+        under_way.take_sum(nothing)
+    with pytest.raises(PhaseError, match="gate comes first"):
+        under_way.finish(None)
+    with pytest.raises(UpdateRefused, match="must be 4 by 10"):
+        under_way.take_gate(answers[:, :5])
+    with pytest.raises(UpdateRefused, match="must be 4 by 10"):
+        under_way.take_gate(answers[:2])
+    under_way.take_gate(answers)
+    with pytest.raises(PhaseError, match="decided already"):
+        under_way.take_gate(answers)
+    with pytest.raises(PhaseError, match="sum comes first"):
+        under_way.value_questions()
+    under_way.take_sum(nothing)
+    with pytest.raises(PhaseError, match="no sum is to be opened"):
+        under_way.take_sum(nothing)
+    with pytest.raises(UpdateRefused, match="one product an update"):
+        under_way.finish(None)
+    with pytest.raises(UpdateRefused, match="one product an update"):
+        under_way.finish(np.zeros((3, 1), np.int64))
+    assert job.round_index == 0
+
+
+def test_too_few_for_a_sum_leave_the_model_as_it_was(wide: FlatModel) -> None:
+    job = job_of(wide)
+    updates = matrix(job)
+    under_way = job.begin_masked(OWNERS, BEACON)
+    faults = np.array([OUT_OF_RANGE, BAD_SHARES, 0, 0], np.int8)
+    under_way.take_gate(under_way.gate_questions().products(updates.parameters), faults)
+    assert not under_way.is_summed
+    with pytest.raises(PhaseError, match="no sum is to be opened"):
+        under_way.take_sum(np.zeros(updates.parameters.shape[1], np.int64))
+    before = job.model_digest()
+    outcome = under_way.finish(None)
+    assert outcome.model_digest == before
+    statuses = [decision.status for decision in outcome.decisions]
+    assert statuses == ["rejected", "rejected", "accepted", "accepted"]
+    assert "outside the range" in outcome.decisions[0].reason
+    assert "shares" in outcome.decisions[1].reason
+    assert not outcome.values.any()
+
+
+def test_twins_need_the_answers_of_every_round(wide: FlatModel) -> None:
+    job = job_of(wide)
+    outcome = opened(job, matrix(job))[1]
+    assert outcome.sent is None
+    questions = job.twin_questions(BEACON, 0)
+    assert questions.count == 9
+    job.take_twins(0, OWNERS, questions.products(matrix(job).parameters))
+    assert job.outcomes[0].sent is not None
+    assert job.outcomes[0].sent.updates.shape == (4, 9)
+    with pytest.raises(ValueError, match="not masked"):
+        job_of(wide, masked_terms(privacy="sealed")).twin_questions(BEACON, 0)
+
+
+def test_a_question_about_one_coordinate_is_blunted() -> None:
+    gentle = np.array([3.0, -3.0, 3.0])
+    assert blunted(gentle) is gentle
+    pointed = blunted(np.array([0.0, -100.0, 3.0, 4.0]))
+    assert pointed.tolist() == [0.0, -4.5, 3.0, 4.0]
+    assert not blunted(np.array([5.0])).any()
+    assert blunted(np.zeros(0)).size == 0
+
+
+def test_buffers_are_refused(wide: FlatModel) -> None:
+    torch.manual_seed(1)
+    normed = build(nn.Sequential(nn.Linear(2, 256), nn.BatchNorm1d(256), nn.ReLU(), nn.Linear(256, 2)))
+    with pytest.raises(JobRefused, match="federated buffers"):
+        job_of(normed)
+
+
+def test_defaults_follow_from_the_model_and_the_seats() -> None:
+    assert default_projections(320) == 3
+    assert default_projections(2114) == 15
+    with pytest.raises(JobRefused, match="too small"):
+        default_projections(319)
+    assert masked_plan(MASKED, 2114) is MASKED
+    assert masked_plan(msgspec.structs.replace(MASKED, projections=0), 2114).projections == 15
+    with pytest.raises(JobRefused, match=r"plan\.minimum_owners: 1 given; allowed: at least 2"):
+        masked_plan(PLAN, 2114)
+    found = default_masking(masked_plan(MASKED, 2114), parameters=2114, seats=5)
+    assert found == Masking(threshold=2, faulty=1, minimum_sum=3, twin_projections=16)
+    assert default_masking(MASKED, parameters=1282, seats=9).faulty == 2
+    with pytest.raises(JobRefused, match="at least 3"):
+        default_masking(MASKED, parameters=2114, seats=2)
+    assert masking_plan(masked_terms(), 1282).members == 5
+    with pytest.raises(ValueError, match="not masked"):
+        masking_plan(masked_terms(privacy="sealed"), 1282)
+
+
+@pytest.mark.parametrize(
+    ("plan", "masking", "message"),
+    [
+        ({"gate": False}, {}, "plan.gate"),
+        ({"projections": 0}, {}, "plan.projections"),
+        ({"minimum_owners": 2}, {}, "plan.minimum_owners"),
+        ({}, {"threshold": 0}, "masking.threshold"),
+        ({}, {"threshold": 5}, "masking.threshold"),
+        ({}, {"faulty": 2}, "masking.threshold"),
+        ({}, {"minimum_sum": 1}, "masking.minimum_sum"),
+    ],
+)
+def test_terms_that_do_not_fit_together_are_refused(
+    plan: dict[str, int], masking: dict[str, int], message: str
+) -> None:
+    given = {"threshold": 2, "faulty": 1, "minimum_sum": 3} | masking
+    with pytest.raises(JobRefused, match=message):
+        masked_terms(msgspec.structs.replace(MASKED, **plan), Masking(**given))
+
+
+def test_masking_goes_with_masked_mode_only() -> None:
+    terms = masked_terms()
+    with pytest.raises(JobRefused, match="masking"):
+        msgspec.structs.replace(terms, privacy="sealed")
+    with pytest.raises(JobRefused, match="masking"):
+        msgspec.structs.replace(terms, masking=None)
