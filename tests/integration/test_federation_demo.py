@@ -39,7 +39,7 @@ def anvil() -> Iterator[str]:
 
 def test_the_demo_prints_its_json_and_nothing_else(demo_run: DemoRun) -> None:
     found = demo_run.document
-    assert found["chain"] == "embedded:"
+    assert (found["chain"], found["privacy"]) == ("embedded:", "masked")
     assert [row["round_index"] for row in found["rounds"]] == [0, 1]
     assert all(row["gas"] > 0 for row in found["rounds"])
     behaviours = [row["behaviour"] for row in found["payouts"]]
@@ -52,14 +52,19 @@ def test_the_demo_prints_its_json_and_nothing_else(demo_run: DemoRun) -> None:
     assert found["final"]["accuracy"] > 0.8
 
 
-def test_on_anvil_the_demo_pays_the_same_and_costs_the_same(
+def test_on_anvil_the_demo_ends_alike_and_costs_the_same(
     demo_run: DemoRun, anvil: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(capsys, *demo_run.arguments, "--chain", anvil, "--home", str(tmp_path / "home")) == 0
     found, expected = json.loads(capsys.readouterr().out), demo_run.document
     assert found["chain"] == anvil
-    for name in ("payouts", "escrow", "model_digest", "final", "audit"):
-        assert found[name] == expected[name], name
+    assert found["escrow"]["deposited"] == expected["escrow"]["deposited"]
+    assert (found["audit"], found["privacy"]) == ("ok", "masked")
+    assert found["transactions"]["data_owner"] == 0
+    # Another chain has other randomness, so norms are estimated by other projections: alike, not the same.
+    for here, there in zip(found["payouts"], expected["payouts"], strict=True):
+        assert here["data_owner"] == there["data_owner"]
+        assert here["value"] == pytest.approx(there["value"], rel=0.4, abs=0.01)
     for name, gas in expected["gas"].items():
         # Signatures and digests have zero bytes now and then, which cost less as call data.
         assert found["gas"][name] == pytest.approx(gas, rel=0.01), name
@@ -93,7 +98,10 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["--rounds", "0"], "allowed: 1 to 200"),
         (["--rounds", "201"], "allowed: 1 to 200"),
         (["--seed", "-1"], "allowed: 0 to"),
-        (["--privacy", "masked"], "allowed: sealed"),
+        (["--privacy", "blind"], "allowed: masked, sealed"),
+        (["--kill-member", "6"], "at most 2 different numbers from 1 to 5"),
+        (["--kill-member", "1", "--kill-member", "2", "--kill-member", "3"], "at most 2 different"),
+        (["--kill-member", "one"], "allowed: I or I@ROUNDS"),
         (["--format", "xml"], "allowed: table, json"),
         (["--chain", "ftp://localhost"], "chain"),
     ],
