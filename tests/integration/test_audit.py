@@ -15,7 +15,9 @@ from galaxylearning.config import Home
 from galaxylearning.crypto.seal import SealingKey
 from galaxylearning.errors import ConfigRefused, GalaxyError
 from galaxylearning.nodes.auditor import AuditReport
+from galaxylearning.nodes.site import ignore_progress
 from galaxylearning.protocol.machine import Phase
+from galaxylearning.simulation import federation
 
 if TYPE_CHECKING:
     from tests.integration.conftest import DemoRun, Town
@@ -30,6 +32,10 @@ ROLES = (
     "round~1~parcels",
     "round~0~updates",
     "round~0~bodies",
+    "round~0~gate~answers",
+    "round~0~gate~blobs",
+    "round~0~sum~sets",
+    "round~1~value~blobs",
     "round~1~lists",
     "scores",
     "payouts",
@@ -165,15 +171,22 @@ def test_a_job_that_does_not_exist_is_refused(copied: Path) -> None:
         anyio.run(other)
 
 
-def test_another_value_can_stand_beside_the_one_that_paid_and_needs_a_key(copied: Path) -> None:
-    async def with_value(name: str) -> tuple[AuditReport, Any]:
-        return await audit_home(Home(copied), JOB, None, name)
+def test_another_value_can_stand_beside_the_one_that_paid_where_updates_are_seen(
+    copied: Path, tmp_path: Path
+) -> None:
+    async def with_value(home: Path, name: str) -> tuple[AuditReport, Any]:
+        return await audit_home(Home(home), JOB, None, name)
 
-    report, references = anyio.run(with_value, "leave-one-out")
+    options = federation.Options(owners=5, rounds=1, privacy="sealed")
+    sealed = federation.prepare_home(tmp_path / "sealed", options)
+    anyio.run(lambda: federation.run(sealed, options, report=ignore_progress))
+    report, references = anyio.run(with_value, sealed.root, "leave-one-out")
     assert report.verdict == "ok"
     assert all(set(row) == {"path", "leave-one-out"} for row in references.values())
     with pytest.raises(ConfigRefused, match="popularity"):
-        anyio.run(with_value, "popularity")
+        anyio.run(with_value, sealed.root, "popularity")
+    with pytest.raises(ConfigRefused, match="this job's are masked"):
+        anyio.run(with_value, copied, "leave-one-out")
 
 
 def test_a_key_that_is_no_evaluators_opens_nothing_and_does_not_fail_the_job(

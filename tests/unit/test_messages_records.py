@@ -41,10 +41,10 @@ def enrolment(with_credential: bool = False) -> r.SignedEnrolment:
     )
 
 
-def signed(kind: type[r.SignedRecord], message: typed.TypedMessage) -> r.SignedRecord:
+def signed(kind: type[r.SignedRecord], message: typed.TypedMessage, **more: Any) -> r.SignedRecord:
     signature = sign_digest(KEY, message.digest(DOMAIN))
     rest = {} if kind.signer_field == "data_owner" else {"evaluator": ME}
-    return kind.from_message(message, signature=signature, **rest)
+    return kind.from_message(message, signature=signature, **rest, **more)
 
 
 def score_table() -> r.ScoreTable:
@@ -71,12 +71,18 @@ SIGNED: list[r.SignedRecord] = [
     signed(r.SignedOpening, typed.RoundOpening(7, 3, d(1), d(2))),
     signed(r.SignedCohortAnchor, typed.CohortAnchor(7, d(1), 12, ZERO_DIGEST)),
     signed(r.SignedRoundAnchor, typed.RoundAnchor(7, 3, d(1), 12, ZERO_DIGEST, d(2))),
+    signed(r.SignedAnswer, typed.MaskedAnswer(7, 3, 1, d(1), d(2))),
+    signed(
+        r.SignedAnswerSet, typed.AnswerSet(7, 3, 1, d(1), r.answers_root((d(3), d(4)))), answers=(d(3), d(4))
+    ),
     signed(r.SignedSettlement, typed.Settlement(7, d(1), 2**127 + 1, 11, d(2), 0b101)),
 ]
 PLAIN: list[r.Record] = [
     r.CohortList(7, (d(1), d(2))),
     r.RoundList(7, 3, ()),
     r.UpdateBody(7, 3, ME, b"\0" * 40, b""),
+    r.MaskedBody(7, 3, ME, b"\0" * 40, (b"one", b"two")),
+    r.AnswerBody(7, 3, 1, ME, b"\0" * 5),
     r.ModelRelease(7, d(1), d(2), ME),
     score_table(),
     payout_table(),
@@ -225,3 +231,15 @@ def test_a_field_of_another_type_is_refused_on_construction(record: r.Record) ->
     for name in record.__struct_fields__:
         with pytest.raises(MessageRefused):
             msgspec.structs.replace(record, **{name: object()})
+
+
+def test_an_answer_set_lists_what_its_root_binds() -> None:
+    record = next(record for record in SIGNED if isinstance(record, r.SignedAnswerSet))
+    for answers, message in (
+        ((d(3),), "root"),
+        ((d(4), d(3)), "ascending"),
+        ((), "answers"),
+        (tuple(d(byte) for byte in range(16)), "answers"),
+    ):
+        with pytest.raises(MessageRefused, match=message):
+            msgspec.structs.replace(record, answers=answers)

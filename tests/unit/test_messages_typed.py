@@ -34,6 +34,8 @@ EXAMPLES: list[TypedMessage] = [
     typed.CohortAnchor(7, d(1), 12, d(2)),
     typed.RoundOpening(7, 3, d(1), d(2)),
     typed.RoundAnchor(7, 3, d(1), 12, d(2), d(3)),
+    typed.MaskedAnswer(7, 3, 1, d(1), d(2)),
+    typed.AnswerSet(7, 3, 2, d(1), d(2)),
     typed.Settlement(7, d(1), 2**127 + 5, 11, d(2), 0b101),
     typed.Credential(d(1), OWNER, 2**64 - 1),
 ]

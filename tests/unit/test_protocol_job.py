@@ -12,7 +12,7 @@ from torch import nn
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import DataRefused, GalaxyError, JobRefused, UnsupportedModel
-from galaxylearning.messages.terms import Column, Plan, Schema
+from galaxylearning.messages.terms import Column, Masking, Plan, Schema
 from galaxylearning.protocol.job import CompiledJob, Job, Price, compile_job, smallest_units, terms_of
 from galaxylearning.protocol.rounds import MIN_TEST_ROWS, Rows
 from galaxylearning.units import Address, Digest
@@ -175,7 +175,9 @@ class Branching(nn.Module):
 @pytest.mark.parametrize(
     ("changes", "test", "error", "message"),
     [
-        ({"privacy": "masked"}, rows(), JobRefused, "privacy: 'masked' given; allowed: 'sealed'"),
+        ({"privacy": "blind"}, rows(), JobRefused, "privacy: 'blind' given; allowed: 'sealed', 'masked'"),
+        ({"privacy": "masked"}, rows(), JobRefused, "privacy: 'masked' given; a model of 17 parameters"),
+        ({"masking": Masking(threshold=1)}, rows(), JobRefused, "masking: given; allowed only with"),
         ({}, rows(MIN_TEST_ROWS - 1), JobRefused, f"test_data: {MIN_TEST_ROWS - 1} rows"),
         ({"loss": "hinge"}, rows(), GalaxyError, "loss"),
         ({"model": Branching()}, rows(), UnsupportedModel, "item|data-dependent|export"),

@@ -21,6 +21,7 @@ from galaxylearning.contribution import (
     twin_groups,
     value_named,
 )
+from galaxylearning.errors import ConfigRefused
 from galaxylearning.messages.records import (
     OwnerScore,
     OwnerTotal,
@@ -168,10 +169,13 @@ def reference_values(job: JobComputation, name: str) -> dict[str, dict[str, floa
     Neither twins nor rejections count here: both columns are plain sums over accepted updates.
 
     Raises:
-        ConfigRefused: an unknown name, or one that this job cannot be valued by.
+        ConfigRefused: an unknown name, one that this job cannot be valued by, or a masked job whose updates
+            nobody has.
         ValueError: the computation keeps no history.
     """
     value = value_named(name)
+    if job.masking is not None and any(outcome.history is None for outcome in job.outcomes):
+        raise ConfigRefused("needs every update, and this job's are masked", where="value")
     found: dict[str, dict[str, float]] = {}
     for outcome in job.outcomes:
         owners = list(outcome.scores)
