@@ -302,6 +302,18 @@ def undisturbed(town: Town, tmp_path_factory: pytest.TempPathFactory) -> Outcome
     return anyio.run(main)
 
 
+@pytest.fixture(scope="session")
+def masked(masked_town: Town, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """A masked federation in which everybody does what they should."""
+
+    async def main() -> Outcome:
+        async with masked_town.full_stage(tmp_path_factory.mktemp("masked")) as stage:
+            await stage.play()
+            return await stage.outcome()
+
+    return anyio.run(main)
+
+
 @dataclass(frozen=True)
 class DemoRun:
     """A finished demo: how it was asked for, its home and what it printed."""

@@ -110,12 +110,6 @@ def play(
     return anyio.run(main)
 
 
-@pytest.fixture(scope="module")
-def masked(masked_town: Town, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    """A masked federation in which everybody does what they should."""
-    return play(masked_town, tmp_path_factory.mktemp("masked"))
-
-
 def test_nobody_saw_an_update_and_all_was_recomputed(masked: Outcome) -> None:
     state = masked.state
     assert state.escrow == state.paid + state.fees_paid + state.refunded

@@ -114,7 +114,7 @@ def dying(town: Town, folder: Path, victims: Sequence[str], check: Callable[[Out
             stage.killed = Killed
             for name, fate in fates.items():
                 site = partial(mortal_site, stage, name, fate, journals)
-                if name in EVALUATORS:
+                if name in town.evaluators:
                     stage.add_evaluator(name, site=site)
                 elif name == "relayer":
                     stage.add_relayer(site=site)
@@ -178,3 +178,18 @@ def test_a_relayer_killed_at_every_step_pays_everybody_once(
         assert found.transactions["relayer"] == undisturbed.transactions["relayer"]
 
     dying(town, tmp_path / "stage", ["relayer"], check)
+
+
+def test_a_member_killed_at_every_step_of_the_openings_changes_nothing(
+    masked_town: Town, masked: Outcome, tmp_path: Path
+) -> None:
+    def check(found: Outcome, fate: Fate) -> None:
+        # While it is away the others may go on without it; each kind of step is met in some round.
+        answered = {effect.split("/")[-2] for effect in fate.struck if effect.endswith("/answer")}
+        assert answered == {"gate", "sum", "value", "twins"}
+        assert any(effect.endswith("/sets") for effect in fate.struck if "after put" in effect)
+        assert (found.model, found.paid, found.totals) == (masked.model, masked.paid, masked.totals)
+        assert (found.faulty, found.stakes) == (set(), masked.stakes)
+        assert found.audit.verdict == "ok"
+
+    dying(masked_town, tmp_path / "stage", ["evaluator-1"], check)
