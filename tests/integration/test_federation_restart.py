@@ -187,7 +187,6 @@ def test_a_member_killed_at_every_step_of_the_openings_changes_nothing(
         # While it is away the others may go on without it; each kind of step is met in some round.
         answered = {effect.split("/")[-2] for effect in fate.struck if effect.endswith("/answer")}
         assert answered == {"gate", "sum", "value", "twins"}
-        assert any(effect.endswith("/sets") for effect in fate.struck if "after put" in effect)
         assert (found.model, found.paid, found.totals) == (masked.model, masked.paid, masked.totals)
         assert (found.faulty, found.stakes) == (set(), masked.stakes)
         assert found.audit.verdict == "ok"
