@@ -47,7 +47,9 @@ def digits_job(folder: Path, rounds: int) -> gl.Job:
         loss="cross_entropy",
         schema=schema,
         test_data=folder / "test.csv",
-        plan=gl.Plan(rounds=rounds, epochs=2, batch_size=16, learning_rate=0.2, clip_norm=4.0),
+        plan=gl.Plan(
+            rounds=rounds, epochs=2, batch_size=16, learning_rate=0.2, clip_norm=4.0, minimum_owners=3
+        ),
         price=gl.Price(bounty="1000", target_gain=1.5),
     )
 

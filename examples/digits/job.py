@@ -34,8 +34,8 @@ job = gl.Job(
         learning_rate=0.1,
         momentum=0.5,
         clip_norm=5.0,
-        minimum_owners=2,
-        maximum_owners=2,
+        minimum_owners=3,
+        maximum_owners=3,
     ),
     price=gl.Price(bounty="500", target_gain=2.0),
 )

@@ -1,4 +1,4 @@
-"""Write test.csv (hidden, the requester's) and north.csv, south.csv (data owners') beside this file."""
+"""Write test.csv (hidden, the requester's) and a file for each of three data owners beside this file."""
 
 import csv
 from pathlib import Path
@@ -14,7 +14,7 @@ def main() -> None:
     found = load_breast_cancer()
     names = [name.replace(" ", "_") for name in found.feature_names]
     order = np.random.default_rng(0).permutation(len(found.target))
-    parts = {"test": order[:170], "north": order[170:330], "south": order[330:]}
+    parts = {"test": order[:170], "north": order[170:300], "east": order[300:430], "south": order[430:]}
     for name, rows in parts.items():
         with (FOLDER / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)

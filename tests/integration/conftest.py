@@ -261,6 +261,7 @@ def compiled_job(hidden: int = 4, **changes: Any) -> CompiledJob:
         test_data="",
         windows=windows,
         seed=1,
+        privacy="sealed",
     )
     return compile_job(replace(job, **changes), encode_rows(SCHEMA, clouds(160, seed=0)))
 

@@ -30,7 +30,7 @@ def test_an_example_compiles_learns_and_fits_its_data_owners(
     assert 0.5 * target < try_training(compiled).gain < 2 * target
     catalogue = DatasetCatalog(tmp_path / "data.sqlite")
     try:
-        for owner in ("north", "south"):
+        for owner in ("north", "east", "south"):
             catalogue.add(owner, folder / f"{owner}{suffix}", label, entropy=bytes)
         for offered in CatalogueShelf(catalogue).offered():
             report = match_schema(compiled.job.schema, offered.columns, arrays=offered.arrays)

@@ -83,7 +83,7 @@ def test_a_job_is_posted_refused_accepted_and_taken_back(home: Path, tmp_path: P
     assert shown["runs"]["operations"] == {"aten.linear.default": 2, "aten.relu.default": 1}
     assert shown["runs"]["flops_forward_per_batch"] > 0
     assert shown["leaves"]["updates"] == 5
-    assert "each evaluator" in shown["privacy"]["who_sees"]
+    assert "nobody sees one update" in shown["privacy"]["who_sees"]
     for word in ("what never leaves", "aten.linear.default x2", "size_mm", "1,000 for a gain of 0.4"):
         assert word in galaxy("job", "show", 1)
     assert asked("job", "list")[0]["phase"] == "enrolling"

@@ -37,7 +37,7 @@ PASSPHRASE = "correct horse"
 PATIENCE_S = 240
 SOURCES = str(Path(bootstrap.__file__).parents[1])
 EVALUATORS = ("e1", "e2", "e3")
-OWNERS = ("north", "south")
+OWNERS = ("north", "east", "south")
 
 
 def galaxy(*arguments: object, code: int = 0) -> str:
@@ -117,7 +117,7 @@ def write_job(folder: Path) -> Path:
     galaxy("new", folder)
     file = folder / "job.py"
     text = file.read_text()
-    for old, new in (("rounds=5", "rounds=2"), ("maximum_owners=3", "maximum_owners=2")):
+    for old, new in (("rounds=5", "rounds=2"),):
         assert old in text
         text = text.replace(old, new)
     file.write_text(text)
@@ -128,7 +128,7 @@ def split_rows(file: Path, folder: Path) -> list[Path]:
     """One data owner's file as two."""
     header, *rows = file.read_text().splitlines()
     found = []
-    for name, part in zip(OWNERS, (rows[::2], rows[1::2]), strict=True):
+    for name, part in zip(OWNERS, (rows[::3], rows[1::3], rows[2::3]), strict=True):
         found.append(folder / f"{name}.csv")
         found[-1].write_text("\n".join([header, *part]) + "\n")
     return found
@@ -187,7 +187,7 @@ def test_a_job_from_the_template_to_the_last_payment(machines: Machines, tmp_pat
     # The requester: check, then post in a process of its own.
     file = write_job(tmp_path / "my-job")
     checked = json.loads(galaxy("job", "check", file, "--format", "json"))
-    assert checked["runs"]["parameters"] == 3 * 16 + 16 + 16 * 2 + 2
+    assert checked["runs"]["parameters"] == 3 * 128 + 128 + 128 * 2 + 2
     assert checked["trial"]["suggested_target_gain"] > 0.05
     seats = ",".join(addresses[name] for name in EVALUATORS)
     requester = tmp_path / "requester"
@@ -201,7 +201,7 @@ def test_a_job_from_the_template_to_the_last_payment(machines: Machines, tmp_pat
     machines.start("watch", "job", "watch", 1, "--until-settled", "--home", requester, "--format", "json")
     assert machines.first_line("watch")["phase"] == "enrolling"
 
-    # Two data owners: describe, match, accept, run.
+    # Three data owners: describe, match, accept, run.
     for name, rows in zip(OWNERS, split_rows(tmp_path / "my-job" / "owner.csv", tmp_path), strict=True):
         home = tmp_path / name
         galaxy("data", "add", rows, "--label", "diagnosis", "--name", "patients", "--home", home)
@@ -224,7 +224,7 @@ def test_a_job_from_the_template_to_the_last_payment(machines: Machines, tmp_pat
 
     # One data owner's payout is claimed; a relayer pushes the rest. Nobody is paid twice.
     shown = json.loads(galaxy("job", "show", 1, "--home", requester, "--format", "json"))
-    assert (shown["paid"], shown["payees"]) == ("0", 2)
+    assert (shown["paid"], shown["payees"]) == ("0", 3)
     north = ("job", "claim", 1, "--account", addresses["north"], "--as", "requester", "--home", requester)
     claimed = json.loads(galaxy(*north, "--format", "json"))
     assert int(claimed["amount"]) > 0
@@ -250,7 +250,7 @@ def test_a_job_from_the_template_to_the_last_payment(machines: Machines, tmp_pat
     # Afterwards.
     model = tmp_path / "model.safetensors"
     collected = json.loads(galaxy("job", "collect", 1, "-o", model, "--home", requester, "--format", "json"))
-    assert sum(tensor.size for tensor in load(model.read_bytes()).values()) == 98
+    assert sum(tensor.size for tensor in load(model.read_bytes()).values()) == 770
     assert collected["bytes"] == model.stat().st_size
     assert "already" in galaxy("job", "collect", 1, "-o", model, "--home", requester, code=3)
     assert "enrolling" in galaxy("job", "cancel", 1, "--home", requester, code=3)

@@ -40,7 +40,7 @@ torch.manual_seed(0)
 job = gl.Job(
     title="Kinds of things",
     model=nn.Sequential(nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 2)),
-    loss="cross_entropy", schema=schema, test_data="test.csv",
+    loss="cross_entropy", schema=schema, test_data="test.csv", privacy="sealed",
     plan=gl.Plan(rounds=4, learning_rate=0.3, steps=4, batch_size=16, clip_norm=2.0, minimum_owners=2),
     price=gl.Price(bounty="1000", target_gain=0.6),
 )
@@ -406,6 +406,7 @@ def test_a_round_beyond_the_budget_is_refused_before_it_is_allocated(tmp_path: P
         test_data=tmp_path / "test.csv",
         plan=gl.Plan(rounds=1, epochs=1),
         price=gl.Price(bounty="1", target_gain=1),
+        privacy="sealed",
     )
     rows = Rows(np.zeros((4, 2), np.float32), np.zeros(4, np.int64))
     budget = process_rss_mib() + 1000  # what other tests left in this process is not this run's

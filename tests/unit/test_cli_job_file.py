@@ -38,7 +38,7 @@ def write_table(path: Path, header: str, rows: list[str]) -> None:
 
 def test_the_template_compiles_as_it_is(job: Path) -> None:
     compiled = compile_file(job)
-    assert compiled.cost.parameters == 98
+    assert compiled.cost.parameters == 770
     assert len(compiled.test) == 160
 
 
@@ -129,15 +129,15 @@ def test_a_missing_job_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_module_beside_the_job_file_can_be_imported(job: Path) -> None:
-    (job.parent / "my_layers_for_test.py").write_text("WIDTH = 4\n")
+    (job.parent / "my_layers_for_test.py").write_text("WIDTH = 64\n")
     changed(
         job,
         "import galaxylearning as gl\n",
         "import galaxylearning as gl\nimport my_layers_for_test as mine\n",
     )
-    changed(job, "16)", "mine.WIDTH)")
-    changed(job, "nn.Linear(16,", "nn.Linear(mine.WIDTH,")
-    assert compile_file(job).cost.parameters == 3 * 4 + 4 + 4 * 2 + 2
+    changed(job, "128)", "mine.WIDTH)")
+    changed(job, "nn.Linear(128,", "nn.Linear(mine.WIDTH,")
+    assert compile_file(job).cost.parameters == 3 * 64 + 64 + 64 * 2 + 2
 
 
 def test_a_training_that_improves_nothing_suggests_nothing(job: Path) -> None:

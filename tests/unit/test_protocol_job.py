@@ -41,6 +41,7 @@ def make_job(**changes: Any) -> Job:
         "price": Price(bounty="100", target_gain=0.5),
         "test_data": "test.csv",
         "seed": 5,
+        "privacy": "sealed",
     }
     return Job(**(fields | changes))
 

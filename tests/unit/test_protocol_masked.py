@@ -189,7 +189,7 @@ def test_defaults_follow_from_the_model_and_the_seats() -> None:
         default_projections(319)
     assert masked_plan(MASKED, 2114) is MASKED
     assert masked_plan(msgspec.structs.replace(MASKED, projections=0), 2114).projections == 15
-    with pytest.raises(JobRefused, match=r"plan\.minimum_owners: 1 given; allowed: at least 2"):
+    with pytest.raises(JobRefused, match=r"plan\.minimum_owners: 1 given; allowed: at least 3"):
         masked_plan(PLAN, 2114)
     found = default_masking(masked_plan(MASKED, 2114), parameters=2114, seats=5)
     assert found == Masking(threshold=2, faulty=1, minimum_sum=3, twin_projections=16)

@@ -97,7 +97,7 @@ class Job:
     price: Price
     test_data: str | Path
     description: str = ""
-    privacy: str = "sealed"
+    privacy: str = "masked"
     masking: Masking | None = None
     admission: Admission = field(default_factory=Admission)
     windows: Windows = DEFAULT_WINDOWS

@@ -72,7 +72,7 @@ def default_masking(plan: Plan, *, parameters: int, seats: int) -> Masking:
     return Masking(
         threshold=threshold,
         faulty=(seats - threshold - 1) // 2,
-        minimum_sum=min(3, plan.minimum_owners),
+        minimum_sum=MIN_SUM,
         twin_projections=max(0, min(TWIN_PROJECTIONS, left)),
     )
 
