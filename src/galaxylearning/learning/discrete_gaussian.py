@@ -82,8 +82,7 @@ def _laplace(count: int, scale: int, stream: SecretStream) -> I64:
 def _geometric(words: U64, stream: SecretStream) -> I64:
     """How often in a row something of probability 1/e happens: int64[m], from one word each."""
     uniform = words * 2.0**-64
-    with np.errstate(divide="ignore"):
-        depth = -np.log(uniform)
+    depth = -np.log(np.maximum(uniform, _TINY))
     near = (uniform < _TINY) | (np.abs(depth - np.rint(depth)) < _MARGIN * np.maximum(depth, 1.0))
     found = np.floor(np.where(near, 0.0, depth)).astype(np.int64)
     for index in np.flatnonzero(near).tolist():
