@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch.func import grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from galaxylearning.errors import GraphRefused
 from galaxylearning.graph.losses import batch_loss
@@ -41,7 +42,11 @@ def per_example(
 
     slopes = grad(loss)
     try:
-        found = vmap(slopes, in_dims=(None, *(0 for _ in range(1 + len(inputs)))))(leaves, targets, *inputs)
+        # The fused kernels of attention have no batched derivatives.
+        with sdpa_kernel(SDPBackend.MATH):
+            found = vmap(slopes, in_dims=(None, *(0 for _ in range(1 + len(inputs)))))(
+                leaves, targets, *inputs
+            )
     except (GraphRefused, RuntimeError):
         singles = [slopes(leaves, target, *sample) for target, *sample in zip(targets, *inputs, strict=True)]
         found = {name: torch.stack([single[name] for single in singles]) for name in trained}
