@@ -17,7 +17,6 @@ import torch
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import DataRefused, GraphRefused
 from galaxylearning.graph.document import DEFAULT_LIMITS, GraphLimits, ModelGraph
-from galaxylearning.graph.examples import per_example
 from galaxylearning.graph.infer import infer
 from galaxylearning.graph.losses import batch_loss, check_labels, per_sample
 from galaxylearning.graph.model import NO_EXAMPLES
@@ -201,6 +200,9 @@ class FlatModel:
                 :meth:`gradient`.
             DataRefused, ValueError: as :meth:`gradient`.
         """
+        # Loaded by who needs it: what differentiates functions takes a while to load.
+        from galaxylearning.graph.examples import per_example
+
         if self.program.has_batch_statistics:
             raise GraphRefused(NO_EXAMPLES, where="graph")
         tensors = self._tensors(inputs, labels)
