@@ -39,6 +39,7 @@ LOCAL: dict[str, Any] = {
 }
 CENTRAL: dict[str, Any] = {
     "epochs": 10,
+    "bits": 20,
     "clip_norm": 1.0,
     "gate": False,
     "minimum_owners": MANY,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -12,7 +13,7 @@ from torch import nn
 
 import galaxylearning as gl
 from galaxylearning.cli.job_facts import noise_facts
-from galaxylearning.errors import JobRefused
+from galaxylearning.errors import ConfigRefused, JobRefused
 from galaxylearning.protocol.privacy import job_epsilon, models_release
 from galaxylearning.protocol.rounds import Rows
 from galaxylearning.simulation.run import Options
@@ -53,8 +54,6 @@ def job(tmp_path: Path) -> gl.Job:
 
 
 def noisy(job: gl.Job, noise: gl.Noise | None, **changes: object) -> gl.Job:
-    from dataclasses import replace
-
     return replace(job, plan=msgspec.structs.replace(job.plan, noise=noise, **changes))
 
 
@@ -105,6 +104,23 @@ def test_shares_of_noise_are_added_whatever_the_engine(job: gl.Job, gate: bool) 
         assert told.epsilon_of_models < told.epsilon_most
 
 
+@pytest.mark.parametrize("noise", [LOCAL, CENTRAL])
+def test_masked_jobs_take_noise_too_and_charge_the_share(job: gl.Job, noise: gl.Noise) -> None:
+    model = nn.Sequential(nn.Linear(2, 80), nn.ReLU(), nn.Linear(80, 2))
+    given = replace(noisy(job, noise), model=model, privacy="masked")
+    found = gl.simulate(given, owners())
+    assert sum(row.accepted for row in found.report.owners) > 0
+    told = found.report.privacy
+    assert told is not None
+    assert told.epsilon_of_models is None
+    assert told.epsilon_most == job_epsilon(given.plan, 30)
+
+
+def test_noise_that_does_not_fit_the_bits_is_refused_before_anything_is_trained(job: gl.Job) -> None:
+    with pytest.raises(ConfigRefused, match=r"plan\.bits: 8 bits leave .* are needed with 32 parameters"):
+        gl.simulate(noisy(job, CENTRAL, bits=8), owners())
+
+
 def test_with_a_chain_noise_gives_the_same_model_and_report(job: gl.Job, tmp_path: Path) -> None:
     paths = [write_rows(tmp_path / f"rows-{who}.csv", rows) for who, rows in enumerate(owners(4))]
     given = noisy(job, LOCAL, maximum_owners=4)
@@ -117,8 +133,6 @@ def test_with_a_chain_noise_gives_the_same_model_and_report(job: gl.Job, tmp_pat
 
 
 def test_batch_statistics_are_refused_before_anything_is_trained(job: gl.Job) -> None:
-    from dataclasses import replace
-
     model = nn.Sequential(nn.Linear(2, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2))
     with pytest.raises(JobRefused, match="GroupNorm or LayerNorm"):
         gl.simulate(replace(noisy(job, LOCAL), model=model), owners())

@@ -14,6 +14,7 @@ from galaxylearning.crypto.secret_stream import seeded_entropy
 from galaxylearning.errors import ConfigRefused, GraphRefused, JobRefused
 from galaxylearning.graph import FlatModel, compile_model
 from galaxylearning.learning.accounting import Release, epsilon
+from galaxylearning.learning.private import noisy_integers
 from galaxylearning.messages.terms import (
     Admission,
     Column,
@@ -53,7 +54,7 @@ def plan(noise: Noise | None = LOCAL, **changes: Any) -> Plan:
 
 
 def test_local_noise_leaves_the_integers_as_they_are() -> None:
-    assert update_range(plan()) == update_range(plan(None)) == 1.5
+    assert update_range(plan(), None) == update_range(plan(None), 9) == 1.5
     assert quantizer(plan()) == quantizer(plan(None))
     assert example_noise(LOCAL).multiplier == 1.2
     assert release_of(plan(), 320) == Release(1.2, 20, 16, 320)
@@ -63,11 +64,13 @@ def test_local_noise_leaves_the_integers_as_they_are() -> None:
 
 def test_central_noise_makes_room_and_is_shared() -> None:
     given = plan(CENTRAL, minimum_owners=16, gate=False)
-    # Each of 16 shares is 2 / sqrt(16) = half the clipped norm; ten of them fit beside it.
-    assert update_range(given) == pytest.approx(1.5 * 6)
-    norm = quantizer(given).scale * 1.5
-    assert norm == pytest.approx(32767 / 6)
-    assert share_variance(given) == math.ceil((norm / 2) ** 2)
+    # Each of 16 shares is 2 / sqrt(16) = half the clipped norm; sqrt(900) + 10 of them fit beside it.
+    assert update_range(given, 900) == pytest.approx(1.5 * 21)
+    norm = quantizer(given, 900).scale * 1.5
+    assert norm == pytest.approx(32767 / 21)
+    assert share_variance(given, 900) == math.ceil((norm / 2) ** 2)
+    with pytest.raises(ValueError, match="needs to know the number of parameters"):
+        quantizer(given)
     # Exchanging an owner's rows moves its update by up to twice the norm.
     assert release_of(given, 5) == Release(2.0 / (2 * 4))
     assert models_release(given) == Release(1.0)
@@ -78,7 +81,7 @@ def test_without_noise_nothing_bounds_what_is_told() -> None:
     assert release_of(plan(None), 10) is None
     assert job_epsilon(plan(None), 10) == math.inf
     with pytest.raises(ValueError, match="only central"):
-        share_variance(plan())
+        share_variance(plan(), 9)
     with pytest.raises(ValueError, match="clips no examples"):
         example_noise(CENTRAL)
 
@@ -99,9 +102,9 @@ def test_a_job_costs_what_its_rounds_release() -> None:
     ],
 )
 def test_bits_without_room_for_the_noise_are_refused(noise: Noise, changes: dict[str, Any]) -> None:
-    for use in (update_range, quantizer, lambda given: release_of(given, 10)):
+    for use in (update_range, quantizer, share_variance):
         with pytest.raises(ConfigRefused, match=r"plan\.bits: \d+ bits leave a clipped norm of"):
-            use(plan(noise, **changes))
+            use(plan(noise, **changes), 100)
 
 
 def test_more_steps_than_a_round_may_have_are_refused_and_named() -> None:
@@ -220,6 +223,15 @@ def test_noise_is_the_owners_own_and_stays_within_the_bits(noise: Noise) -> None
     assert (one[0] != plain[0]).any()
     assert np.abs(one[0]).max() <= 32767
     assert one[1].size == 0
+
+
+def test_a_noisy_update_fits_the_norm_that_masked_ones_may_have() -> None:
+    given = plan(CENTRAL, minimum_owners=4, bits=20)
+    for parameters in (6, 700, 5_000):
+        scale, variance = quantizer(given, parameters), share_variance(given, parameters)
+        full = np.full(parameters, 9.0, np.float32)
+        found = noisy_integers(full, scale, given.clip_norm, variance, entropy=seeded_entropy(parameters))
+        assert 0.1 * scale.levels < math.sqrt(int((found.astype(np.int64) ** 2).sum())) < scale.levels
 
 
 def test_batch_statistics_are_refused_before_anything_is_trained() -> None:

@@ -270,8 +270,9 @@ class Plan(_Part, frozen=True, forbid_unknown_fields=True):
 
     Exactly one of ``epochs`` and ``steps``. ``clip_norm`` bounds an update's norm before it is quantised to
     ``bits`` bits; ``loss_clip`` bounds a sample's loss in the utility, in nats; ``midpoints`` are the
-    path integral's. ``noise`` is for differential privacy; without it there is none. The gate takes norms from products with ``projections`` random vectors of +-1 that are
+    path integral's. The gate takes norms from products with ``projections`` random vectors of +-1 that are
     drawn once the round's updates are in; 0 means from the updates themselves, which masked mode cannot.
+    ``noise`` is for differential privacy; without it there is none.
     """
 
     rounds: int
@@ -504,13 +505,6 @@ class Terms(_Part, frozen=True, forbid_unknown_fields=True):
         _require(self.plan.gate, "plan.gate", self.plan.gate, "a gate in masked mode: nobody sees an update")
         _require(
             self.plan.projections > 0, "plan.projections", self.plan.projections, "at least 1 in masked mode"
-        )
-        noise = self.plan.noise
-        _require(
-            noise is None or noise.kind == "local",
-            "plan.noise.kind",
-            noise and noise.kind,
-            "'local' in masked mode: a longer update would leave the range that scalars are opened in",
         )
         _require(
             masking.minimum_sum <= self.plan.minimum_owners,

@@ -39,7 +39,7 @@ from galaxylearning.protocol.consent import OwnerPolicy, refusal
 from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.masking import masking_plan
 from galaxylearning.protocol.matching import match_schema
-from galaxylearning.protocol.rounds import encode_body
+from galaxylearning.protocol.rounds import encode_body, quantizer
 from galaxylearning.protocol.rows import encode_rows
 from galaxylearning.secagg.owner import mask_update
 from galaxylearning.units import Address, Digest
@@ -150,6 +150,7 @@ class DataOwnerNode:
     async def _choose(self, job_id: int, terms: Terms) -> OfferedDataset | None:
         """The first data set that matches and that the policy lets join."""
         _, cost = await self._graph(job_id, terms)
+        quantizer(terms.plan, cost.parameters)
         if terms.privacy == "masked":
             # A job whose range or noise would not hold is refused before anything is trained for it.
             masking_plan(terms, cost.parameters)

@@ -145,12 +145,12 @@ def compile_job(job: Job, test: Rows) -> CompiledJob:
         raise JobRefused("given; allowed only with privacy 'masked'", where="masking")
     if len(test) < MIN_TEST_ROWS:
         raise JobRefused(f"{len(test)} rows; at least {MIN_TEST_ROWS} are needed", where="test_data")
-    quantizer(job.plan)
     server_optimizer(job.plan)
     example = torch.from_numpy(np.ascontiguousarray(test.inputs[:EXAMPLE_ROWS]))
     graph, weights = compile_model(job.model, (example,), loss=job.loss, federate=job.federate)
     model = FlatModel(graph, weights)
     params, buffers = model.initial()
+    quantizer(job.plan, params.size)
     losses = model.per_sample_loss(params, buffers, (test.inputs,), test.labels)
     if not bool(np.isfinite(losses).all()):
         raise JobRefused("the untrained model's loss on the test set is not finite", where="model")

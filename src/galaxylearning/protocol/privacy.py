@@ -21,13 +21,13 @@ from galaxylearning.learning.quantise import largest_level
 from galaxylearning.messages.terms import Noise, Plan
 
 HEADROOM: Final = 10.0
-"""Integers leave room for so many standard deviations of noise beside the clipped update: a coordinate leaves
-it with probability 2^-75."""
+"""Integers leave room for ``sqrt(parameters) + HEADROOM`` standard deviations of noise beside the clipped
+norm. A noisy update is longer than that with probability e^-50: it fits where masked ones are opened, too."""
 LEAST_DEVIATION: Final = 8.0
 """Standard deviation of a share, in integers: from here on a sum of shares is as good as one discrete
 Gaussian (it differs by e^-600; Kairouz, Liu, Steinke, arXiv 2102.06387, theorem 1)."""
-LEAST_NORM: Final = 128.0
-"""A clipped update has at least so many integers left, or rounding would take what training gave."""
+LEAST_COORDINATE: Final = 8.0
+"""A clipped update has at least so many integers a coordinate, or rounding would take what training gave."""
 EXCHANGED: Final = 2.0
 """Two clipped updates differ by at most twice the clipped norm."""
 
@@ -49,8 +49,9 @@ def check_protectable(model: Model) -> None:
         raise GraphRefused(f"federated buffers would leave without noise; {NO_EXAMPLES}", where="plan.noise")
 
 
-def update_range(plan: Plan) -> float:
-    """The largest coordinate that integers stand for, in the update's unit: clipped norm and central noise.
+def update_range(plan: Plan, parameters: int | None) -> float:
+    """The norm that integers have room for, in the update's unit: the clipped one, and central noise over so
+    many ``parameters``, which only that needs.
 
     Raises:
         ConfigRefused: the plan's bits have no room for the noise, or leave the noise or the update too few
@@ -58,22 +59,25 @@ def update_range(plan: Plan) -> float:
     """
     if plan.noise is None or plan.noise.kind == "local":
         return plan.clip_norm
+    if parameters is None:
+        raise ValueError("central noise needs to know the number of parameters")
     spread = plan.noise.multiplier / math.sqrt(plan.minimum_owners)
-    norm = largest_level(plan.bits) / (1.0 + HEADROOM * spread)
-    if norm < LEAST_NORM or norm * spread < LEAST_DEVIATION:
+    room = 1.0 + (math.sqrt(parameters) + HEADROOM) * spread
+    norm, least = largest_level(plan.bits) / room, LEAST_COORDINATE * math.sqrt(parameters)
+    if norm < least or norm * spread < LEAST_DEVIATION:
         raise ConfigRefused(
             f"{plan.bits} bits leave a clipped norm of {norm:.3g} and noise of {norm * spread:.3g} integers; "
-            f"{LEAST_NORM:g} and {LEAST_DEVIATION:g} are needed",
+            f"{least:.3g} and {LEAST_DEVIATION:g} are needed with {parameters:,} parameters",
             where="plan.bits",
         )
-    return plan.clip_norm * (1.0 + HEADROOM * spread)
+    return plan.clip_norm * room
 
 
-def share_variance(plan: Plan) -> int:
+def share_variance(plan: Plan, parameters: int) -> int:
     """Variance of one data owner's share of central noise, in squared integers, rounded up."""
     if plan.noise is None or plan.noise.kind != "central":
         raise ValueError("only central noise is shared")
-    norm = largest_level(plan.bits) * plan.clip_norm / update_range(plan)
+    norm = largest_level(plan.bits) * plan.clip_norm / update_range(plan, parameters)
     return math.ceil((plan.noise.multiplier * norm) ** 2 / plan.minimum_owners)
 
 
@@ -82,14 +86,12 @@ def release_of(plan: Plan, n_rows: int) -> Release | None:
     scores made of it; None without noise: everything.
 
     Raises:
-        ConfigRefused: the plan's bits have no room for its noise.
         JobRefused: more steps than a round may have.
     """
     noise = plan.noise
     if noise is None:
         return None
     if noise.kind == "central":
-        update_range(plan)
         return Release(noise.multiplier / (EXCHANGED * math.sqrt(plan.minimum_owners)))
     training = LocalPlan(epochs=plan.epochs, steps=plan.steps, batch_size=plan.batch_size)
     try:

@@ -60,16 +60,16 @@ def server_optimizer(plan: Plan) -> ServerOptimizer:
     )
 
 
-def quantizer(plan: Plan) -> Quantizer:
-    """How parameters become integers: no coordinate can exceed the norm the update is clipped to, and the
-    noise that the plan adds to it.
+def quantizer(plan: Plan, parameters: int | None = None) -> Quantizer:
+    """How ``parameters`` become integers: no coordinate can exceed the norm the update is clipped to, and the
+    noise that the plan adds to it. Their number is needed with central noise.
 
     Raises:
         ConfigRefused: the sum over the largest cohort could leave the accumulator, or the plan's noise does
             not fit its bits.
     """
     check_range(plan.bits, plan.maximum_owners, plan.max_weight)
-    return Quantizer(plan.bits, update_range(plan))
+    return Quantizer(plan.bits, update_range(plan, parameters))
 
 
 def training_seed(terms: Terms, round_index: int, data_owner: Address) -> np.random.Generator:
@@ -88,7 +88,7 @@ def train_update(
     params, buffers = state
     gradient = _mean_gradient(model, rows)
     result = train_local(gradient, params, buffers, len(rows), local_plan(terms.plan), rng=rng)
-    ints = quantizer(terms.plan).quantize(clip_norm(result.update, terms.plan.clip_norm))
+    ints = quantizer(terms.plan, params.size).quantize(clip_norm(result.update, terms.plan.clip_norm))
     return ints, Quantizer(BUFFER_BITS, BUFFER_RANGE).quantize(result.buffers - buffers)
 
 
@@ -124,9 +124,8 @@ def train_for_owner(
     if noise.kind == "central":
         gradient = _mean_gradient(model, rows)
         result = train_local(gradient, params, buffers, len(rows), local_plan(plan), rng=rng)
-        ints = noisy_integers(
-            result.update, quantizer(plan), plan.clip_norm, share_variance(plan), entropy=entropy
-        )
+        scale, variance = quantizer(plan, params.size), share_variance(plan, params.size)
+        ints = noisy_integers(result.update, scale, plan.clip_norm, variance, entropy=entropy)
         return ints, np.zeros(0, np.int32)
 
     def gradients(current: F32, memory: F32, chosen: NDArray[np.int64], chance: np.random.Generator) -> F32:

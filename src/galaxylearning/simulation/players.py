@@ -46,17 +46,17 @@ class Players:
 
     def __init__(self, cast: Cast, engine: Engine, plan: Plan, *, seed: int) -> None:
         self.cast, self._engine, self._plan, self._seed = cast, engine, plan, seed
-        self._scale = quantizer(plan)
         self._has_shares = plan.noise is not None and plan.noise.kind == "central"
         self._buffer_scale = Quantizer(BUFFER_BITS, BUFFER_RANGE)
 
     def _noisy(self, updates: F32, owners: I64, round_index: int) -> I32:
         """Integers with a share of central noise, which repeats with the job's seed: nobody is behind it."""
         found: I32 = np.empty(updates.shape, np.int32)
-        variance, clip = share_variance(self._plan), self._plan.clip_norm
+        size, clip = updates.shape[1], self._plan.clip_norm
+        scale, variance = quantizer(self._plan, size), share_variance(self._plan, size)
         for row, update, owner in zip(found, updates, owners.tolist(), strict=True):
             entropy = seeded_entropy(self._seed, round_index, owner, SHARES)
-            row[:] = noisy_integers(update, self._scale, clip, variance, entropy=entropy)
+            row[:] = noisy_integers(update, scale, clip, variance, entropy=entropy)
         return found
 
     def play(
@@ -67,6 +67,7 @@ class Players:
         Raises:
             GalaxyError: the engine failed as a whole.
         """
+        scale = quantizer(self._plan, params.size)
         ints = np.zeros((len(senders), params.size), row_type(self._plan.bits))
         changes: I32 = np.zeros((len(senders), buffers.size), np.int32)
         malformed: dict[int, str] = {}
@@ -84,9 +85,9 @@ class Players:
                 ints[places] = self._noisy(updates, senders[places], round_index)
             elif places.size and places[-1] - places[0] == places.size - 1:
                 here = slice(places[0], places[-1] + 1)
-                quantise_rows(updates, self._scale, self._plan.clip_norm, out=ints[here])
+                quantise_rows(updates, scale, self._plan.clip_norm, out=ints[here])
             else:
-                ints[places] = quantise_rows(updates, self._scale, self._plan.clip_norm)
+                ints[places] = quantise_rows(updates, scale, self._plan.clip_norm)
             if buffers.size:
                 changes[places] = quantise_rows(after - buffers, self._buffer_scale, None)
         sent = require_rows(ints, "updates")
