@@ -204,3 +204,21 @@ def test_a_model_with_batch_statistics_cannot_be_posted_with_noise(town: Town, n
     plan = msgspec.structs.replace(town.compiled.job.plan, noise=noise)
     with torch.random.fork_rng(), pytest.raises(JobRefused, match="use GroupNorm or LayerNorm"):
         compile_job(replace(town.compiled.job, plan=plan, model=model), town.compiled.test)
+
+
+def test_masked_updates_carry_shares_of_noise_as_any_other(masked_town: Town, tmp_path: Path) -> None:
+    noise = Noise("central", 0.3)
+    plan = msgspec.structs.replace(masked_town.compiled.job.plan, noise=noise, rounds=1)
+
+    async def main() -> None:
+        async with masked_town.full_stage(tmp_path / "stage", plan=plan) as stage:
+            state = await stage.play()
+            assert state.phase is Phase.SETTLED
+            table = next(iter((await stage.tables()).values()))
+            statuses = [owner.status for owner in table.rounds[0].owners]
+            # No honest owner's noise is taken for a poisoned or unreadable update.
+            assert "malformed" not in statuses
+            assert statuses.count("accepted") >= 3
+            assert (await stage.audit()).verdict == "ok"
+
+    anyio.run(main)
