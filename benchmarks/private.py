@@ -27,8 +27,8 @@ from galaxylearning.learning.private import GRID
 
 RESULTS = Path(__file__).parent / "results" / "private.json"
 ROUNDS = 10
-FEW, MANY = 10, 100
-"""Data owners where rows are protected (about 140 rows each), and where owners are (about 14 each)."""
+LOCAL_OWNERS, MANY = (2, 10), 100
+"""Data owners where rows are protected (about 700 or 140 rows each), and where owners are (about 14 each)."""
 EXAMPLE_CLIP = 1.0
 LOCAL: dict[str, Any] = {
     "epochs": None,
@@ -45,7 +45,7 @@ CENTRAL: dict[str, Any] = {
     "minimum_owners": MANY,
     "maximum_owners": MANY,
 }
-MULTIPLIERS = {"local": (0.5, 0.8, 1.2, 2.0, 4.0), "central": (1.0, 4.0, 8.0, 16.0)}
+MULTIPLIERS = {"local": (0.6, 0.8, 1.2, 2.0, 4.0), "central": (1.0, 4.0, 8.0, 16.0)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +60,12 @@ class Case:
 
 def cases() -> list[Case]:
     """Without noise first, then with more and more of it."""
-    found = [Case(f"{FEW} owners, no noise", FEW, None, LOCAL)]
-    for multiplier in MULTIPLIERS["local"]:
-        noise = gl.Noise("local", multiplier, example_clip=EXAMPLE_CLIP)
-        found.append(Case(f"{FEW} owners, local, multiplier {multiplier:g}", FEW, noise, LOCAL))
+    found = []
+    for owners in LOCAL_OWNERS:
+        found.append(Case(f"{owners} owners, no noise", owners, None, LOCAL))
+        for multiplier in MULTIPLIERS["local"]:
+            noise = gl.Noise("local", multiplier, example_clip=EXAMPLE_CLIP)
+            found.append(Case(f"{owners} owners, local, multiplier {multiplier:g}", owners, noise, LOCAL))
     found.append(Case(f"{MANY} owners, no noise", MANY, None, CENTRAL))
     for multiplier in MULTIPLIERS["central"]:
         noise = gl.Noise("central", multiplier)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from galaxylearning.learning.local import MAX_ROWS
@@ -70,15 +71,21 @@ def epsilon(releases: Iterable[tuple[Release, int]], delta: float) -> float:
         counts[release] = counts.get(release, 0) + require_integer(
             times, "times", low=0, high=MAX_TIMES, error=ValueError
         )
-    counts = {release: times for release, times in counts.items() if times}
+    return _epsilon(frozenset(item for item in counts.items() if item[1]), delta)
+
+
+@lru_cache(maxsize=1024)
+def _epsilon(counts: frozenset[tuple[Release, int]], delta: float) -> float:
+    """Kept, for a node asks the same at every turn."""
     if not counts:
         return 0.0
     from dp_accounting import SelfComposedDpEvent
     from dp_accounting.rdp import RdpAccountant
 
-    is_sampled = any(release.expected < release.rows for release in counts)
+    is_sampled = any(release.expected < release.rows for release, _ in counts)
     accountant = RdpAccountant(list(ORDERS if is_sampled else FINE_ORDERS))
-    for release, times in counts.items():
+    # In one order, so that equal releases give equal digits.
+    for release, times in sorted(counts, key=repr):
         accountant.compose(SelfComposedDpEvent(_event(release), release.steps * times))
     found = float(accountant.get_epsilon(delta))
     return math.inf if math.isnan(found) else found
