@@ -209,6 +209,25 @@ def test_what_would_not_be_private_or_never_end_is_refused() -> None:
         train(LocalPlan(learning_rate=1e3, steps=20, batch_size=1, weight_decay=1e3), ExampleNoise(1.0, 1e6))
 
 
+@pytest.mark.parametrize("multiplier", [0.7, 2.0])
+def test_the_best_attack_on_a_step_does_as_well_as_the_theory_says_and_no_better(multiplier: float) -> None:
+    """Who knows all other rows and where the last one points can only ask on which side of the middle a sum
+    is: the two sides differ by ``2 Phi(1 / (2 multiplier)) - 1`` (Dong, Roth, Su 2019, eq. 6), for the row
+    that moves the sum most.
+    """
+    noise, start, runs = ExampleNoise(multiplier, 1.0), np.zeros(12, np.float32), 20_000
+    with_row = clipped_sum(of_table, start, NOBODY, np.arange(10), noise, rng=RNG)
+    without = clipped_sum(of_table, start, NOBODY, np.arange(9), noise, rng=RNG)
+    direction = with_row - without
+    stream = SecretStream(seeded_entropy(21))
+    told = []
+    for total in (with_row, without):
+        drawn = discrete_gaussian(runs * 12, GRID * GRID, stream=stream).reshape(runs, 12)
+        told.append(float(((total + drawn - (with_row + without) / 2) @ direction > 0).mean()))
+    found, promised = told[0] - told[1], math.erf(1 / (2 * math.sqrt(2) * multiplier))
+    assert found == pytest.approx(promised, abs=4 * math.sqrt(0.5 / runs))
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [("multiplier", 0.0), ("multiplier", math.nan), ("example_clip", 0.0), ("example_clip", math.inf)],
