@@ -86,7 +86,7 @@ def main() -> None:
     hidden = HiddenSet.split(Rows(rows.test_inputs, rows.test_labels), seed=agreed.seed)
     job = JobComputation(agreed, 1, model, hidden, history="twins")
     accounts = tuple(Address(f"0x{owner + 2:040x}") for owner in range(W1.owners))
-    levels, everybody = quantizer(agreed.plan), np.arange(W1.owners)
+    levels, everybody = quantizer(agreed.plan, W1.parameters), np.arange(W1.owners)
     no_buffers = np.zeros((W1.owners, 0), np.int32)
     marks = [time.perf_counter()]
     for round_index in range(W1.rounds):

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from galaxylearning.bootstrap import schema_of
-    from galaxylearning.messages.terms import Admission, ArrayField, Column, Masking, Plan, Schema, Windows
+    from galaxylearning.messages.terms import (
+        Admission,
+        ArrayField,
+        Column,
+        Masking,
+        Noise,
+        Plan,
+        Schema,
+        Windows,
+    )
     from galaxylearning.protocol.job import Job, Price
     from galaxylearning.protocol.rows import input_width
     from galaxylearning.simulation.api import simulate
@@ -24,6 +33,7 @@ _HOMES = {
     "Column": "messages.terms",
     "Job": "protocol.job",
     "Masking": "messages.terms",
+    "Noise": "messages.terms",
     "Plan": "messages.terms",
     "Price": "protocol.job",
     "Schema": "messages.terms",
@@ -40,6 +50,7 @@ __all__ = [
     "Column",
     "Job",
     "Masking",
+    "Noise",
     "Plan",
     "Price",
     "Schema",

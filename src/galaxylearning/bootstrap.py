@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from galaxylearning.protocol.consent import OwnerPolicy
 
 if TYPE_CHECKING:
+    from galaxylearning.storage.datasets import DatasetCatalog
     from galaxylearning.storage.journal import SqliteJournal
+    from galaxylearning.storage.privacy_book import SqlitePrivacyBook
 
 GAS_MONEY_WEI = 10**19
 UNBONDING_S = 7 * 86_400
@@ -328,6 +330,13 @@ def open_journal(home: Home, name: str) -> SqliteJournal:
     path = home.journal(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     return SqliteJournal(path)
+
+
+def open_privacy_book(home: Home, catalogue: DatasetCatalog) -> SqlitePrivacyBook:
+    """What was told of the data sets of a catalogue, over all jobs."""
+    from galaxylearning.storage.privacy_book import SqlitePrivacyBook
+
+    return SqlitePrivacyBook(home.privacy_book, lambda name: catalogue.get(name).content_digest)
 
 
 def site_of(

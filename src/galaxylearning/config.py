@@ -87,6 +87,11 @@ class Home:
         return self.root / "data.sqlite"
 
     @property
+    def privacy_book(self) -> Path:
+        """Database of what was told of the data owner's data sets."""
+        return self.root / "privacy.sqlite"
+
+    @property
     def policy(self) -> Path:
         """The data owner's policy."""
         return self.root / "policy.json"

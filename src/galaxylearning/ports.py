@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from galaxylearning.learning.accounting import Release
     from galaxylearning.messages.terms import Terms
     from galaxylearning.protocol.matching import DatasetArray, DatasetColumn
+    from galaxylearning.protocol.privacy import Spending
     from galaxylearning.protocol.rounds import Rows
 
 Contract = Literal["jobs", "registry", "token"]
@@ -179,6 +181,35 @@ class DatasetShelf(Protocol):
 
     def record_use(self, name: str, job_id: int, round_index: int) -> None:
         """Count one use of a data set, once for each round of a job."""
+        ...
+
+
+class PrivacyBook(Protocol):
+    """What was told of a data owner's data sets over all jobs and requesters, by content and by name.
+
+    ``job`` is unique over all chains. A round counts once however often it is recorded.
+    """
+
+    def spendings(self, dataset: str) -> Sequence[Spending]:
+        """Everything that concerns a data set's rows."""
+        ...
+
+    def reserve(
+        self, dataset: str, job: str, requester: str, release: Release | None, rounds: int
+    ) -> Spending:
+        """Set the rounds of a job aside, unless that was done before; what stands there now."""
+        ...
+
+    def spend(self, dataset: str, job: str, round_index: int) -> None:
+        """Record that a round's update is about to be made; on disk when this returns.
+
+        Raises:
+            DataRefused: nothing was reserved for this job.
+        """
+        ...
+
+    def close_job(self, job: str) -> None:
+        """A job is over: what was reserved and not spent is free again."""
         ...
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from galaxylearning import bootstrap
 from galaxylearning.cli import main
 from galaxylearning.config import Home
+from galaxylearning.learning.accounting import Release, epsilon
 from galaxylearning.storage.datasets import DatasetCatalog
 
 PATIENTS = "size,age,note,diagnosis\n1.5,40,x,M\n2.5,50,y,B\n3.5,60,x,M\n"
@@ -58,6 +60,47 @@ def test_a_data_set_is_described_kept_and_forgotten(
     type_command(capsys, "data", "remove", "biopsies", "--home", home)
     assert json.loads(type_command(capsys, "data", "list", "--home", home, "--format", "json")) == []
     assert file.read_text() == PATIENTS
+
+
+def test_what_a_data_set_told_is_shown_with_what_is_left(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, file: Path
+) -> None:
+    home = Home(tmp_path / "home")
+    options = ("--label", "diagnosis", "--name", "biopsies", "--only", "size", "--home", home.root)
+    type_command(capsys, "data", "add", file, *options)
+    fresh = json.loads(
+        type_command(capsys, "data", "show", "biopsies", "--home", home.root, "--format", "json")
+    )
+    assert fresh["privacy"] == {
+        "epsilon_spent": 0.0,
+        "epsilon_left": None,
+        "max_epsilon": None,
+        "delta": 1e-6,
+        "unprotected_rounds": 0,
+        "jobs": [],
+    }
+    home.policy.write_text('{"max_epsilon": 50, "delta": 1e-5}')
+    release = Release(1.0, 4, 16, 48)
+    catalogue = DatasetCatalog(home.catalogue)
+    book = bootstrap.open_privacy_book(home, catalogue)
+    book.reserve("biopsies", "1/0xjobs/1", "0xa", release, 5)
+    book.reserve("biopsies", "1/0xjobs/2", "0xb", None, 3)
+    book.spend("biopsies", "1/0xjobs/2", 0)
+    book.close()
+    catalogue.close()
+    spent = epsilon([(release, 5)], 1e-5)
+    listed = json.loads(type_command(capsys, "data", "list", "--home", home.root, "--format", "json"))[0]
+    told = listed["privacy"]
+    assert (told["epsilon_spent"], told["epsilon_left"]) == (spent, 50 - spent)
+    assert told["unprotected_rounds"] == 1
+    assert [(job["reserved"], job["rounds"], job["epsilon"]) for job in told["jobs"]] == [
+        (5, 0, spent),
+        (3, 1, None),
+    ]
+    shown = type_command(capsys, "data", "show", "biopsies", "--home", home.root)
+    assert f"{spent:.3g} at delta 1e-05, {50 - spent:.3g} left; 1 rounds without noise" in shown
+    assert "unbounded" in shown
+    assert "'gone'" in type_command(capsys, "data", "show", "gone", "--home", home.root, code=3)
 
 
 @pytest.mark.parametrize(

@@ -176,6 +176,59 @@ def test_a_plan_refuses_and_names_the_field(field: str, value: object) -> None:
         t.Plan(**(PLAN | {field: value}))
 
 
+LOCAL: dict[str, Any] = {"kind": "local", "multiplier": 1.1, "example_clip": 0.5}
+
+
+def test_noise_is_part_of_the_canonical_form() -> None:
+    bare, noisy = make_terms(), make_terms(plan=t.Plan(**PLAN, noise=t.Noise(**LOCAL)))
+    assert json.loads(t.encode_terms(bare))["plan"]["noise"] is None
+    assert json.loads(t.encode_terms(noisy))["plan"]["noise"] == {
+        "delta": 1e-05,
+        "example_clip": 0.5,
+        "kind": "local",
+        "multiplier": 1.1,
+    }
+    assert t.decode_terms(t.encode_terms(noisy)) == noisy
+    assert len({bare.digest, noisy.digest, make_terms(plan=t.Plan(**PLAN, noise=None)).digest}) == 2
+    # A plan that leaves the field out would be a second spelling of the same terms.
+    short = t.encode_terms(bare).replace(b'"noise":null,', b"")
+    with pytest.raises(JobRefused, match="canonical"):
+        t.decode_terms(short)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("kind", "global"),
+        ("kind", None),
+        ("multiplier", 0),
+        ("multiplier", 0.049),
+        ("multiplier", 1001),
+        ("multiplier", float("nan")),
+        ("multiplier", "1"),
+        ("multiplier", True),
+        ("delta", 0),
+        ("delta", 0.011),
+        ("delta", -1e-5),
+        ("delta", float("nan")),
+        ("example_clip", None),
+        ("example_clip", 0),
+        ("example_clip", float("inf")),
+        ("example_clip", -1),
+    ],
+)
+def test_noise_refuses_and_names_the_field(field: str, value: object) -> None:
+    assert t.Noise(**LOCAL).delta == 1e-5
+    with pytest.raises(JobRefused, match=f"plan.noise.{field}"):
+        t.Noise(**(LOCAL | {field: value}))
+
+
+def test_central_noise_clips_no_examples() -> None:
+    assert t.Noise("central", 2.0).example_clip is None
+    with pytest.raises(JobRefused, match=r"plan\.noise\.example_clip: 1\.0 given; allowed: none"):
+        t.Noise("central", 2.0, example_clip=1.0)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

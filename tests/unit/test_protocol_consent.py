@@ -51,7 +51,9 @@ MATCH = match_schema(TERMS.schema, COLUMNS)
 OPEN: dict[str, Any] = {"requesters": (REQUESTER,), "datasets": ("biopsies",)}
 
 
-def decide(*, cost: Cost = COST, columns: Any = COLUMNS, **policy: Any) -> str | None:
+def decide(
+    *, cost: Cost = COST, columns: Any = COLUMNS, privacy: str | None = None, **policy: Any
+) -> str | None:
     return refusal(
         OwnerPolicy(**policy),
         TERMS,
@@ -59,6 +61,7 @@ def decide(*, cost: Cost = COST, columns: Any = COLUMNS, **policy: Any) -> str |
         dataset="biopsies",
         cost=cost,
         report=match_schema(TERMS.schema, columns),
+        privacy=privacy,
     )
 
 
@@ -115,6 +118,7 @@ def test_accepting_by_hand_overrules_the_policy_but_not_the_limits_on_cost_or_th
     assert decide(accepted=("00" * 32,)) is not None
     assert "state would take" in str(decide(**by_hand, maximum_state_bytes=1))
     assert "does not match" in str(decide(**by_hand, columns=COLUMNS[1:]))
+    assert decide(**by_hand, privacy="too much epsilon") == "too much epsilon"
 
 
 def test_data_that_do_not_match_are_reported_column_by_column() -> None:
@@ -128,6 +132,9 @@ def test_a_policy_file_is_read_whole_or_refused() -> None:
     policy = policy_from_json(json.dumps({"requesters": [REQUESTER], "maximum_rounds": 3}).encode())
     assert policy == OwnerPolicy(requesters=(REQUESTER,), maximum_rounds=3)
     assert policy_from_json(b"{}") == OwnerPolicy()
+    limited = policy_from_json(b'{"max_epsilon": 3, "delta": 1e-5}')
+    assert (limited.max_epsilon, limited.delta) == (3.0, 1e-5)
+    assert policy_from_json(b'{"max_epsilon": null}').max_epsilon is None
 
 
 @pytest.mark.parametrize(
@@ -146,6 +153,14 @@ def test_a_policy_file_is_read_whole_or_refused() -> None:
         b'{"minimum_bounty": 5}',
         b'{"minimum_bounty": "-5"}',
         b'{"minimum_bounty": "1e3"}',
+        b'{"max_epsilon": 0}',
+        b'{"max_epsilon": -1}',
+        b'{"max_epsilon": "1"}',
+        b'{"max_epsilon": 1e7}',
+        b'{"max_epsilon": NaN}',
+        b'{"delta": 0}',
+        b'{"delta": 0.02}',
+        b'{"delta": null}',
         b'{"requesters": ["\xff"]}',
         b"[" * 50_000,
         b" " * (MAX_POLICY_BYTES + 1),

@@ -17,6 +17,7 @@ from galaxylearning.simulation.history import LETTERS, History, OwnerStatus, Rou
 from galaxylearning.simulation.report import (
     BEHAVIOUR_COLUMNS,
     OWNER_COLUMNS,
+    PrivacyFacts,
     Report,
     behaviour_table,
     make_report,
@@ -232,6 +233,12 @@ def test_csv_has_everybody_in_order_of_position() -> None:
 
 def test_nobody_was_paid() -> None:
     assert all(row.share == 0.0 for row in report(pays=[0, 0, 0, 0]).owners)
+
+
+def test_what_noise_came_to_is_kept_and_read_back() -> None:
+    facts = PrivacyFacts("local", 1e-5, 1.5, 2.5, None)
+    assert Report.from_document(json.loads(report(privacy=facts).to_json())).privacy == facts
+    assert Report.from_document(json.loads(report().to_json())).privacy is None
 
 
 def test_nothing_has_happened_yet() -> None:

@@ -58,6 +58,8 @@ def add(
 
     Example: galaxy data add patients.csv --label diagnosis --name biopsies --map M=malignant --map B=benign
     """
+    from galaxylearning.cli.data_privacy import budgets
+
     catalogue = _catalogue(Home(home))
     try:
         entry = catalogue.add(
@@ -70,10 +72,11 @@ def add(
             only=None if only is None else [column.strip() for column in only.split(",")],
             entropy=os.urandom,
         )
+        budget = budgets(Home(home), catalogue, [entry.name])[0]
     finally:
         catalogue.close()
     if format is Format.JSON:
-        output.print_json(_facts(entry))
+        output.print_json(_facts(entry, budget))
         return
     output.print_table(
         f"{entry.name}: {entry.n_rows} rows, label {entry.label}",
@@ -100,23 +103,68 @@ def list_(home: HomeOption = DEFAULT_HOME, format: FormatOption = Format.TABLE) 
 
     Example: galaxy data list --format json
     """
+    from galaxylearning.cli.data_privacy import budget_line, budgets
+
     catalogue = _catalogue(Home(home))
     try:
         entries = list(catalogue.list())
+        found = list(zip(entries, budgets(Home(home), catalogue, [e.name for e in entries]), strict=True))
     finally:
         catalogue.close()
     if format is Format.JSON:
-        output.print_json([_facts(entry) for entry in entries])
+        output.print_json([_facts(entry, budget) for entry, budget in found])
         return
     output.print_table(
         "Data sets",
-        ("name", "rows", "columns", "label", "file", "commitment"),
+        ("name", "rows", "columns", "label", "epsilon spent, left", "file", "commitment"),
         [
-            (entry.name, entry.n_rows, len(entry.columns), entry.label, entry.path, entry.commitment.hex())
-            for entry in entries
+            (
+                entry.name,
+                entry.n_rows,
+                len(entry.columns),
+                entry.label,
+                budget_line(budget),
+                entry.path,
+                entry.commitment.hex(),
+            )
+            for entry, budget in found
         ],
         right="rows,columns",
     )
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="Name of the data set.")],
+    home: HomeOption = DEFAULT_HOME,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Show a data set and every job it served: what it told, and what the policy leaves.
+
+    Example: galaxy data show biopsies
+    """
+    from galaxylearning.cli.data_privacy import JOB_COLUMNS, budget_line, budgets, job_rows
+
+    catalogue = _catalogue(Home(home))
+    try:
+        entry = catalogue.get(name)
+        budget = budgets(Home(home), catalogue, [name])[0]
+    finally:
+        catalogue.close()
+    if format is Format.JSON:
+        output.print_json(_facts(entry, budget))
+        return
+    output.print_facts(
+        entry.name,
+        [
+            ("file", entry.path),
+            ("rows", entry.n_rows),
+            ("label", entry.label),
+            ("commitment", entry.commitment.hex()),
+            ("epsilon", budget_line(budget)),
+        ],
+    )
+    output.print_table("What it told", JOB_COLUMNS, job_rows(budget), right="rounds,reserved,epsilon")
 
 
 @app.command()
@@ -214,8 +262,8 @@ def _catalogue(home: Home) -> DatasetCatalog:
     return DatasetCatalog(home.catalogue)
 
 
-def _facts(entry: DatasetEntry) -> dict[str, Any]:
-    """What may be shown of a data set: everything but its salt."""
+def _facts(entry: DatasetEntry, budget: dict[str, Any]) -> dict[str, Any]:
+    """What may be shown of a data set: everything but its salt; and what it told."""
     return {
         "name": entry.name,
         "file": entry.path,
@@ -240,6 +288,7 @@ def _facts(entry: DatasetEntry) -> dict[str, Any]:
             }
             for column in entry.columns
         ],
+        "privacy": budget,
     }
 
 

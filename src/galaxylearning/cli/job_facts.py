@@ -5,6 +5,7 @@ Amounts are decimal strings of smallest units, times Unix seconds, sizes bytes.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -12,9 +13,12 @@ from typing import Any
 import msgspec
 
 from galaxylearning.cli.output import tokens
+from galaxylearning.errors import Refused
 from galaxylearning.graph import Cost, ModelGraph
+from galaxylearning.learning.accounting import epsilon
 from galaxylearning.messages.terms import Plan, Schema, Terms
 from galaxylearning.protocol.machine import JobState, Phase
+from galaxylearning.protocol.privacy import job_epsilon, models_release
 from galaxylearning.protocol.rounds import body_limit
 
 WHO_SEES = {
@@ -23,6 +27,23 @@ WHO_SEES = {
     "sealed": "each evaluator of the job sees each update; nobody else does. Data owners see the model.",
 }
 """Privacy mode -> who can see what."""
+
+EXAMPLE_SIZES = (100, 1_000, 10_000)
+"""Numbers of rows for which a job's epsilon is told."""
+PROTECTS = {
+    "local": "each row of a data owner, from everybody who sees its update or anything made of it",
+    "central": "all rows of a data owner together, from everybody who sees its update or anything made of it",
+}
+"""Kind of noise -> what epsilon is about."""
+
+
+def _epsilon(plan: Plan, n_rows: int) -> float | None:
+    """None where a data owner with so many rows could not take part, or nothing bounds what it would tell."""
+    try:
+        found = job_epsilon(plan, n_rows)
+    except Refused:
+        return None
+    return found if math.isfinite(found) else None
 
 
 def what_runs(graph: ModelGraph, cost: Cost, plan: Plan, loss: str) -> dict[str, Any]:
@@ -79,6 +100,25 @@ def terms_facts(terms: Terms, graph: ModelGraph, cost: Cost) -> dict[str, Any]:
         "test_rows": terms.test_rows,
         "runs": what_runs(graph, cost, terms.plan, terms.loss),
         "leaves": what_leaves(graph, cost, terms),
+        "noise": noise_facts(terms.plan),
+    }
+
+
+def noise_facts(plan: Plan) -> dict[str, Any] | None:
+    """What a job's noise comes to over all rounds, at its own delta; None without noise.
+
+    With local noise it depends on how many rows a data owner has: epsilon is given for some numbers of them.
+    """
+    noise = plan.noise
+    if noise is None:
+        return None
+    models = models_release(plan)
+    sizes = EXAMPLE_SIZES if noise.kind == "local" else EXAMPLE_SIZES[:1]
+    return {
+        **msgspec.to_builtins(noise),
+        "protects": PROTECTS[noise.kind],
+        "epsilon_by_rows": {str(size): _epsilon(plan, size) for size in sizes},
+        "epsilon_of_models": None if models is None else epsilon([(models, plan.rounds)], noise.delta),
     }
 
 
@@ -153,6 +193,7 @@ def summary(facts: dict[str, Any]) -> Iterable[tuple[str, object]]:
         ),
     )
     yield "privacy", f"{facts['privacy']['mode']}: {facts['privacy']['who_sees']}"
+    yield "noise", _noise(facts["noise"], runs["rounds"])
     yield "admission", facts["admission"]["kind"]
     yield (
         "what would run",
@@ -185,6 +226,24 @@ def column_rows(schema: dict[str, Any]) -> Iterable[tuple[str, ...]]:
         yield column["name"], role, column["kind"], column["unit"] or "", ", ".join(column["classes"] or ())
     for field in schema["arrays"]:
         yield field["name"], "input", f"array of {field['dtype']}", "", " x ".join(map(str, field["shape"]))
+
+
+def _noise(noise: dict[str, Any] | None, rounds: int) -> str:
+    if noise is None:
+        return "none: no differential privacy"
+    clip = "" if noise["example_clip"] is None else f", examples clipped to {noise['example_clip']:g}"
+    sizes = noise["epsilon_by_rows"].items()
+    figures = ", ".join(
+        ("unbounded" if value is None else f"{value:.3g}")
+        + (f" with {int(size):,} rows" if noise["kind"] == "local" else "")
+        for size, value in sizes
+    )
+    models = noise["epsilon_of_models"]
+    return (
+        f"{noise['kind']}, multiplier {noise['multiplier']:g}{clip}; protects {noise['protects']}: epsilon "
+        f"{figures} at delta {noise['delta']:g} over {rounds} rounds"
+        + ("" if models is None else f"; {models:.3g} for who sees only models")
+    )
 
 
 def _until(deadline: int | None, now: int) -> str:

@@ -71,6 +71,7 @@ def run(
     report = reporter(format)
     bootstrap.read_policy(place)
     catalogue = DatasetCatalog(place.catalogue)
+    book = bootstrap.open_privacy_book(place, catalogue)
 
     async def serve() -> None:
         async with (
@@ -85,11 +86,13 @@ def run(
                 policy=watched_policy(place, report),
                 jobs=None if job is None else frozenset(job),
                 is_direct=direct,
+                book=book,
             ).run()
 
     try:
         anyio.run(serve)
     finally:
+        book.close()
         catalogue.close()
 
 

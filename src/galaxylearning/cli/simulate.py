@@ -19,6 +19,7 @@ from galaxylearning.errors import ConfigRefused
 if TYPE_CHECKING:
     from galaxylearning.simulation.callbacks import Callback
     from galaxylearning.simulation.history import RoundRecord
+    from galaxylearning.simulation.report import PrivacyFacts
     from galaxylearning.simulation.result import SimulationResult
 
 INTERRUPTED = 130
@@ -244,6 +245,8 @@ def _show(found: SimulationResult, folder: Path, files: Sequence[str]) -> None:
         ("paid", f"{_money(report.paid)} of {_money(report.bounty)}; {_money(found.refunded)} goes back"),
         ("model", f"{found.model_digest} ({found.engine} engine, {found.seconds:.1f} s)"),
     ]
+    if report.privacy is not None:
+        facts.append(("epsilon", _epsilon(report.privacy)))
     if found.twins:
         facts.append(("same data under several names", "; ".join(", ".join(group) for group in found.twins)))
     if found.chain is not None:
@@ -262,6 +265,16 @@ def _show(found: SimulationResult, folder: Path, files: Sequence[str]) -> None:
 def _best(found: SimulationResult) -> str:
     best = found.report.best_round
     return "none" if best is None else str(best + 1)
+
+
+def _epsilon(privacy: PrivacyFacts) -> str:
+    """What the noise came to."""
+    least, most = privacy.epsilon_least, privacy.epsilon_most
+    figures = f"{most:.3g}" if least == most else f"{least:.3g} to {most:.3g}, by a data owner's rows"
+    models = privacy.epsilon_of_models
+    return f"{figures}, at delta {privacy.delta:g} ({privacy.kind} noise)" + (
+        "" if models is None else f"; {models:.3g} for who sees only models"
+    )
 
 
 def _money(units: int) -> str:

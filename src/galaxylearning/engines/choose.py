@@ -76,6 +76,8 @@ def choose_engine(
     ``address`` names a Ray cluster, ``dump`` where the debug engine writes a failure, ``clip_norm`` the norm
     that updates are clipped to. ``report`` is told in one line what was chosen and why.
 
+    Where the training has privacy noise, only the reference can: it is taken, and ``report`` told why.
+
     Small dense graphs are stacked without measuring. A choice that was measured may fall otherwise next time:
     who resumes a run should ask for the engine the run began with.
 
@@ -100,6 +102,10 @@ def choose_engine(
         dump,
         clip_norm,
     )
+    if training.noise is not None and wanted != "reference":
+        engine = build("reference", wish)
+        report(f"engine reference: {'the others' if wanted == 'auto' else wanted} cannot add privacy noise")
+        return engine
     if wanted != "auto":
         engine = build(cast(Name, wanted), wish)
         report(f"engine {wanted}, as asked{_chosen(engine)}")
@@ -321,7 +327,8 @@ def _ray(wish: _Wish) -> Engine:
 def _reference(wish: _Wish) -> Engine:
     from galaxylearning.engines.reference import ReferenceEngine
 
-    return ReferenceEngine(_flat_model(wish), wish.cohort, wish.training)
+    model = _flat_model(wish)
+    return ReferenceEngine(model, wish.cohort, wish.training, examples=model)
 
 
 def _debug(wish: _Wish) -> Engine:

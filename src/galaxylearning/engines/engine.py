@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from galaxylearning.learning.plan import LocalPlan
+from galaxylearning.learning.private import ExampleNoise
 from galaxylearning.learning.vectors import F32, F64, I64
 
 TOLERANCE_LEVELS = 2
@@ -15,10 +16,14 @@ TOLERANCE_LEVELS = 2
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """What every data owner does with the model it receives; ``seed`` is the job's."""
+    """What every data owner does with the model it receives; ``seed`` is the job's.
+
+    With ``noise`` every step is one of ``learning.private``.
+    """
 
     plan: LocalPlan
     seed: int
+    noise: ExampleNoise | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

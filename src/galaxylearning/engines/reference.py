@@ -6,12 +6,17 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from galaxylearning.crypto.secret_stream import seeded_entropy
 from galaxylearning.engines.cohort import Cohort, owner_rng
 from galaxylearning.engines.engine import Trained, Training
-from galaxylearning.errors import UpdateRefused
-from galaxylearning.graph.model import Model
+from galaxylearning.errors import ConfigRefused, UpdateRefused
+from galaxylearning.graph.model import ExampleModel, Model
 from galaxylearning.learning.local import LocalResult, train_local
+from galaxylearning.learning.private import train_private
 from galaxylearning.learning.vectors import F32, I64
+
+EXAMPLES = 0xD95D
+"""Sets the simulated entropy of noisy training apart from others made of the same numbers."""
 
 
 class ReferenceEngine:
@@ -19,8 +24,12 @@ class ReferenceEngine:
 
     name = "reference"
 
-    def __init__(self, model: Model, cohort: Cohort, training: Training) -> None:
+    def __init__(
+        self, model: Model, cohort: Cohort, training: Training, *, examples: ExampleModel | None = None
+    ) -> None:
+        """``examples`` is the same model where the training has noise."""
         self._model, self._cohort, self._training = model, cohort, training
+        self._examples = examples
 
     def train(self, params: F32, buffers: F32, owners: I64, round_index: int) -> Iterator[Trained]:
         """See ``Engine.train``; one owner at a time."""
@@ -53,7 +62,31 @@ class ReferenceEngine:
             return model.gradient(current, state, (part.inputs,), part.labels, rng=rng)
 
         rng = owner_rng(self._training.seed, round_index, self._cohort.identities[owner])
+        if self._training.noise is not None:
+            return self._train_private(params, buffers, owner, round_index, rng)
         return train_local(gradient, params, buffers, len(rows), self._training.plan, rng=rng)
+
+    def _train_private(
+        self, params: F32, buffers: F32, owner: int, round_index: int, rng: np.random.Generator
+    ) -> LocalResult:
+        rows, model, training = self._cohort.rows(owner), self._examples, self._training
+        if model is None or training.noise is None:
+            raise ConfigRefused("cannot take gradients of single examples", where="engine reference")
+
+        def gradients(current: F32, state: F32, chosen: I64, chance: np.random.Generator) -> F32:
+            part = rows.take(chosen)
+            return model.example_gradients(current, state, (part.inputs,), part.labels, rng=chance)
+
+        return train_private(
+            gradients,
+            params,
+            buffers,
+            len(rows),
+            training.plan,
+            training.noise,
+            rng=rng,
+            entropy=seeded_entropy(training.seed, round_index, self._cohort.identities[owner], EXAMPLES),
+        )
 
     def close(self) -> None:
         """Nothing is held."""

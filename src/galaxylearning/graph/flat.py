@@ -19,6 +19,7 @@ from galaxylearning.errors import DataRefused, GraphRefused
 from galaxylearning.graph.document import DEFAULT_LIMITS, GraphLimits, ModelGraph
 from galaxylearning.graph.infer import infer
 from galaxylearning.graph.losses import batch_loss, check_labels, per_sample
+from galaxylearning.graph.model import NO_EXAMPLES
 from galaxylearning.graph.program import Program
 from galaxylearning.graph.tensors import DTYPES
 from galaxylearning.graph.weights import check_tensors, weights_from_bytes, weights_size, weights_to_bytes
@@ -182,6 +183,45 @@ class FlatModel:
                 after[start : start + size] = changed[entry.name].reshape(-1).numpy()
             start += size
         return loss.item(), gradient, after
+
+    def example_gradients(
+        self,
+        params: Vector,
+        buffers: Vector,
+        inputs: tuple[Array, ...],
+        labels: Array,
+        *,
+        rng: np.random.Generator | None = None,
+    ) -> Vector:
+        """Gradient of each sample's own loss in training mode, float32 [n, P]; dropout masks are shared.
+
+        Raises:
+            GraphRefused: the graph uses batch statistics, so that no sample has a gradient of its own; or as
+                :meth:`gradient`.
+            DataRefused, ValueError: as :meth:`gradient`.
+        """
+        # Loaded by who needs it: what differentiates functions takes a while to load.
+        from galaxylearning.graph.examples import per_example
+
+        if self.program.has_batch_statistics:
+            raise GraphRefused(NO_EXAMPLES, where="graph")
+        tensors = self._tensors(inputs, labels)
+        self._load(params, buffers)
+        with torch.no_grad():
+            one, _ = self.program(self._state, *(tensor[:1] for tensor in tensors), train=False)
+        targets = check_labels(self.graph.loss, labels, (len(labels), *one.shape[1:]))
+        found = np.empty((len(labels), self.parameter_count), np.float32)
+        for low in range(0, len(found), self._rows):
+            here = slice(low, low + self._rows)
+            found[here] = per_example(
+                self.program,
+                self._state,
+                [entry.name for entry in self._trainable],
+                [tensor[here] for tensor in tensors],
+                targets[here],
+                rng,
+            )
+        return found
 
     # ---- evaluation
 

@@ -13,6 +13,9 @@ F32: TypeAlias = npt.NDArray[np.float32]
 F64: TypeAlias = npt.NDArray[np.float64]
 Array: TypeAlias = npt.NDArray[Any]
 
+NO_EXAMPLES = "batch statistics mix the samples: use GroupNorm or LayerNorm instead of BatchNorm"
+"""Why some graphs have no gradients of single samples."""
+
 
 class Model(Protocol):
     """A graph with its initial weights, seen as flat vectors: ``params`` f32[P], ``buffers`` f32[B].
@@ -57,4 +60,20 @@ class Model(Protocol):
 
     def state_bytes(self, params: F32, buffers: F32) -> bytes:
         """The whole model as canonical safetensors."""
+        ...
+
+
+class ExampleModel(Model, Protocol):
+    """A model that can also tell the gradients of single samples, as differential privacy needs them."""
+
+    def example_gradients(
+        self,
+        params: F32,
+        buffers: F32,
+        inputs: tuple[Array, ...],
+        labels: Array,
+        *,
+        rng: np.random.Generator | None = None,
+    ) -> F32:
+        """Gradient of each sample's own loss in training mode, f32[n, P]."""
         ...

@@ -68,7 +68,7 @@ def train_local(
     if plan.epochs is not None and plan.epochs * _batches_per_epoch(n_rows, plan) > MAX_STEPS:
         raise ValueError(f"epochs must give at most {MAX_STEPS} steps over {n_rows} rows")
     current = start.copy()
-    apply = _adam(plan, start.size) if plan.optimizer == "adam" else _sgd(plan, start.size)
+    apply = optimizer_step(plan, start.size)
     first_loss = last_loss = math.nan
     step = 0
     # A diverging run is caught by the checks below, with the step's number: numpy need not warn as well.
@@ -155,6 +155,14 @@ def _permutation(n_rows: int, rng: np.random.Generator) -> I64:
 
 
 _Apply = Callable[[F32, F32, int], None]
+
+
+def optimizer_step(plan: LocalPlan, size: int) -> _Apply:
+    """``apply(parameters f32[size], gradient f32[size], step)``: one step of the plan's optimiser, in place.
+
+    Steps are counted from 1; what the optimiser remembers lives in the function.
+    """
+    return _adam(plan, size) if plan.optimizer == "adam" else _sgd(plan, size)
 
 
 def _sgd(plan: LocalPlan, size: int) -> _Apply:

@@ -228,6 +228,43 @@ class Schema(_Part, frozen=True, forbid_unknown_fields=True):
         return blake3_digest(_canonical(self))
 
 
+class Noise(_Part, frozen=True, forbid_unknown_fields=True):
+    """Differential privacy of what a data owner sends.
+
+    ``local``: every step of its training clips each example's gradient to ``example_clip`` and adds noise
+    with a standard deviation of ``multiplier * example_clip``; each row is protected, whatever is made of
+    the update. ``central``: every data owner adds a share of noise to its whole update, such that the sum
+    over ``minimum_owners`` has one of ``multiplier * clip_norm``. ``delta`` is the one at which the job
+    speaks of epsilon; a data owner counts at its own.
+    """
+
+    kind: Literal["local", "central"]
+    multiplier: float
+    example_clip: float | None = None
+    delta: float = 1e-5
+
+    def path(self, name: str) -> str:
+        return f"plan.noise.{name}"
+
+    def check(self) -> None:
+        _within(self.multiplier, "plan.noise.multiplier", 0.05, 1e3)
+        _within(self.delta, "plan.noise.delta", 0, 0.01, above=True)
+        if self.kind == "local":
+            _require(
+                self.example_clip is not None and 0 < self.example_clip <= 1e6,
+                "plan.noise.example_clip",
+                self.example_clip,
+                "above 0 to 1e+06 with kind 'local'",
+            )
+        else:
+            _require(
+                self.example_clip is None,
+                "plan.noise.example_clip",
+                self.example_clip,
+                "none with kind 'central', which clips whole updates to plan.clip_norm",
+            )
+
+
 class Plan(_Part, frozen=True, forbid_unknown_fields=True):
     """How the model is trained, federated and valued.
 
@@ -235,6 +272,7 @@ class Plan(_Part, frozen=True, forbid_unknown_fields=True):
     ``bits`` bits; ``loss_clip`` bounds a sample's loss in the utility, in nats; ``midpoints`` are the
     path integral's. The gate takes norms from products with ``projections`` random vectors of +-1 that are
     drawn once the round's updates are in; 0 means from the updates themselves, which masked mode cannot.
+    ``noise`` is for differential privacy; without it there is none.
     """
 
     rounds: int
@@ -261,6 +299,7 @@ class Plan(_Part, frozen=True, forbid_unknown_fields=True):
     midpoints: int = 5
     minimum_owners: int = 1
     maximum_owners: int = 100
+    noise: Noise | None = None
 
     def check(self) -> None:
         _within(self.rounds, "plan.rounds", 1, MAX_ROUNDS)

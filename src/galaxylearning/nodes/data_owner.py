@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.crypto.seal import SealingKey, seal
-from galaxylearning.errors import GalaxyError, MessageRefused, Refused
+from galaxylearning.errors import DataRefused, GalaxyError, MessageRefused, Refused
 from galaxylearning.graph import Cost, ModelGraph, meter, weights_size
 from galaxylearning.messages import typed
 from galaxylearning.messages.records import (
@@ -30,15 +30,16 @@ from galaxylearning.messages.records import (
 )
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
+from galaxylearning.nodes.privacy import PrivacyKeeper
 from galaxylearning.nodes.site import Board, ChainView, Progress, Site, is_passing, keep_going, registry_topic
-from galaxylearning.ports import DatasetShelf, OfferedDataset, Trainer
+from galaxylearning.ports import DatasetShelf, OfferedDataset, PrivacyBook, Trainer
 from galaxylearning.protocol import calls
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.consent import OwnerPolicy, refusal
 from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.masking import masking_plan
 from galaxylearning.protocol.matching import match_schema
-from galaxylearning.protocol.rounds import encode_body
+from galaxylearning.protocol.rounds import encode_body, quantizer
 from galaxylearning.protocol.rows import encode_rows
 from galaxylearning.secagg.owner import mask_update
 from galaxylearning.units import Address, Digest
@@ -63,9 +64,11 @@ class DataOwnerNode:
         credential: CredentialRecord | None = None,
         jobs: frozenset[int] | None = None,
         is_direct: bool = False,
+        book: PrivacyBook | None = None,
     ) -> None:
         self.site, self.key, self.shelf, self.trainer = site, sealing_key, shelf, trainer
         self.policy, self.credential, self.is_direct = policy, credential, is_direct
+        self.privacy = PrivacyKeeper(book, site.ledger)
         self._only = jobs
         self._view = ChainView(site.ledger, site.blobs)
         self._boards: dict[int, Board] = {}
@@ -106,6 +109,7 @@ class DataOwnerNode:
                 return True
             await self._training(state, board, consent.decode())
             return False
+        self.privacy.close(job_id)
         return True
 
     # ---- enrolling
@@ -119,6 +123,7 @@ class DataOwnerNode:
             if dataset is None or not await self._is_registered(dataset):
                 return
             enrolment = self._enrolment(state.job_id, terms, dataset)
+            self.privacy.reserve(terms, state.job_id, dataset)
             self.site.journal.record(f"job/{state.job_id}/consent", dataset.name.encode())
             kept = self.site.journal.record(step, encode(enrolment))
             self._tell(state.job_id, "enrolled", dataset.name)
@@ -145,14 +150,22 @@ class DataOwnerNode:
     async def _choose(self, job_id: int, terms: Terms) -> OfferedDataset | None:
         """The first data set that matches and that the policy lets join."""
         _, cost = await self._graph(job_id, terms)
+        quantizer(terms.plan, cost.parameters)
         if terms.privacy == "masked":
             # A job whose range or noise would not hold is refused before anything is trained for it.
             masking_plan(terms, cost.parameters)
         reason = "no data set is offered"
         for dataset in self.shelf.offered():
             report = match_schema(terms.schema, dataset.columns, arrays=dataset.arrays)
+            policy = self.policy()
             reason_here = refusal(
-                self.policy(), terms, terms.digest, dataset=dataset.name, cost=cost, report=report
+                policy,
+                terms,
+                terms.digest,
+                dataset=dataset.name,
+                cost=cost,
+                report=report,
+                privacy=self.privacy.refusal(policy, terms, job_id, dataset.name, dataset.n_rows),
             )
             if reason_here is None:
                 return dataset
@@ -210,6 +223,10 @@ class DataOwnerNode:
             if found is None:
                 return
             model, state_bytes = found
+            offered = [one for one in self.shelf.offered() if one.name == dataset]
+            if not offered:
+                raise DataRefused("no data set has this name any more", where=f"data set {dataset!r}")
+            self.privacy.charge(self.policy(), terms, job_id, round_index, offered[0])
             self.shelf.record_use(dataset, job_id, round_index)
             body = await self._sealed_update(terms, job_id, round_index, dataset, state_bytes)
             kept_body = self.site.journal.record(f"{name}/body", body)

@@ -23,7 +23,10 @@ class OwnerPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``requesters``, ``evaluators`` and ``datasets`` list accounts and data set names, ``"*"`` for any; every
     evaluator of a job must be listed, for in sealed mode each sees the updates. Amounts are in the
     token's smallest unit, costs per batch of the job's plan. ``accepted`` are jobs accepted by hand, by terms
-    digest in hex; they pass whatever else the policy says, except the limits on cost.
+    digest in hex; they pass whatever else the policy says, except the limits on cost and on epsilon.
+
+    ``max_epsilon`` bounds what all jobs of all requesters together may tell of one data set, at ``delta``;
+    with it, jobs without noise are refused.
     """
 
     requesters: tuple[str, ...] = ()
@@ -36,6 +39,8 @@ class OwnerPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     maximum_activation_bytes: int = 4 << 30
     maximum_flops: int = 10**13
     accepted: tuple[str, ...] = ()
+    max_epsilon: float | None = None
+    delta: float = 1e-6
 
     def __post_init__(self) -> None:
         if not self.minimum_bounty.isdecimal():
@@ -43,6 +48,10 @@ class OwnerPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for name in ("maximum_rounds", "maximum_state_bytes", "maximum_activation_bytes", "maximum_flops"):
             if getattr(self, name) < 0:
                 raise ConfigRefused("must be 0 or more", where=name)
+        if self.max_epsilon is not None and not 0 < self.max_epsilon <= 1e6:
+            raise ConfigRefused("must be above 0 to 1e+06, or null", where="max_epsilon")
+        if not 0 < self.delta <= 0.01:
+            raise ConfigRefused("must be above 0 to 0.01", where="delta")
 
 
 def policy_from_json(data: bytes) -> OwnerPolicy:
@@ -60,9 +69,19 @@ def policy_from_json(data: bytes) -> OwnerPolicy:
 
 
 def refusal(
-    policy: OwnerPolicy, terms: Terms, terms_digest: Digest, *, dataset: str, cost: Cost, report: MatchReport
+    policy: OwnerPolicy,
+    terms: Terms,
+    terms_digest: Digest,
+    *,
+    dataset: str,
+    cost: Cost,
+    report: MatchReport,
+    privacy: str | None = None,
 ) -> str | None:
-    """Why the policy does not let ``dataset`` join a job of these terms, or None."""
+    """Why the policy does not let ``dataset`` join a job of these terms, or None.
+
+    ``privacy`` is why the job would exceed the data set's budget of epsilon, if it would.
+    """
     if not report.is_match:
         return "the data set does not match the schema: " + "; ".join(
             f"{row.column}: {row.problem}" for row in report.problems[:5]
@@ -75,6 +94,8 @@ def refusal(
     for what, needed, allowed, unit in limits:
         if needed > allowed:
             return f"{what} would take {needed} {unit}; the policy allows {allowed}"
+    if privacy is not None:
+        return privacy
     if terms_digest.hex() in policy.accepted:
         return None
     if ANYBODY not in policy.requesters and terms.requester not in policy.requesters:

@@ -13,11 +13,21 @@ import torch
 from torch import nn
 
 from galaxylearning.crypto.digest import blake3_digest
-from galaxylearning.errors import JobRefused
+from galaxylearning.errors import GraphRefused, JobRefused
 from galaxylearning.graph import Cost, FlatModel, ModelGraph, compile_model, meter
 from galaxylearning.messages import terms as wire
-from galaxylearning.messages.terms import Admission, EvaluatorSeat, Masking, Plan, Schema, Terms, Windows
+from galaxylearning.messages.terms import (
+    Admission,
+    EvaluatorSeat,
+    Masking,
+    Noise,
+    Plan,
+    Schema,
+    Terms,
+    Windows,
+)
 from galaxylearning.protocol.masking import default_masking, masked_plan, masking_plan
+from galaxylearning.protocol.privacy import check_protectable
 from galaxylearning.protocol.rounds import BUFFERS_IN_MASKED, MIN_TEST_ROWS, Rows, quantizer, server_optimizer
 from galaxylearning.units import Address, Digest
 
@@ -126,7 +136,7 @@ def compile_job(job: Job, test: Rows) -> CompiledJob:
 
     Raises:
         UnsupportedModel: the model uses something a graph cannot express.
-        JobRefused: plan, privacy mode, test set or model do not fit together; the field is named.
+        JobRefused: plan, noise, privacy mode, test set or model do not fit together; the field is named.
         ConfigRefused: an optimiser, range or optimiser setting is not possible.
     """
     if job.privacy not in ("sealed", "masked"):
@@ -135,12 +145,12 @@ def compile_job(job: Job, test: Rows) -> CompiledJob:
         raise JobRefused("given; allowed only with privacy 'masked'", where="masking")
     if len(test) < MIN_TEST_ROWS:
         raise JobRefused(f"{len(test)} rows; at least {MIN_TEST_ROWS} are needed", where="test_data")
-    quantizer(job.plan)
     server_optimizer(job.plan)
     example = torch.from_numpy(np.ascontiguousarray(test.inputs[:EXAMPLE_ROWS]))
     graph, weights = compile_model(job.model, (example,), loss=job.loss, federate=job.federate)
     model = FlatModel(graph, weights)
     params, buffers = model.initial()
+    quantizer(job.plan, params.size)
     losses = model.per_sample_loss(params, buffers, (test.inputs,), test.labels)
     if not bool(np.isfinite(losses).all()):
         raise JobRefused("the untrained model's loss on the test set is not finite", where="model")
@@ -148,7 +158,21 @@ def compile_job(job: Job, test: Rows) -> CompiledJob:
         if buffers.size:
             raise JobRefused(BUFFERS_IN_MASKED, where="model")
         job = replace(job, plan=masked_plan(job.plan, params.size))
+    if job.plan.noise is not None:
+        _check_noise(model, job.plan.noise, test.take(np.arange(1, dtype=np.int64)))
     return CompiledJob(job, graph, model, test, meter(graph, job.plan.batch_size))
+
+
+def _check_noise(model: FlatModel, noise: Noise, row: Rows) -> None:
+    """Refuse a model that data owners could not train under this noise."""
+    try:
+        check_protectable(model)
+        if noise.kind == "local":
+            params, buffers = model.initial()
+            rng = np.random.default_rng(0)
+            model.example_gradients(params, buffers, (row.inputs,), row.labels, rng=rng)
+    except GraphRefused as refused:
+        raise JobRefused(str(refused), where="model") from refused
 
 
 def terms_of(

@@ -344,7 +344,7 @@ class JobComputation:
     def moved(self, total: I64, weight: int) -> ModelState:
         """The model after the server's step with a weighted sum of updates int64[P] and its whole weight."""
         before = self.state
-        mean = quantizer(self.terms.plan).dequantize(total, weight)
+        mean = quantizer(self.terms.plan, self.sizes[0]).dequantize(total, weight)
         server, params = server_optimizer(self.terms.plan).apply(before.server, before.params, mean)
         return ModelState(params, before.buffers, server, params.astype(np.float64) - before.params)
 
@@ -378,7 +378,7 @@ class JobComputation:
     @property
     def parameter_unit(self) -> float:
         """By how much an integer of the mean update moves a parameter."""
-        return self.terms.plan.server_learning_rate / quantizer(self.terms.plan).scale
+        return self.terms.plan.server_learning_rate / quantizer(self.terms.plan, self.sizes[0]).scale
 
     def question_seed(self, beacon: bytes, purpose: str) -> bytes:
         """32 bytes for this round's questions of one purpose."""

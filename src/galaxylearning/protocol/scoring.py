@@ -183,7 +183,7 @@ def reference_values(job: JobComputation, name: str) -> dict[str, dict[str, floa
             continue
         weights = {d.data_owner: d.weight for d in outcome.decisions}
         total = sum(weights[who] for who in owners)
-        sent, scale = outcome.updates, quantizer(job.terms.plan)
+        sent, scale = outcome.updates, quantizer(job.terms.plan, job.sizes[0])
         row = {who: index for index, who in enumerate(sent.owners)}
         view = RoundView(
             start=outcome.before.params.astype(np.float64),

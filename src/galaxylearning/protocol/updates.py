@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from galaxylearning.errors import MessageRefused
-from galaxylearning.graph.model import Model
+from galaxylearning.graph.model import ExampleModel, Model
 from galaxylearning.learning import (
+    GradientFunction,
     LocalPlan,
     Quantizer,
     ServerOptimizer,
@@ -19,10 +20,12 @@ from galaxylearning.learning import (
     encode_update,
     train_local,
 )
+from galaxylearning.learning.private import noisy_integers, train_private
 from galaxylearning.messages.records import UpdateBody, decode, encode
 from galaxylearning.messages.terms import Plan, Terms
 from galaxylearning.protocol.hidden_set import Rows
-from galaxylearning.units import Address
+from galaxylearning.protocol.privacy import check_protectable, example_noise, share_variance, update_range
+from galaxylearning.units import Address, Entropy
 
 F32: TypeAlias = NDArray[np.float32]
 I32: TypeAlias = NDArray[np.int32]
@@ -57,14 +60,16 @@ def server_optimizer(plan: Plan) -> ServerOptimizer:
     )
 
 
-def quantizer(plan: Plan) -> Quantizer:
-    """How parameters become integers: no coordinate can exceed the norm the update is clipped to.
+def quantizer(plan: Plan, parameters: int | None = None) -> Quantizer:
+    """How ``parameters`` become integers: no coordinate can exceed the norm the update is clipped to, and the
+    noise that the plan adds to it. Their number is needed with central noise.
 
     Raises:
-        ConfigRefused: the sum over the largest cohort could leave the accumulator.
+        ConfigRefused: the sum over the largest cohort could leave the accumulator, or the plan's noise does
+            not fit its bits.
     """
     check_range(plan.bits, plan.maximum_owners, plan.max_weight)
-    return Quantizer(plan.bits, plan.clip_norm)
+    return Quantizer(plan.bits, update_range(plan, parameters))
 
 
 def training_seed(terms: Terms, round_index: int, data_owner: Address) -> np.random.Generator:
@@ -75,22 +80,70 @@ def training_seed(terms: Terms, round_index: int, data_owner: Address) -> np.ran
 def train_update(
     model: Model, terms: Terms, state: tuple[F32, F32], rows: Rows, *, rng: np.random.Generator
 ) -> tuple[I32, I32]:
-    """Train at home: ``(parameters int32[P], buffers int32[B])``, clipped and quantised, all that may leave.
+    """Train without noise: ``(parameters int32[P], buffers int32[B])``, clipped and quantised.
 
     Raises:
         UpdateRefused: training diverged; the step is named.
     """
     params, buffers = state
+    gradient = _mean_gradient(model, rows)
+    result = train_local(gradient, params, buffers, len(rows), local_plan(terms.plan), rng=rng)
+    ints = quantizer(terms.plan, params.size).quantize(clip_norm(result.update, terms.plan.clip_norm))
+    return ints, Quantizer(BUFFER_BITS, BUFFER_RANGE).quantize(result.buffers - buffers)
 
+
+def _mean_gradient(model: Model, rows: Rows) -> GradientFunction:
     def gradient(
         current: F32, memory: F32, batch: NDArray[np.int64], chance: np.random.Generator
     ) -> tuple[float, F32, F32]:
         part = rows.take(batch)
         return model.gradient(current, memory, (part.inputs,), part.labels, rng=chance)
 
-    result = train_local(gradient, params, buffers, len(rows), local_plan(terms.plan), rng=rng)
-    ints = quantizer(terms.plan).quantize(clip_norm(result.update, terms.plan.clip_norm))
-    return ints, Quantizer(BUFFER_BITS, BUFFER_RANGE).quantize(result.buffers - buffers)
+    return gradient
+
+
+def train_for_owner(
+    model: ExampleModel,
+    terms: Terms,
+    state: tuple[F32, F32],
+    rows: Rows,
+    *,
+    rng: np.random.Generator,
+    entropy: Entropy,
+) -> tuple[I32, I32]:
+    """What may leave a data owner: ``train_update``, with the noise that the plan asks for, from ``entropy``.
+
+    Raises:
+        UpdateRefused: training diverged.
+        GraphRefused: the plan wants noise on a model that it cannot protect.
+    """
+    noise, plan, (params, buffers) = terms.plan.noise, terms.plan, state
+    if noise is None:
+        return train_update(model, terms, state, rows, rng=rng)
+    check_protectable(model)
+    if noise.kind == "central":
+        gradient = _mean_gradient(model, rows)
+        result = train_local(gradient, params, buffers, len(rows), local_plan(plan), rng=rng)
+        scale, variance = quantizer(plan, params.size), share_variance(plan, params.size)
+        ints = noisy_integers(result.update, scale, plan.clip_norm, variance, entropy=entropy)
+        return ints, np.zeros(0, np.int32)
+
+    def gradients(current: F32, memory: F32, chosen: NDArray[np.int64], chance: np.random.Generator) -> F32:
+        part = rows.take(chosen)
+        return model.example_gradients(current, memory, (part.inputs,), part.labels, rng=chance)
+
+    result = train_private(
+        gradients,
+        params,
+        buffers,
+        len(rows),
+        local_plan(plan),
+        example_noise(noise),
+        rng=rng,
+        entropy=entropy,
+    )
+    ints = quantizer(plan).quantize(clip_norm(result.update, plan.clip_norm))
+    return ints, np.zeros(0, np.int32)
 
 
 def encode_body(

@@ -5,6 +5,8 @@ The graph of one job is prepared once and kept. Knows neither chain nor store.
 
 from __future__ import annotations
 
+import os
+
 import anyio.to_thread
 import numpy as np
 import torch
@@ -12,8 +14,9 @@ from numpy.typing import NDArray
 
 from galaxylearning.graph import FlatModel, ModelGraph, weights_from_bytes
 from galaxylearning.messages.terms import Terms
-from galaxylearning.protocol.rounds import Rows, train_update, training_seed
-from galaxylearning.units import Address
+from galaxylearning.protocol.rounds import Rows, training_seed
+from galaxylearning.protocol.updates import train_for_owner
+from galaxylearning.units import Address, Entropy
 
 KEPT_MODELS = 4
 
@@ -21,7 +24,9 @@ KEPT_MODELS = 4
 class ThreadTrainer:
     """Implements ``ports.Trainer``; one update at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, entropy: Entropy = os.urandom) -> None:
+        """``entropy`` is what noise is made of, where the plan asks for noise."""
+        self._entropy = entropy
         torch.set_num_threads(1)
         self._models: dict[bytes, FlatModel] = {}
         self._one_at_a_time = anyio.CapacityLimiter(1)
@@ -34,8 +39,13 @@ class ThreadTrainer:
         def work() -> tuple[NDArray[np.int32], NDArray[np.int32]]:
             model = self._model(graph, state)
             received = model.from_state_bytes(state)
-            return train_update(
-                model, terms, received, rows, rng=training_seed(terms, round_index, data_owner)
+            return train_for_owner(
+                model,
+                terms,
+                received,
+                rows,
+                rng=training_seed(terms, round_index, data_owner),
+                entropy=self._entropy,
             )
 
         return await anyio.to_thread.run_sync(work, limiter=self._one_at_a_time)

@@ -22,7 +22,7 @@ from galaxylearning.protocol.rounds import Rows
 from galaxylearning.simulation.history import History, OwnerStatus, RoundRecord, RunInfo
 from galaxylearning.simulation.players import Players
 from galaxylearning.simulation.prepare import Prepared, prepare
-from galaxylearning.simulation.report import make_report
+from galaxylearning.simulation.report import make_report, privacy_facts
 from galaxylearning.simulation.result import SimulationResult
 from galaxylearning.simulation.run import (
     Attendance,
@@ -184,7 +184,7 @@ def _on_chain(prepared: Prepared, options: Options, tell: Tell, on_round: OnRoun
             async def play() -> ChainRun:
                 return await run_on_chain(
                     prepared.compiled,
-                    Players(prepared.cast, engine, prepared.terms.plan),
+                    Players(prepared.cast, engine, prepared.terms.plan, seed=prepared.terms.seed),
                     prepared.names,
                     prepared.raw,
                     senders=attendance.senders,
@@ -270,6 +270,7 @@ def _chain_result(
             pays=found.payouts,
             bounty=int(found.terms.price.bounty),
             played_by=prepared.cast.played_by,
+            privacy=privacy_facts(prepared.terms.plan, prepared.cast.cohort.counts, len(history)),
         ),
         history=history,
         params=params,

@@ -10,15 +10,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from galaxylearning.crypto.secret_stream import seeded_entropy
 from galaxylearning.engines.engine import Engine, Trained
 from galaxylearning.learning import Quantizer, quantise_rows
 from galaxylearning.learning.exact import IntRows, require_rows
+from galaxylearning.learning.private import noisy_integers
 from galaxylearning.learning.quantise import row_type
 from galaxylearning.learning.vectors import F32, F64, I32, I64
 from galaxylearning.messages.terms import Plan
+from galaxylearning.protocol.privacy import share_variance
 from galaxylearning.protocol.rounds import BUFFER_BITS, BUFFER_RANGE, quantizer
 from galaxylearning.simulation.behaviours import Cast, Scene, perform
 
+SHARES = 0x54A8
+"""Sets the simulated entropy of shares apart from others made of the same numbers."""
 NOT_FINITE = "the update is not finite"
 
 
@@ -39,10 +44,20 @@ class Played:
 class Players:
     """All identities of a cast."""
 
-    def __init__(self, cast: Cast, engine: Engine, plan: Plan) -> None:
-        self.cast, self._engine, self._plan = cast, engine, plan
-        self._scale = quantizer(plan)
+    def __init__(self, cast: Cast, engine: Engine, plan: Plan, *, seed: int) -> None:
+        self.cast, self._engine, self._plan, self._seed = cast, engine, plan, seed
+        self._has_shares = plan.noise is not None and plan.noise.kind == "central"
         self._buffer_scale = Quantizer(BUFFER_BITS, BUFFER_RANGE)
+
+    def _noisy(self, updates: F32, owners: I64, round_index: int) -> I32:
+        """Integers with a share of central noise, which repeats with the job's seed: nobody is behind it."""
+        found: I32 = np.empty(updates.shape, np.int32)
+        size, clip = updates.shape[1], self._plan.clip_norm
+        scale, variance = quantizer(self._plan, size), share_variance(self._plan, size)
+        for row, update, owner in zip(found, updates, owners.tolist(), strict=True):
+            entropy = seeded_entropy(self._seed, round_index, owner, SHARES)
+            row[:] = noisy_integers(update, scale, clip, variance, entropy=entropy)
+        return found
 
     def play(
         self, params: F32, buffers: F32, senders: I64, round_index: int, last_step: F64 | None
@@ -52,6 +67,7 @@ class Players:
         Raises:
             GalaxyError: the engine failed as a whole.
         """
+        scale = quantizer(self._plan, params.size)
         ints = np.zeros((len(senders), params.size), row_type(self._plan.bits))
         changes: I32 = np.zeros((len(senders), buffers.size), np.int32)
         malformed: dict[int, str] = {}
@@ -65,11 +81,13 @@ class Players:
             updates, after = part.updates, part.buffers
             if not kept.all():
                 places, updates, after = places[kept], updates[kept], after[kept]
-            if places.size and places[-1] - places[0] == places.size - 1:
+            if self._has_shares:
+                ints[places] = self._noisy(updates, senders[places], round_index)
+            elif places.size and places[-1] - places[0] == places.size - 1:
                 here = slice(places[0], places[-1] + 1)
-                quantise_rows(updates, self._scale, self._plan.clip_norm, out=ints[here])
+                quantise_rows(updates, scale, self._plan.clip_norm, out=ints[here])
             else:
-                ints[places] = quantise_rows(updates, self._scale, self._plan.clip_norm)
+                ints[places] = quantise_rows(updates, scale, self._plan.clip_norm)
             if buffers.size:
                 changes[places] = quantise_rows(after - buffers, self._buffer_scale, None)
         sent = require_rows(ints, "updates")

@@ -142,7 +142,7 @@ def round_worths(hidden: HiddenGame, game: RoundGame) -> F64:
 
 def _of_rounds(prepared: Prepared, job: JobComputation, names: Sequence[str], means: Means) -> dict[str, F64]:
     plan = prepared.terms.plan
-    unit = plan.server_learning_rate / quantizer(plan).scale
+    unit = plan.server_learning_rate / quantizer(plan, prepared.compiled.model.parameter_count).scale
     totals = {name: np.zeros(len(prepared.cast)) for name in names}
     players: list[NDArray[np.int64]] = []
     games: list[RoundGame] = []

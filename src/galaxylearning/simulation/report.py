@@ -14,7 +14,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from galaxylearning.learning.accounting import epsilon
 from galaxylearning.learning.vectors import I64
+from galaxylearning.messages.terms import Plan
+from galaxylearning.protocol.privacy import models_release, release_of
 from galaxylearning.simulation.history import STATUS_NAMES, EndReason, History, RunInfo
 
 FORMAT: Final = "galaxy-report-1"
@@ -78,6 +81,21 @@ class BehaviourRow:
 
 
 @dataclass(frozen=True, slots=True)
+class PrivacyFacts:
+    """What noise came to over the rounds that were run, at ``delta``.
+
+    ``epsilon_least`` and ``epsilon_most`` are those of the data owners with the most and the fewest rows;
+    with central noise they are one. ``epsilon_of_models`` is for who sees only models, where that is bounded.
+    """
+
+    kind: str
+    delta: float
+    epsilon_least: float
+    epsilon_most: float
+    epsilon_of_models: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """``owners`` and ``behaviours`` come with the best paid first, then by value."""
 
@@ -91,6 +109,7 @@ class Report:
     paid: int
     owners: tuple[OwnerRow, ...]
     behaviours: tuple[BehaviourRow, ...]
+    privacy: PrivacyFacts | None = None
 
     def to_document(self) -> dict[str, Any]:
         """For JSON: amounts are decimal strings of smallest units."""
@@ -105,7 +124,9 @@ class Report:
         """Read ``to_document`` back; ``ValueError`` or ``KeyError`` for anything else."""
         if document["format"] != FORMAT:
             raise ValueError(f"format must be {FORMAT}")
-        fields = {name: document[name] for name in cls.__dataclass_fields__}
+        fields = {name: document[name] for name in cls.__dataclass_fields__ if name != "privacy"}
+        told = document.get("privacy")
+        fields["privacy"] = None if told is None else PrivacyFacts(**told)
         fields["bounty"], fields["paid"] = int(document["bounty"]), int(document["paid"])
         fields["owners"] = tuple(OwnerRow(**{**row, "pay": int(row["pay"])}) for row in document["owners"])
         fields["behaviours"] = tuple(
@@ -137,6 +158,7 @@ def make_report(
     bounty: int,
     reason: EndReason = "finished",
     played_by: Sequence[int] | I64 | None = None,
+    privacy: PrivacyFacts | None = None,
 ) -> Report:
     """Put a run's outcome together; all sequences have one entry for each identity of ``info``.
 
@@ -187,6 +209,23 @@ def make_report(
         paid=paid,
         owners=tuple(sorted(owners, key=lambda row: (-row.pay, -row.value, row.position))),
         behaviours=_by_behaviour(owners, len(history), paid),
+        privacy=privacy,
+    )
+
+
+def privacy_facts(plan: Plan, counts: I64, rounds: int) -> PrivacyFacts | None:
+    """What the plan's noise comes to for owners of ``counts`` int64[K] rows; None without noise."""
+    if plan.noise is None:
+        return None
+    delta, models = plan.noise.delta, models_release(plan)
+    found = [release_of(plan, int(size)) for size in (counts.max(), counts.min())]
+    least, most = (epsilon([(one, rounds)] if one is not None else [], delta) for one in found)
+    return PrivacyFacts(
+        kind=plan.noise.kind,
+        delta=delta,
+        epsilon_least=min(least, most),
+        epsilon_most=max(least, most),
+        epsilon_of_models=None if models is None else epsilon([(models, rounds)], delta),
     )
 
 

@@ -27,6 +27,7 @@ from galaxylearning.learning import UpdateMatrix
 from galaxylearning.learning.vectors import F32, F64, I64
 from galaxylearning.messages.records import ScoreTable
 from galaxylearning.messages.terms import CLASS_LOSSES
+from galaxylearning.protocol.privacy import example_noise
 from galaxylearning.protocol.rounds import (
     SCORE_BLOCKS,
     HiddenSet,
@@ -42,7 +43,7 @@ from galaxylearning.simulation.history import EndReason, History, OwnerStatus, R
 from galaxylearning.simulation.players import Played, Players
 from galaxylearning.simulation.prepare import Prepared, account, fingerprint
 from galaxylearning.simulation.references import Means, check_references, reference_values
-from galaxylearning.simulation.report import make_report
+from galaxylearning.simulation.report import make_report, privacy_facts
 from galaxylearning.simulation.result import SimulationResult
 from galaxylearning.simulation.rounds_kept import pack, unpack
 from galaxylearning.units import Address
@@ -165,7 +166,7 @@ class Run:
             history="full" if options.compare else "none" if self.notes else "twins",
             spread=threads.map,
         )
-        self.players = Players(prepared.cast, engine, terms.plan)
+        self.players = Players(prepared.cast, engine, terms.plan, seed=terms.seed)
         self.attendance = Attendance(prepared)
         self._per_nat = FixedPointUtility()
         self._paying = len(hidden.paying)
@@ -326,6 +327,7 @@ class Run:
                 bounty=bounty,
                 reason=reason,
                 played_by=prepared.cast.played_by,
+                privacy=privacy_facts(prepared.terms.plan, prepared.cast.cohort.counts, len(course.history)),
             ),
             history=course.history,
             params=state.params,
@@ -377,6 +379,8 @@ def chosen_engine(prepared: Prepared, options: Options, tell: Tell) -> Engine:
     Raises:
         ConfigRefused: the engine cannot run this model, or not within the budget.
     """
+    plan = prepared.terms.plan
+    noise = example_noise(plan.noise) if plan.noise is not None and plan.noise.kind == "local" else None
     compiled, wanted, left = prepared.compiled, options.engine, available_mib(options.memory_mib)
     if not left:
         raise ConfigRefused(
@@ -396,12 +400,12 @@ def chosen_engine(prepared: Prepared, options: Options, tell: Tell) -> Engine:
         compiled.graph,
         compiled.model_bytes,
         prepared.cast.cohort,
-        Training(local_plan(prepared.terms.plan), prepared.terms.seed),
+        Training(local_plan(plan), prepared.terms.seed, noise),
         wanted=wanted,
         budget_mib=max(1.0, ENGINE_PART * (left - needed)),
         workers=options.workers,
         report=tell,
         address=options.ray_address,
         dump=options.dump,
-        clip_norm=prepared.terms.plan.clip_norm,
+        clip_norm=plan.clip_norm,
     )
