@@ -13,7 +13,15 @@ from galaxylearning.errors import JobRefused, PhaseError, UpdateRefused
 from galaxylearning.graph import FlatModel
 from galaxylearning.learning import UpdateMatrix, aggregate
 from galaxylearning.messages.terms import EvaluatorSeat, Masking, Plan, Terms
-from galaxylearning.protocol.masked_round import BAD_SHARES, OUT_OF_RANGE, MaskedRound, blunted
+from galaxylearning.protocol import outcomes
+from galaxylearning.protocol.masked_round import (
+    BAD_SHARES,
+    OUT_OF_RANGE,
+    STANDS_ALONE,
+    MaskedRound,
+    blunted,
+    carried,
+)
 from galaxylearning.protocol.masking import (
     default_masking,
     default_projections,
@@ -23,6 +31,7 @@ from galaxylearning.protocol.masking import (
     simulated_beacon,
 )
 from galaxylearning.protocol.rounds import HiddenSet, JobComputation, RoundOutcome
+from galaxylearning.secagg.weights import carried_by
 
 BEACON = bytes(range(32))
 MASKED = msgspec.structs.replace(PLAN, minimum_owners=3, projections=9)
@@ -227,3 +236,26 @@ def test_masking_goes_with_masked_mode_only() -> None:
         msgspec.structs.replace(terms, privacy="sealed")
     with pytest.raises(JobRefused, match="masking"):
         msgspec.structs.replace(terms, masking=None)
+
+
+def test_no_weight_stands_alone_in_a_sum() -> None:
+    weights, reasons = carried(np.array([15, 15, 15, 2, 0]), np.array([0, 0, 0, 0, 3]), 3)
+    assert weights.tolist() == [15, 15, 15, 0, 0]
+    assert reasons.tolist() == [0, 0, 0, STANDS_ALONE, 3]
+    weights, reasons = carried(np.array([15, 7, 0]), np.array([0, 0, 3]), 3)
+    assert (weights.tolist(), reasons.tolist()) == ([15, 7, 0], [0, 0, 3])
+
+
+def test_both_modes_share_weights_alike(wide: FlatModel) -> None:
+    masked, sealed = job_of(wide), job_of(wide, masked_terms(privacy="sealed"))
+    updates = matrix(masked)
+    rows = updates.parameters.copy()
+    rows[1] //= 2
+    rows[2] *= 2
+    changed = UpdateMatrix(OWNERS, rows, updates.buffers, updates.bits)
+    for job in (masked, sealed):
+        found = job.advance_updates(changed, beacon=BEACON)
+        assert carried_by(found.weights, 3)
+        assert [decision.reason for decision in found.decisions if decision.weight == 0] == [
+            outcomes.STANDS_ALONE
+        ] * int((found.weights == 0).sum())

@@ -28,7 +28,7 @@ from masked_rounds import masked_round, small_plan, updates_of
 
 PLAN = small_plan(parameters=640, projections=3, twin_projections=4, minimum_sum=3)
 SET, OTHER = Digest(b"s" * 32), Digest(b"o" * 32)
-WEIGHTS = np.array([15, 0, 3, 1])
+WEIGHTS = np.array([15, 0, 15, 15])
 
 
 def _fields(round_index: int, count: int, changes: dict[str, Any]) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def test_the_same_question_is_answered_again_whenever_it_comes() -> None:
         ((gate(),), gate(accepted=OTHER), "another accepted set"),
         ((gate(),), total(accepted=OTHER), "accepted set is not the gate's"),
         ((gate(),), total(1), "round 0 is under way"),
-        ((gate(), total()), total(weights=np.array([14, 0, 3, 1])), "another question was answered"),
+        ((gate(), total()), total(weights=np.array([14, 0, 14, 14])), "another question was answered"),
         ((gate(), total()), value(accepted=OTHER), "accepted set is not the gate's"),
         ((gate(), total()), value(count=2), "1 to 1 numbers, not 2"),
         ((gate(), total()), value(1), "round 0 is under way"),
@@ -135,6 +135,12 @@ def test_sums_that_would_show_too_much_are_refused(weights: Any, error: Any, mes
         answer_sum(
             PLAN, np.zeros((max(1, len(weights)), 2, 2048)), weights if len(weights) else WEIGHTS[:1] * 0
         )
+
+
+def test_a_weight_that_stands_alone_is_not_answered() -> None:
+    with pytest.raises(QuorumMissing, match="weight 14 must be that of at least 3 owners, not 1"):
+        step(after(gate()), total(weights=np.array([15, 15, 15, 14])))
+    assert step(after(gate()), total(weights=np.array([15, 15, 15, 0]))).asking is Asking.SUM
 
 
 def test_twins_are_not_asked_where_the_plan_has_none() -> None:

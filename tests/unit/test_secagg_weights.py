@@ -14,7 +14,7 @@ from galaxylearning.secagg.weights import carried_by, check_carried, shared_weig
 
 
 def shared(*weights: int, minimum: int = 3) -> list[int]:
-    return shared_weights(np.array(weights, np.int64), minimum).tolist()
+    return [int(weight) for weight in shared_weights(np.array(weights, np.int64), minimum)]
 
 
 def test_what_is_shared_already_stays() -> None:

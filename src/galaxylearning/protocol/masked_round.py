@@ -26,6 +26,7 @@ from galaxylearning.learning.gate import REASONS
 from galaxylearning.learning.vectors import exact_dot
 from galaxylearning.protocol.masking import rng_of
 from galaxylearning.secagg.questions import Dense, Joined, Questions, Signs, quantise_functional
+from galaxylearning.secagg.weights import shared_weights
 from galaxylearning.units import Address
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from galaxylearning.protocol.outcomes import ModelState, RoundOutcome
     from galaxylearning.protocol.rounds import JobComputation
 
-OUT_OF_RANGE, BAD_SHARES = len(REASONS) + 1, len(REASONS) + 2
+OUT_OF_RANGE, BAD_SHARES, STANDS_ALONE = (len(REASONS) + place for place in (1, 2, 3))
 """Beside the gate's own reasons, why a masked update does not count (``protocol.rounds`` has the texts)."""
 
 POINT: Final = 0.9
@@ -122,9 +123,10 @@ class MaskedRound:
             max_weight=self._job.terms.plan.max_weight,
             copies=count - 1,
         )
-        reasons = np.where(usable, table.reasons, faulty).astype(np.int8)
+        minimum = self._minimum_sum
+        weights, reasons = carried(table.weights, np.where(usable, table.reasons, faulty), minimum)
         self.gated = Gated(
-            table.weights,
+            weights,
             table.cosines,
             reasons,
             table.norms * table.norms,
@@ -136,8 +138,13 @@ class MaskedRound:
     @property
     def is_summed(self) -> bool:
         """Whether enough updates count for their sum to be opened; raises PhaseError before the gate."""
-        masking = self._job.terms.masking
-        return masking is not None and int((self._decided().weights > 0).sum()) >= masking.minimum_sum
+        return int((self._decided().weights > 0).sum()) >= self._minimum_sum
+
+    @property
+    def _minimum_sum(self) -> int:
+        if self._job.masking is None:
+            raise ValueError("this job is not masked")
+        return self._job.masking.minimum_sum
 
     @property
     def has_sum(self) -> bool:
@@ -232,6 +239,19 @@ class _ValueQuestion:
     scale: float
     mean_error: float
     gain_estimate: float
+
+
+def carried(weights: I64, reasons: NDArray[np.integer], minimum: int) -> tuple[I64, NDArray[np.int8]]:
+    """Weights int64[m] and reasons int8[m] after every weight is that of at least ``minimum`` updates.
+
+    Where fewer count at all there will be no sum, and both stay as they are.
+    """
+    codes = reasons.astype(np.int8)
+    if int((weights > 0).sum()) < minimum:
+        return weights, codes
+    shared = shared_weights(weights, minimum)
+    codes[(weights > 0) & (shared == 0)] = STANDS_ALONE
+    return shared, codes
 
 
 def blunted(vector: F64) -> F64:

@@ -23,6 +23,8 @@ STATUSES: tuple[Status, ...] = ("accepted", "rejected", "absent", "malformed")
 """A status as a small integer: its position here."""
 
 NO_UPDATE = "no update"
+STANDS_ALONE = "no others have a weight like its own"
+"""Why an update is left out of a sum that would show it; nobody is charged for that."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -39,11 +39,12 @@ from galaxylearning.learning.exact import Spread, exact_products, exact_squares,
 from galaxylearning.learning.gate import REASONS
 from galaxylearning.learning.quantise import row_type
 from galaxylearning.learning.vectors import exact_dot
-from galaxylearning.messages.terms import CLASS_LOSSES, Terms
+from galaxylearning.messages.terms import CLASS_LOSSES, MIN_SUM, Terms
 from galaxylearning.protocol.hidden_set import MIN_TEST_ROWS, SCORE_BLOCKS, HiddenSet, Rows
-from galaxylearning.protocol.masked_round import Gated, MaskedRound
+from galaxylearning.protocol.masked_round import Gated, MaskedRound, carried
 from galaxylearning.protocol.masking import masking_plan, question_seed, simulated_beacon
 from galaxylearning.protocol.outcomes import (
+    STANDS_ALONE,
     STATUSES,
     Decision,
     Measured,
@@ -113,7 +114,7 @@ BUFFERS_TOO_FAR = "buffers moved too far above the median"
 OUT_OF_RANGE = "outside the range that the masking allows"
 _TOO_FAR = len(REASONS)
 BAD_SHARES = "its shares are not those of one secret"
-_ALL_REASONS = (*REASONS, BUFFERS_TOO_FAR, OUT_OF_RANGE, BAD_SHARES)
+_ALL_REASONS = (*REASONS, BUFFERS_TOO_FAR, OUT_OF_RANGE, BAD_SHARES, STANDS_ALONE)
 
 BUFFERS_IN_MASKED = (
     "has federated buffers, such as BatchNorm's means, which masked mode does not carry; allowed: privacy "
@@ -332,6 +333,9 @@ class JobComputation:
         too_far = _moved_too_far(updates.buffers, table.accepted, buffers)
         weights, reasons = table.weights.copy(), table.reasons.copy()
         weights[too_far], reasons[too_far] = 0, _TOO_FAR
+        if plan.projections:
+            # As in masked mode, so that one job has one course in both.
+            weights, reasons = carried(weights, reasons, MIN_SUM)
         return weights, table.cosines, reasons
 
     def _step(self, before: ModelState, updates: UpdateMatrix, weights: I64) -> ModelState:

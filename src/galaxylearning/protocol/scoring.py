@@ -31,6 +31,7 @@ from galaxylearning.messages.records import (
     ScoreTable,
 )
 from galaxylearning.messages.terms import Terms
+from galaxylearning.protocol.outcomes import STANDS_ALONE
 from galaxylearning.protocol.rounds import (
     JobComputation,
     Measured,
@@ -251,7 +252,9 @@ def _round_owners(
 
 def _total(who: Address, scores: Sequence[OwnerScore]) -> OwnerTotal:
     accepted = [score for score in scores if score.status == "accepted"]
-    rejections = sum(1 for score in scores if score.status in ("rejected", "malformed"))
+    rejections = sum(
+        1 for score in scores if score.status in ("rejected", "malformed") and score.reason != STANDS_ALONE
+    )
     return OwnerTotal(
         data_owner=who,
         value=counted([score.value for score in accepted], rejections),

@@ -21,6 +21,7 @@ from galaxylearning.errors import PhaseError, QuorumMissing, UpdateRefused
 from galaxylearning.learning.vectors import I64
 from galaxylearning.secagg.plan import MaskingPlan
 from galaxylearning.secagg.questions import Questions
+from galaxylearning.secagg.weights import check_carried
 from galaxylearning.units import Digest
 
 _WEIGHTS_LABEL: Final = "galaxylearning 2026 secagg v1 weights digest"
@@ -233,7 +234,7 @@ def step(state: MemberState, question: Question) -> MemberState:
         PhaseError: not this question's turn, another question or accepted set in the place of one that was
             answered, a round that does not exist, or more numbers than the plan opens.
         UpdateRefused: weights that are not the plan's.
-        QuorumMissing: a sum over fewer owners than the plan's minimum.
+        QuorumMissing: a sum over fewer owners than the plan's minimum, or a weight that fewer of them carry.
     """
     if (known := state.answer_to(question)) is not None:
         _require(known[0] == question.accepted, question, "was answered for another accepted set")
@@ -271,6 +272,7 @@ def _check_gate(state: MemberState, question: GateAsked) -> None:
 def _check_sum(state: MemberState, question: SumAsked) -> None:
     _require_same_set(state, question)
     check_weights(state.plan, question.weights, owners=len(question.weights))
+    check_carried(question.weights, state.plan.minimum_sum)
 
 
 def _check_value(state: MemberState, question: ValueAsked) -> None:
@@ -313,7 +315,9 @@ TABLE: Final[Mapping[tuple[Asking, type[Question]], Transition]] = {
     (Asking.SUM, GateAsked): _GATE,
     (Asking.VALUE, GateAsked): _GATE,
     (Asking.GATE, SumAsked): Transition(
-        _check_sum, Asking.SUM, "same round and accepted set; at least minimum_sum owners; plan's weights"
+        _check_sum,
+        Asking.SUM,
+        "same round and accepted set; each weight the plan's, and that of at least minimum_sum owners",
     ),
     (Asking.SUM, ValueAsked): Transition(
         _check_value, Asking.VALUE, "same round and accepted set; one number"

@@ -1,8 +1,8 @@
 """Weights that a sum may be taken with: each is carried by many, so that none of them can be told apart.
 
-Modulo a common factor of all weights but one, a weighted sum is the remaining update: of weights 15, ..., 15, 14
-it shows 14 x modulo 15. Where every weight is that of at least ``minimum`` updates, the sum is a combination of
-plain sums over so many, and shows no more than these.
+Modulo a common factor of all weights but one, a weighted sum is the remaining update: of weights 15, ...,
+15, 14 it shows 14 x modulo 15. Where every weight is that of at least ``minimum`` updates, the sum is a
+combination of plain sums over so many, and shows no more than these.
 """
 
 from __future__ import annotations
