@@ -1,0 +1,86 @@
+"""The attacks, all named: those of the package, a label flip, and attackers that know the gate and adapt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from galaxylearning.learning.vectors import F32, F64
+from galaxylearning.protocol.hidden_set import Rows
+from galaxylearning.simulation.behaviours import parse_behaviour
+from galaxylearning.simulation.behaviours_base import Behaviour, Plain
+
+
+@dataclass(frozen=True, slots=True)
+class LabelFlip(Plain):
+    """Every label becomes the one opposite: c -> classes - 1 - c. Source: Fang et al. 2020, section 5."""
+
+    name: ClassVar[str] = "label-flip"
+
+    def data(self, rows: Rows, *, classes: int, rng: np.random.Generator) -> Rows:
+        """All rows, all labels."""
+        return Rows(rows.inputs, (classes - 1 - rows.labels).astype(rows.labels.dtype))
+
+
+@dataclass(frozen=True, slots=True)
+class Adaptive(Plain):
+    """The gate-aware attackers train as everybody does; what they send is made by :func:`worst_update`."""
+
+    name: ClassVar[str] = "gate-aware"
+
+
+COSINES = (0.03, 0.1, 0.2, 0.4, 0.7)
+BACKDOORS = {
+    "backdoor": parse_behaviour("backdoor:target=0,fraction=0.5,size=2"),
+    "backdoor x3": parse_behaviour("backdoor:target=0,fraction=0.5,size=2,boost=3"),
+}
+"""What teaches a trigger; accuracy is to stay, so that nobody notices."""
+
+ATTACKS: dict[str, Behaviour] = {
+    "sign-flip": parse_behaviour("sign-flip"),
+    "sign-flip x4": parse_behaviour("scaled:factor=-4"),
+    "alie": parse_behaviour("alie"),
+    "ipm": parse_behaviour("ipm:epsilon=0.5"),
+    "min-max": parse_behaviour("min-max"),
+    "min-sum": parse_behaviour("min-sum"),
+    "label-flip": LabelFlip(),
+    "mimic": parse_behaviour("mimic"),
+    "noise": parse_behaviour("noise:scale=0.5"),
+    "gate-aware": Adaptive(),
+    "gate-aware (told)": Adaptive(),
+}
+"""What costs accuracy. The last two know the gate; one of them is even told the step on the hidden set."""
+
+Harm = Callable[[F32], float]
+"""How bad the round ends, as the attackers expect it, where all of them send this update f32[P]."""
+
+
+def worst_update(honest: F32, own: F32, guess: F64, harm: Harm) -> F32:
+    """What attackers send who know the defence, each other and every honest update of the round, f32[P].
+
+    Candidates point against the honest mean, one standard deviation below it, or against what the attackers'
+    own data ask for, less their part along ``guess`` f64[P], the step on the hidden set as they expect it, and
+    with just so much of it that their product is positive, from a little to nearly all. All are as long
+    as the median honest update, so that the norm gives nothing away. The most harmful is sent.
+    """
+    wide = honest.astype(np.float64)
+    norms = np.sqrt(np.sum(wide * wide, axis=1))
+    length = float(np.sort(norms)[(len(norms) - 1) // 2])
+    size = float(np.sqrt(np.sum(guess * guess)))
+    if not size or not length:
+        return honest.mean(axis=0)
+    along = guess / size
+    worst, found = -np.inf, honest.mean(axis=0)
+    for direction in (-wide.mean(axis=0), -wide.std(axis=0), -own.astype(np.float64).mean(axis=0)):
+        across = direction - (direction @ along) * along
+        extent = float(np.sqrt(np.sum(across * across)))
+        if not extent:
+            continue
+        for cosine in COSINES:
+            sent = length * (cosine * along + np.sqrt(1 - cosine**2) * across / extent)
+            if (expected := harm(sent.astype(np.float32))) > worst:
+                worst, found = expected, sent
+    return found.astype(np.float32)

@@ -1,0 +1,166 @@
+"""One federation from its first round to its last, with some data owners attacking and one defence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from benchmarks.robust.attacks import ATTACKS, BACKDOORS, worst_update
+from benchmarks.robust.cases import OWNERS, Case
+from benchmarks.robust.defences import Defence, Seen
+from galaxylearning.engines.choose import choose_engine
+from galaxylearning.engines.engine import Engine, Training
+from galaxylearning.errors import UpdateRefused
+from galaxylearning.learning.exact import IntRows
+from galaxylearning.learning import clip_norm, quantise_rows, train_local
+from galaxylearning.learning.vectors import F32, F64, I64
+from galaxylearning.protocol.hidden_set import Rows
+from galaxylearning.protocol.updates import local_plan, quantizer
+from galaxylearning.simulation.behaviours import enlist, parse_behaviour
+from galaxylearning.simulation.behaviours_data import Backdoor
+from galaxylearning.simulation.players import Players
+
+MEMORY_MIB = 1024.0
+GUESSES = 3
+_NO_BUFFERS = np.zeros(0, np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What a federation came to: accuracy on the judged rows, and how often a backdoor's trigger worked."""
+
+    accuracy: float
+    backdoor: float | None = None
+
+
+class Course:
+    """A case with one attack by some data owners, ready to be run under any defence."""
+
+    def __init__(self, case: Case, attack: str | None, attackers: int) -> None:
+        self.case, self.attack, self.attackers = case, attack, attackers if attack else 0
+        behaviour = None
+        if attack is not None:
+            behaviour = BACKDOORS.get(attack) or ATTACKS[attack]
+        # Attackers are drawn, so that a partition's order does not matter; they are the same for all attacks.
+        order = np.random.default_rng([case.seed, 0xBAD]).permutation(OWNERS)
+        self.bad = np.sort(order[: self.attackers]).astype(np.int64)
+        cast = enlist(
+            case.cohort,
+            {who: behaviour for who in self.bad.tolist()} if behaviour is not None else {},
+            seed=case.seed,
+        )
+        self.trigger = behaviour if isinstance(behaviour, Backdoor) else None
+        self.engine: Engine = choose_engine(
+            case.graph,
+            case.weights,
+            cast.cohort,
+            Training(local_plan(case.plan), case.seed),
+            wanted="stacked" if case.data == "digits-mlp" else "vmapped",
+            budget_mib=MEMORY_MIB,
+            workers=1,
+            report=lambda _line: None,
+        )
+        self.players = Players(cast, self.engine, case.plan)
+        self.own_rows = _joined([case.cohort.rows(who) for who in self.bad.tolist()]) if self.attackers else None
+
+    def run(self, defence: Defence) -> Ended:
+        """Train to the end."""
+        case, scale = self.case, quantizer(self.case.plan)
+        params, last = case.model.initial()[0], None
+        everybody = np.arange(OWNERS, dtype=np.int64)
+        for index in range(case.plan.rounds):
+            played = self.players.play(params, _NO_BUFFERS, everybody, index, last)
+            rows = played.parameters
+            reference = self._step(params, case.hidden.gating, index, 0x6A7E)
+            if reference is None:
+                break
+            rng = np.random.default_rng([case.seed, index, 0x5161])
+            seen = Seen(rows, reference, self.attackers, rng, self._gating_loss(params))
+            if self.attack is not None and self.attack.startswith("gate-aware"):
+                seen = replace(seen, rows=seen.rows.copy())
+                seen.rows[self.bad] = self._adapted(params, seen, index, defence)
+            mean = defence(seen)
+            step = mean / scale.scale
+            params, last = (params + step).astype(np.float32), step
+        return self._judged(params)
+
+    def _step(self, params: F32, rows: Rows, index: int, salt: int) -> I64 | None:
+        """The quantised step of training on ``rows``; None where it diverges."""
+        plan, model = self.case.plan, self.case.model
+
+        def gradient(
+            at: F32, memory: F32, batch: I64, chance: np.random.Generator
+        ) -> tuple[float, F32, F32]:
+            part = rows.take(batch)
+            return model.gradient(at, memory, (part.inputs,), part.labels, rng=chance)
+
+        rng = np.random.default_rng([self.case.seed, index, salt])
+        try:
+            found = train_local(gradient, params, _NO_BUFFERS, len(rows), local_plan(plan), rng=rng)
+        except UpdateRefused:
+            return None
+        return quantizer(plan).quantize(clip_norm(found.update, plan.clip_norm)).astype(np.int64)
+
+    def _adapted(self, params: F32, seen: Seen, index: int, defence: Defence) -> IntRows:
+        """What all adaptive attackers send, quantised: the worst of their candidates as they foresee it.
+
+        They play the defence through with the step on the hidden set as they guess it, from samples of
+        their own rows, or as they were told it, and see what the model then loses on their own rows.
+        """
+        assert self.own_rows is not None
+        own, model, plan = self.own_rows, self.case.model, self.case.plan
+        scale = quantizer(plan)
+        guesses = [seen.reference] if "told" in str(self.attack) else self._guesses(params, own, index)
+        rows = seen.rows.copy()
+
+        def harm(sent: F32) -> float:
+            rows[self.bad] = quantise_rows(sent[None], scale, plan.clip_norm)
+            losses = []
+            for guess in guesses:
+                rng = np.random.default_rng([self.case.seed, index, 0x6E55])
+                step = defence(replace(seen, rows=rows, reference=guess, rng=rng)) / scale.scale
+                moved = (params + step).astype(np.float32)
+                found = model.per_sample_loss(moved, _NO_BUFFERS, (own.inputs,), own.labels)
+                losses.append(float(np.minimum(found, plan.loss_clip).mean()))
+            return sum(losses) / max(1, len(losses))
+
+        real = (seen.rows / scale.scale).astype(np.float32)
+        middle = sum(guesses) / len(guesses) / scale.scale if guesses else np.zeros(params.size)
+        sent = worst_update(np.delete(real, self.bad, axis=0), real[self.bad], middle, harm)
+        return quantise_rows(sent[None], scale, plan.clip_norm)
+
+    def _guesses(self, params: F32, own: Rows, index: int) -> list[I64]:
+        """Steps as the hidden set may give them, from samples of the attackers' rows."""
+        rng = np.random.default_rng([self.case.seed, index, 0x6E56])
+        size = len(self.case.hidden.gating)
+        found = []
+        for number in range(GUESSES):
+            sample = own.take(rng.choice(len(own), size, replace=True).astype(np.int64))
+            step = self._step(params, sample, index, 0x6E57 + number)
+            if step is not None:
+                found.append(step)
+        return found
+
+    def _gating_loss(self, params: F32):
+        rows = self.case.hidden.gating
+        def loss(step):
+            moved = (params + step / quantizer(self.case.plan).scale).astype(np.float32)
+            return float(np.minimum(self.case.model.per_sample_loss(moved, _NO_BUFFERS, (rows.inputs,), rows.labels), 10).mean())
+        return loss
+
+    def _judged(self, params: F32) -> Ended:
+        if not np.isfinite(params).all():
+            return Ended(0.1, None)
+        accuracy = self._accuracy(params, self.case.judged)
+        if self.trigger is None:
+            return Ended(accuracy)
+        return Ended(accuracy, self._accuracy(params, self.trigger.probe(self.case.judged)))
+
+    def _accuracy(self, params: F32, rows: Rows) -> float:
+        found = self.case.model.predict(params, _NO_BUFFERS, (rows.inputs,))
+        return float((np.argmax(found, axis=-1) == rows.labels).mean())
+
+
+def _joined(parts: list[Rows]) -> Rows:
+    return Rows(np.concatenate([one.inputs for one in parts]), np.concatenate([one.labels for one in parts]))
