@@ -154,7 +154,7 @@ def test_every_behaviour_plays_to_the_end_and_is_named(job_file: Path, behaviour
 
 def test_one_data_set_under_two_names_is_found_and_paid_as_one(job_file: Path) -> None:
     settings = gl.Simulation(data=job_file.parent / "rows.csv", owners=6, behaviours=["sybil-duplicate@2"])
-    result = gl.simulate(job_file, settings, rounds=10)
+    result = gl.simulate(job_file, settings, rounds=24)
     assert result.twins == (("owner-2", "owner-2/2"),)
 
 

@@ -138,29 +138,26 @@ def test_products_are_exact(pairs: list[tuple[int, int]]) -> None:
     st.lists(INT64, min_size=2, max_size=2),
     st.integers(1, 20),
 )
-def test_the_gate_bounds_every_weighted_norm(rows: list[list[int]], step: list[int], top: int) -> None:
+def test_the_gate_weighs_by_exact_fractions(rows: list[list[int]], step: list[int], top: int) -> None:
     table = gate(np.array(rows, np.int32), np.array(step, np.int64), max_weight=top)
     squares = [sum(x * x for x in row) for row in rows]
-    positive = sorted(
-        s
-        for s, row in zip(squares, rows, strict=True)
-        if sum(a * b for a, b in zip(row, step, strict=True)) > 0
-    )
-    for weight, reason, square, row in zip(
-        table.weights.tolist(), table.reasons.tolist(), squares, rows, strict=True
-    ):
-        product = sum(a * b for a, b in zip(row, step, strict=True))
+    products = [sum(a * b for a, b in zip(row, step, strict=True)) for row in rows]
+    counted = [i for i, product in enumerate(products) if product > 0]
+    cosines = {i: Fraction(products[i] ** 2, squares[i]) for i in counted}
+    middle = (len(counted) - 1) // 2
+    for i, (weight, reason) in enumerate(zip(table.weights.tolist(), table.reasons.tolist(), strict=True)):
+        assert 0 <= weight <= top
         assert (weight > 0) == (reason == 0)
-        if product <= 0:
+        if i not in counted:
             assert weight == 0
             continue
-        median = positive[(len(positive) - 1) // 2]
-        # (2w - 1)^2 |u|^2 <= 4 top^2 median^2: within half a unit of the exact bound, and w is the largest
-        assert 0 <= weight <= top
-        if weight:
-            assert Fraction((2 * weight - 1) ** 2 * square) <= 4 * top * top * median or square <= median
-        if weight < top:
-            assert (2 * weight + 1) ** 2 * square > 4 * top * top * median
+        median = sorted(squares[k] for k in counted)[middle]
+        by_norm = min(Fraction(1), Fraction(median, squares[i]))
+        fit = by_norm * min(Fraction(1), cosines[i] / sorted(cosines.values())[middle])
+        # w is top * sqrt(fit), rounded half up
+        assert weight == 0 or (2 * weight - 1) ** 2 <= 4 * top * top * fit
+        assert (2 * weight + 1) ** 2 > 4 * top * top * fit
+        assert reason != 4 or 4 * top * top * by_norm < 1
 
 
 def test_the_gate_never_sees_a_sample_count() -> None:

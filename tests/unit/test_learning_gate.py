@@ -14,6 +14,7 @@ from galaxylearning.learning import gate
 from galaxylearning.learning.exact import exact_products, exact_squares
 from galaxylearning.learning.gate import (
     AGAINST_REFERENCE,
+    HARDLY_ALONG,
     NO_REFERENCE,
     REASONS,
     TOO_LARGE,
@@ -60,6 +61,21 @@ def test_attackers_are_named() -> None:
     assert reasons(table)[3:] == [AGAINST_REFERENCE, ZERO_UPDATE, AGAINST_REFERENCE, TOO_LARGE]
     assert table.weights[3:].tolist() == [0, 0, 0, 0]
     assert table.cosines[3] == -1.0
+
+
+def test_who_points_elsewhere_than_the_median_weighs_less() -> None:
+    # cosines 1, 0.8, 0.6, 0.01: the lower median is 0.6, and 15 / 60 rounds to 0
+    table = gate(rows((100, 0), (80, 60), (60, 80), (1, 100)), REFERENCE)
+    assert table.weights.tolist() == [15, 15, 15, 0]
+    assert reasons(table) == ["", "", "", HARDLY_ALONG]
+
+
+def test_norm_and_cosine_both_count() -> None:
+    # half the median's cosine at twice its norm: a quarter of 15 is 3.75
+    table = gate(rows((60, 80), (100, 0), (60, -80), (60, 190), (60, 190)), REFERENCE, max_weight=1000)
+    cosine = 60 / math.hypot(60, 190)
+    assert table.weights.tolist()[:3] == [1000, 1000, 1000]
+    assert table.weights[3] == table.weights[4] == round(1000 * (100 / math.hypot(60, 190)) * (cosine / 0.6))
 
 
 def test_the_median_is_over_the_positive_ones_alone() -> None:

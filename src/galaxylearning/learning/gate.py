@@ -1,7 +1,8 @@
 """The gate before anything is averaged: which updates count, and how much.
 
-An update counts when it points the way of a step on the hidden set; its integer weight bounds its norm by
-the cohort's median. All decisions are made in exact integers, so every evaluator makes the same ones, in any
+An update counts when it points the way of a step on the hidden set. Its integer weight bounds its norm by the
+cohort's median, and shrinks where it points that way less than the median update does: whoever hides an
+attack across the hidden set's direction (a backdoor) pays for it in weight. All decisions are made in exact integers, so every evaluator makes the same ones, in any
 order of the updates. Nothing a data owner claims (a sample count) is looked at.
 """
 
@@ -29,11 +30,13 @@ ZERO_UPDATE = "zero update"
 NO_REFERENCE = "zero reference step"
 AGAINST_REFERENCE = "cosine to the hidden-set step is not positive"
 TOO_LARGE = "norm too far above the median"
+HARDLY_ALONG = "cosine to the hidden-set step too far below the median"
 
-REASONS = ("", ZERO_UPDATE, NO_REFERENCE, AGAINST_REFERENCE, TOO_LARGE)
+REASONS = ("", ZERO_UPDATE, NO_REFERENCE, AGAINST_REFERENCE, TOO_LARGE, HARDLY_ALONG)
 """Why an update does not count, by ``GateTable.reasons``; 0: it counts."""
 
-_INT64_MAX = 2**63 - 1
+_COSINE_BITS = 256
+"""Two fractions over squared norms below 2**128 that differ do so before the 256th bit."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,9 +62,9 @@ class GateTable:
 def gate(updates: IntRows, reference: I64, *, max_weight: int = 15, spread: Spread = one_by_one) -> GateTable:
     """Decide on each row of ``updates`` [m, P] against ``reference`` int64[P], the quantised hidden-set step.
 
-    Accepted: a positive product with the reference. Weight: ``max_weight * min(1, median / norm)`` rounded
-    half up, where ``median`` is the lower median norm of the updates with a positive product; a weight of 0
-    is a rejection. A zero reference accepts nothing.
+    Accepted: a positive product with the reference. Weight: ``max_weight * min(1, norm_median / norm) *
+    min(1, cosine / cosine_median)`` rounded half up, where the medians are the lower ones of the updates with
+    a positive product; a weight of 0 is a rejection. A zero reference accepts nothing.
 
     Raises:
         UpdateRefused: the updates or the reference have the wrong type or size.
@@ -105,27 +108,37 @@ def gate_scalars(
         lengths = norms * math.sqrt(reference_square)
         found = np.divide(products.astype(np.float64), lengths, out=cosines, where=lengths > 0)
         cosines = np.clip(found, -1.0, 1.0)
-        positive = products > 0
+        positive = (products > 0) & (squares > 0)
         if bool(positive.any()):
-            median = np.sort(squares[positive])[(int(positive.sum()) - 1) // 2]
-            weights[positive] = _weights(top, int(median), squares[positive])
-            reasons[positive] = np.where(weights[positive] > 0, 0, 4)
+            weights[positive], reasons[positive] = _weights(top, products[positive], squares[positive])
     else:
         reasons[:] = 2
     weights[squares == 0], reasons[squares == 0] = 0, 1
     return GateTable(weights, cosines, norms, reasons)
 
 
-def _weights(top: int, median: int, squares: BigInts) -> I64:
-    """``floor(top * min(1, sqrt(median / square)) + 1/2)`` without a float.
+def _weights(top: int, products: BigInts, squares: BigInts) -> tuple[I64, npt.NDArray[np.int8]]:
+    """``floor(top * sqrt(fit) + 1/2)`` without a float, and why it is 0 where it is.
 
-    The weight is the largest w with ``2 w - 1 <= sqrt(4 top^2 median / square)``.
+    ``fit`` is the product of two fractions of at most 1: the median's square over the square, and the squared
+    cosine over the median's. The weight is the largest w with ``2 w - 1 <= sqrt(4 top^2 fit)``.
     """
-    scaled = 4 * top * top * median
-    if scaled > _INT64_MAX:
-        squares = squares.astype(object)
-    # A square below the median's would give more than the top.
-    quotients = (scaled // np.maximum(squares, max(median, 1))).astype(np.int64)
+    large, inner = squares.astype(object), products.astype(object)
+    middle = (len(large) - 1) // 2
+    norm_median = np.sort(large)[middle]
+    scaled, lengths = 4 * top * top * norm_median, np.maximum(large, norm_median)
+    # Squared cosines, but for the reference's norm: fractions whose order so many bits decide.
+    cosines = (inner * inner << _COSINE_BITS) // large
+    median = np.argsort(cosines, kind="stable")[middle]
+    less = cosines < cosines[median]
+    upper = np.where(less, inner * inner * large[median], 1)
+    lower = np.where(less, large * inner[median] ** 2, 1)
+    weights = _rounded_root(scaled * upper // (lengths * lower))
+    by_norm = _rounded_root(scaled // lengths)
+    return weights, np.where(weights > 0, 0, np.where(by_norm > 0, 5, 4)).astype(np.int8)
+
+
+def _rounded_root(quotients: BigInts) -> I64:
     # A float64 root of an integer below 2**53 never reaches the next integer, so its floor is exact.
-    roots = np.floor(np.sqrt(quotients.astype(np.float64))).astype(np.int64)
+    roots = np.floor(np.sqrt(quotients.astype(np.int64).astype(np.float64))).astype(np.int64)
     return (roots + 1) // 2
