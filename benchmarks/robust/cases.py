@@ -115,5 +115,9 @@ def _network(data: Data, seed: int, example: np.ndarray) -> tuple[ModelGraph, Mo
     flat = FlatModel(graph, weights)
     state = flat.state_bytes(*flat.initial())
     if data == "digits-mlp":
-        return graph, DenseModel(graph, {name: tensor.detach().numpy() for name, tensor in weights.items()}), state
+        return (
+            graph,
+            DenseModel(graph, {name: tensor.detach().numpy() for name, tensor in weights.items()}),
+            state,
+        )
     return graph, flat, state

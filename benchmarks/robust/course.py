@@ -62,7 +62,9 @@ class Course:
             report=lambda _line: None,
         )
         self.players = Players(cast, self.engine, case.plan)
-        self.own_rows = _joined([case.cohort.rows(who) for who in self.bad.tolist()]) if self.attackers else None
+        self.own_rows = (
+            _joined([case.cohort.rows(who) for who in self.bad.tolist()]) if self.attackers else None
+        )
 
     def run(self, defence: Defence) -> Ended:
         """Train to the end."""
@@ -89,9 +91,7 @@ class Course:
         """The quantised step of training on ``rows``; None where it diverges."""
         plan, model = self.case.plan, self.case.model
 
-        def gradient(
-            at: F32, memory: F32, batch: I64, chance: np.random.Generator
-        ) -> tuple[float, F32, F32]:
+        def gradient(at: F32, memory: F32, batch: I64, chance: np.random.Generator) -> tuple[float, F32, F32]:
             part = rows.take(batch)
             return model.gradient(at, memory, (part.inputs,), part.labels, rng=chance)
 
@@ -144,9 +144,15 @@ class Course:
 
     def _gating_loss(self, params: F32):
         rows = self.case.hidden.gating
+
         def loss(step):
             moved = (params + step / quantizer(self.case.plan).scale).astype(np.float32)
-            return float(np.minimum(self.case.model.per_sample_loss(moved, _NO_BUFFERS, (rows.inputs,), rows.labels), 10).mean())
+            return float(
+                np.minimum(
+                    self.case.model.per_sample_loss(moved, _NO_BUFFERS, (rows.inputs,), rows.labels), 10
+                ).mean()
+            )
+
         return loss
 
     def _judged(self, params: F32) -> Ended:

@@ -1,9 +1,10 @@
 """The gate before anything is averaged: which updates count, and how much.
 
-An update counts when it points the way of a step on the hidden set. Its integer weight bounds its norm by the
-cohort's median, and shrinks where it points that way less than the median update does: whoever hides an
-attack across the hidden set's direction (a backdoor) pays for it in weight. All decisions are made in exact integers, so every evaluator makes the same ones, in any
-order of the updates. Nothing a data owner claims (a sample count) is looked at.
+An update counts when it points the way of a step on the hidden set. Its integer weight bounds its norm by
+the cohort's median, and shrinks where it points that way less than the median update does: whoever hides an
+attack across the hidden set's direction (a backdoor) pays for it in weight. All decisions are made in exact
+integers, so every evaluator makes the same ones, in any order of the updates. Nothing a data owner claims (a
+sample count) is looked at.
 """
 
 from __future__ import annotations

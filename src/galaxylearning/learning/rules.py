@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, Literal, TypeAlias, get_args
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -41,22 +41,6 @@ from galaxylearning.learning.rules_distances import (
 )
 from galaxylearning.learning.vectors import F64, I64, exact_dot, require_integer, require_vector
 
-RuleName: TypeAlias = Literal[
-    "gate",
-    "mean",
-    "trimmed-mean",
-    "median",
-    "krum",
-    "multi-krum",
-    "bulyan",
-    "geometric-median",
-    "centred-clipping",
-    "nnm+trimmed-mean",
-    "bucketing+geometric-median",
-    "fltrust",
-]
-RULE_NAMES: Final[tuple[RuleName, ...]] = get_args(RuleName)
-
 BUCKET_SIZE: Final = 2
 _LARGEST_DIVISOR: Final = 1 << 40
 
@@ -65,16 +49,16 @@ _LARGEST_DIVISOR: Final = 1 << 40
 class Ruled:
     """What a rule made of the updates: the step is ``total / divisor`` in quantised units.
 
-    ``total`` int64[P]. ``weights`` int64[m] are 0 for an update that had no part in it; ``weights /
-    share_divisor`` are the shares by which the step's value is dealt out. For rules that weigh whole updates
-    ``total`` is their weighted sum and both divisors are the same; coordinate-wise rules deal equal shares.
-    Where no weight is above 0 there is no step.
+    ``total`` int64[P]. ``weights`` int64[m] are 0 for an update that had no part in it, and deal the step's
+    value out: equal ones for coordinate-wise rules. Where a rule weighs whole updates, ``total`` is their
+    weighted sum, and the step is ``stretch`` times their weighted mean: not 1 where updates are scaled to a
+    length (FLTrust) or clipped around zero. Where no weight is above 0 there is no step.
     """
 
     total: I64
     divisor: int
     weights: I64
-    share_divisor: int
+    stretch: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,7 +83,7 @@ class Rule:
     ``compares``: it looks at every two updates, so that there is a largest cohort.
     """
 
-    name: RuleName
+    name: str
     apply: Callable[[Given], Ruled]
     breakdown: float | None
     factor: int
@@ -164,8 +148,9 @@ def rule_named(name: str) -> Rule:
 
 
 def _weighed(given: Given, weights: I64, divisor: int | None = None) -> Ruled:
-    by = int(weights.sum()) if divisor is None else divisor
-    return Ruled(exact_weighted_sum(given.rows, weights, spread=given.spread), by, weights, max(1, by))
+    whole = max(1, int(weights.sum()))
+    by = whole if divisor is None else divisor
+    return Ruled(exact_weighted_sum(given.rows, weights, spread=given.spread), by, weights, whole / by)
 
 
 def _selected(given: Given, chosen: npt.NDArray[np.bool_]) -> Ruled:
@@ -174,7 +159,7 @@ def _selected(given: Given, chosen: npt.NDArray[np.bool_]) -> Ruled:
 
 def _equal_shares(count: int, found: tuple[I64, int]) -> Ruled:
     total, divisor = found
-    return Ruled(total, divisor, np.ones(count, np.int64), count)
+    return Ruled(total, divisor, np.ones(count, np.int64))
 
 
 def whole_shares(shares: F64, top: int = MAX_WEIGHT) -> tuple[I64, int]:
@@ -222,7 +207,7 @@ def _bulyan(given: Given) -> Ruled:
     chosen = bulyan_selection(squared_distances(given.rows, spread=given.spread), given.faulty)
     kept = int(chosen.sum())
     total, divisor = mean_around_median(given.rows[chosen], kept - 2 * given.faulty)
-    return Ruled(total, divisor, chosen.astype(np.int64), kept)
+    return Ruled(total, divisor, chosen.astype(np.int64))
 
 
 def _geometric_median(given: Given) -> Ruled:

@@ -29,7 +29,8 @@ def trimmed_mean(rows: Columns, faulty: int) -> tuple[I64, int]:
 
     def middle(piece: Columns) -> I64:
         ordered = np.sort(piece, axis=0)
-        return ordered[faulty : count - faulty].sum(axis=0, dtype=np.int64)
+        found: I64 = ordered[faulty : count - faulty].sum(axis=0, dtype=np.int64)
+        return found
 
     return _by_columns(rows, middle), count - 2 * faulty
 
@@ -43,7 +44,7 @@ def median(rows: Columns) -> tuple[I64, int]:
 
     def middle(piece: Columns) -> I64:
         places = np.partition(piece, (low, high), axis=0)
-        first = places[low].astype(np.int64)
+        first: I64 = places[low].astype(np.int64)
         return first if low == high else first + places[high]
 
     return _by_columns(rows, middle), 1 if low == high else 2
@@ -62,7 +63,8 @@ def mean_around_median(rows: Columns, kept: int) -> tuple[I64, int]:
         doubled_median = ordered[low] + ordered[high]
         away = np.abs(2 * ordered - doubled_median)
         places = np.argsort(away, axis=0, kind="stable")[:kept]
-        return np.take_along_axis(ordered, places, axis=0).sum(axis=0)
+        found: I64 = np.take_along_axis(ordered, places, axis=0).sum(axis=0)
+        return found
 
     return _by_columns(rows, closest), kept
 

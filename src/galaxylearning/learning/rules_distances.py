@@ -61,7 +61,7 @@ def nearest(distances: BigInts, kept: int) -> npt.NDArray[np.intp]:
 
 
 def krum_scores(distances: BigInts, faulty: int) -> BigInts:
-    """Sum of the squared distances from each row to the ``m - faulty - 2`` others closest to it, at least one.
+    """Sum of the squared distances from each row to the ``m - faulty - 2`` others closest to it, or to one.
 
     Source: Blanchard, El Mhamdi, Guerraoui & Stainer 2017 (NeurIPS), section 4.
     """
@@ -91,7 +91,7 @@ def bulyan_selection(distances: BigInts, faulty: int) -> npt.NDArray[np.bool_]:
 
 
 def mixed(rows: IntRows, neighbours: npt.NDArray[np.intp]) -> I64:
-    """Row ``i`` is the sum over ``neighbours[i]``, int64[m, P]: nearest-neighbour mixing without the division.
+    """Row ``i`` is the sum over ``neighbours[i]``, int64[m, P]: nearest-neighbour mixing, not divided.
 
     Source: Allouah et al. 2023 (arXiv 2302.01772), algorithm 2.
     """

@@ -8,7 +8,7 @@ checks itself when it is made, so a job file gets the same answers as a stranger
 from __future__ import annotations
 
 import math
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal, TypeAlias, TypeVar
 
 import msgspec
 
@@ -36,6 +36,22 @@ MAX_CLASSES: Final = 10_000
 MAX_ROW_ELEMENTS: Final = 1 << 24
 LOSSES: Final = ("cross_entropy", "bce_with_logits", "mse", "l1", "huber", "nll")
 CLASS_LOSSES: Final = ("cross_entropy", "nll")
+
+RuleName: TypeAlias = Literal[
+    "gate",
+    "mean",
+    "trimmed-mean",
+    "median",
+    "krum",
+    "multi-krum",
+    "bulyan",
+    "geometric-median",
+    "centred-clipping",
+    "nnm+trimmed-mean",
+    "bucketing+geometric-median",
+    "fltrust",
+]
+"""How updates are federated where evaluators see them: the names of ``learning.rules``."""
 
 _HEX: Final = frozenset("0123456789abcdef")
 
@@ -273,6 +289,8 @@ class Plan(_Part, frozen=True, forbid_unknown_fields=True):
     path integral's. The gate takes norms from products with ``projections`` random vectors of +-1 that are
     drawn once the round's updates are in; 0 means from the updates themselves, which masked mode cannot.
     ``noise`` is for differential privacy; without it there is none.
+    ``rule`` is the gate or, in sealed mode, another robust rule; of a round's updates ``faulty_fraction``
+    may be bad as the other rules reckon.
     """
 
     rounds: int
@@ -294,6 +312,8 @@ class Plan(_Part, frozen=True, forbid_unknown_fields=True):
     gate: bool = True
     max_weight: int = 15
     projections: int = 0
+    rule: RuleName = "gate"
+    faulty_fraction: float = 0.2
     novelty: bool = True
     loss_clip: float = 10.0
     midpoints: int = 5
@@ -326,6 +346,10 @@ class Plan(_Part, frozen=True, forbid_unknown_fields=True):
         _within(self.tau, "plan.tau", 0, 1e3, above=True)
         _within(self.max_weight, "plan.max_weight", 1, 1 << 16)
         _within(self.projections, "plan.projections", 0, MAX_PROJECTIONS)
+        _within(self.faulty_fraction, "plan.faulty_fraction", 0, 0.49)
+        _require(
+            self.gate or self.rule == "gate", "plan.gate", self.gate, "true with another rule than 'gate'"
+        )
         _within(self.loss_clip, "plan.loss_clip", 0, 1e3, above=True)
         _within(self.midpoints, "plan.midpoints", 1, 100)
         _within(self.maximum_owners, "plan.maximum_owners", 1, MAX_DATA_OWNERS)
@@ -476,6 +500,12 @@ class Terms(_Part, frozen=True, forbid_unknown_fields=True):
             )
         _within(self.test_rows, "test_rows", 1, 100_000_000)
         _require(0 <= self.seed < 1 << 63, "seed", self.seed, "0 to 2^63-1")
+        _require(
+            self.plan.rule == "gate" or self.privacy == "sealed",
+            "plan.rule",
+            self.plan.rule,
+            "'gate' unless evaluators see the updates (privacy 'sealed')",
+        )
         self._check_masking()
         fee, bounty = int(self.price.participation_fee), int(self.price.bounty)
         _require(

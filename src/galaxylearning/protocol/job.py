@@ -29,6 +29,7 @@ from galaxylearning.messages.terms import (
 from galaxylearning.protocol.masking import default_masking, masked_plan, masking_plan
 from galaxylearning.protocol.privacy import check_protectable
 from galaxylearning.protocol.rounds import BUFFERS_IN_MASKED, MIN_TEST_ROWS, Rows, quantizer, server_optimizer
+from galaxylearning.protocol.ruling import check_rule
 from galaxylearning.units import Address, Digest
 
 EXAMPLE_ROWS: Final = 3
@@ -145,6 +146,7 @@ def compile_job(job: Job, test: Rows) -> CompiledJob:
         raise JobRefused("given; allowed only with privacy 'masked'", where="masking")
     if len(test) < MIN_TEST_ROWS:
         raise JobRefused(f"{len(test)} rows; at least {MIN_TEST_ROWS} are needed", where="test_data")
+    check_rule(job.plan)
     server_optimizer(job.plan)
     example = torch.from_numpy(np.ascontiguousarray(test.inputs[:EXAMPLE_ROWS]))
     graph, weights = compile_model(job.model, (example,), loss=job.loss, federate=job.federate)

@@ -38,6 +38,7 @@ from galaxylearning.learning import (
 from galaxylearning.learning.exact import Spread, exact_products, exact_squares, one_by_one
 from galaxylearning.learning.gate import REASONS
 from galaxylearning.learning.quantise import row_type
+from galaxylearning.learning.rules import rule_named
 from galaxylearning.learning.vectors import exact_dot
 from galaxylearning.messages.terms import CLASS_LOSSES, MIN_SUM, Terms
 from galaxylearning.protocol.hidden_set import MIN_TEST_ROWS, SCORE_BLOCKS, HiddenSet, Rows
@@ -53,6 +54,7 @@ from galaxylearning.protocol.outcomes import (
     RoundOutcome,
     Status,
 )
+from galaxylearning.protocol.ruling import RULING_REASONS, rule_round
 from galaxylearning.protocol.updates import (
     BUFFER_BITS,
     BUFFER_RANGE,
@@ -114,7 +116,7 @@ BUFFERS_TOO_FAR = "buffers moved too far above the median"
 OUT_OF_RANGE = "outside the range that the masking allows"
 _TOO_FAR = len(REASONS)
 BAD_SHARES = "its shares are not those of one secret"
-_ALL_REASONS = (*REASONS, BUFFERS_TOO_FAR, OUT_OF_RANGE, BAD_SHARES, STANDS_ALONE)
+_ALL_REASONS = (*REASONS, BUFFERS_TOO_FAR, OUT_OF_RANGE, BAD_SHARES, STANDS_ALONE, *RULING_REASONS)
 
 BUFFERS_IN_MASKED = (
     "has federated buffers, such as BatchNorm's means, which masked mode does not carry; allowed: privacy "
@@ -220,13 +222,34 @@ class JobComputation:
         beacon = simulated_beacon(self.terms, self.round_index) if beacon is None else beacon
         if self.masking is not None:
             return self._answered_in_the_clear(self.masking, updates, beacon, absent, refused)
+        if self.terms.plan.rule != "gate":
+            return self._ruled_round(updates, absent, refused)
         weights, cosines, found = self._gate(updates, beacon)
         before = self.state
         after = self._step(before, updates, weights) if bool(weights.any()) else before
-        worth = self._score(before, after, updates, weights)
+        worth = None if after is before else self._score(after, updates, weights)
         outcome = self._outcome(
             updates.owners, absent, refused, (weights, cosines, found), worth, after, updates
         )
+        return self._moved_on(outcome, after)
+
+    def _ruled_round(
+        self, updates: UpdateMatrix, absent: Collection[Address], refused: Mapping[Address, str]
+    ) -> RoundOutcome:
+        """A round by another rule than the gate, which sees every update."""
+        is_needed = rule_named(self.terms.plan.rule).needs_reference and len(updates) > 0
+        reference = self.hidden_step()[0].astype(np.int64) if is_needed else None
+        ruling = rule_round(self.terms, self.round_index, updates, reference, spread=self._spread)
+        after, worth = self.state, None
+        if ruling.ruled is not None and ruling.is_step:
+            after = self.moved(ruling.ruled.total, ruling.ruled.divisor)
+            if ruling.buffers is not None:
+                after = replace(after, buffers=_moved(after.buffers, *ruling.buffers))
+            worth = self._score(after, updates, ruling.weights, ruling.ruled.stretch)
+        code = _ALL_REASONS.index(ruling.reason)
+        found = np.where(ruling.weights > 0, 0, code).astype(np.int8)
+        decided = (ruling.weights, np.zeros(len(updates)), found)
+        outcome = self._outcome(updates.owners, absent, refused, decided, worth, after, updates)
         return self._moved_on(outcome, after)
 
     def begin_masked(self, owners: tuple[Address, ...], beacon: bytes) -> MaskedRound:
@@ -353,15 +376,16 @@ class JobComputation:
         return ModelState(params, before.buffers, server, params.astype(np.float64) - before.params)
 
     def _score(
-        self, before: ModelState, after: ModelState, updates: UpdateMatrix, weights: I64
-    ) -> PathValue | None:
-        """Value of every update, with its standard error, in nats per hidden sample; None without a step."""
-        if after is before:
-            return None
+        self, after: ModelState, updates: UpdateMatrix, weights: I64, stretch: float = 1.0
+    ) -> PathValue:
+        """Value of every update, with its standard error, in nats per hidden sample.
+
+        The step is ``stretch`` times the mean of the updates by their weights int64[m].
+        """
         return self.scorer(after).values(
             [updates.parameters],
             weights / int(weights.sum()),
-            unit=self.parameter_unit,
+            unit=stretch * self.parameter_unit,
             spread=self._spread,
         )
 
