@@ -9,7 +9,7 @@ JOBS ?= 2
 BENCH ?=
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test check bench bench-peers bench-scale bench-private behaviours contracts contracts-slow lock setup setup-dev clean
+.PHONY: help demo test check bench bench-peers bench-robust bench-robust-oracle bench-scale bench-private behaviours contracts contracts-slow lock setup setup-dev clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  make %-16s %s\n", $$1, $$2}'
@@ -53,6 +53,13 @@ benchmarks/.venv-%/.installed: benchmarks/peers/requirements-%.txt
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $< '$(TORCH)'
 	touch $@
 
+# Without dependencies: torchvision and seaborn are not used.
+benchmarks/.venv-byzfl/.installed: benchmarks/robust/requirements-byzfl.txt
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check '$(TORCH)'
+	touch $@
+
 bench-peers: setup benchmarks/.venv-flower/.installed benchmarks/.venv-pfl/.installed ## Compare with Flower, pfl-research and plain PyTorch (BENCH=--quick)
 	$(BIN)/python -m benchmarks.peers $(BENCH)
 	$(BIN)/python -m benchmarks.render
@@ -63,6 +70,12 @@ bench-scale: setup ## Measure growing numbers of owners, parameters and coalitio
 
 bench-private: setup ## What differential privacy costs: accuracy beside epsilon, a few minutes (BENCH=--quick)
 	$(BIN)/python -m benchmarks.private $(BENCH)
+
+bench-robust: setup ## The worst attack on each rule, IID and not, 20 to 40 % attackers (BENCH=--quick)
+	$(BIN)/python -m benchmarks.robust $(BENCH)
+
+bench-robust-oracle: setup benchmarks/.venv-byzfl/.installed benchmarks/.venv-flower/.installed ## Robust rules beside byzfl's and Flower's
+	$(BIN)/python -m benchmarks.robust.oracle
 
 behaviours: setup ## Every behaviour at 200 data owners and 30 rounds
 	$(BIN)/python benchmarks/behaviours.py

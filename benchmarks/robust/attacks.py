@@ -20,7 +20,7 @@ class LabelFlip(Plain):
 
     name: ClassVar[str] = "label-flip"
 
-    def data(self, rows: Rows, *, classes: int, rng: np.random.Generator) -> Rows:
+    def data(self, rows: Rows, *, classes: int, rng: np.random.Generator) -> Rows:  # noqa: ARG002
         """All rows, all labels."""
         return Rows(rows.inputs, (classes - 1 - rows.labels).astype(rows.labels.dtype))
 
@@ -32,7 +32,7 @@ class Adaptive(Plain):
     name: ClassVar[str] = "gate-aware"
 
 
-COSINES = (0.03, 0.1, 0.2, 0.4, 0.7)
+COSINES = (0.03, 0.15, 0.4, 0.7)
 BACKDOORS = {
     "backdoor": parse_behaviour("backdoor:target=0,fraction=0.5,size=2"),
     "backdoor x3": parse_behaviour("backdoor:target=0,fraction=0.5,size=2,boost=3"),
@@ -54,6 +54,9 @@ ATTACKS: dict[str, Behaviour] = {
 }
 """What costs accuracy. The last two know the gate; one of them is even told the step on the hidden set."""
 
+TOLD = "gate-aware (told)"
+"""No attacker can be that one while the hidden set is hidden: it bounds what better guessing could do."""
+
 Harm = Callable[[F32], float]
 """How bad the round ends, as the attackers expect it, where all of them send this update f32[P]."""
 
@@ -62,8 +65,8 @@ def worst_update(honest: F32, own: F32, guess: F64, harm: Harm) -> F32:
     """What attackers send who know the defence, each other and every honest update of the round, f32[P].
 
     Candidates point against the honest mean, one standard deviation below it, or against what the attackers'
-    own data ask for, less their part along ``guess`` f64[P], the step on the hidden set as they expect it, and
-    with just so much of it that their product is positive, from a little to nearly all. All are as long
+    own data ask for, less their part along ``guess`` f64[P], the step on the hidden set as they expect
+    it, and with a part of it, from a little to most, so that the product is positive. All are as long
     as the median honest update, so that the norm gives nothing away. The most harmful is sent.
     """
     wide = honest.astype(np.float64)

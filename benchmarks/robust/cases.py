@@ -39,9 +39,9 @@ PLANS: dict[Data, Plan] = {
     ),
     "digits-cnn": Plan(
         rounds=20,
-        steps=8,
+        steps=6,
         batch_size=16,
-        learning_rate=0.2,
+        learning_rate=0.6,
         clip_norm=4.0,
         maximum_owners=OWNERS,
     ),

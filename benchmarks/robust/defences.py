@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from galaxylearning.learning import aggregate, gate_scalars, projected_squares
 from galaxylearning.learning.exact import IntRows, exact_products
 from galaxylearning.learning.rules import apply_rule
-from galaxylearning.learning.vectors import F64, I64
+from galaxylearning.learning.vectors import F64, I64, exact_dot
+from galaxylearning.secagg.questions import Signs
 
 PROJECTIONS = 16
 
@@ -22,7 +24,6 @@ class Seen:
     reference: I64
     faulty: int
     rng: np.random.Generator
-    loss: object = None
 
 
 Defence = Callable[[Seen], F64]
@@ -40,18 +41,24 @@ def by_rule(name: str) -> Defence:
 
 
 def masked_gate(seen: Seen) -> F64:
-    """The gate as it works under masks: one product with the hidden set's step, norms by projections."""
-    rows = seen.rows
-    product = exact_products(rows, seen.reference[None])[:, 0].astype(np.float64)
-    signs = seen.rng.choice(np.array([-1, 1]), (PROJECTIONS, rows.shape[1])).astype(np.int64)
-    projected = exact_products(rows, signs).astype(np.float64)
-    norms = np.sqrt((projected**2).mean(axis=1))
-    positive = product > 0
-    if not positive.any():
-        return np.zeros(rows.shape[1])
-    median = np.sort(norms[positive])[(int(positive.sum()) - 1) // 2]
-    weights = np.where(positive, np.floor(15 * np.minimum(1, median / np.maximum(norms, 1e-9)) + 0.5), 0)
-    return weights @ rows / max(1.0, weights.sum())
+    """The gate from what a masked job opens: a product with the hidden set's step, and some projections."""
+    rows, step = seen.rows, seen.reference
+    signs = Signs(PROJECTIONS, step.size, seen.rng.bytes(32))
+    table = gate_scalars(
+        exact_products(rows, step[None])[:, 0],
+        projected_squares(signs.products(rows)),
+        reference_square=exact_dot(step, step),
+        copies=PROJECTIONS,
+    )
+    if not table.accepted.any():
+        return np.zeros(step.size)
+    total, weight = aggregate(rows, table.weights)
+    return total / weight
+
+
+def hidden_set_alone(seen: Seen) -> F64:
+    """No federation: what the hidden set's gating half can teach by itself."""
+    return seen.reference.astype(np.float64)
 
 
 DEFENCES: dict[str, Defence] = {

@@ -45,7 +45,8 @@ def multi_krum(vectors: list[Vector], faulty: int) -> Vector:
 
 
 def bulyan(vectors: list[Vector], faulty: int) -> Vector:
-    left, chosen = list(vectors), []
+    left = list(vectors)
+    chosen: list[Vector] = []
     while len(chosen) < len(vectors) - 2 * faulty:
         chosen.append(left.pop(krum_order(left, faulty)[0]))
     kept = len(chosen) - 2 * faulty
@@ -74,10 +75,7 @@ def centred_clipping(vectors: list[Vector], _faulty: int) -> Vector:
 
 
 def mixed_trimmed_mean(vectors: list[Vector], faulty: int) -> Vector:
-    mixed = [
-        average(sorted(vectors, key=lambda y: norm(x - y))[: len(vectors) - faulty])  # noqa: B023
-        for x in vectors
-    ]
+    mixed = [average(sorted(vectors, key=lambda y: norm(x - y))[: len(vectors) - faulty]) for x in vectors]
     return without_extremes(mixed, faulty)
 
 

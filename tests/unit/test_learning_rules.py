@@ -25,7 +25,8 @@ def ruled(name: str, updates: Any, *, faulty: int = 1, reference: Any = None) ->
 
 
 def step(found: Ruled) -> list[float]:
-    return (found.total / found.divisor).tolist()
+    values: list[float] = (found.total / found.divisor).tolist()
+    return values
 
 
 FIVE = rows((0, 0), (1, 2), (2, 1), (3, 3), (100, -90))

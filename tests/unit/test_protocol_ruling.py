@@ -16,7 +16,7 @@ from galaxylearning.learning import UpdateMatrix
 from galaxylearning.learning.rules import RULES
 from galaxylearning.messages.terms import Column, Plan, Schema, decode_terms, encode_terms
 from galaxylearning.protocol.job import CompiledJob, compile_job
-from galaxylearning.protocol.rounds import HiddenSet, JobComputation, Rows, RoundOutcome
+from galaxylearning.protocol.rounds import HiddenSet, JobComputation, RoundOutcome, Rows
 from galaxylearning.protocol.ruling import NOT_SELECTED, TOO_FEW, faulty_among
 from galaxylearning.simulation.prepare import account, terms_without_chain
 

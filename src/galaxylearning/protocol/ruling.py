@@ -63,8 +63,8 @@ def check_rule(plan: Plan) -> None:
     needed = rule.least(faulty_among(plan, most))
     if needed > most:
         raise JobRefused(
-            f"{plan.faulty_fraction:g} given; with it {plan.rule} needs {needed} updates, and plan.maximum_owners "
-            f"is {most}; a smaller fraction, another rule or more data owners allowed",
+            f"{plan.faulty_fraction:g} given; with it {plan.rule} needs {needed} updates, and "
+            f"plan.maximum_owners is {most}. Allowed: a smaller fraction, another rule, more data owners",
             where="plan.faulty_fraction",
         )
     if rule.compares and most > MOST_COMPARED:

@@ -1,0 +1,175 @@
+"""From single federations to the worst attack: tables for people, rows for a file. Knows no training."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+TARGETS = {
+    ("IID", 0.2): 0.98,
+    ("IID", 0.3): 0.98,
+    ("IID", 0.4): 0.97,
+    ("Dirichlet(0.5)", 0.2): 0.96,
+    ("Dirichlet(0.5)", 0.3): 0.95,
+    ("Dirichlet(0.5)", 0.4): 0.94,
+}
+MOST_BACKDOOR = 0.05
+_T95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
+"""Student's t by number of values, for two-sided intervals of 95 %."""
+
+
+class One(Protocol):
+    """A federation that ended."""
+
+    @property
+    def data(self) -> str: ...
+    @property
+    def partition(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def fraction(self) -> float: ...
+    @property
+    def defence(self) -> str: ...
+    @property
+    def attack(self) -> str: ...
+    @property
+    def ratio(self) -> float: ...
+    @property
+    def backdoor(self) -> float | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A mean over seeds, half the width of its 95 % interval (None of one seed), and the attack it is of."""
+
+    attack: str
+    mean: float
+    half: float | None
+    seeds: int
+
+    @classmethod
+    def of(cls, attack: str, values: Sequence[float]) -> Figure:
+        """The mean of some values."""
+        half = None
+        if len(values) > 1:
+            half = _T95.get(len(values), 1.96) * statistics.stdev(values) / math.sqrt(len(values))
+        return cls(attack, statistics.fmean(values), half, len(values))
+
+    def __str__(self) -> str:
+        spread = "" if self.half is None else f" ±{100 * self.half:.1f}"
+        return f"{100 * self.mean:.1f}{spread}"
+
+
+def worst(found: Iterable[One], *, without: Sequence[str] = (), only: Sequence[str] = ()) -> Figure:
+    """The attack that leaves the least accuracy; backdoors leave it, but count."""
+    by_attack: dict[str, list[float]] = {}
+    for one in found:
+        if one.attack not in without and (not only or one.attack in only):
+            by_attack.setdefault(one.attack, []).append(one.ratio)
+    return min((Figure.of(name, values) for name, values in by_attack.items()), key=lambda one: one.mean)
+
+
+def backdoor(found: Iterable[One]) -> Figure:
+    """The backdoor whose trigger worked most often."""
+    by_attack: dict[str, list[float]] = {}
+    for one in found:
+        if one.backdoor is not None:
+            by_attack.setdefault(one.attack, []).append(one.backdoor)
+    return max((Figure.of(name, values) for name, values in by_attack.items()), key=lambda one: one.mean)
+
+
+def _cells(found: Sequence[One]) -> list[tuple[str, str, float]]:
+    return list(dict.fromkeys((one.data, one.partition, one.fraction) for one in found if one.fraction > 0))
+
+
+def _in(found: Sequence[One], data: str, partition: str, fraction: float, defence: str) -> list[One]:
+    return [
+        one
+        for one in found
+        if (one.data, one.partition, one.fraction, one.defence) == (data, partition, fraction, defence)
+    ]
+
+
+def tables(found: Sequence[One], *, gate: str, told: str) -> str:
+    """Markdown: the worst attack by defence, every attack on the gate, clean figures, backdoors."""
+    defences = list(dict.fromkeys(one.defence for one in found if one.fraction > 0))
+    attacks = list(dict.fromkeys(one.attack for one in found if one.fraction > 0))
+    lines = ["", "Per cent of clean accuracy under the worst attack (95 % interval over seeds):", ""]
+    lines += _row(["data", "partition", "attackers", *defences, f"{gate}, attackers told"], head=True)
+    for data, partition, fraction in _cells(found):
+        cells = [data, partition, f"{100 * fraction:.0f} %"]
+        for name in defences:
+            figure = worst(_in(found, data, partition, fraction, name), without=(told,))
+            cells.append(f"{figure} ({figure.attack})")
+        cells.append(str(worst(_in(found, data, partition, fraction, gate), only=(told,))))
+        lines += _row(cells)
+    lines += ["", f"Every attack on {gate}:", ""]
+    lines += _row(["data", "partition", "attackers", *attacks], head=True)
+    for data, partition, fraction in _cells(found):
+        cells = [data, partition, f"{100 * fraction:.0f} %"]
+        there = {one.attack for one in _in(found, data, partition, fraction, gate)}
+        for name in attacks:
+            here = _in(found, data, partition, fraction, gate)
+            cells.append(str(worst(here, only=(name,))) if name in there else "")
+        lines += _row(cells)
+    lines += ["", "Nobody attacks (clean: accuracy of the mean), and triggers that work at 20 %:", ""]
+    lines += _row(
+        ["data", "partition", "clean", "hidden set alone", *defences, *(f"trigger, {d}" for d in defences)],
+        head=True,
+    )
+    for data, partition in dict.fromkeys((one.data, one.partition) for one in found):
+        cells = [data, partition]
+        for name in ("mean", "hidden set alone", *defences):
+            cells.append(str(worst(_in(found, data, partition, 0.0, name))))
+        cells += [str(backdoor(_in(found, data, partition, 0.2, name))) for name in defences]
+        lines += _row(cells)
+    return "\n".join(lines)
+
+
+def json_rows(found: Sequence[One], *, gate: str, told: str) -> list[dict[str, Any]]:
+    """The gate's figures beside their targets."""
+    rows = []
+    for data, partition, fraction in _cells(found):
+        here = _in(found, data, partition, fraction, gate)
+        what = f"{data}, {partition}, {100 * fraction:.0f} % attackers"
+        target = TARGETS[partition, fraction]
+        figure = worst(here, without=(told,))
+        rows.append(
+            _json(f"{what}: worst attack, part of clean accuracy", figure, target, figure.mean >= target)
+        )
+        figure = worst(here, only=(told,))
+        rows.append(
+            _json(
+                f"{what}: told the hidden set's step, part of clean accuracy",
+                figure,
+                target,
+                figure.mean >= target,
+            )
+        )
+        if any(one.backdoor is not None for one in here):
+            figure = backdoor(here)
+            rows.append(
+                _json(f"{what}: backdoor success", figure, MOST_BACKDOOR, figure.mean <= MOST_BACKDOOR)
+            )
+    return rows
+
+
+def _json(row: str, figure: Figure, target: float, met: bool) -> dict[str, Any]:
+    return {
+        "row": row,
+        "value": round(figure.mean, 4),
+        "target": target,
+        "met": bool(met),
+        "seeds": figure.seeds,
+        "half_interval": None if figure.half is None else round(figure.half, 4),
+        "attack": figure.attack,
+    }
+
+
+def _row(cells: Sequence[str], *, head: bool = False) -> list[str]:
+    line = "| " + " | ".join(cells) + " |"
+    return [line, "|" + "---|" * len(cells)] if head else [line]

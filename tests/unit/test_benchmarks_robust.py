@@ -1,0 +1,66 @@
+"""The poison benchmark's own arithmetic: which attack is the worst, and what meets a target."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT))  # benchmarks is no installed package: it lies beside the tests
+
+from benchmarks.robust.summary import Figure, backdoor, json_rows, tables, worst  # noqa: E402
+
+
+@dataclass(frozen=True, slots=True)
+class One:
+    attack: str
+    ratio: float
+    seed: int = 0
+    backdoor: float | None = None
+    data: str = "digits"
+    partition: str = "Dirichlet(0.5)"
+    fraction: float = 0.2
+    defence: str = "gate"
+
+
+FOUND = [
+    One("noise", 0.99),
+    One("noise", 0.97, seed=1),
+    One("mimic", 0.90),
+    One("mimic", 1.04, seed=1),
+    One("told", 0.10),
+    One("told", 0.20, seed=1),
+    One("backdoor", 1.0, backdoor=0.02),
+    One("backdoor x3", 1.0, backdoor=0.06),
+]
+
+
+def test_the_worst_attack_has_the_smallest_mean() -> None:
+    figure = worst(FOUND, without=("told",))
+    assert (figure.attack, figure.mean, figure.seeds) == ("mimic", pytest.approx(0.97), 2)
+    # 12.71 * 0.14 / sqrt(2) / sqrt(2)
+    assert figure.half == pytest.approx(12.71 * 0.07)
+    assert worst(FOUND).attack == "told"
+    assert backdoor(FOUND) == Figure("backdoor x3", 0.06, None, 1)
+
+
+def test_a_target_is_met_or_not() -> None:
+    rows = {row["row"].split(": ")[1]: row for row in json_rows(FOUND, gate="gate", told="told")}
+    assert rows["worst attack, part of clean accuracy"]["met"]
+    assert rows["worst attack, part of clean accuracy"]["target"] == 0.96
+    assert not rows["told the hidden set's step, part of clean accuracy"]["met"]
+    assert not rows["backdoor success"]["met"]
+    assert rows["backdoor success"]["seeds"] == 1
+
+
+def test_no_attack_is_no_worst_one() -> None:
+    with pytest.raises(ValueError, match="empty"):
+        worst([])
+
+
+def test_tables_name_the_attack() -> None:
+    clean = [One("none", 0.9, fraction=0.0, defence=name) for name in ("mean", "hidden set alone", "gate")]
+    assert "(mimic)" in tables([*clean, *FOUND], gate="gate", told="told")
