@@ -2,9 +2,9 @@
 
 Run as: python -m benchmarks.robust [--seeds N] [--other-seeds N] [--workers N] [--only DATA] [--quick]
 
-All federations are trained to the end; accuracy is on rows that nobody trains or gates with, in parts of what
-the plain mean reaches with everybody honest. Of several attacks the worst is the one whose mean over the seeds
-is smallest.
+Federations are trained to the end; accuracy is on rows that nobody trains or gates with, in parts of what
+the plain mean reaches with everybody honest. The worst of several attacks is the one whose mean over the
+seeds is smallest.
 """
 
 from __future__ import annotations

@@ -40,7 +40,8 @@ FOUND = [
 
 def test_the_worst_attack_has_the_smallest_mean() -> None:
     figure = worst(FOUND, without=("told",))
-    assert (figure.attack, figure.mean, figure.seeds) == ("mimic", pytest.approx(0.97), 2)
+    assert (figure.attack, figure.seeds) == ("mimic", 2)
+    assert figure.mean == pytest.approx(0.97)
     # 12.71 * 0.14 / sqrt(2) / sqrt(2)
     assert figure.half == pytest.approx(12.71 * 0.07)
     assert worst(FOUND).attack == "told"
