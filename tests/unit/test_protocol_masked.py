@@ -74,7 +74,7 @@ def opened(job: JobComputation, updates: UpdateMatrix) -> tuple[MaskedRound, Rou
 
 def test_step_by_step_and_at_once_are_the_same(wide: FlatModel) -> None:
     one, other = job_of(wide), job_of(wide)
-    for _ in range(3):
+    for _ in range(2):
         updates = matrix(one)
         _, first = opened(one, updates)
         second = other.advance_updates(updates, beacon=BEACON)
@@ -86,7 +86,7 @@ def test_step_by_step_and_at_once_are_the_same(wide: FlatModel) -> None:
 
 def test_sealed_mode_decides_alike_and_values_alike(wide: FlatModel) -> None:
     masked, sealed = job_of(wide), job_of(wide, masked_terms(privacy="sealed"))
-    for _ in range(3):
+    for _ in range(2):
         updates = matrix(masked)
         first = masked.advance_updates(updates, beacon=BEACON)
         second = sealed.advance_updates(updates, beacon=BEACON)
