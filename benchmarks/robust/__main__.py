@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -53,16 +53,16 @@ def unit(
     honest = Course(case, None, 0)
     clean = honest.run(by_rule("mean")).accuracy
 
-    def measured(
+    def made(
         fraction: float, defence: str, attack: str, ratio: float, backdoor: float | None = None
     ) -> Measured:
         return Measured(data, partition, seed, fraction, defence, attack, ratio, backdoor)
 
     found = [
-        measured(0.0, "mean", "none", clean),
-        measured(0.0, "hidden set alone", "none", honest.run(hidden_set_alone).accuracy / clean),
+        made(0.0, "mean", "none", clean),
+        made(0.0, "hidden set alone", "none", honest.run(hidden_set_alone).accuracy / clean),
     ]
-    found += [measured(0.0, name, "none", honest.run(DEFENCES[name]).accuracy / clean) for name in defences]
+    found += [made(0.0, name, "none", honest.run(DEFENCES[name]).accuracy / clean) for name in defences]
     honest.close()
     for fraction in fractions:
         names = list(ATTACKS) + (list(BACKDOORS) if fraction == BACKDOOR_FRACTION else [])
@@ -70,7 +70,7 @@ def unit(
             course = Course(case, attack, round(fraction * OWNERS))
             for name in defences:
                 ended = course.run(DEFENCES[name])
-                found.append(measured(fraction, name, attack, ended.accuracy / clean, ended.backdoor))
+                found.append(made(fraction, name, attack, ended.accuracy / clean, ended.backdoor))
             course.close()
     return found
 
@@ -96,26 +96,34 @@ def main() -> None:
     parser.add_argument("--only", choices=tuple(PLANS), default=None)
     parser.add_argument("--quick", action="store_true", help="one seed, 20 % attackers, nothing written")
     parser.add_argument("--keep", type=Path, default=None, help="where to write every federation's figures")
+    parser.add_argument("--kept", type=Path, nargs="*", default=(), help="tables and results of these alone")
     given = parser.parse_args()
     if given.quick:
         given.seeds = given.other_seeds = 1
+    found = kept(given.kept) if given.kept else measured(given)
+    print(tables(found, gate=GATE, told=TOLD))
+    if given.keep is not None:
+        given.keep.write_text(json.dumps([asdict(one) for one in found]) + "\n", encoding="utf-8")
+    if given.kept or not (given.quick or given.only):
+        rows = [json.dumps(row, sort_keys=True) for row in json_rows(found, gate=GATE, told=TOLD)]
+        RESULTS.write_text("[\n" + ",\n".join(rows) + "\n]\n", encoding="utf-8")
+
+
+def kept(files: Iterable[Path]) -> list[Measured]:
+    """What earlier runs wrote."""
+    return [Measured(**one) for file in files for one in json.loads(file.read_text(encoding="utf-8"))]
+
+
+def measured(given: argparse.Namespace) -> list[Measured]:
+    """Train everything that was asked for."""
     start = time.monotonic()
     found: list[Measured] = []
     with ProcessPoolExecutor(given.workers) as pool:
         for part in pool.map(unit, *zip(*units(given), strict=True)):
             found += part
-            print(
-                f"{part[0].data} {part[0].partition} seed {part[0].seed}: {time.monotonic() - start:.0f} s",
-                flush=True,
-            )
-    print(tables(found, gate=GATE, told=TOLD))
-    rows = json_rows(found, gate=GATE, told=TOLD)
-    if given.keep is not None:
-        given.keep.write_text(json.dumps([asdict(one) for one in found]) + "\n", encoding="utf-8")
-    if not given.quick and given.only is None:
-        RESULTS.write_text(
-            "[\n" + ",\n".join(json.dumps(row, sort_keys=True) for row in rows) + "\n]\n", encoding="utf-8"
-        )
+            one = part[0]
+            print(f"{one.data} {one.partition} seed {one.seed}: {time.monotonic() - start:.0f} s", flush=True)
+    return found
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ COSINES = (0.03, 0.15, 0.4, 0.7)
 BACKDOORS = {
     "backdoor": parse_behaviour("backdoor:target=0,fraction=0.5,size=2"),
     "backdoor x3": parse_behaviour("backdoor:target=0,fraction=0.5,size=2,boost=3"),
+    "backdoor rare x3": parse_behaviour("backdoor:target=0,fraction=0.1,size=4,boost=3"),
 }
 """What teaches a trigger; accuracy is to stay, so that nobody notices."""
 
