@@ -38,10 +38,10 @@ PLANS: dict[Data, Plan] = {
         maximum_owners=OWNERS,
     ),
     "digits-cnn": Plan(
-        rounds=20,
-        steps=6,
+        rounds=40,
+        steps=8,
         batch_size=16,
-        learning_rate=0.6,
+        learning_rate=0.3,
         clip_norm=4.0,
         maximum_owners=OWNERS,
     ),
