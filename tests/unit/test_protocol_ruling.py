@@ -45,6 +45,7 @@ def compiled(module: nn.Module | None = None, **changes: Any) -> CompiledJob:
         plan=Plan(**(plan | changes)),
         price=gl.Price(bounty="10", target_gain=0.5),
         test_data="unused.csv",
+        privacy="sealed",
     )
     return compile_job(job, HIDDEN)
 
