@@ -103,8 +103,9 @@ def tables(found: Sequence[One], *, gate: str, told: str) -> str:
     for data, partition, fraction in _cells(found):
         cells = [data, partition, f"{100 * fraction:.0f} %"]
         for name in defences:
-            figure = worst(_in(found, data, partition, fraction, name), without=(told,))
-            cells.append(f"{figure} ({figure.attack})")
+            here = _in(found, data, partition, fraction, name)
+            figure = worst(here, without=(told,)) if here else None
+            cells.append(f"{figure} ({figure.attack})" if figure else "")
         cells.append(str(worst(_in(found, data, partition, fraction, gate), only=(told,))))
         lines += _row(cells)
     lines += ["", f"Every attack on {gate}:", ""]
@@ -124,8 +125,11 @@ def tables(found: Sequence[One], *, gate: str, told: str) -> str:
     for data, partition in dict.fromkeys((one.data, one.partition) for one in found):
         cells = [data, partition]
         for name in ("mean", "hidden set alone", *defences):
-            cells.append(str(worst(_in(found, data, partition, 0.0, name))))
-        cells += [str(backdoor(_in(found, data, partition, 0.2, name))) for name in defences]
+            here = _in(found, data, partition, 0.0, name)
+            cells.append(str(worst(here)) if here else "")
+        for name in defences:
+            here = [one for one in _in(found, data, partition, 0.2, name) if one.backdoor is not None]
+            cells.append(str(backdoor(here)) if here else "")
         lines += _row(cells)
     return "\n".join(lines)
 

@@ -64,4 +64,12 @@ def test_no_attack_is_no_worst_one() -> None:
 
 def test_tables_name_the_attack() -> None:
     clean = [One("none", 0.9, fraction=0.0, defence=name) for name in ("mean", "hidden set alone", "gate")]
-    assert "(mimic)" in tables([*clean, *FOUND], gate="gate", told="told")
+    page = tables([*clean, *FOUND], gate="gate", told="told")
+    assert "(mimic)" in page
+    # What was not measured stays empty.
+    other = [One("noise", 0.5, defence="median", data="images"), One("noise", 0.5, data="images")]
+    other.append(One("told", 0.5, data="images"))
+    assert "| images | Dirichlet(0.5) | 20 % | 50.0 (noise) | 50.0 (noise) |" in tables(
+        [*clean, *FOUND, *other], gate="gate", told="told"
+    )
+    assert page.count("|  |") == 0
