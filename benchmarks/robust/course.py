@@ -63,7 +63,7 @@ class Course:
             workers=1,
             report=lambda _line: None,
         )
-        self.players = Players(cast, self.engine, case.plan)
+        self.players = Players(cast, self.engine, case.plan, seed=case.seed)
         self.own_rows = (
             _joined([case.cohort.rows(who) for who in self.bad.tolist()]) if self.attackers else None
         )

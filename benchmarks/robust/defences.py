@@ -12,8 +12,10 @@ from galaxylearning.learning.exact import IntRows, exact_products
 from galaxylearning.learning.rules import apply_rule
 from galaxylearning.learning.vectors import F64, I64, exact_dot
 from galaxylearning.secagg.questions import Signs
+from galaxylearning.secagg.weights import shared_weights
 
 PROJECTIONS = 16
+MINIMUM_SUM = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,9 +52,10 @@ def masked_gate(seen: Seen) -> F64:
         reference_square=exact_dot(step, step),
         copies=PROJECTIONS,
     )
-    if not table.accepted.any():
+    weights = shared_weights(table.weights, MINIMUM_SUM)
+    if not weights.any():
         return np.zeros(step.size)
-    total, weight = aggregate(rows, table.weights)
+    total, weight = aggregate(rows, weights)
     return total / weight
 
 
