@@ -2,9 +2,10 @@
 
 Run as: python -m benchmarks.secagg.committee_run PARAMETERS BITS OWNERS COHORT
 
-``OWNERS`` masked updates take part, in a job planned for ``COHORT``; they lie in a file, so that 1,000 owners need no
-memory. A member opens its sealed shares, expands the round's public polynomials, answers gate and value (17 scalars
-an owner) and one weighted sum. An opener opens all three from T + 3 members' answers, one of which is wrong.
+``OWNERS`` masked updates take part, in a job planned for ``COHORT``; they lie in a file, so that 1,000 owners
+need no memory. A member opens its sealed shares, expands the round's public polynomials, answers gate and
+value (17 scalars an owner) and one weighted sum. An opener opens all three from T + 3 members' answers, one
+of which is wrong.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from benchmarks.secagg.sizes import (
     send,
     update,
 )
+
 from galaxylearning.crypto.seal import SealContext, open_sealed
 from galaxylearning.secagg.member import answer_scalars, answer_sum, read_share
 from galaxylearning.secagg.opener import open_scalars, open_sum

@@ -2,8 +2,9 @@
 
 Run as: python -m benchmarks.secagg.flower_run PARAMETERS CLIENTS SHARES THRESHOLD ROUNDS
 
-Clients do not train. What is counted for a client: the CPU seconds of its thread inside the SecAgg+ mod over the
-four stages of a round, its training function taken off, and the bytes of its four answers as protocol buffers.
+Clients do not train. What is counted for a client: the CPU seconds of its thread inside the SecAgg+ mod over
+the four stages of a round, its training function taken off, and the bytes of its four answers as protocol
+buffers.
 """
 
 from __future__ import annotations

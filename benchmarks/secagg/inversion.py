@@ -1,17 +1,17 @@
-"""Can an outsider with every opened scalar of a job rebuild a data owner's rows better than from public models?
+"""Can a job's opened scalars rebuild a data owner's rows better than the public models alone?
 
 A two-layer network on the digits; every owner has few rows and takes one full step a round, which is when
 inversion works best. The attacker knows the architecture, the learning rate, how many rows an owner has, the
 public model before and after every round, and all questions. Three attackers, one optimiser:
 
 - ``public``: looks for rows whose update matches the public step of every round;
-- ``scalars``: the same, and all opened scalars of this owner over all rounds must match too (gate, projections,
-  value, twins);
-- ``clear``: sees the owner's updates themselves, as in a federation without secure aggregation. This one must
-  succeed, or the experiment shows nothing.
+- ``scalars``: the same, and all opened scalars of this owner over all rounds must match too (gate,
+  projections, value, twins), with several weights of the two goals, the best of which counts;
+- ``clear``: sees the owner's updates themselves, as in a federation without secure aggregation. This one
+  must succeed, or the experiment shows nothing.
 
-What is compared: the cosine of the rebuilt update with the true one, the peak signal-to-noise ratio of the rebuilt
-rows (matched one to one with the true rows), and the total-variation distance of the label histogram.
+What is compared: the cosine of the rebuilt update with the true one, the peak signal-to-noise ratio of the
+rebuilt rows (matched one to one with the true rows), and the total-variation distance of the label histogram.
 Source: Zhu, Liu, Han, "Deep Leakage from Gradients" (2019); Geiping et al., "Inverting Gradients" (2020).
 """
 
@@ -23,11 +23,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from galaxylearning.learning.quantise import Quantizer, clip_norm
-from galaxylearning.secagg.questions import Dense, Joined, Signs, quantise_functional
 from scipy.optimize import linear_sum_assignment
 from sklearn.datasets import load_digits
 from torch import Tensor
+
+from galaxylearning.learning.quantise import Quantizer, clip_norm
+from galaxylearning.secagg.questions import Dense, Joined, Signs, quantise_functional
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -156,8 +157,10 @@ def _signs(part: Signs) -> npt.NDArray[np.int64]:
 
 
 def nearest_updates(record: Record, owner: int, *, with_scalars: bool) -> Tensor:
-    """The attacker's best linear guess of the owner's updates [rounds, P]: the public step, moved as little as
-    possible to agree with the opened scalars."""
+    """The attacker's linear guess of the owner's updates [rounds, P].
+
+    It is the public step, moved as little as possible to agree with the opened scalars.
+    """
     guesses = []
     for round_index, step in enumerate(record.steps):
         guess = step.double()
@@ -169,8 +172,13 @@ def nearest_updates(record: Record, owner: int, *, with_scalars: bool) -> Tensor
     return torch.stack(guesses)
 
 
-def invert(record: Record, owner: int, setting: Setting, attacker: str, seed: int) -> Outcome:
-    """Rebuild the owner's rows and labels as ``attacker`` and judge the result."""
+def invert(
+    record: Record, owner: int, setting: Setting, attacker: str, seed: int, *, weight: float = 1.0
+) -> Outcome:
+    """Rebuild the owner's rows and labels as ``attacker`` and judge the result.
+
+    ``weight`` is that of the scalars beside the public steps.
+    """
     torch.manual_seed(seed)
     rows = torch.full((setting.rows, INPUTS), 0.3).add_(0.1 * torch.randn(setting.rows, INPUTS))
     rows.requires_grad_()
@@ -191,7 +199,7 @@ def invert(record: Record, owner: int, setting: Setting, attacker: str, seed: in
             if attacker == "scalars":
                 gap = record.questions[round_index] @ update - record.scalars[owner, round_index]
                 typical = sizes[round_index] * record.steps[round_index].norm() / math.sqrt(PARAMETERS)
-                miss = miss + (gap / typical).square().mean() / setting.rounds
+                miss = miss + weight * (gap / typical).square().mean() / setting.rounds
         miss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         with torch.no_grad():
@@ -216,17 +224,42 @@ def _judge(record: Record, owner: int, found: Tensor, targets: Tensor, updates: 
     return Outcome(float(cosine), psnr, wrong)
 
 
-ATTACKERS = ("public", "scalars", "clear")
+WEIGHTS = (0.003, 0.03, 0.3)
 
 
-def measure(seeds: int, setting: Setting | None = None) -> dict[str, list[Outcome]]:
+@dataclass(frozen=True, slots=True)
+class Inversion:
+    """Outcomes of each attacker on the same owners, in order; a list for each weight of the scalars."""
+
+    public: list[Outcome]
+    scalars: dict[float, list[Outcome]]
+    clear: list[Outcome]
+
+    def best_scalars(self, name: str, *, largest: bool) -> list[float]:
+        """A figure under the weight whose mean is best for the attacker."""
+        means = {weight: [getattr(one, name) for one in found] for weight, found in self.scalars.items()}
+        chosen = max if largest else min
+        return means[chosen(means, key=lambda weight: float(np.mean(means[weight])))]
+
+    def gain(self, name: str, *, largest: bool) -> tuple[float, float]:
+        """Mean of what scalars add to public models, and its standard error; positive helps the attacker."""
+        sign = 1.0 if largest else -1.0
+        pairs = zip(self.best_scalars(name, largest=largest), self.public, strict=True)
+        differences = [sign * (found - getattr(other, name)) for found, other in pairs]
+        return float(np.mean(differences)), float(np.std(differences, ddof=1) / math.sqrt(len(differences)))
+
+
+def measure(seeds: int, setting: Setting | None = None) -> Inversion:
     """All attackers on ``victims`` owners of each of ``seeds`` jobs; the same start for each attacker."""
     setting = setting or Setting()
     torch.set_num_threads(1)
-    outcomes: dict[str, list[Outcome]] = {name: [] for name in ATTACKERS}
+    found = Inversion([], {weight: [] for weight in WEIGHTS}, [])
     for seed in range(seeds):
         record = play(setting, seed)
         for owner in range(setting.victims):
-            for name in ATTACKERS:
-                outcomes[name].append(invert(record, owner, setting, name, 1000 * seed + owner))
-    return outcomes
+            start = 1000 * seed + owner
+            found.public.append(invert(record, owner, setting, "public", start))
+            found.clear.append(invert(record, owner, setting, "clear", start))
+            for weight in WEIGHTS:
+                found.scalars[weight].append(invert(record, owner, setting, "scalars", start, weight=weight))
+    return found

@@ -1,4 +1,4 @@
-"""What masked updates and colluding members give away: trained classifiers, repeated secrets, lone weights."""
+"""What masked updates, colluding members and opened sums give away."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from benchmarks.secagg.sizes import CONTRACT, SENDER, sealing_keys, seed_of_round
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -17,7 +18,6 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks.secagg.sizes import CONTRACT, SENDER, sealing_keys, seed_of_round
 from galaxylearning.crypto.ring import DEGREE, unpack
 from galaxylearning.crypto.seal import SealContext, seal
 from galaxylearning.secagg.owner import Masked, mask_update
@@ -70,7 +70,7 @@ def _view(plan: MaskingPlan, masked: Masked, colluders: int) -> F64:
 
 
 def two_owners(plan: MaskingPlan) -> npt.NDArray[np.int32]:
-    """Updates as different as the plan allows: all the norm in one coordinate, and minus it spread over all."""
+    """Updates as different as the plan allows: all in one coordinate, and minus it spread over all."""
     alone = np.zeros(plan.parameters, np.int32)
     alone[0] = plan.levels
     spread = np.full(plan.parameters, -int(plan.levels / math.sqrt(plan.parameters)), np.int32)
@@ -138,9 +138,9 @@ class Draws:
 def draws(keys_wanted: int, *, source: Entropy = os.urandom) -> Draws:
     """Run owners' whole path (mask, share, seal) until ``keys_wanted`` keys were drawn; count repeats.
 
-    Looked at: each 32-byte key that any part of the path draws from ``source``; each pair of content key and nonce
-    prefix; each encapsulated key in an envelope; each masked body. Hashes of 16 bytes are kept: among 10^7 of them
-    two are equal by accident with a probability below 10^-24.
+    Looked at: each 32-byte key that any part of the path draws from ``source``; each pair of content key and
+    nonce prefix; each encapsulated key in an envelope; each masked body. Hashes of 16 bytes are kept: among
+    10^7 of them two are equal by accident with a probability below 10^-24.
     """
     found, seen = Draws(), set[bytes]()
     last_key = [b""]
@@ -181,17 +181,17 @@ def draws(keys_wanted: int, *, source: Entropy = os.urandom) -> Draws:
 
 @dataclass(frozen=True, slots=True)
 class LoneWeight:
-    """What one opened weighted sum says about the owner whose weight shares no factor with the others'."""
+    """What one opened sum says about the owner whose weight shares no factor with the others'."""
 
     update_revealed: float
     error_revealed: float
 
 
 def lone_weight(*, parameters: int, bits: int, weight: int, others: int, seed: int) -> LoneWeight:
-    """Ten owners weigh ``others``, one weighs ``weight``: read its update and its error off the sum's residue.
+    """Ten owners weigh ``others``, one weighs ``weight``: read its update off the sum's residue.
 
-    No member's secret and no lattice is needed: ``sum w x`` modulo ``others`` is ``weight * x`` of that one owner.
-    Given are the shares of coordinates whose guess, the residue nearest to zero, is right.
+    No member's secret and no lattice is needed: ``sum w x`` modulo ``others`` is ``weight * x`` of that one
+    owner. Given are the shares of coordinates whose guess, the residue nearest to zero, is right.
     """
     rng = np.random.default_rng(seed)
     plan = small_plan(parameters=parameters, bits=bits)

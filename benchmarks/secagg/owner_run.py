@@ -16,6 +16,7 @@ import time
 import numpy as np
 from benchmarks.measuring import PREFIX
 from benchmarks.secagg.sizes import planned, sealing_keys, seed_of_round, send
+
 from galaxylearning.learning.quantise import Quantizer, clip_norm
 
 

@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 import numpy.typing as npt
+
 from galaxylearning.crypto.seal import SealContext, SealingKey, seal
 from galaxylearning.secagg.owner import Masked, mask_update, public_seed
 from galaxylearning.secagg.plan import MaskingPlan, plan_masking
