@@ -237,7 +237,7 @@ def inversion(quick: bool) -> list[Figure]:
 def weights(quick: bool) -> list[Figure]:
     """What one opened sum says about an owner whose weight shares no factor with the others'."""
     del quick
-    from benchmarks.secagg.leakage import lone_weight
+    from benchmarks.secagg.leakage import lone_rounds, lone_weight
 
     figures = []
     for parameters, bits in ((100_000, 12), (1_000_000, 12), (1_000_000, 16)):
@@ -249,6 +249,11 @@ def weights(quick: bool) -> list[Figure]:
                 None,
                 note=f"and {found.error_revealed:.3f} of its errors",
             )
+        )
+    for owners in (3, 5, 8, 12):
+        share = lone_rounds(owners, spread=0.1, rounds=10_000, seed=0)
+        figures.append(
+            Figure(f"rounds of {owners} honest owners with a lone weight, norms +- 10 %", share, None)
         )
     return figures
 

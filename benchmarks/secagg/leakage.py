@@ -20,6 +20,7 @@ from sklearn.preprocessing import StandardScaler
 
 from galaxylearning.crypto.ring import DEGREE, unpack
 from galaxylearning.crypto.seal import SealContext, seal
+from galaxylearning.learning.gate import gate_scalars
 from galaxylearning.secagg.owner import Masked, mask_update
 from galaxylearning.secagg.plan import MaskingPlan, plan_masking
 
@@ -207,3 +208,23 @@ def lone_weight(*, parameters: int, bits: int, weight: int, others: int, seed: i
         return float((guess == values[0]).mean())
 
     return LoneWeight(share(updates), share(errors))
+
+
+def lone_rounds(owners: int, *, spread: float, rounds: int, seed: int) -> float:
+    """The share of rounds in which the gate's own weights let one owner be read off, among honest owners.
+
+    Norms are log-normal with this ``spread``. Counted are rounds where the others' weights share a factor of
+    at least 7 that the one owner's weight is coprime to.
+    """
+    rng = np.random.default_rng(seed)
+    hits = 0
+    for _ in range(rounds):
+        squares = np.rint(1e9 * np.exp(2 * rng.normal(0, spread, owners))).astype(np.int64)
+        table = gate_scalars(np.ones(owners, np.int64), squares, reference_square=1, max_weight=15)
+        weights = [int(weight) for weight in table.weights if weight]
+        for index, own in enumerate(weights):
+            common = math.gcd(*weights[:index], *weights[index + 1 :])
+            if common >= 7 and math.gcd(common, own) == 1:
+                hits += 1
+                break
+    return hits / rounds
