@@ -43,6 +43,7 @@ from galaxylearning.secagg.questions import (
     quantise_functional,
     question_polynomials,
 )
+from galaxylearning.secagg.weights import shared_weights
 
 T = TypeVar("T")
 
@@ -98,7 +99,7 @@ def say(plan: MaskingPlan, owners: int, bodies: Bodies) -> None:
     """Make the masked updates, let members answer, open, compare with the clear."""
     rng, seed = np.random.default_rng(1), seed_of_round(0)
     keys = sealing_keys(plan.members)
-    weights = rng.integers(0, plan.max_weight + 1, owners)
+    weights = shared_weights(rng.integers(0, plan.max_weight + 1, owners), plan.minimum_sum)
     gate, value = asked(plan, rng)
     envelopes: list[list[bytes]] = []
     clear_gate, clear_value = np.empty((owners, gate.count), np.int64), np.empty((owners, 1), np.int64)

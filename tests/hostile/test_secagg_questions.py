@@ -45,7 +45,7 @@ OWNERS, VICTIM, HONEST = 6, 2, 5
 COLLUDERS = (0, 1)
 PLAN = small_plan(parameters=1280, projections=3, twin_projections=4, minimum_sum=3)
 SET, OTHER_SET = Digest(b"s" * 32), Digest(b"o" * 32)
-WEIGHTS = np.array([1, 2, 3, 1, 2, 3])
+WEIGHTS = np.array([1, 1, 1, 2, 2, 2])
 
 
 def dense(*vectors: Any) -> Dense:
@@ -150,9 +150,9 @@ def test_what_colluders_add_up_alone_is_not_a_sum(dealt: Round) -> None:
 @pytest.mark.parametrize(
     ("weights", "accepted"),
     [
-        ([1, 2, 4, 1, 2, 3], SET),
-        ([1, 2, 0, 1, 2, 3], SET),
-        ([1, 2, 3, 1, 2, 3], OTHER_SET),
+        ([1, 1, 2, 2, 2, 2], SET),
+        ([1, 1, 0, 2, 2, 2], SET),
+        ([1, 1, 1, 2, 2, 2], OTHER_SET),
     ],
 )
 def test_no_second_sum(honest: HonestMember, weights: list[int], accepted: Digest) -> None:
@@ -169,7 +169,7 @@ def test_no_second_sum_in_a_later_phase(honest: HonestMember) -> None:
     honest.scalars(GateAsked, GATE)
     honest.sum(WEIGHTS)
     honest.scalars(ValueAsked, VALUE)
-    other = np.array([1, 2, 0, 1, 2, 3])
+    other = np.array([1, 1, 0, 2, 2, 2])
     for _ in range(2):
         with pytest.raises(PhaseError):
             honest.sum(other)
@@ -178,7 +178,7 @@ def test_no_second_sum_in_a_later_phase(honest: HonestMember) -> None:
 
 def test_two_answers_to_one_sum_give_no_difference(dealt: Round) -> None:
     """Colluders answer another sum than the honest member does: the words fit no sharing of either."""
-    other = WEIGHTS - np.eye(OWNERS, dtype=np.int64)[VICTIM]
+    other = np.ones(OWNERS, np.int64)
     mixed = dealt.sums(other, COLLUDERS) | dealt.sums(WEIGHTS, [HONEST])
     for weights in (WEIGHTS, other):
         assert open_sum(PLAN, SEED, dealt.bodies, weights, mixed).overflowed.mean() > 0.9

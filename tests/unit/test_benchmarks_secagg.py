@@ -15,7 +15,7 @@ sys.path.append(str(ROOT))  # benchmarks is no installed package: it lies beside
 
 from benchmarks.secagg.figures import Figure, show, write  # noqa: E402
 from benchmarks.secagg.lattice import DEGREE, SIGMA, primal, sigma_within_sum  # noqa: E402
-from benchmarks.secagg.leakage import draws, lone_weight  # noqa: E402
+from benchmarks.secagg.leakage import draws, lone_rounds, lone_weight  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,12 @@ def test_a_lone_weight_shows_its_owner_and_a_shared_one_does_not() -> None:
     assert found.update_revealed > 0.99
     with pytest.raises(ValueError, match="not invertible"):
         lone_weight(parameters=DEGREE, bits=10, weight=15, others=15, seed=0)
+
+
+def test_weights_that_are_shared_leave_nobody_alone() -> None:
+    assert lone_rounds(5, spread=0.1, rounds=200, seed=0) > 0.2
+    assert lone_rounds(5, spread=0.1, rounds=200, seed=0, minimum=2) == 0.0
+    assert lone_rounds(12, spread=0.3, rounds=200, seed=0, minimum=3) == 0.0
 
 
 def test_repeated_keys_and_nonces_are_counted() -> None:
