@@ -131,6 +131,17 @@ def test_no_sum_below_the_minimum(dealt: Round, honest: HonestMember, weights: l
         answer_sum(PLAN, dealt.shares(HONEST), np.array(weights))
 
 
+@pytest.mark.parametrize("weights", [[15, 15, 14, 15, 15, 15], [1, 1, 2, 2, 0, 1], [1, 2, 3, 4, 5, 6]])
+def test_no_weight_stands_alone(honest: HonestMember, weights: list[int]) -> None:
+    """Modulo a factor of all other weights, such a sum is one update."""
+    honest.scalars(GateAsked, GATE)
+    before = honest.state
+    with pytest.raises(QuorumMissing, match="must be that of at least 3 owners"):
+        honest.sum(np.array(weights))
+    assert honest.state == before
+    assert honest.sum(WEIGHTS)
+
+
 def test_what_colluders_add_up_alone_is_not_a_sum(dealt: Round) -> None:
     """T members answer for the victim alone; without one more, what opens is noise or nothing."""
     alone = np.array([0, 0, 1, 0, 0, 0])
