@@ -9,7 +9,8 @@ JOBS ?= 2
 BENCH ?=
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test check bench bench-peers bench-robust bench-robust-oracle bench-scale bench-private behaviours contracts contracts-slow lock setup setup-dev clean
+.PHONY: help demo test check bench bench-peers bench-robust bench-robust-oracle bench-scale bench-private \
+  bench-secagg bench-fairness behaviours contracts contracts-slow lock setup setup-dev clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  make %-16s %s\n", $$1, $$2}'
@@ -63,6 +64,9 @@ benchmarks/.venv-byzfl/.installed: benchmarks/robust/requirements-byzfl.txt
 bench-peers: setup benchmarks/.venv-flower/.installed benchmarks/.venv-pfl/.installed ## Compare with Flower, pfl-research and plain PyTorch (BENCH=--quick)
 	$(BIN)/python -m benchmarks.peers $(BENCH)
 	$(BIN)/python -m benchmarks.render
+
+bench-secagg: setup benchmarks/.venv-flower/.installed ## Measure masked mode: cost beside SecAgg+, exactness, leakage (BENCH=--quick)
+	$(BIN)/python -m benchmarks.secagg $(BENCH)
 
 bench-scale: setup ## Measure growing numbers of owners, parameters and coalitions (BENCH=--quick)
 	$(BIN)/python -m benchmarks.scale $(BENCH)
