@@ -20,8 +20,10 @@ from galaxylearning.contribution.twins import (
     MAX_PLAYERS,
     SentUpdates,
     TwinEvidence,
+    lasting_difference,
     twin_evidence,
     twin_groups,
+    twin_projections,
 )
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "exact_banzhaf",
     "exact_shapley",
     "from_fixed",
+    "lasting_difference",
     "leave_one_out",
     "median_table",
     "merge_twins",
@@ -51,5 +54,6 @@ __all__ = [
     "to_fixed",
     "twin_evidence",
     "twin_groups",
+    "twin_projections",
     "value_named",
 ]
