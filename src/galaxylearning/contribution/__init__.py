@@ -15,6 +15,7 @@ from galaxylearning.contribution.games import (
 from galaxylearning.contribution.measure import FixedPointUtility, from_fixed, to_fixed
 from galaxylearning.contribution.path import GradientBlocks, PathScorer, PathValue, path_value
 from galaxylearning.contribution.registry import VALUES, RoundView, value_named
+from galaxylearning.contribution.scalars import UnitErrors, values_of_scalars
 from galaxylearning.contribution.tables import median_table, merge_twins
 from galaxylearning.contribution.twins import (
     MAX_PLAYERS,
@@ -38,6 +39,7 @@ __all__ = [
     "RoundView",
     "SentUpdates",
     "TwinEvidence",
+    "UnitErrors",
     "coalition_game",
     "distance_to_mean",
     "exact_banzhaf",
@@ -56,4 +58,5 @@ __all__ = [
     "twin_groups",
     "twin_projections",
     "value_named",
+    "values_of_scalars",
 ]
