@@ -1,5 +1,6 @@
 """What every data owner's update was worth, with standard errors, and the references it is held against."""
 
+from galaxylearning.contribution.credit import charge, counted, handed_down
 from galaxylearning.contribution.games import (
     Game,
     GameValues,
@@ -40,11 +41,14 @@ __all__ = [
     "SentUpdates",
     "TwinEvidence",
     "UnitErrors",
+    "charge",
     "coalition_game",
+    "counted",
     "distance_to_mean",
     "exact_banzhaf",
     "exact_shapley",
     "from_fixed",
+    "handed_down",
     "lasting_difference",
     "leave_one_out",
     "median_table",

@@ -426,6 +426,7 @@ class JobComputation:
             cosines=arranged(cosines),
             values=arranged(np.where(accepted, worth.values, 0.0) if worth else nothing),
             errors=arranged(np.where(accepted, worth.standard_errors, 0.0) if worth else nothing),
+            gain=worth.gain_estimate if worth else 0.0,
             reasons=reasons | dict(refused),
             model_digest=blake3_digest(self.model.state_bytes(after.params, after.buffers))
             if is_moved or last is None
