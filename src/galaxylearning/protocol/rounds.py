@@ -444,7 +444,9 @@ class JobComputation:
         if self._keeps == "none" or cohort > MAX_PLAYERS:
             return None
         rows = updates.parameters
-        if self.masking is not None:
+        if self.terms.masking is not None:
+            if not self.terms.masking.twin_projections:
+                return None
             beacon = simulated_beacon(self.terms, self.terms.plan.rounds)
             answers = self.twin_questions(beacon, self.round_index).products(rows, spread=self._spread)
             return SentUpdates(updates.owners, answers.astype(np.float64))
