@@ -9,7 +9,7 @@ JOBS ?= 2
 BENCH ?=
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test check bench bench-peers bench-scale bench-private behaviours contracts contracts-slow lock setup setup-dev clean
+.PHONY: help demo test check bench bench-fairness bench-peers bench-scale bench-private behaviours contracts contracts-slow lock setup setup-dev clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  make %-16s %s\n", $$1, $$2}'
@@ -63,6 +63,9 @@ bench-scale: setup ## Measure growing numbers of owners, parameters and coalitio
 
 bench-private: setup ## What differential privacy costs: accuracy beside epsilon, a few minutes (BENCH=--quick)
 	$(BIN)/python -m benchmarks.private $(BENCH)
+
+bench-fairness: setup ## Who is paid what when one data owner does not play fair (BENCH="--seeds 1 --twin-seeds 5")
+	$(BIN)/python -m benchmarks.fairness $(BENCH)
 
 behaviours: setup ## Every behaviour at 200 data owners and 30 rounds
 	$(BIN)/python benchmarks/behaviours.py

@@ -95,6 +95,7 @@ def compiled(data: str, units: int, width: int) -> CompiledJob:
         loss="cross_entropy",
         schema=schema,
         test_data="",
+        privacy="sealed",
         plan=gl.Plan(
             rounds=1,
             learning_rate=RATES[data],
