@@ -188,7 +188,7 @@ def play(
         clip_norm=plan.clip_norm,
     )
     job = JobComputation(terms, 1, ready.model, HiddenSet.split(hidden, seed=seed))
-    players, accounts = Players(cast, engine, plan), tuple(account(i) for i in range(len(cast)))
+    players, accounts = Players(cast, engine, plan, seed=seed), tuple(account(i) for i in range(len(cast)))
     everybody = np.arange(len(cast), dtype=np.int64)
     for index in range(setting.rounds):
         state = job.state

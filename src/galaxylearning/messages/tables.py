@@ -48,7 +48,8 @@ class RoundScores(Checked, frozen=True, forbid_unknown_fields=True):
     """One round: utility of the model before and after, correct predictions after, and every data owner.
 
     ``gain`` is what the round took off the loss along its step, in the unit of values; with novelty, what
-    the owners' values do not hold of it is handed down in the totals. ``model_digest`` is the model that the round produced; its anchor on chain names the one it began with.
+    the owners' values do not hold of it is handed down in the totals. ``model_digest`` is the model that the
+    round produced; its anchor on chain names the one it began with.
     """
 
     round_index: Uint32
