@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from benchmarks.fairness.attacks import ATTACKS, COPIES_RIVAL, RIVAL, Outcome, run_cohort
 from benchmarks.fairness.cohorts import Setting
-from benchmarks.fairness.splitting import RULES, SplitTried, run_splits
+from benchmarks.fairness.splitting import CREDENTIALS, RULES, SplitTried, run_splits
 from benchmarks.fairness.table import Row, mean_row, most_row, rate_row, ratio_row, show, write
 from benchmarks.fairness.truths import Graded, Truth, run_graded, run_liars, run_truth
 from benchmarks.fairness.twin_rates import TwinCase, run_case
@@ -141,7 +141,9 @@ def split_rows(tried: Sequence[SplitTried]) -> list[Row]:
         for parts in sorted({one.parts for one in tried}):
             here = [one for one in tried if one.rule == rule and one.parts == parts]
             name = f"splitting into {parts}, rule: {rule}"
-            found.append(ratio_row(f"{name}: gain", [o.took for o in here], [o.honestly for o in here]))
+            goal = 1.05 if rule == CREDENTIALS else None
+            took, honestly = [o.took for o in here], [o.honestly for o in here]
+            found.append(ratio_row(f"{name}: gain", took, honestly, at_most=goal))
         least = [one.kept_least for one in tried if one.rule == rule]
         found.append(mean_row(f"rule: {rule}: the worst hit honest owner keeps", least))
     return found

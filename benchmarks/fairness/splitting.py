@@ -16,6 +16,7 @@ from galaxylearning.units import Address
 
 ISSUER_SIZE = 3
 LEAST_PRECISION = 1e-3
+CREDENTIALS = "one share an issuer, an issuer an organisation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ RULES: Mapping[str, Callable[[Played, int], F64]] = {
     "pay correlated identities less": correlated,
     "pay by precision of the residuals": precise,
     "root of an issuer's identities": by_issuer,
-    "one share an issuer, an issuer an organisation": one_an_issuer,
+    CREDENTIALS: one_an_issuer,
 }
 
 
