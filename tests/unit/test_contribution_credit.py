@@ -48,6 +48,10 @@ def test_a_round_in_which_nothing_counted_hands_nothing_down_and_forgets_nothing
     assert handed_down([{"a": 3}, {}, {"b": 1}], [0, 5, 7]) == [{"a": 3}, {}, {"b": 1, "a": 7}]
 
 
+def test_a_round_that_did_not_move_the_model_forgets_nothing() -> None:
+    assert handed_down([{"a": 3, "b": 1}, {"a": 0, "b": 0}, {"b": 0}], [0, 0, 8])[2] == {"b": 2, "a": 6}
+
+
 def test_a_rest_without_credit_is_nobodys() -> None:
     assert handed_down([{"a": 3, "b": -1}], [10]) == [{"a": 3, "b": -1}]
     assert handed_down([{"a": -3}, {"a": 1}], [0, 10]) == [{"a": -3}, {"a": 1}]
@@ -65,11 +69,11 @@ def test_nothing_is_lost_and_nothing_made_up(rounds: list[tuple[dict[str, int], 
     credited: dict[str, int] = {}
     for own, rest, whole in zip(values, rests, found, strict=True):
         given_out = sum(whole.values()) - sum(own.values())
-        assert given_out == (rest if own and any(v > 0 for v in credited.values()) else 0)
+        assert given_out == (rest if own and credited else 0)
         for player, value in whole.items():
-            if credited.get(player, 0) <= 0:
+            if player not in credited:
                 assert value == own.get(player, 0)
-        credited = whole if own else credited
+        credited = {player: value for player, value in whole.items() if value > 0} or credited
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,7 @@ def handed_down(values: Sequence[Mapping[PlayerT, int]], rests: Sequence[int]) -
 
     ``values`` are, per round, those of the accepted, of what was new in their updates; ``rests`` what each
     round gained beyond their sum, which may be negative. A rest is divided like the positive credits of the
-    last round in which anything was accepted, whether or not their owners take part now; rounded down, the
-    missing units to the largest remainders (ties: the order of crediting). Before there is any positive
+    last round that had any, whether or not their owners take part now; rounded down, the missing units to the largest remainders (ties: the order of crediting). Before there is any positive
     credit, a rest is nobody's.
 
     Raises:
@@ -39,7 +38,7 @@ def handed_down(values: Sequence[Mapping[PlayerT, int]], rests: Sequence[int]) -
         whole = dict(own)
         for player, part in _divided(rest, credit).items():
             whole[player] = whole.get(player, 0) + part
-        credit = {player: value for player, value in whole.items() if value > 0}
+        credit = {player: value for player, value in whole.items() if value > 0} or credit
         found.append(whole)
     return found
 
