@@ -22,7 +22,7 @@ def handed_down(values: Sequence[Mapping[PlayerT, int]], rests: Sequence[int]) -
     ``values`` are, per round, those of the accepted, of what was new in their updates; ``rests`` what each
     round gained beyond their sum, which may be negative. A rest is divided like the positive credits of the
     last round that had any, whether or not their owners take part now; rounded down, the missing units to the
-    largest remainders (ties: the order of crediting). Before there is any positive credit, a rest is nobody's.
+    largest remainders (ties: the order of crediting). Without any positive credit a rest is nobody's.
 
     Raises:
         DataRefused: another number of rests than of rounds.
