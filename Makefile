@@ -81,6 +81,9 @@ bench-robust: setup ## The worst attack on each rule, IID and not, 20 to 40 % at
 bench-robust-oracle: setup benchmarks/.venv-byzfl/.installed benchmarks/.venv-flower/.installed ## Robust rules beside byzfl's and Flower's
 	$(BIN)/python -m benchmarks.robust.oracle
 
+bench-fairness: setup ## Who is paid what when one data owner does not play fair (BENCH="--seeds 1 --twin-seeds 5")
+	$(BIN)/python -m benchmarks.fairness $(BENCH)
+
 behaviours: setup ## Every behaviour at 200 data owners and 30 rounds
 	$(BIN)/python benchmarks/behaviours.py
 

@@ -30,7 +30,7 @@ from galaxylearning.protocol.rounds import (
     train_update,
     training_seed,
 )
-from galaxylearning.protocol.scoring import counted, score_table
+from galaxylearning.protocol.scoring import score_table
 from galaxylearning.units import Address
 
 HEX = "ab" * 32
@@ -148,14 +148,3 @@ def test_the_order_of_arrival_does_not_matter(order: list[Address]) -> None:
     other.advance({who: first_round()[who] for who in order})
     assert one.model_digest() == other.model_digest()
     assert score_table(one, OWNERS) == score_table(other, OWNERS)
-
-
-@given(
-    values=st.lists(st.integers(-(2**50), 2**50), max_size=30),
-    rejections=st.integers(0, 40),
-)
-def test_rejections_only_ever_take_away(values: list[int], rejections: int) -> None:
-    worth = counted(values, rejections)
-    assert worth <= counted(values, max(0, rejections - 1))
-    assert sum(min(value, 0) for value in values) <= worth <= sum(values)
-    assert worth == counted(sorted(values), rejections)

@@ -201,7 +201,10 @@ def test_defaults_follow_from_the_model_and_the_seats() -> None:
     with pytest.raises(JobRefused, match=r"plan\.minimum_owners: 1 given; allowed: at least 3"):
         masked_plan(PLAN, 2114)
     found = default_masking(masked_plan(MASKED, 2114), parameters=2114, seats=5)
-    assert found == Masking(threshold=2, faulty=1, minimum_sum=3, twin_projections=16)
+    # A job too short to tell names apart asks for no twins.
+    assert found == Masking(threshold=2, faulty=1, minimum_sum=3, twin_projections=0)
+    long = msgspec.structs.replace(masked_plan(MASKED, 2114), rounds=10)
+    assert default_masking(long, parameters=2114, seats=5).twin_projections == 16
     assert default_masking(MASKED, parameters=1282, seats=9).faulty == 2
     with pytest.raises(JobRefused, match="at least 3"):
         default_masking(MASKED, parameters=2114, seats=2)

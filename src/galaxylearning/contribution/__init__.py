@@ -1,5 +1,6 @@
 """What every data owner's update was worth, with standard errors, and the references it is held against."""
 
+from galaxylearning.contribution.credit import charge, counted, handed_down
 from galaxylearning.contribution.games import (
     Game,
     GameValues,
@@ -15,13 +16,16 @@ from galaxylearning.contribution.games import (
 from galaxylearning.contribution.measure import FixedPointUtility, from_fixed, to_fixed
 from galaxylearning.contribution.path import GradientBlocks, PathScorer, PathValue, path_value
 from galaxylearning.contribution.registry import VALUES, RoundView, value_named
+from galaxylearning.contribution.scalars import UnitErrors, values_of_scalars
 from galaxylearning.contribution.tables import median_table, merge_twins
 from galaxylearning.contribution.twins import (
     MAX_PLAYERS,
     SentUpdates,
     TwinEvidence,
+    lasting_difference,
     twin_evidence,
     twin_groups,
+    twin_projections,
 )
 
 __all__ = [
@@ -36,11 +40,16 @@ __all__ = [
     "RoundView",
     "SentUpdates",
     "TwinEvidence",
+    "UnitErrors",
+    "charge",
     "coalition_game",
+    "counted",
     "distance_to_mean",
     "exact_banzhaf",
     "exact_shapley",
     "from_fixed",
+    "handed_down",
+    "lasting_difference",
     "leave_one_out",
     "median_table",
     "merge_twins",
@@ -51,5 +60,7 @@ __all__ = [
     "to_fixed",
     "twin_evidence",
     "twin_groups",
+    "twin_projections",
     "value_named",
+    "values_of_scalars",
 ]

@@ -171,20 +171,6 @@ class PathScorer:
         return PathValue(factors * values + 0.0, factors * errors + 0.0, self.gain_estimate)
 
 
-def values_of_scalars(
-    scalars: I64, shares: F64, *, unit: float, lengths: F64, mean_error: float, gain_estimate: float
-) -> PathValue:
-    """Values of updates of which only ``<g, x>`` is known, int64[m], for one public integer vector g.
-
-    ``unit`` is what one of these is worth in nats per sample, before the share f64[m]. Where single updates
-    cannot be held against the blocks of the hidden set, their standard errors are that of the mean step,
-    ``mean_error``, by ``lengths`` f64[m], each update's norm as a multiple of the mean step's.
-    """
-    return PathValue(
-        shares * unit * scalars + 0.0, np.abs(shares * lengths * mean_error) + 0.0, gain_estimate
-    )
-
-
 def gradient_bits(update_bits: int) -> int:
     """Bits of the largest integer of G, beside its sign: what exact products in tiles leave room for.
 

@@ -6,15 +6,20 @@ rounds. So products are taken between *different* rounds, where the noise cancel
 own product with itself: two names of one data set give 1 whatever the noise, different data gives less (a
 correlation corrected for attenuation, Spearman 1904). Hospitals with alike patients also correlate, but along
 directions that many share; a kernel projection takes those out, and what is left must be an outlier among
-all pairs.
+all pairs. Last, the difference of two names of one data set is noise, which does not last over rounds; that
+of alike data does (an analysis of variance, Fisher 1925).
 
-Not found: disjoint halves of one data set (they are different data), and a name that hides its data under
-noise (which costs it value). Bonds and credentials are for those.
+All of it is made of products, which random projections keep on average: in masked mode an update is a few
++-1 projections, the same ones in every round, drawn when the last update is in (``twin_projections``).
+
+Not found: disjoint halves of one data set (they are different data), and a name that adds a vector of its own
+to what it sends, the same one in every round. Bonds and credentials are for those.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
@@ -47,6 +52,15 @@ STEADY = 0.02
 KERNEL_RIDGE = 0.03
 SPREAD_FLOOR = 0.02
 ERROR_FLOOR = 0.005
+DIFFERENCE_ROUNDS = 3
+"""A difference is judged over at least so many rounds that both names took part in."""
+MINIMUM_ROUNDS = 5
+PROJECTIONS = 16
+PROJECTIONS_OF_SHORT_JOBS = 32
+SHORT_JOB = 8
+"""Rounds below which more projections are needed to tell names apart."""
+FEWEST_PROJECTIONS = 12
+"""Fewer than this link honest names too often."""
 TINY = float(np.finfo(np.float64).tiny)
 
 
@@ -118,12 +132,14 @@ def twin_groups(
     shortfall: float = 2.0,
     distinct: float = 0.1,
     outlier: float = 5.0,
-    minimum_rounds: int = 5,
+    difference: float = 5.0,
+    minimum_rounds: int = MINIMUM_ROUNDS,
 ) -> tuple[frozenset[PlayerT], ...]:
     """Give the groups of names that train on the same data, in the order of their first appearance.
 
-    ``history`` holds, per round, the update of every name that sent one (before any weighting). A pair
-    is linked when all five thresholds of ``TwinEvidence`` are met; groups are the connected names. Names in
+    ``history`` holds, per round, the update of every name that sent one (before any weighting), or the same
+    projections of every update of all rounds. A pair is linked when all five thresholds of ``TwinEvidence``
+    are met and its ``lasting_difference`` is at most ``difference``; groups are the connected names. Names in
     fewer than ``minimum_rounds`` rounds, and cohorts of fewer than 4 judged names, give no group.
 
     Raises:
@@ -135,13 +151,18 @@ def twin_groups(
     short = require_number(shortfall, "shortfall", low=0, high=1e6)
     apart = require_number(distinct, "distinct", low=0, high=1)
     far = require_number(outlier, "outlier", low=0, high=1e6, low_open=True)
-    evidence = twin_evidence(history, minimum_rounds=minimum_rounds)
+    most = require_number(difference, "difference", low=0, high=1e6)
+    rounds = _checked(history)
+    evidence = twin_evidence(rounds, minimum_rounds=minimum_rounds)
     alike = (evidence.correlation >= least) & (evidence.shortfall <= short)
     alone = (evidence.distinct >= apart) & (evidence.outlier >= far)
-    return _components(evidence.players, alike & alone & (evidence.standard_error <= sure))
+    linked = np.tril(alike & alone & (evidence.standard_error <= sure), -1)
+    return _components(evidence.players, linked, lambda i, j: lasting_difference(rounds, i, j) <= most)
 
 
-def twin_evidence(history: TwinHistory[PlayerT], *, minimum_rounds: int = 5) -> TwinEvidence[PlayerT]:
+def twin_evidence(
+    history: TwinHistory[PlayerT], *, minimum_rounds: int = MINIMUM_ROUNDS
+) -> TwinEvidence[PlayerT]:
     """Measure every pair of names; raises as ``twin_groups`` does. See ``TwinEvidence``."""
     needed = require_integer(minimum_rounds, "minimum_rounds", low=3, high=1_000_000)
     rounds = _checked(history)
@@ -308,12 +329,59 @@ def _robust_scores(values: F64) -> F64:
     return (values - middle) / max(spread, SPREAD_FLOOR)
 
 
+def lasting_difference(history: Sequence[SentUpdates[PlayerT]], one: PlayerT, other: PlayerT) -> float:
+    """How much of the difference of two names lasts over rounds: variance between over variance within, F.
+
+    Over the rounds in which both sent something, each update scaled to length 1. About 1 for one data set
+    under two names, whatever the noise; larger for different data. Infinite in fewer than three such rounds.
+    Source: Fisher 1925, analysis of variance.
+    """
+    apart = []
+    for sent in history:
+        if one in sent.players and other in sent.players:
+            pair = [sent.players.index(one), sent.players.index(other)]
+            rows = sent.updates[pair].astype(np.float64)
+            lengths = np.sqrt(np.sum(rows * rows, axis=1))
+            if lengths.all():
+                rows /= lengths[:, None]
+                apart.append(rows[0] - rows[1])
+    count = len(apart)
+    if count < DIFFERENCE_ROUNDS:
+        return math.inf
+    gaps = np.array(apart)
+    mean = np.mean(gaps, axis=0)
+    between = count * float(np.sum(mean * mean))
+    within = float(np.sum((gaps - mean) ** 2)) / (count - 1)
+    if within > 0.0:
+        return between / within
+    return 0.0 if between == 0.0 else math.inf
+
+
+def twin_projections(budget: int, rounds: int) -> int:
+    """How many +-1 projections of every round's updates to open for the search, once the last round is over.
+
+    ``budget`` numbers of an update of each round may still be opened. 16 in a job of 8 ``rounds`` or more, 32
+    in one of 5 to 7, or what the budget allows; 0, and no search, where that is below 12 or the job shorter.
+
+    The *same* sign vectors are asked in all rounds: products between rounds need them. They must be drawn
+    when the last round's updates are in, so that nobody adapts to them.
+    """
+    left = require_integer(budget, "budget", low=-(1 << 31), high=1 << 31)
+    length = require_integer(rounds, "rounds", low=1, high=1_000_000)
+    wanted = PROJECTIONS if length >= SHORT_JOB else PROJECTIONS_OF_SHORT_JOBS
+    found = min(left, wanted)
+    return found if found >= FEWEST_PROJECTIONS and length >= MINIMUM_ROUNDS else 0
+
+
 def _components(
-    players: tuple[PlayerT, ...], linked: npt.NDArray[np.bool_]
+    players: tuple[PlayerT, ...],
+    linked: npt.NDArray[np.bool_],
+    is_confirmed: Callable[[PlayerT, PlayerT], bool],
 ) -> tuple[frozenset[PlayerT], ...]:
+    """Connected names; a link between names that are connected already is not looked at again."""
     label = list(range(len(players)))
-    for i, j in np.argwhere(np.tril(linked, -1)).tolist():
-        if label[i] != label[j]:
+    for i, j in np.argwhere(linked).tolist():
+        if label[i] != label[j] and is_confirmed(players[i], players[j]):
             keep, drop = sorted((label[i], label[j]))
             label = [keep if current == drop else current for current in label]
     groups: dict[int, set[PlayerT]] = {}

@@ -47,7 +47,9 @@ class OwnerScore(Checked, frozen=True, forbid_unknown_fields=True):
 class RoundScores(Checked, frozen=True, forbid_unknown_fields=True):
     """One round: utility of the model before and after, correct predictions after, and every data owner.
 
-    ``model_digest`` is the model that the round produced; its anchor on chain names the one it began with.
+    ``gain`` is what the round took off the loss along its step, in the unit of values; with novelty, what
+    the owners' values do not hold of it is handed down in the totals. ``model_digest`` is the model that the
+    round produced; its anchor on chain names the one it began with.
     """
 
     round_index: Uint32
@@ -56,6 +58,7 @@ class RoundScores(Checked, frozen=True, forbid_unknown_fields=True):
     utility_after: Int64
     correct: Count
     owners: tuple[OwnerScore, ...]
+    gain: Int64 = 0
 
     def check(self) -> None:
         check_ascending_addresses([score.data_owner for score in self.owners], "RoundScores.owners")

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from galaxylearning.contribution import PathValue
-from galaxylearning.contribution.path import values_of_scalars
+from galaxylearning.contribution import PathValue, UnitErrors, values_of_scalars
 from galaxylearning.errors import PhaseError, UpdateRefused
 from galaxylearning.learning import gate_scalars, projected_squares
 from galaxylearning.learning.gate import REASONS
@@ -63,12 +62,12 @@ class MaskedRound:
     def __init__(self, job: JobComputation, owners: tuple[Address, ...], beacon: bytes) -> None:
         self._job, self.owners, self._beacon = job, owners, beacon
         self._gate_questions: Questions | None = None
+        self._reference: F64 = np.zeros(0)
         self._reference_square = 0
         self.gated: Gated | None = None
         self.clear: UpdateMatrix | None = None
         """The updates themselves, where a simulation has them; nothing here looks at them."""
         self._after: ModelState | None = None
-        self._mean: F64 | None = None
         self._value: _ValueQuestion | None = None
 
     def _seed(self, purpose: str) -> bytes:
@@ -91,8 +90,8 @@ class MaskedRound:
         """The product with the step on the hidden set, and the projections that tell the norm."""
         if self._gate_questions is None:
             job = self._job
-            reference, _ = job.hidden_step()
-            vector, _ = self._quantised(reference.astype(np.float64), "gate")
+            self._reference = job.hidden_step()[0].astype(np.float64)
+            vector, _ = self._quantised(self._reference, "gate")
             self._reference_square = exact_dot(vector, vector)
             signs = Signs(job.terms.plan.projections, vector.size, self._seed("projections"))
             self._gate_questions = Joined((Dense(vector[None]), signs))
@@ -162,7 +161,6 @@ class MaskedRound:
             raise PhaseError("no sum is to be opened", where=f"round {self._job.round_index}")
         weight = int(weights.sum())
         self._after = self._job.moved(total, weight)
-        self._mean = total / weight
 
     # ---- value
 
@@ -184,8 +182,8 @@ class MaskedRound:
         job = self._job
         scorer = job.scorer(after)
         vector, scale = self._quantised(scorer.mean_gradient, "value")
-        mean = self._mean_update() * job.parameter_unit
-        return _ValueQuestion(Dense(vector[None]), scale, scorer.error_along(mean), scorer.gain_estimate)
+        errors = UnitErrors.of(scorer, self._reference, job.gating_gradients())
+        return _ValueQuestion(Dense(vector[None]), scale, errors, scorer.gain_estimate)
 
     def finish(
         self,
@@ -209,16 +207,14 @@ class MaskedRound:
         return self._job.finished(self, gated, worth, self._after, absent, malformed or {})
 
     def _worth(self, scalars: I64, gated: Gated) -> PathValue:
-        question, mean = self._value, self._mean_update()
+        question, unit = self._value, self._job.parameter_unit
         if question is None:
             raise PhaseError("no value was asked for")
-        length = float(np.sqrt(np.sum(mean * mean)))
         return values_of_scalars(
             scalars,
             gated.weights / int(gated.weights.sum()),
-            unit=question.scale * self._job.parameter_unit,
-            lengths=np.sqrt(gated.squares) / length if length else np.zeros(len(scalars)),
-            mean_error=question.mean_error,
+            unit=question.scale * unit,
+            errors=question.errors.errors(np.sqrt(gated.squares) * unit, gated.cosines),
             gain_estimate=question.gain_estimate,
         )
 
@@ -227,17 +223,12 @@ class MaskedRound:
             raise PhaseError("the gate comes first", where=f"round {self._job.round_index}")
         return self.gated
 
-    def _mean_update(self) -> F64:
-        if self._mean is None:
-            raise PhaseError("the sum comes first", where=f"round {self._job.round_index}")
-        return self._mean
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _ValueQuestion:
     questions: Questions
     scale: float
-    mean_error: float
+    errors: UnitErrors
     gain_estimate: float
 
 

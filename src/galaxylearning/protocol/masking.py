@@ -12,13 +12,13 @@ import msgspec
 import numpy as np
 from blake3 import blake3
 
+from galaxylearning.contribution import twin_projections
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import JobRefused
 from galaxylearning.messages.terms import MIN_SUM, Masking, Plan, Terms
 from galaxylearning.secagg.plan import PARAMETERS_PER_SCALAR, MaskingPlan, allowed_scalars, plan_masking
 
 GATE_PROJECTIONS: Final = 15
-TWIN_PROJECTIONS: Final = 16
 GATE_AND_VALUE: Final = 2
 FEWEST_PROJECTIONS: Final = 3
 _LABEL: Final = "galaxylearning 2026 question randomness v1"
@@ -73,7 +73,7 @@ def default_masking(plan: Plan, *, parameters: int, seats: int) -> Masking:
         threshold=threshold,
         faulty=(seats - threshold - 1) // 2,
         minimum_sum=MIN_SUM,
-        twin_projections=max(0, min(TWIN_PROJECTIONS, left)),
+        twin_projections=twin_projections(left, plan.rounds),
     )
 
 

@@ -72,7 +72,8 @@ class RoundOutcome:
 
     ``codes`` int8[K] are positions in ``STATUSES``; ``weights`` int64[K], ``cosines``, ``values`` and
     ``errors`` f64[K] are 0 unless the update was accepted (a rejected one keeps its cosine); values and their
-    standard errors are nats per hidden sample. ``reasons`` say why an update was rejected or malformed.
+    standard errors are nats per hidden sample. So is ``gain``, what the round took off the loss along its
+    step, of which values with novelty hold a part. ``reasons`` say why an update was rejected or malformed.
     ``history`` is None where a computation keeps none; ``sent`` is what is left for the search for twins.
     """
 
@@ -83,6 +84,7 @@ class RoundOutcome:
     cosines: F64
     values: F64
     errors: F64
+    gain: float
     reasons: Mapping[Address, str]
     model_digest: Digest
     measured_before: Measured

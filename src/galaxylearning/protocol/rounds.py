@@ -112,6 +112,9 @@ for twins needs, or nothing (then no twins are found)."""
 BUFFER_EXCESS = 4
 """The gate rejects buffers that moved this many times further than usual: no gradient speaks of them."""
 
+GATING_PARTS = 4
+"""So many parts of the gating half stand for data owners where standard errors are estimated."""
+
 BUFFERS_TOO_FAR = "buffers moved too far above the median"
 OUT_OF_RANGE = "outside the range that the masking allows"
 _TOO_FAR = len(REASONS)
@@ -447,6 +450,7 @@ class JobComputation:
             cosines=arranged(cosines),
             values=arranged(np.where(accepted, worth.values, 0.0) if worth else nothing),
             errors=arranged(np.where(accepted, worth.standard_errors, 0.0) if worth else nothing),
+            gain=worth.gain_estimate if worth else 0.0,
             reasons=reasons | dict(refused),
             model_digest=blake3_digest(self.model.state_bytes(after.params, after.buffers))
             if is_moved or last is None
@@ -464,7 +468,9 @@ class JobComputation:
         if self._keeps == "none" or cohort > MAX_PLAYERS:
             return None
         rows = updates.parameters
-        if self.masking is not None:
+        if self.terms.masking is not None:
+            if not self.terms.masking.twin_projections:
+                return None
             beacon = simulated_beacon(self.terms, self.terms.plan.rounds)
             answers = self.twin_questions(beacon, self.round_index).products(rows, spread=self._spread)
             return SentUpdates(updates.owners, answers.astype(np.float64))
@@ -502,15 +508,20 @@ class JobComputation:
 
     def gradient_blocks(self, buffers: F32) -> GradientBlocks:
         """Mean gradient per sample of each block of the paying half, f64[blocks, P], at any parameters."""
-        rows = self.hidden.paying
-        blocks = [
-            rows.take(part) for part in np.array_split(np.arange(len(rows), dtype=np.int64), SCORE_BLOCKS)
-        ]
-        rows_per_block = len(rows) / SCORE_BLOCKS
+        return self._gradients(self.hidden.paying, SCORE_BLOCKS, buffers)
+
+    def gating_gradients(self) -> F64:
+        """Mean gradient per sample of four parts of the gating half, at the current model, f64[4, P]."""
+        found = self._gradients(self.hidden.gating, GATING_PARTS, self.state.buffers)
+        return found(self.state.params.astype(np.float64))
+
+    def _gradients(self, rows: Rows, count: int, buffers: F32) -> GradientBlocks:
+        blocks = [rows.take(part) for part in np.array_split(np.arange(len(rows), dtype=np.int64), count)]
+        rows_per_block = len(rows) / count
 
         def gradients(params: F64) -> F64:
             point, clip = params.astype(np.float32), self.terms.plan.loss_clip
-            found = np.empty((SCORE_BLOCKS, params.size))
+            found = np.empty((count, params.size))
             for row, block in zip(found, blocks, strict=True):
                 row[:] = self.model.gradient_eval(point, buffers, (block.inputs,), block.labels, clip=clip)
             found /= rows_per_block

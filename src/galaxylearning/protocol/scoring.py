@@ -15,6 +15,9 @@ import numpy as np
 from galaxylearning.contribution import (
     MAX_PLAYERS,
     RoundView,
+    charge,
+    counted,
+    handed_down,
     median_table,
     merge_twins,
     to_fixed,
@@ -57,6 +60,7 @@ def score_table(job: JobComputation, cohort: Sequence[Address]) -> ScoreTable:
     raw = [_fixed(outcome, 0) for outcome in job.outcomes]
     errors = [_fixed(outcome, 1) for outcome in job.outcomes]
     values = [_merged(outcome, scores, twins) for outcome, scores in zip(job.outcomes, raw, strict=True)]
+    gains = to_fixed([outcome.gain for outcome in job.outcomes])
     rounds = tuple(
         RoundScores(
             round_index=index,
@@ -65,6 +69,7 @@ def score_table(job: JobComputation, cohort: Sequence[Address]) -> ScoreTable:
             utility_after=outcome.measured_after.utility,
             correct=outcome.measured_after.correct,
             owners=_round_owners(outcome, cohort, values[index], errors[index]),
+            gain=gains[index],
         )
         for index, outcome in enumerate(job.outcomes)
     )
@@ -74,9 +79,7 @@ def score_table(job: JobComputation, cohort: Sequence[Address]) -> ScoreTable:
         value_name=job.terms.value,
         rounds=rounds,
         twins=tuple(tuple(sorted(group, key=lambda who: int(who, 16))) for group in twins),
-        totals=tuple(
-            _total(who, [scores.owners[index] for scores in rounds]) for index, who in enumerate(cohort)
-        ),
+        totals=totals_of(rounds, cohort, novelty=job.terms.plan.novelty),
         final_model_digest=job.model_digest(),
     )
 
@@ -92,15 +95,35 @@ def find_twins(job: JobComputation) -> tuple[frozenset[Address], ...]:
     return tuple(sorted(twin_groups(history), key=lambda group: min(int(who, 16) for who in group)))
 
 
-def counted(values: Sequence[int], rejections: int) -> int:
-    """What an owner's accepted rounds are worth when each rejection cancels the least valuable one left.
+def totals_of(
+    rounds: Sequence[RoundScores], cohort: Sequence[Address], *, novelty: bool
+) -> tuple[OwnerTotal, ...]:
+    """What the rounds are worth to everybody: with novelty, credit is handed down; rejections are charged."""
+    values = [
+        {score.data_owner: score.value for score in scores.owners if score.status == "accepted"}
+        for scores in rounds
+    ]
+    accepted = values
+    if novelty:
+        rests = [scores.gain - sum(own.values()) for scores, own in zip(rounds, values, strict=True)]
+        values = handed_down(values, rests)
+    charges = [charge([whole[who] for who in own]) for own, whole in zip(accepted, values, strict=True)]
+    found = []
+    for index, who in enumerate(cohort):
+        own = [scores.owners[index] for scores in rounds]
+        rejected = [cost for score, cost in zip(own, charges, strict=True) if _is_charged(score)]
+        found.append(
+            OwnerTotal(
+                data_owner=who,
+                value=counted([whole.get(who, 0) for whole in values], rejected),
+                standard_error=math.isqrt(sum(score.standard_error**2 for score in own)),
+            )
+        )
+    return tuple(found)
 
-    Cancelling takes away what was gained, never what was lost. Noise slips through the gate now and then:
-    without this it would be paid for its luck and never charged for the rest. An honest owner rejected
-    once in a while loses its least valuable rounds, which are worth next to nothing.
-    """
-    ascending = sorted(values)
-    return sum(min(value, 0) for value in ascending[:rejections]) + sum(ascending[rejections:])
+
+def _is_charged(score: OwnerScore) -> bool:
+    return score.status in ("rejected", "malformed") and score.reason != STANDS_ALONE
 
 
 def median_totals(tables: Sequence[ScoreTable]) -> dict[Address, int]:
@@ -247,16 +270,4 @@ def _round_owners(
             standard_error=errors.get(who, 0),
         )
         for who in cohort
-    )
-
-
-def _total(who: Address, scores: Sequence[OwnerScore]) -> OwnerTotal:
-    accepted = [score for score in scores if score.status == "accepted"]
-    rejections = sum(
-        1 for score in scores if score.status in ("rejected", "malformed") and score.reason != STANDS_ALONE
-    )
-    return OwnerTotal(
-        data_owner=who,
-        value=counted([score.value for score in accepted], rejections),
-        standard_error=math.isqrt(sum(score.standard_error**2 for score in accepted)),
     )

@@ -25,6 +25,7 @@ def pack(
     place = {who: position for position, who in enumerate(accounts)}
     header = {
         "reasons": {place[who]: reason for who, reason in outcome.reasons.items()},
+        "gain": outcome.gain,
         "model_digest": outcome.model_digest.hex(),
         "measured": [
             [outcome.measured_before.utility, outcome.measured_before.correct],
@@ -72,6 +73,7 @@ def unpack(
             cosines=arrays["cosines"],
             values=arrays["values"],
             errors=arrays["errors"],
+            gain=float(header["gain"]),
             reasons={accounts[int(who)]: str(reason) for who, reason in header["reasons"].items()},
             model_digest=Digest(bytes.fromhex(header["model_digest"])),
             measured_before=Measured(*before),

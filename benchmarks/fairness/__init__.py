@@ -1,0 +1,1 @@
+"""Who is paid what, when some do not play fair."""
