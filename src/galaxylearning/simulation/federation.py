@@ -79,8 +79,8 @@ class Recipe:
 
 
 RECIPES: Final[Mapping[str, Recipe]] = {
-    "breast-cancer": Recipe("Diagnosis of breast tumours", 0.055, 12, 0.4),
-    "digits": Recipe("Reading handwritten digits", 0.1, 20, 0.8),
+    "breast-cancer": Recipe("Diagnosis of breast tumours", 0.055, 12, 0.6),
+    "digits": Recipe("Reading handwritten digits", 0.1, 20, 2.5),
 }
 
 
