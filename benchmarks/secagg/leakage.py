@@ -214,15 +214,15 @@ def lone_weight(*, parameters: int, bits: int, weight: int, others: int, seed: i
 def lone_rounds(owners: int, *, spread: float, rounds: int, seed: int, minimum: int = 1) -> float:
     """The share of rounds in which the gate's own weights let one owner be read off, among honest owners.
 
-    Norms are log-normal with this ``spread``. Counted are rounds where the others' weights share a factor of
-    at least 7 that the one owner's weight is coprime to. With a ``minimum`` the weights are first
-    lowered so that each is carried by as many owners.
+    Norms are log-normal with this ``spread``, cosines equal. Counted are rounds where the others' weights
+    share a factor of at least 7 that the one owner's weight is coprime to. With a ``minimum`` the weights are
+    first lowered so that each is carried by as many owners.
     """
     rng = np.random.default_rng(seed)
     hits = 0
     for _ in range(rounds):
-        squares = np.rint(1e9 * np.exp(2 * rng.normal(0, spread, owners))).astype(np.int64)
-        table = gate_scalars(np.ones(owners, np.int64), squares, reference_square=1, max_weight=15)
+        norms = np.rint(1e8 * np.exp(rng.normal(0, spread, owners))).astype(np.int64)
+        table = gate_scalars(norms, norms * norms, reference_square=4, max_weight=15)
         weights = [int(weight) for weight in shared_weights(table.weights, minimum) if weight]
         for index, own in enumerate(weights):
             common = math.gcd(*weights[:index], *weights[index + 1 :])
