@@ -30,7 +30,7 @@ from galaxylearning.chain.evm import connect
 from galaxylearning.cli import main as galaxy
 from galaxylearning.crypto.digest import keccak
 from galaxylearning.crypto.seal import SealingKey
-from galaxylearning.messages.terms import Column, Plan, Schema, Windows
+from galaxylearning.messages.terms import Column, Masking, Plan, Schema, Windows
 from galaxylearning.nodes.auditor import AuditReport
 from galaxylearning.nodes.data_owner import DataOwnerNode
 from galaxylearning.nodes.site import Site
@@ -287,7 +287,8 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Town:
 def masked_town(tmp_path_factory: pytest.TempPathFactory) -> Town:
     """The same with five evaluators and a masked job, its model large enough for it."""
     plan = msgspec.structs.replace(PLAN, minimum_owners=3)
-    compiled = compiled_job(256, plan=plan, privacy="masked")
+    masking = Masking(threshold=2, faulty=1, minimum_sum=3, twin_projections=9)
+    compiled = compiled_job(256, plan=plan, privacy="masked", masking=masking)
     return built_town(tmp_path_factory.mktemp("masked-town"), compiled, MASKED_EVALUATORS)
 
 

@@ -50,6 +50,7 @@ def job(tmp_path: Path) -> gl.Job:
         test_data=test,
         plan=gl.Plan(rounds=2, learning_rate=0.3, steps=4, batch_size=16, clip_norm=2.0, minimum_owners=4),
         price=gl.Price(bounty="1000", target_gain=0.6),
+        privacy="sealed",
     )
 
 
