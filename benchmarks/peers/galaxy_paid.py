@@ -23,12 +23,12 @@ from galaxylearning.graph.dense import DenseModel, dense_weights_from_bytes
 from galaxylearning.graph.document import DEFAULT_LIMITS
 from galaxylearning.learning import UpdateMatrix
 from galaxylearning.learning.quantise import quantise_rows
+from galaxylearning.messages.plan import Plan
 from galaxylearning.messages.terms import (
     Admission,
     ArrayField,
     Column,
     EvaluatorSeat,
-    Plan,
     Price,
     Schema,
     Terms,

@@ -14,7 +14,7 @@ from galaxylearning.engines.cohort import Cohort
 from galaxylearning.graph import FlatModel, ModelGraph, compile_model
 from galaxylearning.graph.dense_model import DenseModel
 from galaxylearning.graph.model import Model
-from galaxylearning.messages.terms import Plan
+from galaxylearning.messages.plan import Plan
 from galaxylearning.protocol.hidden_set import HiddenSet, Rows
 from galaxylearning.simulation.partition import parse_partitioner
 from galaxylearning.simulation.sources import owners_from

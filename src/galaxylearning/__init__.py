@@ -10,16 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from galaxylearning.bootstrap import schema_of
-    from galaxylearning.messages.terms import (
-        Admission,
-        ArrayField,
-        Column,
-        Masking,
-        Noise,
-        Plan,
-        Schema,
-        Windows,
-    )
+    from galaxylearning.messages.plan import Masking, Noise, Plan
+    from galaxylearning.messages.terms import Admission, ArrayField, Column, Schema, Windows
     from galaxylearning.protocol.job import Job, Price
     from galaxylearning.protocol.rows import input_width
     from galaxylearning.simulation.api import simulate
@@ -32,9 +24,9 @@ _HOMES = {
     "ArrayField": "messages.terms",
     "Column": "messages.terms",
     "Job": "protocol.job",
-    "Masking": "messages.terms",
-    "Noise": "messages.terms",
-    "Plan": "messages.terms",
+    "Masking": "messages.plan",
+    "Noise": "messages.plan",
+    "Plan": "messages.plan",
     "Price": "protocol.job",
     "Schema": "messages.terms",
     "Simulation": "simulation.settings",

@@ -30,7 +30,8 @@ from galaxylearning.chain.evm import connect
 from galaxylearning.cli import main as galaxy
 from galaxylearning.crypto.digest import keccak
 from galaxylearning.crypto.seal import SealingKey
-from galaxylearning.messages.terms import Column, Masking, Plan, Schema, Windows
+from galaxylearning.messages.plan import Masking, Plan
+from galaxylearning.messages.terms import Column, Schema, Windows
 from galaxylearning.nodes.auditor import AuditReport
 from galaxylearning.nodes.data_owner import DataOwnerNode
 from galaxylearning.nodes.site import Site

@@ -13,6 +13,7 @@ import pytest
 
 from galaxylearning.crypto.seal import open_sealed
 from galaxylearning.errors import BlobRefused, MessageRefused
+from galaxylearning.messages.plan import Masking
 from galaxylearning.messages.records import (
     MaskedBody,
     ScoreTable,
@@ -21,7 +22,7 @@ from galaxylearning.messages.records import (
     decode,
     encode,
 )
-from galaxylearning.messages.terms import Masking, Terms
+from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
 from galaxylearning.nodes.data_owner import DataOwnerNode
 from galaxylearning.nodes.evaluator import EvaluatorNode, SeatedJob

@@ -12,7 +12,7 @@ import pytest
 
 from galaxylearning.errors import JobRefused
 from galaxylearning.learning.accounting import Release
-from galaxylearning.messages.terms import Noise
+from galaxylearning.messages.plan import Noise
 from galaxylearning.nodes.data_owner import DataOwnerNode
 from galaxylearning.ports import Journal
 from galaxylearning.protocol.consent import OwnerPolicy

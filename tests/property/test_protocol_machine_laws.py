@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from galaxylearning.errors import PhaseError
 from galaxylearning.messages import terms as t
+from galaxylearning.messages.plan import Plan
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.events import JobEvent, Phase
 from galaxylearning.protocol.machine import TABLE, due, step
@@ -25,7 +26,7 @@ TERMS = t.Terms(
     requester_key=HEX,
     evaluators=tuple(t.EvaluatorSeat(seat, HEX, HEX) for seat in SEATS),
     schema=t.Schema((t.Column("x", "number"),), t.Column("y", "number")),
-    plan=t.Plan(rounds=2, epochs=1, minimum_owners=1, maximum_owners=4),
+    plan=Plan(rounds=2, epochs=1, minimum_owners=1, maximum_owners=4),
     price=t.Price(A[7], "100", "10", 0.5, bond="7"),
     admission=t.Admission(),
     windows=t.Windows(enrol_s=10, round_s=10, anchor_s=5, commit_s=10, reveal_s=10, settle_s=5, claim_s=50),

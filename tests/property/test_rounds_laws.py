@@ -12,16 +12,8 @@ from torch import nn
 
 from galaxylearning.errors import BlobRefused, GalaxyError
 from galaxylearning.graph import FlatModel, compile_model
-from galaxylearning.messages.terms import (
-    Admission,
-    Column,
-    EvaluatorSeat,
-    Plan,
-    Price,
-    Schema,
-    Terms,
-    Windows,
-)
+from galaxylearning.messages.plan import Plan
+from galaxylearning.messages.terms import Admission, Column, EvaluatorSeat, Price, Schema, Terms, Windows
 from galaxylearning.protocol.rounds import (
     HiddenSet,
     JobComputation,

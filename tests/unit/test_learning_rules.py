@@ -11,7 +11,7 @@ from galaxylearning.errors import ConfigRefused, UpdateRefused
 from galaxylearning.learning.gate import gate
 from galaxylearning.learning.rules import RULES, Ruled, apply_rule, rule_named, whole_shares
 from galaxylearning.learning.rules_distances import MOST_COMPARED, squared_distances
-from galaxylearning.messages.terms import RuleName
+from galaxylearning.messages.plan import RuleName
 
 RNG = np.random.default_rng
 

@@ -10,6 +10,7 @@ from blake3 import blake3
 
 from galaxylearning.errors import JobRefused
 from galaxylearning.messages import terms as t
+from galaxylearning.messages.plan import Noise, Plan
 
 TOKEN = "0x5FbDB2315678afecb367f032d93F642f64180aa3"
 REQUESTER = "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266"
@@ -31,7 +32,7 @@ def make_terms(**changes: Any) -> t.Terms:
         "requester": REQUESTER,
         "evaluators": tuple(t.EvaluatorSeat(seat, HEX, HEX) for seat in SEATS),
         "schema": t.Schema((RADIUS,), LABEL),
-        "plan": t.Plan(**PLAN),
+        "plan": Plan(**PLAN),
         "price": t.Price(**PRICE),
         "admission": t.Admission(),
         "windows": t.Windows(**WINDOWS),
@@ -62,10 +63,10 @@ def test_canonical_bytes_are_sorted_json_without_white_space() -> None:
 def test_lists_and_whole_numbers_have_one_form() -> None:
     by_list = make_terms(
         evaluators=[t.EvaluatorSeat(seat, HEX, HEX) for seat in SEATS],
-        plan=t.Plan(**PLAN, learning_rate=1),
+        plan=Plan(**PLAN, learning_rate=1),
         schema=t.Schema([RADIUS], LABEL),  # type: ignore[arg-type]
     )
-    by_tuple = make_terms(plan=t.Plan(**PLAN, learning_rate=1.0))
+    by_tuple = make_terms(plan=Plan(**PLAN, learning_rate=1.0))
     assert by_list == by_tuple
     assert t.encode_terms(by_list) == t.encode_terms(by_tuple)
     assert by_list.digest != make_terms().digest
@@ -171,16 +172,16 @@ def test_terms_refuse_and_name_the_field(field: str, value: object) -> None:
     ],
 )
 def test_a_plan_refuses_and_names_the_field(field: str, value: object) -> None:
-    assert t.Plan(**PLAN).rounds == 3
+    assert Plan(**PLAN).rounds == 3
     with pytest.raises(JobRefused, match=f"plan.({field}|epochs)"):
-        t.Plan(**(PLAN | {field: value}))
+        Plan(**(PLAN | {field: value}))
 
 
 LOCAL: dict[str, Any] = {"kind": "local", "multiplier": 1.1, "example_clip": 0.5}
 
 
 def test_noise_is_part_of_the_canonical_form() -> None:
-    bare, noisy = make_terms(), make_terms(plan=t.Plan(**PLAN, noise=t.Noise(**LOCAL)))
+    bare, noisy = make_terms(), make_terms(plan=Plan(**PLAN, noise=Noise(**LOCAL)))
     assert json.loads(t.encode_terms(bare))["plan"]["noise"] is None
     assert json.loads(t.encode_terms(noisy))["plan"]["noise"] == {
         "delta": 1e-05,
@@ -189,7 +190,7 @@ def test_noise_is_part_of_the_canonical_form() -> None:
         "multiplier": 1.1,
     }
     assert t.decode_terms(t.encode_terms(noisy)) == noisy
-    assert len({bare.digest, noisy.digest, make_terms(plan=t.Plan(**PLAN, noise=None)).digest}) == 2
+    assert len({bare.digest, noisy.digest, make_terms(plan=Plan(**PLAN, noise=None)).digest}) == 2
     # A plan that leaves the field out would be a second spelling of the same terms.
     short = t.encode_terms(bare).replace(b'"noise":null,', b"")
     with pytest.raises(JobRefused, match="canonical"):
@@ -218,15 +219,15 @@ def test_noise_is_part_of_the_canonical_form() -> None:
     ],
 )
 def test_noise_refuses_and_names_the_field(field: str, value: object) -> None:
-    assert t.Noise(**LOCAL).delta == 1e-5
+    assert Noise(**LOCAL).delta == 1e-5
     with pytest.raises(JobRefused, match=f"plan.noise.{field}"):
-        t.Noise(**(LOCAL | {field: value}))
+        Noise(**(LOCAL | {field: value}))
 
 
 def test_central_noise_clips_no_examples() -> None:
-    assert t.Noise("central", 2.0).example_clip is None
+    assert Noise("central", 2.0).example_clip is None
     with pytest.raises(JobRefused, match=r"plan\.noise\.example_clip: 1\.0 given; allowed: none"):
-        t.Noise("central", 2.0, example_clip=1.0)
+        Noise("central", 2.0, example_clip=1.0)
 
 
 @pytest.mark.parametrize(

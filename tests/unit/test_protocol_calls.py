@@ -13,6 +13,7 @@ import galaxylearning
 from galaxylearning.errors import MessageRefused
 from galaxylearning.messages import terms as t
 from galaxylearning.messages import typed
+from galaxylearning.messages.plan import Plan
 from galaxylearning.protocol import calls
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.settlement import payout_chunks, payout_tree
@@ -47,7 +48,7 @@ TERMS = t.Terms(
     requester=A[8],
     evaluators=(t.EvaluatorSeat(A[0], HEX, HEX), t.EvaluatorSeat(A[1], HEX, HEX)),
     schema=t.Schema((t.Column("x", "number"),), t.Column("y", "number")),
-    plan=t.Plan(rounds=2, epochs=1, minimum_owners=3, maximum_owners=4),
+    plan=Plan(rounds=2, epochs=1, minimum_owners=3, maximum_owners=4),
     price=t.Price(A[7], "1000", "10", 0.5, bond="6", seat_stake="7"),
     admission=t.Admission(),
     windows=t.Windows(enrol_s=11, round_s=12, anchor_s=13, commit_s=14, reveal_s=15, settle_s=16, claim_s=17),

@@ -14,6 +14,7 @@ from galaxylearning.crypto.sign import address_of, sign_digest
 from galaxylearning.messages import records as r
 from galaxylearning.messages import terms as t
 from galaxylearning.messages import typed
+from galaxylearning.messages.plan import Plan
 from galaxylearning.protocol.admission import admission_refusal, credential_scope
 from galaxylearning.protocol.cohort import (
     AcceptedUpdates,
@@ -49,7 +50,7 @@ def make_terms(maximum: int = 8, bond: str = "0", **admission: Any) -> t.Terms:
         requester=OWNERS[0],
         evaluators=(t.EvaluatorSeat(f"0x{1:040d}", HEX, HEX),),
         schema=t.Schema((t.Column("x", "number"),), label),
-        plan=t.Plan(rounds=2, epochs=1, minimum_owners=1, maximum_owners=maximum),
+        plan=Plan(rounds=2, epochs=1, minimum_owners=1, maximum_owners=maximum),
         price=t.Price(TOKEN, "1000", "1", 0.5, bond=bond),
         admission=t.Admission(**admission),
         windows=windows,

@@ -9,16 +9,8 @@ import pytest
 
 from galaxylearning.errors import ConfigRefused
 from galaxylearning.graph import Cost
-from galaxylearning.messages.terms import (
-    Admission,
-    Column,
-    EvaluatorSeat,
-    Plan,
-    Price,
-    Schema,
-    Terms,
-    Windows,
-)
+from galaxylearning.messages.plan import Plan
+from galaxylearning.messages.terms import Admission, Column, EvaluatorSeat, Price, Schema, Terms, Windows
 from galaxylearning.protocol.consent import MAX_POLICY_BYTES, OwnerPolicy, policy_from_json, refusal
 from galaxylearning.protocol.matching import DatasetColumn, match_schema
 

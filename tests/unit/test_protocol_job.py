@@ -12,7 +12,8 @@ from torch import nn
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import DataRefused, GalaxyError, JobRefused, UnsupportedModel
-from galaxylearning.messages.terms import Column, Masking, Plan, Schema
+from galaxylearning.messages.plan import Masking, Plan
+from galaxylearning.messages.terms import Column, Schema
 from galaxylearning.protocol.job import CompiledJob, Job, Price, compile_job, smallest_units, terms_of
 from galaxylearning.protocol.rounds import MIN_TEST_ROWS, Rows
 from galaxylearning.units import Address, Digest

@@ -10,6 +10,7 @@ import pytest
 from galaxylearning.errors import PhaseError
 from galaxylearning.messages import terms as t
 from galaxylearning.messages import typed
+from galaxylearning.messages.plan import Plan
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.events import JobEvent, Phase
 from galaxylearning.protocol.machine import TABLE, due, step, table_markdown
@@ -33,7 +34,7 @@ TERMS = t.Terms(
     requester=A[8],
     evaluators=tuple(t.EvaluatorSeat(seat, HEX, HEX) for seat in SEATS),
     schema=t.Schema((t.Column("x", "number"),), t.Column("y", "number")),
-    plan=t.Plan(rounds=2, epochs=1, minimum_owners=2, maximum_owners=4),
+    plan=Plan(rounds=2, epochs=1, minimum_owners=2, maximum_owners=4),
     price=t.Price(A[7], "1000", "10", 0.5),
     admission=t.Admission(),
     windows=t.Windows(

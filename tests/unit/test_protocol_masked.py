@@ -12,7 +12,8 @@ from torch import nn
 from galaxylearning.errors import JobRefused, PhaseError, UpdateRefused
 from galaxylearning.graph import FlatModel
 from galaxylearning.learning import UpdateMatrix, aggregate
-from galaxylearning.messages.terms import EvaluatorSeat, Masking, Plan, Terms
+from galaxylearning.messages.plan import Masking, Plan
+from galaxylearning.messages.terms import EvaluatorSeat, Terms
 from galaxylearning.protocol import outcomes
 from galaxylearning.protocol.masked_round import (
     BAD_SHARES,

@@ -15,17 +15,8 @@ from galaxylearning.errors import ConfigRefused, GraphRefused, JobRefused
 from galaxylearning.graph import FlatModel, compile_model
 from galaxylearning.learning.accounting import Release, epsilon
 from galaxylearning.learning.private import noisy_integers
-from galaxylearning.messages.terms import (
-    Admission,
-    Column,
-    EvaluatorSeat,
-    Noise,
-    Plan,
-    Price,
-    Schema,
-    Terms,
-    Windows,
-)
+from galaxylearning.messages.plan import Noise, Plan
+from galaxylearning.messages.terms import Admission, Column, EvaluatorSeat, Price, Schema, Terms, Windows
 from galaxylearning.protocol.privacy import (
     Spending,
     check_protectable,

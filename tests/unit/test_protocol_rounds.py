@@ -15,17 +15,9 @@ from torch import nn
 from galaxylearning.errors import BlobRefused, GalaxyError, JobRefused, MessageRefused, UpdateRefused
 from galaxylearning.graph import FlatModel, compile_model
 from galaxylearning.learning import UpdateMatrix, encode_update
+from galaxylearning.messages.plan import Plan
 from galaxylearning.messages.records import UpdateBody, decode, encode
-from galaxylearning.messages.terms import (
-    Admission,
-    Column,
-    EvaluatorSeat,
-    Plan,
-    Price,
-    Schema,
-    Terms,
-    Windows,
-)
+from galaxylearning.messages.terms import Admission, Column, EvaluatorSeat, Price, Schema, Terms, Windows
 from galaxylearning.protocol.rounds import (
     BUFFER_BITS,
     MIN_TEST_ROWS,

@@ -14,7 +14,8 @@ import galaxylearning as gl
 from galaxylearning.errors import JobRefused
 from galaxylearning.learning import UpdateMatrix
 from galaxylearning.learning.rules import RULES
-from galaxylearning.messages.terms import Column, Plan, Schema, decode_terms, encode_terms
+from galaxylearning.messages.plan import Plan
+from galaxylearning.messages.terms import Column, Schema, decode_terms, encode_terms
 from galaxylearning.protocol.job import CompiledJob, compile_job
 from galaxylearning.protocol.rounds import HiddenSet, JobComputation, RoundOutcome, Rows
 from galaxylearning.protocol.ruling import NOT_SELECTED, TOO_FEW, faulty_among
@@ -163,7 +164,7 @@ def test_plans_that_cannot_work_are_refused() -> None:
 
 
 def test_masked_jobs_have_the_gate_alone() -> None:
-    from galaxylearning.messages.terms import Masking
+    from galaxylearning.messages.plan import Masking
 
     terms = terms_without_chain(compiled(projections=4, minimum_owners=3))
     masked = {"privacy": "masked", "masking": Masking(threshold=1)}

@@ -14,17 +14,9 @@ from galaxylearning.contribution.sketch import SKETCH_SIZE
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import ConfigRefused, DataRefused, QuorumMissing
 from galaxylearning.graph import FlatModel, compile_model
+from galaxylearning.messages.plan import Plan
 from galaxylearning.messages.records import OwnerScore, OwnerTotal, RoundScores, ScoreTable, decode, encode
-from galaxylearning.messages.terms import (
-    Admission,
-    Column,
-    EvaluatorSeat,
-    Plan,
-    Price,
-    Schema,
-    Terms,
-    Windows,
-)
+from galaxylearning.messages.terms import Admission, Column, EvaluatorSeat, Price, Schema, Terms, Windows
 from galaxylearning.protocol import rounds, scoring
 from galaxylearning.protocol.rounds import (
     HiddenSet,

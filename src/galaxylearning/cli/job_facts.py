@@ -16,7 +16,8 @@ from galaxylearning.cli.output import tokens
 from galaxylearning.errors import Refused
 from galaxylearning.graph import Cost, ModelGraph
 from galaxylearning.learning.accounting import epsilon
-from galaxylearning.messages.terms import Plan, Schema, Terms
+from galaxylearning.messages.plan import Plan
+from galaxylearning.messages.terms import Schema, Terms
 from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.privacy import job_epsilon, models_release
 from galaxylearning.protocol.rounds import body_limit

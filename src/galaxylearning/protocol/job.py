@@ -16,16 +16,8 @@ from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import GraphRefused, JobRefused
 from galaxylearning.graph import Cost, FlatModel, ModelGraph, compile_model, meter
 from galaxylearning.messages import terms as wire
-from galaxylearning.messages.terms import (
-    Admission,
-    EvaluatorSeat,
-    Masking,
-    Noise,
-    Plan,
-    Schema,
-    Terms,
-    Windows,
-)
+from galaxylearning.messages.plan import Masking, Noise, Plan
+from galaxylearning.messages.terms import Admission, EvaluatorSeat, Schema, Terms, Windows
 from galaxylearning.protocol.masking import default_masking, masked_plan, masking_plan
 from galaxylearning.protocol.privacy import check_protectable
 from galaxylearning.protocol.rounds import BUFFERS_IN_MASKED, MIN_TEST_ROWS, Rows, quantizer, server_optimizer

@@ -15,7 +15,8 @@ from blake3 import blake3
 from galaxylearning.contribution import twin_projections
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import JobRefused
-from galaxylearning.messages.terms import MIN_SUM, Masking, Plan, Terms
+from galaxylearning.messages.plan import MIN_SUM, Masking, Plan
+from galaxylearning.messages.terms import Terms
 from galaxylearning.secagg.plan import PARAMETERS_PER_SCALAR, MaskingPlan, allowed_scalars, plan_masking
 
 GATE_PROJECTIONS: Final = 15

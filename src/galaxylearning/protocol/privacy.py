@@ -18,7 +18,7 @@ from galaxylearning.learning.accounting import Release, epsilon
 from galaxylearning.learning.plan import LocalPlan
 from galaxylearning.learning.private import ExampleNoise, private_steps
 from galaxylearning.learning.quantise import largest_level
-from galaxylearning.messages.terms import Noise, Plan
+from galaxylearning.messages.plan import Noise, Plan
 
 HEADROOM: Final = 10.0
 """Integers leave room for ``sqrt(parameters) + HEADROOM`` standard deviations of noise beside the clipped

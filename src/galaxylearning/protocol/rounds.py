@@ -40,7 +40,8 @@ from galaxylearning.learning.gate import REASONS
 from galaxylearning.learning.quantise import row_type
 from galaxylearning.learning.rules import rule_named
 from galaxylearning.learning.vectors import exact_dot
-from galaxylearning.messages.terms import CLASS_LOSSES, MIN_SUM, Terms
+from galaxylearning.messages.plan import MIN_SUM
+from galaxylearning.messages.terms import CLASS_LOSSES, Terms
 from galaxylearning.protocol.hidden_set import MIN_TEST_ROWS, SCORE_BLOCKS, HiddenSet, Rows
 from galaxylearning.protocol.masked_round import Gated, MaskedRound, carried
 from galaxylearning.protocol.masking import masking_plan, question_seed, simulated_beacon

@@ -19,7 +19,8 @@ from galaxylearning.learning.exact import Spread
 from galaxylearning.learning.rules import Ruled, apply_rule, rule_named
 from galaxylearning.learning.rules_coordinates import median
 from galaxylearning.learning.rules_distances import MOST_COMPARED
-from galaxylearning.messages.terms import Plan, Terms
+from galaxylearning.messages.plan import Plan
+from galaxylearning.messages.terms import Terms
 
 I64: TypeAlias = NDArray[np.int64]
 

@@ -21,8 +21,9 @@ from galaxylearning.learning import (
     train_local,
 )
 from galaxylearning.learning.private import noisy_integers, train_private
+from galaxylearning.messages.plan import Plan
 from galaxylearning.messages.records import UpdateBody, decode, encode
-from galaxylearning.messages.terms import Plan, Terms
+from galaxylearning.messages.terms import Terms
 from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.protocol.privacy import check_protectable, example_noise, share_variance, update_range
 from galaxylearning.units import Address, Entropy

@@ -30,8 +30,9 @@ from galaxylearning.contribution import FixedPointUtility, from_fixed
 from galaxylearning.errors import AuditFailed, ConfigRefused, StorageError
 from galaxylearning.graph import FlatModel
 from galaxylearning.learning import train_local
+from galaxylearning.messages.plan import Plan
 from galaxylearning.messages.records import MAX_TABLE_BYTES, ScoreTable, decode
-from galaxylearning.messages.terms import Column, Plan, Schema, Terms, Windows
+from galaxylearning.messages.terms import Column, Schema, Terms, Windows
 from galaxylearning.nodes import evaluator as evaluators
 from galaxylearning.nodes import requester
 from galaxylearning.nodes.data_owner import DataOwnerNode

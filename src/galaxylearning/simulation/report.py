@@ -16,7 +16,7 @@ import numpy as np
 
 from galaxylearning.learning.accounting import epsilon
 from galaxylearning.learning.vectors import I64
-from galaxylearning.messages.terms import Plan
+from galaxylearning.messages.plan import Plan
 from galaxylearning.protocol.privacy import models_release, release_of
 from galaxylearning.simulation.history import STATUS_NAMES, EndReason, History, RunInfo
 
