@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measuring import Run
-from benchmarks.workloads import CHECKSUM_TOLERANCE
+from benchmarks.workloads import CHECKSUM_TOLERANCE, PLACED_TOLERANCE
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -113,7 +113,7 @@ def same_work(one: dict[str, Any], other: dict[str, Any], *, parameters: int = 1
     """Whether two systems ended with the same weights, up to rounding.
 
     The sums of magnitudes may differ by the tolerance; the placed sums, whose terms cancel like a random
-    walk's, by the tolerance times magnitude over the root of the number of parameters.
+    walk's, by their own times magnitude over the root of the number of parameters.
     """
     magnitude = abs(float(one["checksum"]))
     allowed = CHECKSUM_TOLERANCE * magnitude
@@ -121,7 +121,7 @@ def same_work(one: dict[str, Any], other: dict[str, Any], *, parameters: int = 1
         return False
     return abs(float(other["checksum"]) - magnitude) <= allowed and abs(
         float(other["checksum_placed"]) - float(one["checksum_placed"])
-    ) <= allowed / math.sqrt(parameters)
+    ) <= PLACED_TOLERANCE * magnitude / math.sqrt(parameters)
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:

@@ -19,6 +19,9 @@ CACHE = Path(__file__).parent / ".cache"
 
 CHECKSUM_TOLERANCE = 1e-3
 """Systems did the same work when their checksums differ by less than this part of the sum of magnitudes."""
+PLACED_TOLERANCE = 5e-3
+"""The same for the placed sums, over the root of the number of parameters. One data owner in a hundred for
+whom a ReLU or maximum falls otherwise within the last bit moves W2's by half of this (docs/engines.md)."""
 
 
 @dataclass(frozen=True, slots=True)

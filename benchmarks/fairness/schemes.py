@@ -79,7 +79,7 @@ def plain_path(played: Played) -> Worth:
         if step is None:
             raise ValueError("a round with accepted updates has a step")
         scorer = PathScorer(
-            played.job.gradient_blocks(outcome.before.buffers),
+            played.job.judge.gradient_blocks(outcome.before.buffers),
             outcome.before.params.astype(np.float64),
             step,
             update_bits=plan.bits,
@@ -137,8 +137,8 @@ def by_distance(played: Played) -> Worth:
 def gain_of_job(played: Played) -> float:
     """By how much the loss on the paying half fell, in nats per sample."""
     job, first = played.job, played.job.outcomes[0]
-    begun = job.utility(first.before.params.astype(np.float64), first.before.buffers)
-    return job.utility(job.state.params.astype(np.float64), job.state.buffers) - begun
+    begun = job.judge.utility(first.before.params.astype(np.float64), first.before.buffers)
+    return job.judge.utility(job.state.params.astype(np.float64), job.state.buffers) - begun
 
 
 def pay(worth: Mapping[Address, float]) -> dict[Address, float]:

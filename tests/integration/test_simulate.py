@@ -106,7 +106,12 @@ def test_a_picture_and_a_page_are_drawn(job_file: Path, tmp_path: Path) -> None:
     assert "owner-0" in (tmp_path / "out" / "plot.html").read_text()
 
 
-def test_with_a_chain_everything_is_the_same_and_audited(job_file: Path) -> None:
+@pytest.mark.parametrize("privacy", ["sealed", "masked"])
+def test_with_a_chain_everything_is_the_same_and_audited(job_file: Path, privacy: str) -> None:
+    if privacy == "masked":
+        text = job_file.read_text().replace("6)", "256)").replace("(6,", "(256,")
+        text = text.replace("minimum_owners=2", "minimum_owners=3").replace('"sealed"', '"masked"')
+        job_file.write_text(text)
     without = gl.simulate(job_file, rounds=2)
     with_chain = gl.simulate(job_file, rounds=2, chain="embedded:")
     assert with_chain.model_digest == without.model_digest

@@ -105,8 +105,8 @@ def test_no_runs_and_runs_that_differ_are_refused() -> None:
     [
         (1000.9, 0.0, True),
         (1001.1, 0.0, False),
-        (1000.0, 0.099, True),
-        (1000.0, 0.101, False),
+        (1000.0, 0.499, True),
+        (1000.0, 0.501, False),
         (math.nan, 0.0, False),
         (1000.0, math.nan, False),
     ],

@@ -134,18 +134,18 @@ def statuses(job: JobComputation, bodies: Bodies) -> dict[Address, str]:
 
 def test_honest_rounds_improve_the_model_and_every_owner_has_a_value(plain: FlatModel) -> None:
     job = start(plain)
-    before = job.utility(job.state.params.astype(np.float64), job.state.buffers)
+    before = job.judge.utility(job.state.params.astype(np.float64), job.state.buffers)
     for index in range(3):
         assert job.round_index == index
         outcome = job.advance(honest(job))
         assert [d.status for d in outcome.decisions] == ["accepted"] * 4
         assert [d.data_owner for d in outcome.decisions] == list(OWNERS)
         assert set(outcome.scores) == set(OWNERS)
-    after = job.utility(job.state.params.astype(np.float64), job.state.buffers)
+    after = job.judge.utility(job.state.params.astype(np.float64), job.state.buffers)
     assert after > before + 0.1
     # The path-integrated values of the first round (nothing to project off yet) add up to its gain.
     first = job.outcomes[0]
-    gain = job.utility(first.after.params.astype(np.float64), first.after.buffers) - before
+    gain = job.judge.utility(first.after.params.astype(np.float64), first.after.buffers) - before
     assert sum(value for value, _ in first.scores.values()) == pytest.approx(gain, rel=0.02)
     assert all(error > 0 for _, error in first.scores.values())
 
@@ -202,10 +202,10 @@ def test_every_server_optimiser_trains(plain: FlatModel, name: str) -> None:
         optimizer="adam" if adaptive else "sgd",
     )
     job = start(plain, plan)
-    before = job.utility(job.state.params.astype(np.float64), job.state.buffers)
+    before = job.judge.utility(job.state.params.astype(np.float64), job.state.buffers)
     for _ in range(3):
         assert set(job.advance(honest(job)).scores) == set(OWNERS)
-    assert job.utility(job.state.params.astype(np.float64), job.state.buffers) > before + 0.05
+    assert job.judge.utility(job.state.params.astype(np.float64), job.state.buffers) > before + 0.05
     again = start(plain, plan)
     for _ in range(3):
         again.advance(honest(again))
@@ -272,8 +272,8 @@ def test_integers_give_what_their_bodies_give(request: pytest.FixtureRequest, ki
             second.measured_before,
             second.measured_after,
         )
-    assert first.measured_after == one.measured(one.state)
-    assert first.measured_before == one.outcomes[0].measured_after == one.measured(first.before)
+    assert first.measured_after == one.judge.measured(one.state)
+    assert first.measured_before == one.outcomes[0].measured_after == one.judge.measured(first.before)
 
 
 def test_an_outcome_is_arrays_in_order_of_address(plain: FlatModel) -> None:

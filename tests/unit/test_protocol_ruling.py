@@ -89,7 +89,7 @@ def test_the_mean_can_be_turned() -> None:
 def test_values_add_up_to_the_gain_where_updates_are_weighed(rule: str) -> None:
     job = start(rule)
     outcome = job.advance_updates(updates(job))
-    gain = job.utility(job.state.params.astype(np.float64), job.state.buffers) - job.utility(
+    gain = job.judge.utility(job.state.params.astype(np.float64), job.state.buffers) - job.judge.utility(
         job.model.initial()[0].astype(np.float64), job.state.buffers
     )
     assert values(outcome) == pytest.approx(gain, rel=0.03)

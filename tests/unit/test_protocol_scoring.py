@@ -353,7 +353,7 @@ def test_no_rounds_make_an_empty_table(model: FlatModel) -> None:
 
 def test_utility_and_accuracy_are_those_of_the_model(model: FlatModel) -> None:
     job = JobComputation(TERMS, 1, model, HiddenSet.split(HIDDEN, seed=3))
-    measured = scoring.measure(job, job.state)
+    measured = job.judge.measured(job.state)
     losses = model.per_sample_loss(*model.initial(), (job.hidden.paying.inputs,), job.hidden.paying.labels)
     assert measured.utility / 2**20 == pytest.approx(-float(losses.sum()), abs=1e-3)
     found = model.predict(*model.initial(), (HIDDEN.inputs,))

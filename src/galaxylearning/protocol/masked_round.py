@@ -182,7 +182,7 @@ class MaskedRound:
         job = self._job
         scorer = job.scorer(after)
         vector, scale = self._quantised(scorer.mean_gradient, "value")
-        errors = UnitErrors.of(scorer, self._reference, job.gating_gradients())
+        errors = UnitErrors.of(scorer, self._reference, job.judge.gating_gradients(job.state))
         return _ValueQuestion(Dense(vector[None]), scale, errors, scorer.gain_estimate)
 
     def finish(

@@ -113,6 +113,6 @@ def rng_of(seed: bytes) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(seed, "big"))
 
 
-def simulated_beacon(terms: Terms, round_index: int) -> bytes:
-    """Stands for a block's randomness where there is no chain."""
-    return blake3_digest(b"simulated beacon" + terms.seed.to_bytes(8, "big") + round_index.to_bytes(4, "big"))
+def simulated_beacon(seed: int) -> bytes:
+    """Stands for the randomness of every block in a simulation of a job with this seed."""
+    return blake3_digest(b"simulated beacon" + seed.to_bytes(8, "big"))

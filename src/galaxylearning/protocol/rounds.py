@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 
 from galaxylearning.contribution import (
     MAX_PLAYERS,
-    FixedPointUtility,
-    GradientBlocks,
     PathScorer,
     PathValue,
     SentUpdates,
@@ -28,21 +26,22 @@ from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import GalaxyError, JobRefused, QuorumMissing, UpdateRefused
 from galaxylearning.graph.model import Model
 from galaxylearning.learning import (
-    Quantizer,
     UpdateMatrix,
     aggregate,
     gate,
     gate_scalars,
     projected_squares,
 )
-from galaxylearning.learning.exact import Spread, exact_products, exact_squares, one_by_one
+from galaxylearning.learning.exact import Spread, exact_products, one_by_one
 from galaxylearning.learning.gate import REASONS
 from galaxylearning.learning.quantise import row_type
 from galaxylearning.learning.rules import rule_named
 from galaxylearning.learning.vectors import exact_dot
 from galaxylearning.messages.plan import MIN_SUM
-from galaxylearning.messages.terms import CLASS_LOSSES, Terms
+from galaxylearning.messages.terms import Terms
+from galaxylearning.protocol.buffers import buffers_after, moved_too_far
 from galaxylearning.protocol.hidden_set import MIN_TEST_ROWS, SCORE_BLOCKS, HiddenSet, Rows
+from galaxylearning.protocol.judge import Judge
 from galaxylearning.protocol.masked_round import Gated, MaskedRound, carried
 from galaxylearning.protocol.masking import masking_plan, question_seed, simulated_beacon
 from galaxylearning.protocol.outcomes import (
@@ -110,12 +109,6 @@ History: TypeAlias = Literal["full", "twins", "none"]
 """What is kept of past rounds beside decisions, values and measures: models and updates, only what the search
 for twins needs, or nothing (then no twins are found)."""
 
-BUFFER_EXCESS = 4
-"""The gate rejects buffers that moved this many times further than usual: no gradient speaks of them."""
-
-GATING_PARTS = 4
-"""So many parts of the gating half stand for data owners where standard errors are estimated."""
-
 BUFFERS_TOO_FAR = "buffers moved too far above the median"
 OUT_OF_RANGE = "outside the range that the masking allows"
 _TOO_FAR = len(REASONS)
@@ -143,6 +136,7 @@ class JobComputation:
     ) -> None:
         """Begin at the initial model; ``spread`` may work off integer products on several threads."""
         self.terms, self.job_id, self.model, self.hidden = terms, job_id, model, hidden
+        self.judge = Judge(terms, model, hidden)
         self._keeps, self._spread = history, spread
         params, buffers = model.initial()
         self.state = ModelState(params, buffers, server_optimizer(terms.plan).init(params.size), None)
@@ -223,7 +217,7 @@ class JobComputation:
         self._check(updates, absent, malformed or {})
         refused = dict(malformed or {}) | self._broken_buffers(updates)
         updates = updates.only([who for who in updates.owners if who not in refused])
-        beacon = simulated_beacon(self.terms, self.round_index) if beacon is None else beacon
+        beacon = simulated_beacon(self.terms.seed) if beacon is None else beacon
         if self.masking is not None:
             return self._answered_in_the_clear(self.masking, updates, beacon, absent, refused)
         if self.terms.plan.rule != "gate":
@@ -248,7 +242,7 @@ class JobComputation:
         if ruling.ruled is not None and ruling.is_step:
             after = self.moved(ruling.ruled.total, ruling.ruled.divisor)
             if ruling.buffers is not None:
-                after = replace(after, buffers=_moved(after.buffers, *ruling.buffers))
+                after = replace(after, buffers=buffers_after(after.buffers, *ruling.buffers))
             worth = self._score(after, updates, ruling.weights, ruling.ruled.stretch)
         code = _ALL_REASONS.index(ruling.reason)
         found = np.where(ruling.weights > 0, 0, code).astype(np.int8)
@@ -320,7 +314,7 @@ class JobComputation:
             return {}
         rows, broken = self.hidden.gating, {}
         for who, change in zip(updates.owners, updates.buffers, strict=True):
-            buffers = _moved(self.state.buffers, change, 1)
+            buffers = buffers_after(self.state.buffers, change, 1)
             losses = self.model.per_sample_loss(self.state.params, buffers, (rows.inputs,), rows.labels)
             if not bool(np.isfinite(losses).all()):
                 broken[who] = str(UpdateRefused("make the model's loss infinite or NaN", where="buffers"))
@@ -357,7 +351,7 @@ class JobComputation:
             )
         else:
             table = gate(rows, step, max_weight=plan.max_weight, spread=self._spread)
-        too_far = _moved_too_far(updates.buffers, table.accepted, buffers)
+        too_far = moved_too_far(updates.buffers, table.accepted, buffers)
         weights, reasons = table.weights.copy(), table.reasons.copy()
         weights[too_far], reasons[too_far] = 0, _TOO_FAR
         if plan.projections:
@@ -370,7 +364,7 @@ class JobComputation:
         if not before.buffers.size:
             return after
         change, weight = aggregate(updates.buffers, weights, spread=self._spread)
-        return replace(after, buffers=_moved(before.buffers, change, weight))
+        return replace(after, buffers=buffers_after(before.buffers, change, weight))
 
     def moved(self, total: I64, weight: int) -> ModelState:
         """The model after the server's step with a weighted sum of updates int64[P] and its whole weight."""
@@ -399,7 +393,7 @@ class JobComputation:
         if after.previous_step is None:
             raise ValueError("a model that has not moved has no step")
         return PathScorer(
-            self.gradient_blocks(before.buffers),
+            self.judge.gradient_blocks(before.buffers),
             before.params.astype(np.float64),
             after.previous_step,
             update_bits=plan.bits,
@@ -441,7 +435,7 @@ class JobComputation:
         nothing = np.zeros(len(owners))
         accepted = weights > 0
         last = self.outcomes[-1] if self.outcomes else None
-        was = last.measured_after if last else self.measured(self.state)
+        was = last.measured_after if last else self.judge.measured(self.state)
         is_moved = after is not self.state
         return RoundOutcome(
             round_index=self.round_index,
@@ -457,7 +451,7 @@ class JobComputation:
             if is_moved or last is None
             else last.model_digest,
             measured_before=was,
-            measured_after=self.measured(after) if is_moved else was,
+            measured_after=self.judge.measured(after) if is_moved else was,
             history=RoundHistory(self.state, after, updates)
             if self._keeps == "full" and updates is not None
             else None,
@@ -472,7 +466,7 @@ class JobComputation:
         if self.terms.masking is not None:
             if not self.terms.masking.twin_projections:
                 return None
-            beacon = simulated_beacon(self.terms, self.terms.plan.rounds)
+            beacon = simulated_beacon(self.terms.seed)
             answers = self.twin_questions(beacon, self.round_index).products(rows, spread=self._spread)
             return SentUpdates(updates.owners, answers.astype(np.float64))
         if rows.shape[1] > SKETCH_SIZE:
@@ -495,63 +489,3 @@ class JobComputation:
         """Keep the opened answers int64[m, k] to a round's ``twin_questions``."""
         sent = SentUpdates(owners, opened.astype(np.float64))
         self.outcomes[round_index] = replace(self.outcomes[round_index], sent=sent)
-
-    def measured(self, state: ModelState) -> Measured:
-        """Utility and accuracy of a model of the job."""
-        paying, rows = self.hidden.paying, self.hidden.everything
-        losses = self.model.per_sample_loss(state.params, state.buffers, (paying.inputs,), paying.labels)
-        clip = self.terms.plan.loss_clip
-        utility = FixedPointUtility().utility(np.nan_to_num(losses, nan=clip, posinf=clip), clip)
-        if self.terms.loss not in CLASS_LOSSES:
-            return Measured(utility, 0)
-        found = self.model.predict(state.params, state.buffers, (rows.inputs,))
-        return Measured(utility, int((np.argmax(found, axis=-1) == rows.labels).sum()))
-
-    def gradient_blocks(self, buffers: F32) -> GradientBlocks:
-        """Mean gradient per sample of each block of the paying half, f64[blocks, P], at any parameters."""
-        return self._gradients(self.hidden.paying, SCORE_BLOCKS, buffers)
-
-    def gating_gradients(self) -> F64:
-        """Mean gradient per sample of four parts of the gating half, at the current model, f64[4, P]."""
-        found = self._gradients(self.hidden.gating, GATING_PARTS, self.state.buffers)
-        return found(self.state.params.astype(np.float64))
-
-    def _gradients(self, rows: Rows, count: int, buffers: F32) -> GradientBlocks:
-        blocks = [rows.take(part) for part in np.array_split(np.arange(len(rows), dtype=np.int64), count)]
-        rows_per_block = len(rows) / count
-
-        def gradients(params: F64) -> F64:
-            point, clip = params.astype(np.float32), self.terms.plan.loss_clip
-            found = np.empty((count, params.size))
-            for row, block in zip(found, blocks, strict=True):
-                row[:] = self.model.gradient_eval(point, buffers, (block.inputs,), block.labels, clip=clip)
-            found /= rows_per_block
-            return found
-
-        return gradients
-
-    def utility(self, params: F64, buffers: F32) -> float:
-        """Minus the mean clipped loss on the paying half, in nats per sample."""
-        rows = self.hidden.paying
-        losses = self.model.per_sample_loss(params.astype(np.float32), buffers, (rows.inputs,), rows.labels)
-        return -float(np.minimum(losses, self.terms.plan.loss_clip).mean())
-
-
-def _moved_too_far(changes: I32, accepted: NDArray[np.bool_], reference: I32) -> NDArray[np.bool_]:
-    """Whose buffers moved ``BUFFER_EXCESS`` times further than both the accepted ones' median and the hidden
-    set's, bool[m]."""
-    kept = np.flatnonzero(accepted)
-    result = np.zeros(len(changes), np.bool_)
-    if not reference.size or not kept.size:
-        return result
-    squares = exact_squares(changes[kept])
-    median = int(np.sort(squares)[(kept.size - 1) // 2])
-    allowed = BUFFER_EXCESS**2 * max(median, int(exact_squares(reference[None])[0]))
-    result[kept] = squares > allowed
-    return result
-
-
-def _moved(buffers: F32, change: NDArray[np.int32] | NDArray[np.int64], weight: int) -> F32:
-    """Buffers after a (summed) change."""
-    step = Quantizer(BUFFER_BITS, BUFFER_RANGE).dequantize(change, weight)
-    return (buffers.astype(np.float64) + step).astype(np.float32)

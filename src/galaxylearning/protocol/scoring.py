@@ -37,8 +37,6 @@ from galaxylearning.messages.terms import Terms
 from galaxylearning.protocol.outcomes import STANDS_ALONE
 from galaxylearning.protocol.rounds import (
     JobComputation,
-    Measured,
-    ModelState,
     RoundOutcome,
     quantizer,
 )
@@ -47,11 +45,6 @@ from galaxylearning.units import Address, Digest
 
 AGREEMENT = 1_000_000
 """A table is faulty when a total differs from the median by more than 1/AGREEMENT of the sum of medians."""
-
-
-def measure(job: JobComputation, state: ModelState) -> Measured:
-    """Utility and accuracy of any model of the job."""
-    return job.measured(state)
 
 
 def score_table(job: JobComputation, cohort: Sequence[Address]) -> ScoreTable:
@@ -214,8 +207,8 @@ def reference_values(job: JobComputation, name: str) -> dict[str, dict[str, floa
             step=outcome.after.previous_step,
             updates=[scale.dequantize(sent.parameters[row[who]].astype(np.int32), 1) for who in owners],
             shares=[weights[who] / total for who in owners],
-            gradient_blocks=job.gradient_blocks(outcome.before.buffers),
-            utility=partial(job.utility, buffers=outcome.before.buffers),
+            gradient_blocks=job.judge.gradient_blocks(outcome.before.buffers),
+            utility=partial(job.judge.utility, buffers=outcome.before.buffers),
             midpoints=job.terms.plan.midpoints,
         )
         scored = value(view, np.random.default_rng([job.terms.seed, outcome.round_index, 0x7EF]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +26,11 @@ from galaxylearning.nodes import requester
 from galaxylearning.nodes.auditor import AuditReport
 from galaxylearning.nodes.data_owner import DataOwnerNode
 from galaxylearning.nodes.site import Progress
-from galaxylearning.ports import OfferedDataset
+from galaxylearning.ports import Ledger, OfferedDataset
 from galaxylearning.protocol.consent import OwnerPolicy
 from galaxylearning.protocol.job import CompiledJob
 from galaxylearning.protocol.machine import JobState, Phase
+from galaxylearning.protocol.masking import simulated_beacon
 from galaxylearning.protocol.matching import DatasetArray, DatasetColumn
 from galaxylearning.protocol.rounds import I32, Rows
 from galaxylearning.simulation.players import Players
@@ -71,6 +72,21 @@ class ChainRun:
     model_bytes: bytes
     transactions: int
     audit: AuditReport
+
+
+class _Foreseen:
+    """A ledger with the randomness that a simulation without a chain has, so that both ask the same."""
+
+    def __init__(self, ledger: Ledger, seed: int) -> None:
+        self._ledger, self._beacon = ledger, simulated_beacon(seed)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ledger, name)
+
+    async def randomness(self, block_number: int) -> bytes:
+        """The same for every block."""
+        del block_number
+        return self._beacon
 
 
 class _Shelf:
@@ -186,7 +202,8 @@ async def run_on_chain(
         deployment = await found_town(chain, folder, entropy=entropy)
         ledger, blobs = await connect(chain, deployment), MemoryBlobStore()
         await publish_keys(blobs)
-        stage = Stage(folder, chain, ledger, blobs, GENESIS_S + 100, entropy)
+        foreseen = cast("Ledger", _Foreseen(ledger, job.seed))
+        stage = Stage(folder, chain, foreseen, blobs, GENESIS_S + 100, entropy)
         clock.append(stage)
         told = stage.progress
 

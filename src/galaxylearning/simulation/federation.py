@@ -10,7 +10,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,8 +28,6 @@ from galaxylearning.chain.transport import Transport, as_int
 from galaxylearning.config import EMBEDDED, Home, check_chain
 from galaxylearning.contribution import FixedPointUtility, from_fixed
 from galaxylearning.errors import AuditFailed, ConfigRefused, StorageError
-from galaxylearning.graph import FlatModel
-from galaxylearning.learning import train_local
 from galaxylearning.messages.plan import Plan
 from galaxylearning.messages.records import MAX_TABLE_BYTES, ScoreTable, decode
 from galaxylearning.messages.terms import Column, Schema, Terms, Windows
@@ -44,11 +42,11 @@ from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.consent import OwnerPolicy
 from galaxylearning.protocol.job import CompiledJob, Job, Price, compile_job, smallest_units
 from galaxylearning.protocol.machine import JobState
-from galaxylearning.protocol.rounds import Rows, local_plan
-from galaxylearning.protocol.rows import encode_rows
+from galaxylearning.protocol.rounds import Rows
 from galaxylearning.sandbox import ThreadTrainer
 from galaxylearning.simulation import demo_keys
-from galaxylearning.simulation.hospitals import Cast, Hospital, Records, make_cast
+from galaxylearning.simulation.accuracies import Accuracies, rows_of
+from galaxylearning.simulation.hospitals import Cast, Hospital, make_cast
 from galaxylearning.storage.datasets import DatasetCatalog
 from galaxylearning.storage.journal import SqliteJournal
 from galaxylearning.storage.shelf import CatalogueShelf
@@ -205,12 +203,6 @@ def demo_schema(cast: Cast) -> Schema:
     return Schema(features=features, label=Column(name=cast.label, kind="category", classes=cast.classes))
 
 
-def _rows(cast: Cast, schema: Schema, records: Records) -> Rows:
-    columns: dict[str, NDArray[Any]] = {name: records.values[:, i] for i, name in enumerate(cast.columns)}
-    columns[cast.label] = np.array(records.labels, dtype=object)
-    return encode_rows(schema, columns)
-
-
 def demo_job(cast: Cast, options: Options) -> CompiledJob:
     """The requester's job: a small network on the hidden test set."""
     with torch.random.fork_rng():
@@ -246,7 +238,7 @@ def demo_job(cast: Cast, options: Options) -> CompiledJob:
         seed=options.seed,
         privacy=options.privacy,
     )
-    return compile_job(job, _rows(cast, schema, cast.test))
+    return compile_job(job, rows_of(cast, schema, cast.test))
 
 
 async def run(home: Home, options: Options, *, report: Callable[[Progress], None]) -> Federation:
@@ -320,7 +312,7 @@ async def run(home: Home, options: Options, *, report: Callable[[Progress], None
         await transport.close()
         for journal in journals:
             journal.close()
-    accuracy = _Accuracies(cast, compiled, options)
+    accuracy = Accuracies(cast, compiled, options.seed)
     return Federation(
         job_id=posted.job_id,
         terms=posted.terms,
@@ -477,58 +469,3 @@ async def _gas(transport: Transport, view: ChainView, job_id: int) -> dict[str, 
         "per_payee": sum(found.get("Paid", [])) // max(1, payees),
         "total": sum(used.values()),
     }
-
-
-class _Accuracies:
-    """The federated model beside what each hospital, or all their data in one place, would have given."""
-
-    def __init__(self, cast: Cast, compiled: CompiledJob, options: Options) -> None:
-        self._cast, self._compiled, self._options = cast, compiled, options
-        self._model: FlatModel = compiled.model
-
-    def of(self, params: NDArray[np.float32], buffers: NDArray[np.float32]) -> float:
-        """Accuracy of a model on the whole hidden test set."""
-        test = self._compiled.test
-        found = self._model.predict(params, buffers, (test.inputs,))
-        return float((np.argmax(found, axis=-1) == test.labels).mean())
-
-    def alone(self) -> dict[str, float]:
-        """Every hospital that has honest records of its own, trained alone with the job's plan."""
-        return {
-            hospital.name: self._trained(hospital.records)
-            for hospital in self._own_records()
-            if hospital.behaviour != "noisy"
-        }
-
-    def pooled(self) -> float:
-        """All true records in one place, which nobody could have had."""
-        kept = [hospital.records for hospital in self._own_records() if hospital.behaviour != "noisy"]
-        values = np.concatenate([records.values for records in kept])
-        return self._trained(Records(values, tuple(label for records in kept for label in records.labels)))
-
-    def _own_records(self) -> list[Hospital]:
-        seen: list[Hospital] = []
-        for hospital in self._cast.hospitals:
-            if all(other.records is not hospital.records for other in seen):
-                seen.append(hospital)
-        return seen
-
-    def _trained(self, records: Records) -> float:
-        rows = _rows(self._cast, self._compiled.job.schema, records)
-        plan = self._compiled.job.plan
-        once = local_plan(plan)
-        whole = replace(once, steps=(once.steps or 1) * plan.rounds)
-        params, buffers = self._model.initial()
-
-        def gradient(
-            current: NDArray[np.float32],
-            memory: NDArray[np.float32],
-            batch: NDArray[np.int64],
-            chance: np.random.Generator,
-        ) -> tuple[float, NDArray[np.float32], NDArray[np.float32]]:
-            part = rows.take(batch)
-            return self._model.gradient(current, memory, (part.inputs,), part.labels, rng=chance)
-
-        rng = np.random.default_rng([self._options.seed, 0xA10E])
-        result = train_local(gradient, params, buffers, len(rows), whole, rng=rng)
-        return self.of(params + result.update, result.buffers)

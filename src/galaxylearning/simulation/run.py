@@ -227,7 +227,7 @@ class Run:
 
     def _begun(self, tell: Callable[[str], None]) -> _Course:
         params, buffers = self.job.state.params, self.job.state.buffers
-        utility = self.job.measured(self.job.state).utility
+        utility = self.job.judge.measured(self.job.state).utility
         course = _Course(History(len(self.accounts)), self.job.state, (utility, params, buffers))
         if self.options.checkpoints is None:
             return course
