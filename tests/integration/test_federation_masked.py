@@ -47,8 +47,8 @@ WITHIN = 1e-3
 class LyingMember(Member):
     """Answers about every data owner, and every sum, with something else."""
 
-    def _words(self, *given: Any) -> bytes | None:
-        words = super()._words(*given)
+    async def _words(self, *given: Any) -> bytes | None:
+        words = await super()._words(*given)
         if words is None:
             return None
         # Another last bit of a residue leaves it below its prime.

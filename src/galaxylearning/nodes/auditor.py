@@ -125,11 +125,11 @@ class Auditor:
         for anchor in anchors:
             await self._round(terms, state, anchor, self.cohort)
         if self.openings is not None and state.phase is Phase.SETTLED and not self.problems_so_far():
-            await self._twins(self.openings, state, self.cohort)
+            await self._twins(self.openings, state)
 
-    async def _twins(self, openings: Openings, state: JobState, cohort: Cohort) -> None:
+    async def _twins(self, openings: Openings, state: JobState) -> None:
         try:
-            if not await openings.take_twins(cohort, state):
+            if not await openings.take_twins(state):
                 raise AuditFailed("no quorum agreed on which answers were opened", where="answers")
         except GalaxyError as error:
             self._problem("twins", "projections", error)

@@ -210,7 +210,7 @@ class SeatedJob:
             }
             self._report("round federated", facts)
         is_over = state.phase is not Phase.TRAINING
-        if is_over and self._openings is not None and not await self._openings.take_twins(cohort, state):
+        if is_over and self._openings is not None and not await self._openings.take_twins(state):
             return None
         return job, cohort
 

@@ -26,6 +26,7 @@ from galaxylearning.messages.records import (
 )
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
+from galaxylearning.nodes.asked import Asked, MaskedUpdates, answer_kind
 from galaxylearning.nodes.site import Board, Site
 from galaxylearning.protocol.machine import JobState
 from galaxylearning.secagg.member import (
@@ -43,7 +44,7 @@ from galaxylearning.secagg.questions import Questions, question_polynomials
 from galaxylearning.units import Address, Digest
 
 if TYPE_CHECKING:
-    from galaxylearning.nodes.openings import Asked, MaskedUpdates, Openings
+    from galaxylearning.nodes.openings import Openings
 
 F64 = NDArray[np.float64]
 
@@ -95,20 +96,24 @@ class Member:
         state: JobState,
     ) -> None:
         """Answer, where not done yet, and vote for a set of answers, once there are enough."""
-        await self._answer(asked, updates, questions)
+        await self._answer(openings, asked, updates, questions)
         await self._vote(openings, asked, state)
 
     # ---- answering
 
     async def _answer(
-        self, asked: Asked, updates: Sequence[MaskedUpdates], questions: Sequence[Questions] | None
+        self,
+        openings: Openings,
+        asked: Asked,
+        updates: Sequence[MaskedUpdates],
+        questions: Sequence[Questions] | None,
     ) -> None:
         if asked.topic in self._posted:
             return
         journalled = f"job/{self.job_id}/{asked.topic}/answer"
         kept = self.site.journal.lookup(journalled)
         if kept is None:
-            words = self._words(asked, updates, questions)
+            words = await self._words(openings, asked, updates, questions)
             if words is None:
                 return
             kept = self.site.journal.record(journalled, asked.digest + await self._sealed(asked, words))
@@ -119,29 +124,34 @@ class Member:
         await self._sign(f"{asked.topic}/answers", SignedAnswer, message)
         self._posted.add(asked.topic)
 
-    def _words(
-        self, asked: Asked, updates: Sequence[MaskedUpdates], questions: Sequence[Questions] | None
+    async def _words(
+        self,
+        openings: Openings,
+        asked: Asked,
+        updates: Sequence[MaskedUpdates],
+        questions: Sequence[Questions] | None,
     ) -> bytes | None:
         """Our packed answer; None where we lack a share that a sum needs."""
         if isinstance(asked.question, SumAsked):
-            shares, held = self._read(updates[0])
+            shares, held = await self._read(openings, updates[0])
             weights = asked.question.weights
             return None if bool(((weights > 0) & ~held).any()) else answer_sum(self.plan, shares, weights)
         parts = []
         for part, one in zip(updates, questions or (), strict=True):
             check_questions(self.plan, one)
-            shares, held = self._read(part)
+            shares, held = await self._read(openings, part)
             polynomials = question_polynomials(self.plan.ring, part.seed, one)
             parts.append(answer_scalars(self.plan, polynomials, shares, held=held))
         return b"".join(parts)
 
-    def _read(self, updates: MaskedUpdates) -> tuple[F64, NDArray[np.bool_]]:
+    async def _read(self, openings: Openings, updates: MaskedUpdates) -> tuple[F64, NDArray[np.bool_]]:
         """Our shares f64[m, 2, N] of a round's secrets, and which of them can be read, bool[m]."""
         if updates.round_index not in self._shares:
             seat = self.seat
             held = np.ones(len(updates.owners), np.bool_)
             found = []
-            for row, (who, body) in enumerate(zip(updates.owners, updates.bodies, strict=True)):
+            bodies = await openings.bodies(updates)
+            for row, (who, body) in enumerate(zip(updates.owners, bodies, strict=True)):
                 context = assembly.round_context(
                     self.site, self.job_id, updates.round_index, assembly.share_kind(seat), who
                 )
@@ -155,8 +165,6 @@ class Member:
         return self._shares[updates.round_index]
 
     async def _sealed(self, asked: Asked, words: bytes) -> bytes:
-        from galaxylearning.nodes.openings import answer_kind
-
         body = AnswerBody(
             job_id=self.job_id,
             round_index=asked.round_index,

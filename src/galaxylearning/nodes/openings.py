@@ -7,9 +7,7 @@ phase of a round is opened of one set of answers that a quorum signed, so that e
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from enum import IntEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +25,7 @@ from galaxylearning.messages.records import (
 )
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
+from galaxylearning.nodes.asked import RECORD_BYTES, Asked, MaskedUpdates, Phase, answer_kind, is_about
 from galaxylearning.nodes.site import Board, ChainView, Site
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.cohort import AcceptedUpdates, Cohort
@@ -34,7 +33,7 @@ from galaxylearning.protocol.machine import JobState
 from galaxylearning.protocol.masked_round import BAD_SHARES, OUT_OF_RANGE, MaskedRound
 from galaxylearning.protocol.outcomes import RoundOutcome
 from galaxylearning.protocol.rounds import JobComputation
-from galaxylearning.secagg.member import GateAsked, Question, SumAsked, TwinsAsked, ValueAsked
+from galaxylearning.secagg.member import GateAsked, SumAsked, TwinsAsked, ValueAsked
 from galaxylearning.secagg.opener import (
     NOISE,
     OpenedScalars,
@@ -50,62 +49,6 @@ if TYPE_CHECKING:
     from galaxylearning.nodes.member import Member
 
 I64 = NDArray[np.int64]
-
-RECORD_BYTES: Final = 4096
-"""Room for a record's fields beside its long ones."""
-
-
-class Phase(IntEnum):
-    """The phases of opening a masked round, as they are signed."""
-
-    GATE = 0
-    SUM = 1
-    VALUE = 2
-    TWINS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """One phase's question: what the member's law says of it, and how long an answer is."""
-
-    phase: Phase
-    question: Question
-    answer_bytes: int
-
-    @property
-    def round_index(self) -> int:
-        """Of which round; the last one for twins."""
-        return self.question.round_index
-
-    @property
-    def digest(self) -> Digest:
-        """What is asked."""
-        return self.question.digest
-
-    @property
-    def topic(self) -> str:
-        """Where answers to it are posted."""
-        return f"round/{self.round_index}/{self.phase.name.lower()}"
-
-
-@dataclass(slots=True)
-class MaskedUpdates:
-    """The masked updates of one anchored round that can be read, by ascending address."""
-
-    round_index: int
-    name: Digest
-    """The accepted set: the anchored root."""
-    seed: bytes
-    """Of the round's public polynomials."""
-    owners: tuple[Address, ...]
-    bodies: tuple[MaskedBody, ...]
-    absent: tuple[Address, ...]
-    malformed: Mapping[Address, str]
-
-    @property
-    def masked(self) -> list[bytes]:
-        """The masked vectors."""
-        return [body.masked for body in self.bodies]
 
 
 class Openings:
@@ -130,8 +73,9 @@ class Openings:
         self.heard: frozenset[Address] | None = None
         """Whose answers the last phase was opened of."""
         self._work: tuple[MaskedUpdates, MaskedRound] | None = None
-        self._kept: list[tuple[ev.RoundAnchored, AcceptedUpdates]] = []
+        self._kept: list[MaskedUpdates] = []
         self._answers: dict[Digest, bytes | None] = {}
+        self._bodies: tuple[int, list[MaskedBody]] = -1, []
 
     # ---- rounds
 
@@ -155,7 +99,7 @@ class Openings:
             if found is None:
                 return None
             values = found[0].values
-        self._kept.append((anchor, accepted))
+        self._kept.append(updates)
         self._work = None
         return opening.finish(values, absent=updates.absent, malformed=updates.malformed)
 
@@ -185,7 +129,8 @@ class Openings:
         answers = await self._agreed_answers(asked, [updates], None, state)
         if answers is None:
             return False
-        opened = open_sum(self.plan, updates.seed, updates.masked, gated.weights, answers)
+        masked = [body.masked for body in await self.bodies(updates)]
+        opened = open_sum(self.plan, updates.seed, masked, gated.weights, answers)
         opening.take_sum(opened.total)
         return True
 
@@ -194,31 +139,44 @@ class Openings:
     ) -> MaskedUpdates:
         """Fetch the masked updates of a round; what cannot be one is malformed."""
         by_owner = accepted.by_data_owner
-        bodies: list[tuple[Address, MaskedBody]] = []
+        bodies: list[MaskedBody] = []
+        readable: dict[Address, Digest] = {}
         malformed: dict[Address, str] = {}
         for who in sorted(by_owner, key=lambda who: int(who, 16)):
+            digest = by_owner[who].update.update_digest
             try:
-                bodies.append((who, await self._body(by_owner[who].update.update_digest, anchor, who)))
+                bodies.append(await self._body(digest, anchor.round_index, who))
+                readable[who] = digest
             except Refused as refused:
                 malformed[who] = str(refused)[:200]
+        self._bodies = anchor.round_index, bodies
         return MaskedUpdates(
             anchor.round_index,
             anchor.root,
             assembly.mask_seed(self.site, self.job.job_id, anchor.round_index, anchor.model_digest),
-            tuple(who for who, _ in bodies),
-            tuple(body for _, body in bodies),
+            tuple(readable),
+            tuple(readable.values()),
             tuple(who for who in cohort.data_owners if who not in by_owner),
             malformed,
         )
 
-    async def _body(self, digest: Digest, anchor: ev.RoundAnchored, who: Address) -> MaskedBody:
+    async def bodies(self, updates: MaskedUpdates) -> list[MaskedBody]:
+        """The bodies of a round's updates, in their order; those of one round are held at a time."""
+        if self._bodies[0] != updates.round_index:
+            self._bodies = -1, []
+            pairs = zip(updates.owners, updates.digests, strict=True)
+            found = [await self._body(digest, updates.round_index, who) for who, digest in pairs]
+            self._bodies = updates.round_index, found
+        return self._bodies[1]
+
+    async def _body(self, digest: Digest, round_index: int, who: Address) -> MaskedBody:
         plan = self.plan
         share_bytes = sealed_bytes(plan.share_bytes, 1)
         limit = plan.body_bytes + plan.members * share_bytes + RECORD_BYTES
         body = decode(await self.site.blobs.get(digest, max_bytes=limit), MaskedBody, max_bytes=limit)
         for name, given, wanted in (
             ("job_id", body.job_id, self.job.job_id),
-            ("round_index", body.round_index, anchor.round_index),
+            ("round_index", body.round_index, round_index),
             ("data_owner", body.data_owner, who),
             ("masked", len(body.masked), plan.body_bytes),
             ("shares", [len(share) for share in body.shares], [share_bytes] * plan.members),
@@ -230,12 +188,12 @@ class Openings:
 
     # ---- twins
 
-    async def take_twins(self, cohort: Cohort, state: JobState) -> bool:
+    async def take_twins(self, state: JobState) -> bool:
         """Open the projections by which twins are searched for; False while answers are waited for."""
         if not self.plan.twin_projections or all(outcome.sent is not None for outcome in self.job.outcomes):
             return True
         beacon = await self.view.beacon(self.job.job_id, len(self._kept) - 1)
-        rounds = [await self._masked_updates(*kept, cohort) for kept in self._kept]
+        rounds = self._kept
         asked_of = [updates for updates in rounds if updates.owners]
         questions = [self.job.twin_questions(beacon, updates.round_index) for updates in asked_of]
         if not questions:
@@ -280,7 +238,8 @@ class Openings:
         opened, at = [], 0
         for part, one, size in zip(updates, each, sizes, strict=True):
             words = {seat: answer[at : at + size] for seat, answer in answers.items()}
-            opened.append(open_scalars(plan, one, part.masked, words))
+            masked = [body.masked for body in await self.bodies(part)]
+            opened.append(open_scalars(plan, one, masked, words))
             self._name_liars(opened[-1], f"round {asked.round_index}, {phase.name.lower()}")
             at += size
         return opened
@@ -368,14 +327,3 @@ class Openings:
         if given != wanted:
             raise MessageRefused(f"{given}; {wanted} allowed", where="AnswerBody")
         return body.words
-
-
-def is_about(record: SignedAnswer | SignedAnswerSet, asked: Asked, job_id: int) -> bool:
-    """Whether a statement is about this question."""
-    given = (record.job_id, record.round_index, record.phase, record.questions_digest)
-    return given == (job_id, asked.round_index, asked.phase, asked.digest)
-
-
-def answer_kind(phase: Phase) -> str:
-    """The kind of the envelope that carries an answer."""
-    return f"answer-{phase.name.lower()}"
