@@ -19,6 +19,7 @@ from galaxylearning.learning.accounting import epsilon
 from galaxylearning.messages.plan import Plan
 from galaxylearning.messages.terms import Schema, Terms
 from galaxylearning.protocol.machine import JobState, Phase
+from galaxylearning.protocol.masking import masking_plan
 from galaxylearning.protocol.privacy import job_epsilon, models_release
 from galaxylearning.protocol.rounds import body_limit
 
@@ -66,14 +67,22 @@ def what_runs(graph: ModelGraph, cost: Cost, plan: Plan, loss: str) -> dict[str,
 
 def what_leaves(graph: ModelGraph, cost: Cost, terms: Terms) -> dict[str, Any]:
     """Everything that would leave a data owner's machine."""
-    plan = terms.plan
+    plan, masking, seats = terms.plan, terms.masking, len(terms.evaluators)
     buffers = sum(e.elements for e in graph.state if not e.trainable and e.federate in ("mean", "sum"))
+    how, most = f"sealed to {seats} evaluators", body_limit((cost.parameters, buffers), plan.bits)
+    if masking is not None:
+        most = masking_plan(terms, cost.parameters).sent_bytes
+        opened = 2 + plan.projections + masking.twin_projections
+        how = (
+            f"under a one-time mask: {masking.threshold + 1} of {seats} evaluators open {opened} numbers of it and "
+            f"one sum of at least {masking.minimum_sum} updates (or, colluding, all); {masking.threshold} cannot"
+        )
     return {
         "once": "a signed enrolment: account, salted commitment to the data set, digest of its schema, "
         "sealing key",
         "every_round": f"one update: {cost.parameters} parameters and {buffers} buffers, clipped to norm "
-        f"{plan.clip_norm:g}, as {plan.bits}-bit integers, sealed to {len(terms.evaluators)} evaluators",
-        "update_bytes": body_limit((cost.parameters, buffers), plan.bits),
+        f"{plan.clip_norm:g}, as {plan.bits}-bit integers, {how}",
+        "update_bytes": most,
         "updates": plan.rounds,
         "never": "rows, statistics of columns, or anything else computed from the data",
     }
@@ -215,7 +224,7 @@ def summary(facts: dict[str, Any]) -> Iterable[tuple[str, object]]:
     yield "what leaves, once", leaves["once"]
     yield (
         "what leaves, each round",
-        f"{leaves['every_round']}; at most {leaves['update_bytes']:,} bytes before sealing",
+        f"{leaves['every_round']}; at most {leaves['update_bytes']:,} bytes",
     )
     yield "what never leaves", leaves["never"]
 
