@@ -74,8 +74,8 @@ def what_leaves(graph: ModelGraph, cost: Cost, terms: Terms) -> dict[str, Any]:
         most = masking_plan(terms, cost.parameters).sent_bytes
         opened = 2 + plan.projections + masking.twin_projections
         how = (
-            f"under a one-time mask: {masking.threshold + 1} of {seats} evaluators open {opened} numbers of it "
-            f"and one sum of at least {masking.minimum_sum} updates (or, colluding, all of it); "
+            f"under a one-time mask: {masking.threshold + 1} of {seats} evaluators open {opened} numbers of "
+            f"it and one sum of at least {masking.minimum_sum} updates (or, colluding, all of it); "
             f"{masking.threshold} cannot"
         )
     return {
