@@ -69,7 +69,7 @@ class Openings:
         self.site, self.board, self.view, self.terms, self.job = site, board, view, terms, job
         self.key, self.member, self.plan = key, member, job.masking
         self.liars: dict[Address, str] = {}
-        """Evaluators whose answers were wrong for most data owners of a phase, and where."""
+        """Evaluators whose answers were wrong for all sound data owners of a phase, and where."""
         self.heard: frozenset[Address] | None = None
         """Whose answers the last phase was opened of."""
         self._work: tuple[MaskedUpdates, MaskedRound] | None = None
@@ -245,14 +245,15 @@ class Openings:
         return opened
 
     def _name_liars(self, opened: OpenedScalars, where: str) -> None:
-        """A member that most of the sound data owners' answers speak against is a liar.
+        """A member that the answers of all sound data owners speak against is a liar.
 
-        Against few it may have been cheated by their data owners: those are left out, and nobody is named.
+        Against some it may have been cheated by their shares: then they are left out, and nobody is named. So
+        no honest member is named while one honest data owner takes part.
         """
         left_out = set(owners_left_out(self.plan, opened))
-        judged = len(opened.values) - len(left_out)
+        sound = set(range(len(opened.values))) - left_out
         for seat, rows in opened.wrong.items():
-            if 2 * len(set(rows) - left_out) > judged:
+            if len(sound) >= self.plan.minimum_sum and sound <= set(rows):
                 self.liars.setdefault(Address(self.terms.evaluators[seat].address), where)
 
     async def _agreed_answers(
