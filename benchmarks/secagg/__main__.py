@@ -124,7 +124,7 @@ def _member(result: dict[str, Any]) -> str:
 
 def exactness(quick: bool) -> list[Figure]:
     """All openings of random cohorts against the integers."""
-    from benchmarks.exactness import check_exactness
+    from benchmarks.secagg.exactness import check_exactness
 
     parts = [check_exactness(100 if quick else 2500, seed) for seed in range(4)]
     cohorts, failures = sum(part.cohorts for part in parts), sum(len(part.failures) for part in parts)

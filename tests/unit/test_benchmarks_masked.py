@@ -6,11 +6,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 # benchmarks is no installed package: it lies beside the tests
 sys.path.append(str(Path(__file__).parents[2]))
 
-from benchmarks import exactness, secagg_core
+from benchmarks.measuring import last_result
+from benchmarks.secagg import committee_run, exactness, owner_run
 
 from galaxylearning.learning.vectors import I32
 from galaxylearning.secagg.owner import Masked, mask_update
@@ -36,8 +38,25 @@ def test_owners_who_mask_something_else_are_noticed() -> None:
     assert {what for _, what in found.failures} == {"scalars", "sum"}
 
 
-def test_the_parts_of_a_round_are_measured() -> None:
-    found = secagg_core.measure(3000, 12, owners=6)
+def test_an_owners_part_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["owner_run", "3000", "12", "2"])
+    owner_run.main()
+    found = last_result(capsys.readouterr().out)
     assert found["ring"] == "narrow"
-    assert found["member_sent_bytes"] == 6 * 18 * 5 + 10_240
+    assert found["sent_bytes"] > 3000 * 5
+    assert all(number > 0 for name, number in found.items() if name.endswith("cpu_s"))
+
+
+def test_the_committees_part_is_measured_and_compared_with_the_clear(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["committee_run", "3000", "12", "6", "6"])
+    committee_run.main()
+    found = last_result(capsys.readouterr().out)
+    assert found["ring"] == "narrow"
+    assert found["member_bytes"] == 6 * 17 * 5 + 10_240
+    assert found["is_exact"]
+    assert found["is_liar_named"]
     assert all(number > 0 for name, number in found.items() if name.endswith("_cpu_s"))

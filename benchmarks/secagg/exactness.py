@@ -5,7 +5,7 @@ Every cohort has its own plan (2 to 15 members, thresholds, bits, weights, both 
 many liars among them as can be corrected, up to the plan's f, who change random words of their answers. All
 scalars, one weighted sum and the names of the liars are compared with what the integers give.
 
-Run with: python -m benchmarks.exactness [--cohorts 10000] [--seed 0] [--format json]
+Run with: python -m benchmarks.secagg.exactness [--cohorts 10000] [--seed 0] [--format json]
 """
 
 from __future__ import annotations
