@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.unit.test_protocol_rounds import make_terms
 from torch import nn
 
 from galaxylearning.crypto.secret_stream import seeded_entropy
@@ -16,7 +17,6 @@ from galaxylearning.graph import FlatModel, compile_model
 from galaxylearning.learning.accounting import Release, epsilon
 from galaxylearning.learning.private import noisy_integers
 from galaxylearning.messages.plan import Noise, Plan
-from galaxylearning.messages.terms import Admission, Column, EvaluatorSeat, Price, Schema, Terms, Windows
 from galaxylearning.protocol.privacy import (
     Spending,
     check_protectable,
@@ -33,8 +33,6 @@ from galaxylearning.protocol.privacy import (
 from galaxylearning.protocol.rounds import Rows, quantizer
 from galaxylearning.protocol.updates import train_for_owner, train_update
 
-HEX = "ab" * 32
-TOKEN = "0x5FbDB2315678afecb367f032d93F642f64180aa3"
 LOCAL = Noise("local", 1.2, example_clip=0.5)
 CENTRAL = Noise("central", 2.0)
 
@@ -156,29 +154,6 @@ def test_rounds_without_noise_are_counted_apart() -> None:
 # ---- updates
 
 
-def terms_of(given: Plan) -> Terms:
-    return Terms(
-        title="Two clouds",
-        description="",
-        requester=TOKEN,
-        requester_key=HEX,
-        evaluators=(EvaluatorSeat(f"0x{9:040d}", HEX, HEX),),
-        schema=Schema((Column("x", "number"),), Column("y", "category", classes=("a", "b"))),
-        plan=given,
-        price=Price(token=TOKEN, bounty="1000", fee_per_seat="1", target_gain=0.5),
-        admission=Admission(),
-        windows=Windows(1, 1, 1, 1, 1, 1, 1),
-        graph=HEX,
-        loss="cross_entropy",
-        model=HEX,
-        model_digest=HEX,
-        test_set=HEX,
-        test_set_digest=HEX,
-        test_rows=128,
-        seed=3,
-    )
-
-
 def rows_of(count: int) -> Rows:
     rng = np.random.default_rng(5)
     labels = rng.integers(0, 2, count)
@@ -193,7 +168,7 @@ def small_model(*layers: nn.Module) -> FlatModel:
 
 def owner_update(noise: Noise | None, seed: int, **changes: Any) -> Any:
     model = small_model(nn.Linear(2, 2))
-    terms, rng = terms_of(plan(noise, **changes)), np.random.default_rng(1)
+    terms, rng = make_terms(plan(noise, **changes)), np.random.default_rng(1)
     return train_for_owner(
         model, terms, model.initial(), rows_of(40), rng=rng, entropy=seeded_entropy(seed)
     ), train_update(model, terms, model.initial(), rows_of(40), rng=np.random.default_rng(1))

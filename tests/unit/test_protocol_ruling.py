@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from tests.unit.test_protocol_rounds import HIDDEN
 from torch import nn
 
 import galaxylearning as gl
@@ -17,22 +18,12 @@ from galaxylearning.learning.rules import RULES
 from galaxylearning.messages.plan import Plan
 from galaxylearning.messages.terms import Column, Schema, decode_terms, encode_terms
 from galaxylearning.protocol.job import CompiledJob, compile_job
-from galaxylearning.protocol.rounds import HiddenSet, JobComputation, RoundOutcome, Rows
+from galaxylearning.protocol.rounds import HiddenSet, JobComputation, RoundOutcome
 from galaxylearning.protocol.ruling import NOT_SELECTED, TOO_FEW, faulty_among
 from galaxylearning.simulation.prepare import account, terms_without_chain
 
 OWNERS = tuple(account(position) for position in range(9))
 SCHEMA = Schema((Column("x", "number"), Column("y", "number")), Column("z", "category", classes=("a", "b")))
-
-
-def clouds(rows: int, *, seed: int) -> Rows:
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, 2, rows)
-    centres = np.where(labels[:, None] == 1, 1.0, -1.0)
-    return Rows((centres + rng.normal(0, 0.8, (rows, 2))).astype(np.float32), labels.astype(np.int64))
-
-
-HIDDEN = clouds(128, seed=100)
 
 
 def compiled(module: nn.Module | None = None, **changes: Any) -> CompiledJob:
