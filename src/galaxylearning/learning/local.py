@@ -80,15 +80,20 @@ def train_local(
             )
             if step == 1:
                 first_loss = last_loss
-            if plan.weight_decay:
-                slope = slope + np.float32(plan.weight_decay) * current
-            if plan.prox_mu:
-                slope = slope + np.float32(plan.prox_mu) * (current - start)
-            apply(current, slope, step)
+            apply(current, pulled(slope, plan, current, start), step)
         update = current - start
     if not bool(np.isfinite(update).all()):
         raise UpdateRefused(f"the parameters are not finite after step {step}", where="update")
     return LocalResult(update, state.copy(), step, first_loss, last_loss)
+
+
+def pulled(slope: F32, plan: LocalPlan, current: F32, start: F32) -> F32:
+    """A gradient f32[P] with the plan's weight decay and its pull towards where the round began (FedProx)."""
+    if plan.weight_decay:
+        slope = slope + np.float32(plan.weight_decay) * current
+    if plan.prox_mu:
+        slope = slope + np.float32(plan.prox_mu) * (current - start)
+    return slope
 
 
 def _checked(answer: tuple[float, F32, F32], step: int, size: int, n_buffers: int) -> tuple[float, F32, F32]:

@@ -16,7 +16,7 @@ import numpy as np
 from galaxylearning.crypto.secret_stream import SecretStream
 from galaxylearning.errors import UpdateRefused
 from galaxylearning.learning.discrete_gaussian import discrete_gaussian
-from galaxylearning.learning.local import MAX_ROWS, LocalResult, optimizer_step
+from galaxylearning.learning.local import MAX_ROWS, LocalResult, optimizer_step, pulled
 from galaxylearning.learning.plan import MAX_STEPS, LocalPlan
 from galaxylearning.learning.quantise import Quantizer
 from galaxylearning.learning.vectors import (
@@ -124,11 +124,7 @@ def train_private(
             total = clipped_sum(gradients, current, state, rows, noise, rng=rng)
             total += discrete_gaussian(start.size, GRID * GRID, stream=stream)
             slope = (total * (noise.unit / plan.batch_size)).astype(np.float32)
-            if plan.weight_decay:
-                slope = slope + np.float32(plan.weight_decay) * current
-            if plan.prox_mu:
-                slope = slope + np.float32(plan.prox_mu) * (current - start)
-            apply(current, slope, step)
+            apply(current, pulled(slope, plan, current, start), step)
         update = current - start
     if not bool(np.isfinite(update).all()):
         raise UpdateRefused(f"the parameters are not finite after step {steps}", where="update")
