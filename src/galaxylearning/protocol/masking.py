@@ -32,14 +32,14 @@ def masked_plan(plan: Plan, parameters: int) -> Plan:
         JobRefused: the model is too small for masked mode, or a round of too few data owners for a sum is
             allowed.
     """
-    fewest = default_projections(parameters)
+    default = default_projections(parameters)
     if plan.minimum_owners < MIN_SUM:
         raise JobRefused(
             f"{plan.minimum_owners} given; allowed: at least {MIN_SUM} with privacy 'masked', for a sum is "
             "opened over no fewer",
             where="plan.minimum_owners",
         )
-    return plan if plan.projections else msgspec.structs.replace(plan, projections=fewest)
+    return plan if plan.projections else msgspec.structs.replace(plan, projections=default)
 
 
 def default_projections(parameters: int) -> int:
