@@ -27,8 +27,6 @@ from galaxylearning.units import Address, Digest
 
 if TYPE_CHECKING:
     from galaxylearning.protocol.consent import OwnerPolicy
-
-if TYPE_CHECKING:
     from galaxylearning.storage.datasets import DatasetCatalog
     from galaxylearning.storage.journal import SqliteJournal
     from galaxylearning.storage.privacy_book import SqlitePrivacyBook

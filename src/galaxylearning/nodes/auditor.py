@@ -89,7 +89,8 @@ class Auditor:
         self._money(state)
         return self._report()
 
-    def problems_so_far(self) -> bool:
+    @property
+    def has_problems(self) -> bool:
         """Whether something did not hold already."""
         return any(finding.problem is not None for finding in self._findings)
 
@@ -124,7 +125,7 @@ class Auditor:
                 self._problem("sealed job", "initial model and test set", error)
         for anchor in anchors:
             await self._round(terms, state, anchor, self.cohort)
-        if self.openings is not None and state.phase is Phase.SETTLED and not self.problems_so_far():
+        if self.openings is not None and state.phase is Phase.SETTLED and not self.has_problems:
             await self._twins(self.openings, state)
 
     async def _twins(self, openings: Openings, state: JobState) -> None:
