@@ -475,8 +475,8 @@ with WorkerEngine(graph, weights, cohort, Training(plan, 1), workers=2) as engin
     engine._crew.begin()
     engine._crew.submit(engine._jobs(np.array([0, 1]), 0, 0))
     assert "torch" not in sys.modules
-    print(*engine.pids, flush=True)
     try:
+        print(*engine.pids, flush=True)  # whoever reads it may interrupt at once
         engine._crew.finished()
     except KeyboardInterrupt:
         print("stopped", flush=True)
