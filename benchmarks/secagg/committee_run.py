@@ -137,7 +137,7 @@ def say(plan: MaskingPlan, owners: int, bodies: Bodies) -> None:
         return answers, spent
 
     all_answers: dict[int, list[bytes]] = {}
-    spent = {}
+    spent: dict[str, float] = {}
     for index in range(plan.threshold + 3):
         all_answers[index], spent = member(index)
     liar = 2
