@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -111,14 +111,60 @@ def settings_from_json(data: bytes) -> Settings:
     Raises:
         ConfigRefused: not JSON, an unknown key, or a value that is not allowed.
     """
-    if len(data) > MAX_CONFIG_BYTES:
-        raise ConfigRefused(f"{len(data)} bytes; at most {MAX_CONFIG_BYTES} allowed", where="galaxy.json")
-    try:
-        return msgspec.json.decode(data, type=Settings)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigRefused(str(error)[:300], where="galaxy.json") from error
+    return _from_json(data, Settings, "galaxy.json")
 
 
 def settings_to_json(settings: Settings) -> bytes:
     """Settings as they are kept, readable."""
     return msgspec.json.format(msgspec.json.encode(settings), indent=2)
+
+
+class Invitation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What others need to meet on a chain: a file that its operator hands out; nothing in it is secret.
+
+    ``chain`` is the URL of an EVM node, ``jobs`` the address of its GalaxyJobs contract, ``blobs`` the URL of
+    a blob store (or a folder that all of them share), ``from_block`` a block before which there is nothing of
+    Galaxy.
+    """
+
+    chain: str
+    jobs: str
+    blobs: str
+    from_block: int = 0
+
+    def __post_init__(self) -> None:
+        if check_chain(self.chain) == EMBEDDED:
+            raise ConfigRefused(
+                f"{EMBEDDED!r} given; allowed: a URL that others can reach, such as 'galaxy chain' prints",
+                where="chain",
+            )
+        if not self.blobs:
+            raise ConfigRefused("must name a folder or a URL", where="blobs")
+        if not 0 <= self.from_block < 1 << 63:
+            raise ConfigRefused("must be 0 or more", where="from_block")
+
+
+def invitation_from_json(data: bytes) -> Invitation:
+    """Read an invitation.
+
+    Raises:
+        ConfigRefused: not JSON, an unknown key, or a value that is not allowed.
+    """
+    return _from_json(data, Invitation, "invitation")
+
+
+def invitation_to_json(invitation: Invitation) -> bytes:
+    """An invitation as it is handed out, readable."""
+    return msgspec.json.format(msgspec.json.encode(invitation), indent=2) + b"\n"
+
+
+_T = TypeVar("_T", bound=msgspec.Struct)
+
+
+def _from_json(data: bytes, kind: type[_T], where: str) -> _T:
+    if len(data) > MAX_CONFIG_BYTES:
+        raise ConfigRefused(f"{len(data)} bytes; at most {MAX_CONFIG_BYTES} allowed", where=where)
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigRefused(str(error)[:300], where=where) from error

@@ -1,4 +1,4 @@
-"""The examples: their data are written, their jobs compile and learn, their policy is read."""
+"""The examples: their data are written, their jobs compile and learn."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from galaxylearning.cli.job_file import compile_file, try_training
-from galaxylearning.protocol.consent import policy_from_json
 from galaxylearning.protocol.matching import match_schema
 from galaxylearning.storage.datasets import DatasetCatalog
 from galaxylearning.storage.shelf import CatalogueShelf
@@ -37,9 +36,3 @@ def test_an_example_compiles_learns_and_fits_its_data_owners(
             assert report.is_match, report.problems
     finally:
         catalogue.close()
-
-
-def test_the_example_policy_is_read() -> None:
-    policy = policy_from_json((EXAMPLES / "policy.json").read_bytes())
-    assert policy.maximum_rounds == 50
-    assert policy.accepted == ()

@@ -209,3 +209,30 @@ def test_a_policy_that_became_unreadable_allows_nothing(tmp_path: Path) -> None:
     assert len(told) == 1
     bootstrap.save_policy(home, OwnerPolicy(requesters=("*",)))
     assert current().requesters == ("*",)
+
+
+def test_evaluators_are_listed_with_what_they_can_lock(home: Path) -> None:
+    galaxy("wallet", "new", "e1", "--light")
+    galaxy("wallet", "fund", "e1")
+    assert asked("evaluator", "list") == []
+    galaxy("evaluator", "register", "--as", "e1", "--stake", "60")
+    (row,) = asked("evaluator", "list")
+    assert (row["staked"], row["free"]) == (str(60 * 10**18), str(60 * 10**18))
+    assert galaxy("evaluator", "list", "--addresses").strip() == row["address"]
+
+
+def test_an_invitation_is_written_and_joined_or_refused(home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "market.json"
+    assert "a URL that others can reach" in galaxy("chain", "invite", "-o", file, code=3)
+    assert not file.exists()
+    url = ("--url", "http://127.0.0.1:1")
+    shown = asked("chain", "invite", *url, "-o", file)
+    assert shown == json.loads(file.read_text())
+    assert shown["blobs"] == str(home)
+    other = ("--home", tmp_path / "other")
+    assert "127.0.0.1:1" in galaxy("chain", "join", file, *other, code=5)
+    assert "--jobs" in galaxy("chain", "join", "http://127.0.0.1:1", *other, code=3)
+    assert "invitation" in galaxy("chain", "join", tmp_path / "none.json", *other, code=3)
+    file.write_text(json.dumps({**shown, "extra": 1}))
+    assert "extra" in galaxy("chain", "join", file, *other, code=3)
+    assert not (tmp_path / "other" / "galaxy.json").exists()

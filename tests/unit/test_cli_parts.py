@@ -60,6 +60,20 @@ def test_tables_show_markup_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert "[bold]x[/bold]" in shown
 
 
+def test_the_passphrase_comes_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "passphrase"
+    monkeypatch.delenv("GALAXY_PASSPHRASE", raising=False)
+    monkeypatch.setenv("GALAXY_PASSPHRASE_FILE", str(file))
+    with pytest.raises(KeyUnavailable, match="cannot be read"):
+        keys.passphrase()
+    for bad in (b"", b"\n", b"\xff\n", b"x" * 5_000):
+        file.write_bytes(bad)
+        with pytest.raises(KeyUnavailable, match="passphrase"):
+            keys.passphrase()
+    file.write_text("correct horse \nsecond line\n")
+    assert keys.passphrase() == "correct horse "
+
+
 def test_the_passphrase_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GALAXY_PASSPHRASE", "secret")
     assert keys.passphrase() == "secret"

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
+import msgspec
 import typer
 
 from galaxylearning.cli import output
 from galaxylearning.cli.options import DEFAULT_HOME, ChainOption, Format, FormatOption, HomeOption
-from galaxylearning.config import EMBEDDED, Home
+from galaxylearning.config import (
+    EMBEDDED,
+    MAX_CONFIG_BYTES,
+    Home,
+    Invitation,
+    invitation_from_json,
+    invitation_to_json,
+)
 from galaxylearning.errors import ConfigRefused
 
 if TYPE_CHECKING:
@@ -86,9 +95,49 @@ def deploy(
 
 
 @app.command()
+def invite(
+    output_file: Annotated[Path, typer.Option("--output", "-o", help="File to write.")],
+    store: Annotated[
+        str | None, typer.Option(help="Blob store: URL of a server; what the settings say if left out.")
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(help="URL at which others reach the chain; the home's own if left out.")
+    ] = None,
+    home: HomeOption = DEFAULT_HOME,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Write what others need to join this home's chain into a file; nothing in it is secret.
+
+    Example: galaxy chain invite --store http://127.0.0.1:8787 -o market.json
+    """
+    from galaxylearning import bootstrap
+    from galaxylearning.chain.deployment import Deployment
+    from galaxylearning.storage.files import replace_whole
+
+    place = Home(home)
+    settings = bootstrap.load_settings(place)
+    if not settings.deployment:
+        raise ConfigRefused("no contracts are known here; 'galaxy chain' deploys them", where=str(home))
+    reached = url or bootstrap.served_chain(place) or settings.chain
+    deployment = Deployment.from_json(settings.deployment)
+    blobs = store or settings.blobs
+    if "://" not in blobs:
+        blobs = str((place.root / blobs).absolute())
+    invitation = Invitation(reached, deployment.jobs, blobs, deployment.block_number)
+    replace_whole(output_file.absolute(), invitation_to_json(invitation))
+    facts = msgspec.structs.asdict(invitation)
+    if format is Format.JSON:
+        output.print_json(facts)
+    else:
+        output.print_facts(f"Invitation in {output_file}", facts.items())
+
+
+@app.command()
 def join(
-    url: Annotated[str, typer.Argument(help="URL of an EVM node: http(s):// or ws(s)://.")],
-    jobs: Annotated[str, typer.Option(help="Address of the GalaxyJobs contract there.")],
+    url: Annotated[str, typer.Argument(help="An invitation's file, or the URL of an EVM node.")],
+    jobs: Annotated[
+        str | None, typer.Option(help="Address of the GalaxyJobs contract there, with a URL.")
+    ] = None,
     home: HomeOption = DEFAULT_HOME,
     store: Annotated[
         str | None, typer.Option(help="Blob store: URL of a server, or a folder; unchanged if left out.")
@@ -100,12 +149,21 @@ def join(
 ) -> None:
     """Use a chain that has the contracts already; registry and token are found from the jobs contract.
 
+    'galaxy chain invite' writes invitations. With a URL (http(s):// or ws(s)://), --jobs is needed.
+
+    Example: galaxy chain join market.json
     Example: galaxy chain join http://127.0.0.1:8545 --jobs 0x… --store http://127.0.0.1:8787
     """
     from galaxylearning import bootstrap
     from galaxylearning.cli.keys import address_named
 
     place = Home(home)
+    if "://" not in url:
+        invitation = _read_invitation(Path(url))
+        url, jobs, store = invitation.chain, jobs or invitation.jobs, store or invitation.blobs
+        from_block = from_block or invitation.from_block
+    if jobs is None:
+        raise ConfigRefused("must be given with a URL", where="--jobs")
     settings = bootstrap.load_settings(place, chain=url, blobs=store)
     bootstrap.open_blobs(place, settings)
     address = address_named(place, jobs, "--jobs")
@@ -135,6 +193,20 @@ def info(
             }
 
     _show(anyio.run(run), format)
+
+
+def _read_invitation(file: Path) -> Invitation:
+    from galaxylearning.storage.files import read_whole
+
+    try:
+        data = read_whole(file, max_bytes=MAX_CONFIG_BYTES)
+    except FileNotFoundError as error:
+        raise ConfigRefused(
+            f"{str(file)[:200]!r} given; allowed: the file of an invitation, or a URL", where="URL"
+        ) from error
+    if data is None:
+        raise ConfigRefused(f"must be a file of at most {MAX_CONFIG_BYTES} bytes", where=str(file))
+    return invitation_from_json(data)
 
 
 async def _serve(home: Home, host: str, port: int, format: Format) -> None:

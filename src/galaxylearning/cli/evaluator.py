@@ -69,6 +69,56 @@ def register(
         output.print_facts("Evaluator", [("address", signer.address), ("staked at least", stake)])
 
 
+@app.command("list")
+def list_(
+    addresses: Annotated[
+        bool, typer.Option("--addresses", help="Print the addresses only, parted by commas.")
+    ] = False,
+    home: HomeOption = DEFAULT_HOME,
+    chain: ChainOption = None,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """List the evaluators that are registered on the chain, in order of registration, with their stake.
+
+    Registering is open to anybody: look at who they are before you name them in a job.
+
+    Example: galaxy evaluator list --format json
+    """
+    from galaxylearning.cli.running import reading_site
+    from galaxylearning.ports import Call
+
+    async def read() -> list[dict[str, str]]:
+        async with reading_site(Home(home), chain) as site:
+            events = await site.ledger.events()
+            seen = [e.arguments["evaluator"] for e in events if e.name == "EvaluatorRegistered"]
+            rows = []
+            for address in dict.fromkeys(seen):
+                known = await site.ledger.read(Call("registry", "evaluator", (address,)))
+                free = int(known["staked"]) - int(known["locked"]) - int(known["withdrawing"])
+                rows.append(
+                    {
+                        "address": str(address),
+                        "staked": str(known["staked"]),
+                        "free": str(free),
+                        "sealing_key_digest": bytes(known["sealingKeyDigest"]).hex(),
+                    }
+                )
+            return rows
+
+    rows = anyio.run(read)
+    if addresses:
+        output.console().print(",".join(row["address"] for row in rows), soft_wrap=True)
+    elif format is Format.JSON:
+        output.print_json(rows)
+    else:
+        columns = ("address", "staked", "free", "sealing key")
+        cells = [
+            (r["address"], output.tokens(r["staked"]), output.tokens(r["free"]), r["sealing_key_digest"])
+            for r in rows
+        ]
+        output.print_table("Evaluators", columns, cells, right="staked,free")
+
+
 @app.command()
 def run(
     account: AsOption = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import typer
@@ -18,21 +19,46 @@ if TYPE_CHECKING:
     from galaxylearning.units import Address
 
 PASSPHRASE_VARIABLE: Final = "GALAXY_PASSPHRASE"  # noqa: S105 - the name of a variable
+PASSPHRASE_FILE_VARIABLE: Final = "GALAXY_PASSPHRASE_FILE"  # noqa: S105 - the name of a variable
+MAX_PASSPHRASE_BYTES: Final = 4_096
 DEFAULT_NAME: Final = "default"
 
 
 def passphrase(*, is_new: bool = False) -> str:
-    """The passphrase of this home's keys: ``GALAXY_PASSPHRASE``, or what is typed (twice for a new key).
+    """The passphrase of this home's keys, or what is typed (twice for a new key).
+
+    ``GALAXY_PASSPHRASE`` holds it, or ``GALAXY_PASSPHRASE_FILE`` names a file whose first line it is, as
+    service managers hand out secrets.
 
     Raises:
-        KeyUnavailable: the variable is not set and nobody is there to be asked.
+        KeyUnavailable: neither is set and nobody is there to be asked, or the file has no passphrase.
     """
     given = os.environ.get(PASSPHRASE_VARIABLE)
     if given:
         return given
+    if file := os.environ.get(PASSPHRASE_FILE_VARIABLE):
+        return _first_line(file)
     if not sys.stdin.isatty():
-        raise KeyUnavailable(f"set {PASSPHRASE_VARIABLE}, or type it at a terminal", where="passphrase")
+        raise KeyUnavailable(
+            f"set {PASSPHRASE_VARIABLE} or {PASSPHRASE_FILE_VARIABLE}, or type it at a terminal",
+            where="passphrase",
+        )
     return str(typer.prompt("Passphrase", hide_input=True, confirmation_prompt=is_new, err=True))
+
+
+def _first_line(file: str) -> str:
+    try:
+        with Path(file).open("rb") as found:
+            lines = found.read(MAX_PASSPHRASE_BYTES + 1).splitlines()
+        text = lines[0].decode() if lines else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise KeyUnavailable(f"{file} cannot be read: {error}", where=PASSPHRASE_FILE_VARIABLE) from error
+    if not text or len(lines[0]) > MAX_PASSPHRASE_BYTES:
+        raise KeyUnavailable(
+            f"the first line of {file} must have 1 to {MAX_PASSPHRASE_BYTES} bytes",
+            where=PASSPHRASE_FILE_VARIABLE,
+        )
+    return text
 
 
 def open_keys(home: Home, *, light: bool = False) -> KeyStore:
