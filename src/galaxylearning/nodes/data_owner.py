@@ -30,6 +30,7 @@ from galaxylearning.messages.records import (
 )
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
+from galaxylearning.nodes.presence import PresenceBoard
 from galaxylearning.nodes.privacy import PrivacyKeeper
 from galaxylearning.nodes.site import Board, ChainView, Progress, Site, is_passing, keep_going, registry_topic
 from galaxylearning.ports import DatasetShelf, OfferedDataset, PrivacyBook, Trainer
@@ -228,7 +229,12 @@ class DataOwnerNode:
                 raise DataRefused("no data set has this name any more", where=f"data set {dataset!r}")
             self.privacy.charge(self.policy(), terms, job_id, round_index, offered[0])
             self.shelf.record_use(dataset, job_id, round_index)
-            body = await self._sealed_update(terms, job_id, round_index, dataset, state_bytes)
+            presence = PresenceBoard(self.site, board, terms, job_id)
+            body = await presence.while_telling(
+                round_index,
+                "training",
+                self._sealed_update(terms, job_id, round_index, dataset, state_bytes),
+            )
             kept_body = self.site.journal.record(f"{name}/body", body)
             kept_model = self.site.journal.record(f"{name}/model", model)
         digest = await board.put(f"round/{round_index}/bodies", kept_body)
