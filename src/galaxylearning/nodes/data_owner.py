@@ -7,6 +7,7 @@ An update is journalled before it is published, so a restarted node can never se
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -233,7 +234,7 @@ class DataOwnerNode:
             body = await presence.while_telling(
                 round_index,
                 "training",
-                self._sealed_update(terms, job_id, round_index, dataset, state_bytes),
+                partial(self._sealed_update, terms, job_id, round_index, dataset, state_bytes),
             )
             kept_body = self.site.journal.record(f"{name}/body", body)
             kept_model = self.site.journal.record(f"{name}/model", model)

@@ -6,7 +6,7 @@ windows.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -74,25 +74,25 @@ class PresenceBoard:
             if not error.retryable:
                 raise
 
-    async def while_telling(self, round_index: int, activity: str, work: Awaitable[_T]) -> _T:
+    async def while_telling(self, round_index: int, activity: str, work: Callable[[], Awaitable[_T]]) -> _T:
         """Give signs of life for as long as ``work`` takes; raises what it raises."""
-        failure: GalaxyError | None = None
+        await self.tell(round_index, activity)
         result: list[_T] = []
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._keep_telling, round_index, activity)
-            try:
-                result.append(await work)
-            except GalaxyError as error:
-                failure = error
-            group.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._keep_telling, round_index, activity)
+                result.append(await work())
+                group.cancel_scope.cancel()
+        except BaseExceptionGroup as failures:
+            if len(failures.exceptions) == 1:
+                raise failures.exceptions[0] from None
+            raise
         return result[0]
 
     async def _keep_telling(self, round_index: int, activity: str) -> None:
         while True:
-            await self.tell(round_index, activity)
             await self._site.clock.sleep(self.interval_s)
+            await self.tell(round_index, activity)
 
     async def latest(self, round_index: int) -> Mapping[Address, SignedPresence]:
         """Everybody's latest sign in a round; what is not signed by its account is left out."""
