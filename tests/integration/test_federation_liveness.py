@@ -10,6 +10,7 @@ import anyio
 import msgspec
 
 from galaxylearning.messages.records import ACTIVITIES
+from galaxylearning.nodes.parties import parties
 from galaxylearning.nodes.presence import PresenceBoard
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.machine import JobState, Phase
@@ -122,6 +123,30 @@ def test_a_slow_owner_that_gives_signs_of_life_is_waited_for_and_a_silent_one_is
         counts, told = await run(tmp_path / "silent", is_alive=False, comes_after_s=40)
         assert counts == [4, 3]
         assert "gave no sign" in told
+
+    anyio.run(main)
+
+
+def test_whoever_is_waited_for_can_be_looked_up_in_every_phase(town: Town, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            seen: dict[Phase, list[set[str]]] = {}
+
+            async def look() -> None:
+                view = await stage.view()
+                state = await view.state(stage.job_id)
+                rows = await parties(stage.site("passer-by"), view, await stage.terms(), state)
+                awaited = {f"{stage.name_of(one.account)}: {one.awaited}" for one in rows if one.awaited}
+                seen.setdefault(state.phase, []).append(awaited)
+
+            await stage.play(
+                is_on=lambda name, state: away(stage, ("north",))(name, state) and name != "evaluator-3",
+                between=look,
+                until=lambda state: state.phase is Phase.SETTLED,
+            )
+            assert {"evaluator-3: its seat, by a transaction of its own"} in seen[Phase.ENROLLING]
+            assert {"north: its update of round 1"} in seen[Phase.TRAINING]
+            assert all(not any("evaluator-3" in one for one in found) for found in seen[Phase.SETTLED])
 
     anyio.run(main)
 

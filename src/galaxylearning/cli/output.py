@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from galaxylearning.cli.options import DECIMALS
-
-if TYPE_CHECKING:
-    from galaxylearning.nodes.site import Progress
 
 PIPE_WIDTH: Final = 160
 
@@ -74,20 +71,7 @@ def tokens(units: int | str) -> str:
     return f"{whole:,}" + (f".{part:0{DECIMALS}d}".rstrip("0") if part else "")
 
 
-def print_progress(progress: Progress) -> None:
-    """One line for one step of a node."""
-    facts = " ".join(f"{name}={value}" for name, value in progress.facts.items())
-    sys.stdout.write(harmless(f"job {progress.job_id}  {progress.actor}: {progress.step}  {facts}") + "\n")
+def print_plain(text: str) -> None:
+    """One line for people, at once; harmless whoever wrote it."""
+    sys.stdout.write(harmless(text) + "\n")
     sys.stdout.flush()
-
-
-def print_progress_json(progress: Progress) -> None:
-    """One step of a node as a line of JSON."""
-    print_line(
-        {
-            "job": str(progress.job_id),
-            "actor": progress.actor,
-            "step": progress.step,
-            "facts": {name: str(value) for name, value in progress.facts.items()},
-        }
-    )

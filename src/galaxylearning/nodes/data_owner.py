@@ -94,6 +94,7 @@ class DataOwnerNode:
                     self._finished.add(job_id)
             except GalaxyError as error:
                 if is_passing(error):
+                    self.site.pulse(error)
                     continue
                 self._tell(job_id, "given up", str(error))
                 self._finished.add(job_id)

@@ -80,6 +80,7 @@ class EvaluatorNode:
                     self._finished.add(job_id)
             except GalaxyError as error:
                 if is_passing(error):
+                    self.site.pulse(error)
                     continue
                 self.site.report(Progress(job_id, "evaluator", "given up", {"error": str(error)}))
                 self._finished.add(job_id)

@@ -50,6 +50,7 @@ class RelayerNode:
                     self._finished.add(job_id)
             except GalaxyError as error:
                 if is_passing(error):
+                    self.site.pulse(error)
                     continue
                 self.site.report(Progress(job_id, "relayer", "given up", {"error": str(error)}))
                 self._finished.add(job_id)

@@ -48,9 +48,17 @@ def ignore_progress(_progress: Progress) -> None:
     """Nobody is watching."""
 
 
+def ignore_pulse(_error: GalaxyError | None) -> None:
+    """Nobody is watching."""
+
+
 @dataclass(frozen=True, slots=True)
 class Site:
-    """The ports of one node, and how often it looks around (``poll_s``)."""
+    """The ports of one node, and how often it looks around (``poll_s``).
+
+    ``report`` is told each step; ``pulse`` hears after each look that all is well (None), and whatever went
+    wrong that may pass by itself.
+    """
 
     ledger: Ledger
     blobs: BlobStore
@@ -59,6 +67,7 @@ class Site:
     signer: Signer
     entropy: Entropy
     report: Callable[[Progress], None] = ignore_progress
+    pulse: Callable[[GalaxyError | None], None] = ignore_pulse
     poll_s: float = 1.0
 
     @property
@@ -274,9 +283,7 @@ def is_passing(error: GalaxyError) -> bool:
     return error.retryable and isinstance(error, LedgerError | StorageError | BlobMissing)
 
 
-async def keep_going(
-    site: Site, turn: Callable[[], Awaitable[bool]], *, on_error: Callable[[GalaxyError], None] | None = None
-) -> None:
+async def keep_going(site: Site, turn: Callable[[], Awaitable[bool]]) -> None:
     """Call ``turn`` until it says that all is done, pausing between calls; retry what may be retried.
 
     Raises:
@@ -284,13 +291,14 @@ async def keep_going(
     """
     while True:
         try:
-            if await turn():
+            is_done = await turn()
+            site.pulse(None)
+            if is_done:
                 return
         except GalaxyError as error:
             if not is_passing(error):
                 raise
-            if on_error is not None:
-                on_error(error)
+            site.pulse(error)
         await site.clock.sleep(site.poll_s)
 
 
