@@ -66,13 +66,15 @@ contract InvariantsTest {
         ];
         targets = new FuzzSelector[](1);
         targets[0].addr = address(handler);
-        targets[0].selectors = new bytes4[](chosen.length + 3);
+        targets[0].selectors = new bytes4[](chosen.length + 5);
         for (uint256 i = 0; i < chosen.length; ++i) {
             targets[0].selectors[i] = chosen[i];
         }
         targets[0].selectors[chosen.length] = Handler.anchorWithoutDirect.selector;
         targets[0].selectors[chosen.length + 1] = Handler.settleOne.selector;
         targets[0].selectors[chosen.length + 2] = Handler.outlive.selector;
+        targets[0].selectors[chosen.length + 3] = Handler.forfeit.selector;
+        targets[0].selectors[chosen.length + 4] = Handler.bond.selector;
     }
 
     function escrowOf(JobStore.JobView memory j) private pure returns (uint256) {
@@ -102,7 +104,8 @@ contract InvariantsTest {
 
     function lawConserved(uint256 id, JobStore.JobView memory j) private view {
         (,,,, uint256 bonds, uint256 returned,,,,) = handler.ghosts(id);
-        eq(escrowOf(j) + bonds, j.paid + j.feesPaid + j.refunded + returned + owed(j));
+        uint256 burned = handler.bondsForfeited(id);
+        eq(escrowOf(j) + bonds, j.paid + j.feesPaid + j.refunded + returned + burned + owed(j));
     }
 
     function invariant_the_contract_holds_what_it_owes() public view {
@@ -260,7 +263,15 @@ contract InvariantsTest {
     }
 
     function invariant_only_seats_at_fault_are_slashed() public view {
-        eq(stakeToken.balanceOf(registry.BURN_ADDRESS()), handler.expectedBurned());
+        uint256 burned = handler.expectedBurned() + handler.bondsBurned(address(stakeToken));
+        eq(stakeToken.balanceOf(registry.BURN_ADDRESS()), burned);
+    }
+
+    function invariant_only_forfeited_bonds_are_burned() public view {
+        for (uint256 t = 1; t < 3; ++t) {
+            address token = handler.tokens(t);
+            eq(IERC20(token).balanceOf(registry.BURN_ADDRESS()), handler.bondsBurned(token));
+        }
     }
 
     function invariant_a_terminal_job_has_no_deadline_but_claims() public view {
@@ -291,7 +302,7 @@ contract InvariantsTest {
     /// @dev The laws above are not empty: the same actions, drawn here, reach every phase and every way out.
     function test_the_actions_reach_everything() public {
         uint256 reached = 0;
-        for (uint256 life = 0; life < 20 && reached != 0x7ff; ++life) {
+        for (uint256 life = 0; life < 24 && reached != 0xfff; ++life) {
             setUp();
             bytes4[] memory selectors = targetSelectors()[0].selectors;
             for (uint256 step = 0; step < 150; ++step) {
@@ -313,8 +324,11 @@ contract InvariantsTest {
                 if (j.claimsExpired && bonds > returned) reached |= 0x400;
             }
             if (handler.expectedBurned() > 0) reached |= 0x200;
+            for (uint256 t = 0; t < 3; ++t) {
+                if (handler.bondsBurned(handler.tokens(t)) > 0) reached |= 0x800;
+            }
         }
-        eq(reached, 0x7ff);
+        eq(reached, 0xfff);
     }
 
     function reachedBy(JobStore.JobView memory j) private pure returns (uint256 marks) {
