@@ -41,6 +41,9 @@ contract Handler is Base {
     mapping(address token => uint256) public bondsBurned;
     uint256 public staked;
     uint256 public withdrawn;
+    /// @dev What may never change once it stands: a job's terms from its posting, its cohort from its anchor.
+    mapping(uint256 jobId => bytes32) public firstTerms;
+    mapping(uint256 jobId => bytes32) public firstCohort;
     /// @dev The first law that was seen broken; empty while none was.
     string public broken;
 
@@ -54,6 +57,8 @@ contract Handler is Base {
         for (uint256 id = 1; id <= jobs.jobCount(); ++id) {
             JobStore.JobView memory j = jobs.job(id);
             Ghost storage g = ghosts[id];
+            if (firstTerms[id] == 0) firstTerms[id] = termsOf(j);
+            if (j.cohortSize != 0 && firstCohort[id] == 0) firstCohort[id] = cohortOf(j);
             if (j.phase != g.phase) {
                 if (!isStep(g.phase, j.phase)) fail("a phase moved off the table");
                 g.phase = j.phase;
@@ -64,6 +69,29 @@ contract Handler is Base {
                 g.terminalWord = word;
             }
         }
+    }
+
+    /// @dev Everything that a requester posted.
+    function termsOf(JobStore.JobView memory j) public pure returns (bytes32) {
+        bytes32 money = keccak256(
+            abi.encode(j.requester, j.token, j.termsDigest, j.bounty, j.feePerSeat, j.bondPerIdentity, j.seatStake)
+        );
+        bytes32 windows = keccak256(
+            abi.encode(
+                j.enrolWindow,
+                j.roundWindow,
+                j.anchorWindow,
+                j.commitWindow,
+                j.revealWindow,
+                j.settleWindow,
+                j.claimWindow
+            )
+        );
+        return keccak256(abi.encode(money, windows, j.rounds, j.minOwners, j.maxOwners, j.quorum, j.evaluators));
+    }
+
+    function cohortOf(JobStore.JobView memory j) public pure returns (bytes32) {
+        return keccak256(abi.encode(j.cohortRoot, j.cohortSize));
     }
 
     function setUp() public override {
@@ -84,6 +112,10 @@ contract Handler is Base {
 
     function evaluatorAt(uint256 i) external view returns (address) {
         return evaluator(i);
+    }
+
+    function requester() external pure returns (address) {
+        return REQUESTER;
     }
 
     function isStep(Phase from, Phase to) public pure returns (bool) {
