@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -27,9 +28,11 @@ from galaxylearning.units import Address, Digest
 
 if TYPE_CHECKING:
     from galaxylearning.protocol.consent import OwnerPolicy
+    from galaxylearning.storage.blob_names import RestorableBlobStore
     from galaxylearning.storage.datasets import DatasetCatalog
     from galaxylearning.storage.journal import SqliteJournal
     from galaxylearning.storage.privacy_book import SqlitePrivacyBook
+    from galaxylearning.storage.replicated_blobs import BlobFault
 
 GAS_MONEY_WEI = 10**19
 UNBONDING_S = 7 * 86_400
@@ -153,19 +156,79 @@ def served_chain(home: Home) -> str | None:
     return None
 
 
-def open_blobs(home: Home, settings: Settings) -> BlobStore:
-    """The blob store that a home's settings name: a folder, or the URL of a server of blobs.
+def open_blobs(
+    home: Home,
+    settings: Settings,
+    *,
+    signer: Signer | None = None,
+    report: Callable[[BlobFault], None] | None = None,
+) -> BlobStore:
+    """The blob store that a home's settings name: a folder, a blob server, a bucket, or several of them.
+
+    ``signer`` signs what is asked of servers. ``report`` is told what one of several stores did wrong; faults
+    are logged where it is left out.
 
     Raises:
-        ConfigRefused: it begins like a URL and is none.
+        ConfigRefused: it begins like a URL and is none, or its CA file or credentials cannot be used.
     """
+    stores = {one: _open_store(home, settings, one, signer) for one in settings.stores}
+    if len(stores) == 1:
+        return next(iter(stores.values()))
+    from galaxylearning.storage.replicated_blobs import ReplicatedBlobStore
+
+    return ReplicatedBlobStore(
+        {shown_store(name): store for name, store in stores.items()},
+        copies=settings.blob_access.copies,
+        monotonic_s=time.monotonic,
+        report=_log_fault if report is None else report,
+    )
+
+
+def _open_store(home: Home, settings: Settings, name: str, signer: Signer | None) -> RestorableBlobStore:
+    from galaxylearning.listening import client_tls
+    from galaxylearning.storage.blob_names import Patience
     from galaxylearning.storage.blobs import FolderBlobStore
 
-    if settings.blobs.startswith(("http:", "https:")):
+    access = settings.blob_access
+    ca_file = home.root / access.ca_file if access.ca_file else None
+    patience = Patience(access.timeout_ms / 1000, access.retries, access.backoff_ms / 1000)
+    if name.startswith(("http:", "https:")):
         from galaxylearning.storage.http_blobs import HttpBlobStore
 
-        return HttpBlobStore(settings.blobs)
-    return FolderBlobStore(home.root / settings.blobs)
+        return HttpBlobStore(
+            name,
+            signer=signer,
+            signs_reads=access.signs_reads,
+            tls=None if ca_file is None else client_tls(ca_file),
+            patience=patience,
+        )
+    if name.startswith("s3:"):
+        from galaxylearning.storage.s3_blobs import S3BlobStore, S3Place, read_credentials
+
+        place = S3Place.from_url(name)
+        credentials = None if place.credentials is None else read_credentials(home.root / place.credentials)
+        ca = None
+        if ca_file is not None:
+            client_tls(ca_file)
+            ca = ca_file.read_bytes()
+        return S3BlobStore(place, credentials=credentials, ca=ca, patience=patience)
+    return FolderBlobStore(home.root / name)
+
+
+def shown_store(name: str) -> str:
+    """A store as it may be shown: without the options of its URL."""
+    return name.partition("?")[0]
+
+
+def _log_fault(fault: BlobFault) -> None:
+    logging.getLogger(__name__).warning(
+        "blob store %s: %s %s (%s)%s",
+        fault.store,
+        fault.kind,
+        "topic" if fault.digest is None else fault.digest.hex(),
+        fault.detail,
+        ", repaired" if fault.is_repaired else "",
+    )
 
 
 def blob_problems(blobs: BlobStore) -> list[str] | None:
@@ -178,8 +241,10 @@ def blob_problems(blobs: BlobStore) -> list[str] | None:
 
 
 @asynccontextmanager
-async def open_world(home: Home, **overrides: Any) -> AsyncIterator[World]:
-    """The chain and the blob store of a home, until the block ends.
+async def open_world(
+    home: Home, *, signer: Signer | None = None, **overrides: Any
+) -> AsyncIterator[World]:
+    """The chain and the blob store of a home, until the block ends; ``signer`` signs what servers are asked.
 
     Raises:
         ConfigRefused: settings that are not allowed, or contracts that are not deployed.
@@ -197,7 +262,7 @@ async def open_world(home: Home, **overrides: Any) -> AsyncIterator[World]:
         node = await stack.enter_async_context(open_node(home, settings))
         ledger = await connect(node, Deployment.from_json(settings.deployment))
         stack.push_async_callback(ledger.close)
-        blobs = open_blobs(home, settings)
+        blobs = open_blobs(home, settings, signer=signer)
         if isinstance(blobs, AbstractAsyncContextManager):
             await stack.enter_async_context(blobs)
         yield World(home, settings, node, ledger, blobs)

@@ -13,29 +13,68 @@ from galaxylearning.errors import ConfigRefused
 
 MAX_CONFIG_BYTES: Final = 1 << 16
 EMBEDDED: Final = "embedded:"
+MAX_STORES: Final = 8
 CHAIN_SCHEMES: Final = ("http", "https", "ws", "wss")
+
+
+class BlobAccess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How this home reaches its blob stores.
+
+    ``account``: whose key signs requests where a command has no key at hand; its passphrase is asked for.
+    ``signs_reads``: for servers that want reads signed, too. ``ca_file``: certificates in PEM that servers are
+    checked against in place of the system's, relative to the home. ``timeout_ms``: for connecting and every
+    silence. ``copies``: how many of several stores must hold a blob before it counts as written.
+    """
+
+    account: str = ""
+    signs_reads: bool = False
+    ca_file: str = ""
+    timeout_ms: int = 30_000
+    retries: int = 3
+    backoff_ms: int = 200
+    copies: int = 1
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("timeout_ms", 10, 3_600_000),
+            ("retries", 0, 10),
+            ("backoff_ms", 0, 60_000),
+            ("copies", 1, MAX_STORES),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise ConfigRefused(f"must be from {low} to {high}", where=f"blob_access.{name}")
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``galaxy.json`` of a home folder.
 
     ``chain``: ``embedded:`` (a chain inside this home) or the URL of an EVM node. ``blobs``: a folder,
-    relative to the home or absolute. ``deployment``: where the contracts are, as JSON, empty before they are.
+    relative to the home or absolute, the URL of a blob server, ``s3://bucket/prefix``, or a list of these that
+    hold the same. ``deployment``: where the contracts are, as JSON, empty before they are.
     """
 
     chain: str = EMBEDDED
-    blobs: str = "."
+    blobs: str | tuple[str, ...] = "."
     deployment: str = ""
     poll_ms: int = 500
     stagger_ms: int = 2_000
+    blob_access: BlobAccess = BlobAccess()
 
     def __post_init__(self) -> None:
         check_chain(self.chain)
-        if not self.blobs:
-            raise ConfigRefused("must name a folder", where="blobs")
+        stores = self.stores
+        if not 1 <= len(stores) <= MAX_STORES or not all(stores) or len(set(stores)) < len(stores):
+            raise ConfigRefused(f"must name a store, or up to {MAX_STORES} different ones", where="blobs")
+        if self.blob_access.copies > len(stores):
+            raise ConfigRefused(f"there are only {len(stores)} stores", where="blob_access.copies")
         for name, low, high in (("poll_ms", 1, 3_600_000), ("stagger_ms", 0, 3_600_000)):
             if not low <= getattr(self, name) <= high:
                 raise ConfigRefused(f"must be from {low} to {high}", where=name)
+
+    @property
+    def stores(self) -> tuple[str, ...]:
+        """Every store that ``blobs`` names."""
+        return (self.blobs,) if isinstance(self.blobs, str) else self.blobs
 
 
 def check_chain(chain: str) -> str:
@@ -100,6 +139,11 @@ class Home:
     def policy(self) -> Path:
         """The data owner's policy."""
         return self.root / "policy.json"
+
+    @property
+    def store_settings(self) -> Path:
+        """Settings of the blob server that serves this home's blobs."""
+        return self.root / "store.json"
 
     def journal(self, name: str) -> Path:
         """Journal of one node."""

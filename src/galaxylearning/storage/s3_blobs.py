@@ -1,6 +1,6 @@
 """A blob store in an S3 bucket, or in anything that speaks S3.
 
-Blobs are objects ``{prefix}/blobs/{digest}``; a topic is the prefix ``{prefix}/topics/{topic}`` of empty objects
+Blobs are objects ``{prefix}/blobs/{digest}``; a topic is the prefix ``{prefix}/topics/{topic}`` of empty ones
 named after the blobs listed under it. An object is made only where there is none (a conditional put), and
 replaced only by the bytes that its name says, where it holds others.
 """
@@ -117,9 +117,7 @@ class S3Place:
             )
         is_odd = any(segment in (".", "..") for segment in prefix.split("/"))
         if is_odd or any(len(values) != 1 for values in options.values()):
-            raise ConfigRefused(
-                "an option is given twice, or the prefix has '.' or '..' in it", where="blobs"
-            )
+            raise ConfigRefused("an option is given twice, or the prefix has '..' in it", where="blobs")
         chosen = {name: values[0] for name, values in options.items()}
         endpoint = chosen.get("endpoint")
         if endpoint is not None and urlsplit(endpoint).scheme not in ("http", "https"):
