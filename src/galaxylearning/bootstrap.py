@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from galaxylearning.storage.journal import SqliteJournal
     from galaxylearning.storage.privacy_book import SqlitePrivacyBook
     from galaxylearning.storage.replicated_blobs import BlobFault
+    from galaxylearning.storage.store_settings import StoreSettings
 
 GAS_MONEY_WEI = 10**19
 UNBONDING_S = 7 * 86_400
@@ -130,8 +131,10 @@ def announce_chain(home: Home, url: str) -> Iterator[None]:
     """
     path = home.root / SERVED_CHAIN
     try:
-        file = path.open("w")
+        # An access key may be part of the URL: nobody else's to read.
+        file = open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w")  # noqa: SIM115 - closed below
         fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate()
         file.write(url)
         file.flush()
     except OSError as error:
@@ -177,7 +180,7 @@ def open_blobs(
     from galaxylearning.storage.replicated_blobs import ReplicatedBlobStore
 
     return ReplicatedBlobStore(
-        {shown_store(name): store for name, store in stores.items()},
+        {f"{number}: {shown_store(name)}": store for number, (name, store) in enumerate(stores.items(), 1)},
         copies=settings.blob_access.copies,
         monotonic_s=time.monotonic,
         report=_log_fault if report is None else report,
@@ -231,6 +234,30 @@ def _log_fault(fault: BlobFault) -> None:
     )
 
 
+def load_store_settings(home: Home, file: Path | None = None) -> StoreSettings:
+    """How this home serves its blobs: ``file``, the home's ``store.json``, or the defaults.
+
+    Raises:
+        ConfigRefused: a setting is not allowed, or ``file`` cannot be read.
+    """
+    from galaxylearning.storage.store_settings import (
+        MAX_SETTINGS_BYTES,
+        StoreSettings,
+        store_settings_from_json,
+    )
+
+    path = file or home.store_settings
+    try:
+        data = files.read_whole(path, max_bytes=MAX_SETTINGS_BYTES)
+    except FileNotFoundError as error:
+        if file is None:
+            return StoreSettings()
+        raise ConfigRefused("there is no such file", where=str(file)) from error
+    if data is None:
+        raise ConfigRefused(f"must be a file of at most {MAX_SETTINGS_BYTES} bytes", where=str(path))
+    return store_settings_from_json(data)
+
+
 def blob_problems(blobs: BlobStore) -> list[str] | None:
     """What is wrong with the blobs of a folder, each by name; None where the store is elsewhere."""
     from galaxylearning.storage.blobs import FolderBlobStore
@@ -241,9 +268,7 @@ def blob_problems(blobs: BlobStore) -> list[str] | None:
 
 
 @asynccontextmanager
-async def open_world(
-    home: Home, *, signer: Signer | None = None, **overrides: Any
-) -> AsyncIterator[World]:
+async def open_world(home: Home, *, signer: Signer | None = None, **overrides: Any) -> AsyncIterator[World]:
     """The chain and the blob store of a home, until the block ends; ``signer`` signs what servers are asked.
 
     Raises:

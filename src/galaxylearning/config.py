@@ -21,9 +21,9 @@ class BlobAccess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How this home reaches its blob stores.
 
     ``account``: whose key signs requests where a command has no key at hand; its passphrase is asked for.
-    ``signs_reads``: for servers that want reads signed, too. ``ca_file``: certificates in PEM that servers are
-    checked against in place of the system's, relative to the home. ``timeout_ms``: for connecting and every
-    silence. ``copies``: how many of several stores must hold a blob before it counts as written.
+    ``signs_reads``: for servers that want reads signed, too. ``ca_file``: certificates in PEM that servers
+    are checked against in place of the system's, relative to the home. ``timeout_ms``: for connecting and
+    every silence. ``copies``: how many of several stores must hold a blob before it counts as written.
     """
 
     account: str = ""
@@ -49,8 +49,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``galaxy.json`` of a home folder.
 
     ``chain``: ``embedded:`` (a chain inside this home) or the URL of an EVM node. ``blobs``: a folder,
-    relative to the home or absolute, the URL of a blob server, ``s3://bucket/prefix``, or a list of these that
-    hold the same. ``deployment``: where the contracts are, as JSON, empty before they are.
+    relative to the home or absolute, the URL of a blob server, ``s3://bucket/prefix``, or a list of these
+    that hold the same. ``deployment``: where the contracts are, as JSON, empty before they are.
     """
 
     chain: str = EMBEDDED
@@ -172,13 +172,13 @@ class Invitation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What others need to meet on a chain: a file that its operator hands out; nothing in it is secret.
 
     ``chain`` is the URL of an EVM node, ``jobs`` the address of its GalaxyJobs contract, ``blobs`` the URL of
-    a blob store (or a folder that all of them share), ``from_block`` a block before which there is nothing of
-    Galaxy.
+    a blob store (or a folder that all of them share, or a list of these), ``from_block`` a block before
+    which there is nothing of Galaxy.
     """
 
     chain: str
     jobs: str
-    blobs: str
+    blobs: str | tuple[str, ...]
     from_block: int = 0
 
     def __post_init__(self) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from galaxylearning.errors import ConfigRefused
 
 MAX_PORT = 65_535
+_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - names, nothing listens here
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,8 @@ class Listening:
     def url(self, port: int) -> str:
         """Where a client on this machine finds the server that listens on ``port``."""
         scheme = "http" if self.certificate is None else "https"
-        return f"{scheme}://{f'[{self.host}]' if ':' in self.host else self.host}:{port}"
+        host = "localhost" if self.host in _EVERYWHERE else self.host
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _no_password() -> str:

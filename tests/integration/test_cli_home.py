@@ -181,7 +181,7 @@ def test_a_home_joins_the_chain_of_another(home: Path, tmp_path: Path) -> None:
 
     async def served() -> None:
         settings = bootstrap.load_settings(Home(home))
-        async with bootstrap.open_node(Home(home), settings) as chain, serve(chain, port=0) as server:
+        async with bootstrap.open_node(Home(home), settings) as chain, serve(chain) as server:
             with bootstrap.announce_chain(Home(home), server.url):
                 await anyio.to_thread.run_sync(while_served, server.url)
 

@@ -85,7 +85,7 @@ def run(
 
     async def serve() -> None:
         async with (
-            bootstrap.open_world(place, chain=chain) as world,
+            bootstrap.open_world(place, signer=signer, chain=chain) as world,
             node_site(world, signer, f"owner-{name}", health) as site,
             serve_health(health, metrics_port),
         ):

@@ -53,10 +53,11 @@ def receipt(
 async def _receipts(home: Home, job_id: int) -> dict[Address, Mapping[str, Any]]:
     from galaxylearning import bootstrap
     from galaxylearning.chain.evm import KeySigner
+    from galaxylearning.cli.keys import blob_signer
     from galaxylearning.nodes.receipt import receipts
     from galaxylearning.storage.journal import MemoryJournal
 
-    async with bootstrap.open_world(home) as world:
+    async with bootstrap.open_world(home, signer=blob_signer(home)) as world:
         site = bootstrap.site_of(world, KeySigner(bootstrap.entropy(32)), MemoryJournal())
         return await receipts(site, job_id)
 

@@ -62,7 +62,12 @@ class AccessRefused(StorageError):  # noqa: N818
 
 
 class BlobAltered(BlobRefused):
-    """What a store gave is not what its digest says; ``data`` is what it gave."""
+    """What a store gave is not what its digest says; ``data`` is what it gave.
+
+    Another store may have the blob, and this one may be put right.
+    """
+
+    retryable = True
 
     def __init__(self, name: str, data: bytes) -> None:
         super().__init__("is not what its digest says", where=f"blob {name}")

@@ -149,7 +149,7 @@ class FolderBlobStore:
     """
 
     def __init__(self, root: Path, *, max_blob_bytes: int = DEFAULT_MAX_BLOB_BYTES) -> None:
-        self._root = root
+        self.root = root
         self._blobs = root / "blobs"
         self._topics = root / "topics"
         self._temporary = root / "tmp"

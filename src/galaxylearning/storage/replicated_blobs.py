@@ -131,15 +131,7 @@ class ReplicatedBlobStore:
         for name in self._stores:
             if isinstance(answers.get(name), GalaxyError | None):
                 self._miss(name, digest, topic)
-        held = _successes(answers)
-        if held < self._copies:
-            refusals = [answer for answer in answers.values() if isinstance(answer, GalaxyError)]
-            if all(isinstance(refusal, BlobRefused) for refusal in refusals):
-                raise refusals[0]
-            raise StoreUnreachable(
-                f"{held} of {len(self._stores)} stores hold it, {self._copies} must; {refusals[0]}",
-                where=f"blob {digest.hex()}",
-            )
+        self._check_held(answers, digest)
         await self._catch_up(name for name, answer in answers.items() if not isinstance(answer, GalaxyError))
         return digest
 
@@ -147,12 +139,12 @@ class ReplicatedBlobStore:
         """Let the stores hold ``data``, listed nowhere.
 
         Raises:
+            BlobRefused: too large for every store.
             StorageError: fewer than ``copies`` stores hold it.
         """
         digest = blake3_digest(data)
         answers = await self._ask(list(self._stores), lambda store: store.restore(data), digest)
-        if _successes(answers) < self._copies:
-            raise StoreUnreachable("too few stores hold it", where=f"blob {digest.hex()}")
+        self._check_held(answers, digest)
 
     async def get(self, digest: Digest, *, max_bytes: int) -> bytes:
         """The blob with this digest, verified, from whichever store has it; see ``ports.BlobStore``.
@@ -229,6 +221,18 @@ class ReplicatedBlobStore:
                     await self._put_right(name, failure, digest, right)
         await self._catch_up(self._awake(), most=MAX_MISSED)
         return len(digests)
+
+    def _check_held(self, answers: Mapping[str, object], digest: Digest) -> None:
+        held = _successes(answers)
+        if held >= self._copies:
+            return
+        refusals = [answer for answer in answers.values() if isinstance(answer, GalaxyError)]
+        if all(isinstance(refusal, BlobRefused) for refusal in refusals):
+            raise refusals[0]
+        raise StoreUnreachable(
+            f"{held} of {len(self._stores)} stores hold it, {self._copies} must; {refusals[0]}",
+            where=f"blob {digest.hex()}",
+        )
 
     # ---- one store at a time
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -81,6 +82,14 @@ class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise ConfigRefused(
                     f"{name[:80]!r} given; allowed: host or host:port, lower case", where="names"
                 )
+
+    def changed(self, given: Mapping[str, Any]) -> StoreSettings:
+        """These settings with some replaced, checked again.
+
+        Raises:
+            ConfigRefused: a value is not allowed.
+        """
+        return StoreSettings(**(msgspec.structs.asdict(self) | dict(given)))
 
     def listening(self, folder: Path) -> Listening:
         """Where to listen; paths are relative to ``folder``."""
