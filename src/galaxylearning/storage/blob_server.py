@@ -171,6 +171,8 @@ class _BlobServer:
                 return _refusal(_status_of(error), str(error), **_headers_of(error))
             except TimeoutError:
                 return _refusal(408, "too slow")
+            except ConnectionError:
+                return _refusal(400, "the connection broke off")  # Nobody is there to read it.
 
     async def _put(self, request: web.Request) -> web.Response:
         name, topic = request.match_info.get("digest"), request.match_info.get("topic")

@@ -57,6 +57,7 @@ _PAGE: Final = 1_000
 _PIECE_BYTES: Final = 1 << 20
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _PREFIX: Final = re.compile(r"(?:[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*)?")
+_TIMED_OUT: Final = re.compile("TimedOut|timed out")
 _SERVER_FAILED: Final = re.compile(r"status code: (429|5\d\d)")
 _SECRET: Final = re.compile(r"(?i)(signature|credential|token|secret|key)[^\s,;=:]*[=:]\s*\S+")
 _OPTIONS: Final = frozenset({"endpoint", "region", "credentials"})
@@ -308,7 +309,7 @@ class S3BlobStore:
             "credential" in told
         ):
             return AccessRefused(f"the service refused: {_brief(error)}", where=self._name)
-        if "timed out" in told or "timeout" in told:
+        if _TIMED_OUT.search(str(error)):
             return StoreLate("no answer in time", where=self._name)
         if "error sending request" in told or "connect" in told or _SERVER_FAILED.search(told):
             return StoreUnreachable(f"no answer: {_brief(error)}", where=self._name)

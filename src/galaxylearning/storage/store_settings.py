@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from galaxylearning.errors import ConfigRefused
+from galaxylearning.errors import ConfigRefused, MessageRefused
 from galaxylearning.listening import Listening
 from galaxylearning.messages.fields import check_address
 from galaxylearning.storage.blob_names import DEFAULT_MAX_BLOB_BYTES
@@ -73,7 +73,10 @@ class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if not low <= getattr(self, name) <= high:
                 raise ConfigRefused(f"must be from {low} to {high}", where=name)
         for account in self.accounts:
-            check_address(account, "accounts")
+            try:
+                check_address(account, "accounts")
+            except MessageRefused as error:
+                raise ConfigRefused(str(error)) from error
         for quota in (self.quota, self.anyone):
             if isinstance(quota, Quota) and min(msgspec.structs.astuple(quota)) < 0:
                 raise ConfigRefused("must be from 0", where="quota")

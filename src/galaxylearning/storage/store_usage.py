@@ -37,11 +37,12 @@ class DayQuotaSpent(StoreFull):
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """What was charged to whom, so that it can be given back."""
+    """What was charged to whom, so that it can be given back, and how many bytes are arriving."""
 
     account: str
     scopes: tuple[str, ...]
     n_bytes: int
+    arriving_bytes: int
 
 
 class StoreUsage:
@@ -73,21 +74,31 @@ class StoreUsage:
         self._database.close()
 
     def charge(
-        self, account: str, quota: Quota, topic: str | None, n_bytes: int, *, is_known: bool, now_s: int
+        self,
+        account: str,
+        quota: Quota,
+        topic: str | None,
+        n_bytes: int,
+        *,
+        has_blob: bool = False,
+        has_entry: bool = False,
+        now_s: int,
     ) -> Charge:
         """Charge a blob of ``n_bytes`` that is about to arrive, listed under ``topic`` where one is given.
 
-        One that ``is_known`` is charged to nobody, and only has to fit on the disk while it arrives.
+        The bytes of one that is there already are charged to nobody, nor is one that is listed already; it
+        only has to fit on the disk while it arrives.
 
         Raises:
             DayQuotaSpent: not today any more.
             AccessRefused: the account has added all it may.
             StoreFull: the server has no room.
         """
-        self._check_room(n_bytes, is_known=is_known)
-        if is_known:
-            self._arriving_bytes += n_bytes
-            return Charge(account, (), n_bytes)
+        self._check_room(n_bytes, has_blob=has_blob)
+        arriving_bytes, n_bytes = n_bytes, 0 if has_blob else n_bytes
+        if has_blob and (has_entry or topic is None):
+            self._arriving_bytes += arriving_bytes
+            return Charge(account, (), 0, arriving_bytes)
         day, until_s = now_s // DAY_S, DAY_S - now_s % DAY_S
         limits = [
             (f"day {day}", quota.bytes_per_day, quota.blobs_per_day),
@@ -105,16 +116,16 @@ class StoreUsage:
                 raise DayQuotaSpent(f"{told} allowed", retry_after_s=until_s)
             raise AccessRefused(f"{told} allowed", where="quota")
         self._database.execute("DELETE FROM usage WHERE scope LIKE 'day %' AND scope <> ?", (f"day {day}",))
-        charge = Charge(account, tuple(scope for scope, _, _ in limits), n_bytes)
+        charge = Charge(account, tuple(scope for scope, _, _ in limits), n_bytes, arriving_bytes)
         self._add(charge, n_bytes, 1)
-        self._arriving_bytes += n_bytes
+        self._arriving_bytes += arriving_bytes
         return charge
 
     def settle(self, charge: Charge, *, is_new_blob: bool, is_new_entry: bool) -> None:
         """The blob has come, or has not: give back what was not used."""
-        self._arriving_bytes -= charge.n_bytes
+        self._arriving_bytes -= charge.arriving_bytes
         if is_new_blob:
-            self._stored_bytes += charge.n_bytes
+            self._stored_bytes += charge.arriving_bytes
         if charge.scopes and not (is_new_blob and is_new_entry):
             n_bytes = 0 if is_new_blob else charge.n_bytes
             self._add(charge, -n_bytes, 0 if is_new_blob or is_new_entry else -1)
@@ -126,9 +137,9 @@ class StoreUsage:
         )
         return (int(rows[0][0]), int(rows[0][1])) if rows else (0, 0)
 
-    def _check_room(self, n_bytes: int, *, is_known: bool) -> None:
+    def _check_room(self, n_bytes: int, *, has_blob: bool) -> None:
         would_hold = self._stored_bytes + self._arriving_bytes + n_bytes
-        if not is_known and would_hold > self._max_store_bytes:
+        if not has_blob and would_hold > self._max_store_bytes:
             raise StoreFull(f"the store would hold {would_hold} bytes; {self._max_store_bytes} allowed")
         try:
             free_bytes = shutil.disk_usage(self._folder).free
