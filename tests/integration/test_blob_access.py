@@ -230,7 +230,7 @@ def test_a_full_store_says_so_before_the_disk_is(tmp_path: Path) -> None:
     serve(tmp_path, check, max_store_bytes=10)
     book = usage(tmp_path, max_store_bytes=10)
     with pytest.raises(StoreFull, match="would hold"):
-        book.charge("a", Quota(), "t", 1, is_known=False, now_s=NOW_S)
+        book.charge("a", Quota(), "t", 1, now_s=NOW_S)
     book.close()
 
 
@@ -243,21 +243,21 @@ def usage(root: Path, **options: int) -> StoreUsage:
 def test_what_is_on_its_way_counts_and_the_disk_keeps_some_space(tmp_path: Path) -> None:
     book = usage(tmp_path, max_store_bytes=10)
     charge = partial(book.charge, quota=Quota(), topic="t", now_s=NOW_S)
-    first = charge("a", n_bytes=6, is_known=False)
+    first = charge("a", n_bytes=6)
     with pytest.raises(StoreFull, match="would hold 12"):
-        charge("b", n_bytes=6, is_known=False)
+        charge("b", n_bytes=6)
     book.settle(first, is_new_blob=False, is_new_entry=False)
     assert book.used("a", "all") == (0, 0)
-    second = charge("b", n_bytes=6, is_known=False)
+    second = charge("b", n_bytes=6)
     book.settle(second, is_new_blob=True, is_new_entry=True)
     assert book.used("b", "all") == (6, 1)
-    third = charge("b", n_bytes=4, is_known=False)
+    third = charge("b", n_bytes=4)
     book.settle(third, is_new_blob=False, is_new_entry=True)
     assert book.used("b", "all") == (6, 2)
     book.close()
     book = usage(tmp_path, keep_free_bytes=1 << 62)
     with pytest.raises(StoreFull, match="free"):
-        book.charge("a", Quota(), "t", 1, is_known=True, now_s=NOW_S)
+        book.charge("a", Quota(), "t", 1, has_blob=True, now_s=NOW_S)
     book.close()
 
 

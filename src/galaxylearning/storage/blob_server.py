@@ -189,8 +189,7 @@ class _BlobServer:
             )
         account = self._account(request, topic or "", digest, length, must_sign=self._must_sign_writes)
         # What is there already costs its sender nothing; it is received all the same, and heals damage.
-        is_known = digest is not None and self._store.holds(digest, topic)
-        charge = await self._charge(account, topic, length, is_known=is_known)
+        charge = await self._charge(account, topic, digest, length)
         is_new_blob = is_new_entry = False
         try:
             if request.headers.get("Expect", "").lower() == "100-continue":
@@ -323,18 +322,15 @@ class _BlobServer:
         except MessageRefused as error:
             raise _BadSignature(str(error)) from error
 
-    async def _charge(self, account: str, topic: str | None, length: int, *, is_known: bool) -> Charge:
+    async def _charge(self, account: str, topic: str | None, digest: Digest | None, length: int) -> Charge:
         quota = self._strangers if account == STRANGERS else self._settings.quota
         if quota is None:
             raise AccessRefused("is not served here", where=account)
-        if (
-            topic is not None
-            and not is_known
-            and self._store.listed_count(topic) >= self._settings.max_topic_blobs
-        ):
-            raise AccessRefused(
-                f"holds {self._settings.max_topic_blobs} blobs; no more are taken", where=f"topic {topic}"
-            )
+        has_blob = digest is not None and self._store.holds(digest)
+        has_entry = digest is not None and self._store.holds(digest, topic)
+        most = self._settings.max_topic_blobs
+        if topic is not None and not has_entry and self._store.listed_count(topic) >= most:
+            raise AccessRefused(f"holds {most} blobs; no more are taken", where=f"topic {topic}")
         async with self._booking:
             return await asyncio.to_thread(
                 self._usage.charge,
@@ -342,7 +338,8 @@ class _BlobServer:
                 quota,
                 topic,
                 length,
-                is_known=is_known,
+                has_blob=has_blob,
+                has_entry=has_entry,
                 now_s=int(self._now()),
             )
 
