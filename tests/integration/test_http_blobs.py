@@ -8,8 +8,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from blob_services import certificates, serving, signer
+from blob_services import answering, certificates, serving, signer
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import BlobMissing, BlobRefused, ConfigRefused, StorageError
 from galaxylearning.listening import client_tls
@@ -315,19 +315,6 @@ def test_a_taken_port_or_store_is_told(tmp_path: Path) -> None:
 
 
 # ---- the client, answered badly
-
-
-@asynccontextmanager
-async def answering(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
-    application = web.Application()
-    application.router.add_route("*", "/{path:.*}", handler)
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
 
 
 def test_a_lying_server_is_found_out() -> None:

@@ -223,7 +223,7 @@ class S3BlobStore:
         await self.restore(data)
         digest = blake3_digest(data)
         with suppress(AlreadyExistsError):
-            async with self._in_time(0):
+            async with self._in_time(0, creates=True):
                 path = f"topics/{_on_disk(topic)}/{digest.hex()}"
                 await obstore.put_async(self._store, path, b"", mode="create", use_multipart=False)
         return digest
@@ -234,7 +234,7 @@ class S3BlobStore:
         digest = blake3_digest(data)
         path = f"blobs/{digest.hex()}"
         try:
-            async with self._in_time(len(data)):
+            async with self._in_time(len(data), creates=True):
                 await obstore.put_async(self._store, path, data, mode="create", use_multipart=False)
         except AlreadyExistsError:
             with suppress(BlobRefused, BlobMissing):
@@ -287,15 +287,17 @@ class S3BlobStore:
         return sorted(found)[:MAX_LISTED]
 
     @asynccontextmanager
-    async def _in_time(self, n_bytes: int) -> AsyncIterator[asyncio.Timeout]:
-        """The service's failures as ours. What it says is cut short, and may not hold credentials."""
+    async def _in_time(self, n_bytes: int, *, creates: bool = False) -> AsyncIterator[asyncio.Timeout]:
+        """The service's failures as ours; that something is there already is left to who ``creates`` it."""
         try:
             async with asyncio.timeout(self._patience.transfer_s(n_bytes)) as limit:
                 yield limit
         except TimeoutError as error:
             raise StoreLate("too slow, or no answer in time", where=self._name) from error
-        except AlreadyExistsError:
-            raise
+        except AlreadyExistsError as error:
+            if creates:
+                raise
+            raise self._failed(error) from None
         except (NotFoundError, FileNotFoundError) as error:
             if "nosuchbucket" in str(error).lower():
                 raise StorageError("there is no such bucket", where=self._name) from None
