@@ -299,14 +299,16 @@ class S3BlobStore:
                 raise
             raise self._failed(error) from None
         except (NotFoundError, FileNotFoundError) as error:
-            if "nosuchbucket" in str(error).lower():
-                raise StorageError("there is no such bucket", where=self._name) from None
+            if "NoSuchBucket" in str(error):
+                raise self._failed(error) from None
             raise BlobMissing("is not in this store", where=self._name) from None
         except (BaseError, OSError) as error:
             raise self._failed(error) from None
 
     def _failed(self, error: Exception) -> StorageError:
         told = _brief(error).lower()
+        if "NoSuchBucket" in str(error):
+            return StorageError("there is no such bucket", where=self._name)
         if isinstance(error, (PermissionError, PermissionDeniedError, UnauthenticatedError)) or (
             "credential" in told
         ):
