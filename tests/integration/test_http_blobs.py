@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -246,13 +247,17 @@ def test_a_reader_that_stops_reading_is_cut(tmp_path: Path) -> None:
     anyio.run(call)
 
 
-def test_large_headers_are_refused(tmp_path: Path) -> None:
+def test_large_headers_and_other_junk_are_refused_without_a_line_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async def call() -> None:
         async with serving(tmp_path) as url:
             for head in (
                 b"GET /" + b"a" * 10_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
                 b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 10_000 + b"\r\n\r\n",
                 b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 500 + b"\r\n",
+                b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 a client that speaks TLS\r\n\r\n",
+                b"GET / HTTP/1.1\r\n\r\n",
             ):
                 reader, writer = await asyncio.open_connection("127.0.0.1", URL(url).port)
                 writer.write(head)
@@ -260,6 +265,7 @@ def test_large_headers_are_refused(tmp_path: Path) -> None:
                 writer.close()
 
     anyio.run(call)
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "example.org", "::"])  # noqa: S104 - refused

@@ -15,6 +15,7 @@ again before it sends it, since its readers check what they get.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from galaxylearning.errors import BlobMissing, BlobRefused, MessageRefused, StorageError
 from galaxylearning.listening import is_loopback
@@ -50,7 +52,16 @@ MAX_LINE_BYTES: Final = 4_096
 MAX_HEADERS: Final = 64
 TLS_HANDSHAKE_S: Final = 10.0
 
+_LOG: Final = logging.getLogger(__name__)
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether something is worth a line: not what strangers write in place of HTTP."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
+
+
+_LOG.addFilter(_is_ours)
 
 
 class _BadSignature(MessageRefused):
@@ -93,6 +104,7 @@ async def serve_blobs(
         runner = web.AppRunner(
             server.application(),
             access_log=None,
+            logger=_LOG,
             shutdown_timeout=1.0,
             max_line_size=MAX_LINE_BYTES,
             max_field_size=MAX_LINE_BYTES,
