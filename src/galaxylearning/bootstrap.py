@@ -194,7 +194,9 @@ def _open_store(home: Home, settings: Settings, name: str, signer: Signer | None
 
     access = settings.blob_access
     ca_file = home.root / access.ca_file if access.ca_file else None
-    patience = Patience(access.timeout_ms / 1000, access.retries, access.backoff_ms / 1000)
+    # Where there are several stores, another one is asked rather than the same again.
+    retries = access.retries if len(settings.stores) == 1 else 0
+    patience = Patience(access.timeout_ms / 1000, retries, access.backoff_ms / 1000)
     if name.startswith(("http:", "https:")):
         from galaxylearning.storage.http_blobs import HttpBlobStore
 

@@ -23,7 +23,8 @@ class BlobAccess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``account``: whose key signs requests where a command has no key at hand; its passphrase is asked for.
     ``signs_reads``: for servers that want reads signed, too. ``ca_file``: certificates in PEM that servers
     are checked against in place of the system's, relative to the home. ``timeout_ms``: for connecting and
-    every silence. ``copies``: how many of several stores must hold a blob before it counts as written.
+    every silence. ``retries``: of a request to a store that is the only one. ``copies``: how many of several
+    stores must hold a blob before it counts as written.
     """
 
     account: str = ""

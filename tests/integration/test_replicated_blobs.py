@@ -16,7 +16,7 @@ from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import BlobMissing, BlobRefused, ConfigRefused, StorageError
 from galaxylearning.storage.blob_names import StoreFull, StoreUnreachable
 from galaxylearning.storage.blobs import FolderBlobStore, MemoryBlobStore
-from galaxylearning.storage.replicated_blobs import REST_S, BlobFault, ReplicatedBlobStore
+from galaxylearning.storage.replicated_blobs import MAX_REST_S, REST_S, BlobFault, ReplicatedBlobStore
 from galaxylearning.units import Digest
 
 DATA = bytes(range(64))
@@ -190,6 +190,30 @@ def test_a_late_store_is_named_once_left_alone_and_asked_again_after_a_rest() ->
         cast.now_s += REST_S
         assert await cast.store.get(DIGEST, max_bytes=64) == DATA
         assert cast.a.n_asked == 2
+
+    run(check())
+
+
+def test_a_store_that_stays_away_is_asked_less_and_less_often() -> None:
+    async def check() -> None:
+        cast = Cast()
+        await cast.store.put(DATA, topic="t")
+        cast.a.failing = StoreUnreachable("away")
+        cast.a.n_asked = 0
+        for second in range(3_600):
+            cast.now_s = float(second)
+            await cast.store.get(DIGEST, max_bytes=64)
+        # At 0, 30, 90, 210, 450, 930 s, then every 10 minutes.
+        assert cast.a.n_asked == 10
+        cast.a.failing = None
+        cast.now_s += MAX_REST_S
+        await cast.store.get(DIGEST, max_bytes=64)
+        cast.a.failing = StoreUnreachable("away again")
+        await cast.store.get(DIGEST, max_bytes=64)
+        cast.now_s += REST_S
+        cast.a.n_asked = 0
+        await cast.store.get(DIGEST, max_bytes=64)
+        assert cast.a.n_asked == 1
 
     run(check())
 

@@ -236,7 +236,7 @@ class _BlobServer:
         topic = check_topic(request.match_info["topic"])
         after = digest_from_hex(request.query["after"]) if "after" in request.query else None
         self._account(request, topic, None, 0, must_sign=self._settings.must_sign_reads)
-        digests = await self._store.list(topic)
+        digests = await asyncio.to_thread(self._store.listed, topic)
         if after is not None:
             digests = [digest for digest in digests if digest > after]
         page = [digest.hex() for digest in digests[:PAGE_DIGESTS]]
@@ -341,8 +341,10 @@ class _BlobServer:
         has_blob = digest is not None and self._store.holds(digest)
         has_entry = digest is not None and self._store.holds(digest, topic)
         most = self._settings.max_topic_blobs
-        if topic is not None and not has_entry and self._store.listed_count(topic) >= most:
-            raise AccessRefused(f"holds {most} blobs; no more are taken", where=f"topic {topic}")
+        if topic is not None and not has_entry:
+            n_listed = await asyncio.to_thread(self._store.listed_count, topic)
+            if n_listed >= most:
+                raise AccessRefused(f"holds {most} blobs; no more are taken", where=f"topic {topic}")
         async with self._booking:
             return await asyncio.to_thread(
                 self._usage.charge,

@@ -199,6 +199,10 @@ class FolderBlobStore:
 
     async def list(self, topic: str) -> Sequence[Digest]:
         """Digests listed under ``topic``, ascending; names that are no digests are passed over."""
+        return self.listed(topic)
+
+    def listed(self, topic: str) -> _Digests:
+        """As ``list``, for threads."""
         return self._digests_in(self._entry_folder(topic))
 
     @contextmanager

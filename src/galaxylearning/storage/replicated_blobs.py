@@ -33,6 +33,9 @@ from galaxylearning.storage.blob_names import (
 from galaxylearning.units import Digest
 
 REST_S: Final = 30.0
+MAX_REST_S: Final = 600.0
+"""A store that does not answer rests for ``REST_S``, and twice as long each time again, up to this."""
+
 MAX_MISSED: Final = 100_000
 """The most entries that are remembered for stores that were away; lists bring back what is forgotten."""
 
@@ -96,6 +99,7 @@ class ReplicatedBlobStore:
         self._max_blob_bytes = max_blob_bytes
         self._monotonic_s, self._report = monotonic_s, report
         self._rests_until_s = dict.fromkeys(stores, float("-inf"))
+        self._rest_s = dict.fromkeys(stores, REST_S)
         self._missed: dict[str, dict[tuple[Digest, str], None]] = {name: {} for name in stores}
         self._opened = AsyncExitStack()
 
@@ -244,7 +248,9 @@ class ReplicatedBlobStore:
         """
         try:
             async with asyncio.timeout(self._patience_s):
-                return await call(self._stores[name])
+                answer = await call(self._stores[name])
+            self._rest_s[name] = REST_S
+            return answer
         except TimeoutError as error:
             raise StoreLate(f"no answer within {self._patience_s:g} s", where=name) from error
 
@@ -326,7 +332,8 @@ class ReplicatedBlobStore:
     def _rest(self, name: str, error: GalaxyError) -> bool:
         """Leave a store alone for a while where it did not answer; whether ``error`` is its fault at all."""
         if isinstance(error, StoreUnreachable):
-            self._rests_until_s[name] = self._monotonic_s() + REST_S
+            self._rests_until_s[name] = self._monotonic_s() + self._rest_s[name]
+            self._rest_s[name] = min(2 * self._rest_s[name], MAX_REST_S)
         return not isinstance(error, BlobRefused | BlobMissing)
 
 
