@@ -10,7 +10,9 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio.from_thread import start_blocking_portal
 
+from blob_services import certificates, serving
 from galaxylearning import bootstrap
 from galaxylearning.chain.embedded import serve
 from galaxylearning.cli import main
@@ -250,6 +252,33 @@ def test_several_stores_are_repaired_from_each_other(home: Path) -> None:
     assert "2 faults are left" in galaxy("store", "repair", code=3)
     assert asked("store", "list", "job/1") == [{"digest": digest}]
     assert "several stores" in galaxy("store", "check", code=3)
+
+
+def test_a_home_signs_what_it_asks_of_a_server(home: Path, tmp_path: Path) -> None:
+    authority, certificate, key = certificates(tmp_path)
+    account = next(row["address"] for row in asked("wallet", "list") if row["name"] == "requester")
+    settings = json.loads((home / "galaxy.json").read_text())
+    server = serving(
+        tmp_path / "store",
+        tls_certificate=str(certificate),
+        tls_key=str(key),
+        accounts=(account,),
+        must_sign_reads=True,
+    )
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(server) as url:
+
+        def use(**access: object) -> None:
+            changed = settings | {"blobs": url, "blob_access": {"retries": 0, **access}}
+            (home / "galaxy.json").write_text(json.dumps(changed))
+
+        use(ca_file=str(authority), account="requester", signs_reads=True)
+        assert asked("store", "list", "job/1") == []
+        use(ca_file=str(authority))
+        assert "signed requests" in galaxy("store", "list", "job/1", code=6)
+        use(account="requester", signs_reads=True)
+        assert "no answer" in galaxy("store", "list", "job/1", code=6)
+        use(ca_file=str(authority), account="nobody", signs_reads=True)
+        assert "no key named" in galaxy("store", "list", "job/1", code=9)
 
 
 def test_what_listens_refuses_to_listen_wider_without_tls_and_keys(tmp_path: Path) -> None:
