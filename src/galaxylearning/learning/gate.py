@@ -124,7 +124,8 @@ def _weights(top: int, products: BigInts, squares: BigInts) -> tuple[I64, npt.ND
     """``floor(top * sqrt(fit) + 1/2)`` without a float, and why it is 0 where it is.
 
     ``fit`` is the product of two fractions of at most 1: the median's square over the square, all of it
-    squared, and the squared cosine over the median's. The weight is the largest w with ``2 w - 1 <= sqrt(4 top^2 fit)``.
+    squared, and the squared cosine over the median's. The weight is the largest w with
+    ``2 w - 1 <= sqrt(4 top^2 fit)``.
     """
     large, inner = squares.astype(object), products.astype(object)
     middle = (len(large) - 1) // 2
