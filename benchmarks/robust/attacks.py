@@ -39,8 +39,10 @@ BACKDOORS = {
     "backdoor rare x3": parse_behaviour("backdoor:target=0,fraction=0.1,size=4,boost=3"),
     "backdoor rare": parse_behaviour("backdoor:target=0,fraction=0.2,size=4"),
 }
-"""What teaches a trigger; accuracy is to stay, so that nobody notices. The last one knows the gate: most of its
-rows are honest, so it stands well, and it sends nothing long."""
+"""What teaches a trigger; accuracy is to stay, so that nobody notices.
+
+The last one knows the gate: most of its rows are honest, so it stands well, and it sends nothing long.
+"""
 
 ATTACKS: dict[str, Behaviour] = {
     "sign-flip": parse_behaviour("sign-flip"),
