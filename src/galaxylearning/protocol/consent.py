@@ -27,7 +27,11 @@ _AT_LEAST = {
     "maximum_memory_bytes": 1 << 20,
     "maximum_output_bytes": 0,
 }
-_AT_MOST = {"maximum_training_s": 30 * 86_400, "maximum_memory_bytes": 1 << 46, "maximum_output_bytes": 1 << 46}
+_AT_MOST = {
+    "maximum_training_s": 30 * 86_400,
+    "maximum_memory_bytes": 1 << 46,
+    "maximum_output_bytes": 1 << 46,
+}
 
 
 class OwnerPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,9 +45,10 @@ class OwnerPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``max_epsilon`` bounds what all jobs of all requesters together may tell of one data set, at ``delta``;
     with it, jobs without noise are refused.
 
-    The worker that trains gets ``maximum_training_s`` seconds for a round, ``maximum_memory_bytes`` on top of
-    what the libraries take, and may give back ``maximum_output_bytes``. With ``sandbox`` ``"required"`` nothing
-    is trained on a machine that cannot lock the worker; with ``"best-effort"`` it is locked as far as it can.
+    The worker that trains gets ``maximum_training_s`` seconds for a round and ``maximum_memory_bytes`` on top
+    of what the libraries take, and may give back ``maximum_output_bytes``. With ``sandbox`` ``"required"``
+    nothing is trained on a machine that cannot lock the worker; with ``"best-effort"`` it is locked as far
+    as the machine can.
     """
 
     requesters: tuple[str, ...] = ()

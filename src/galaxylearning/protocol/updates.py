@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from galaxylearning.errors import MessageRefused
+from galaxylearning.errors import MessageRefused, UpdateRefused
 from galaxylearning.graph.model import ExampleModel, Model
 from galaxylearning.learning import (
     GradientFunction,

@@ -12,42 +12,40 @@ import errno
 import struct
 from typing import Final
 
-ALLOWED: Final = (
+ARCHITECTURES: Final = ("x86_64", "aarch64")
+ALLOWED: Final[dict[str, tuple[int, int]]] = {
     # memory
-    "brk mmap munmap mprotect mremap madvise "
-    # its one descriptor, and closing it
-    "read readv write close lseek fstat "
+    "brk": (12, 214),
+    "mmap": (9, 222),
+    "munmap": (11, 215),
+    "mprotect": (10, 226),
+    "mremap": (25, 216),
+    "madvise": (28, 233),
+    # its one descriptor
+    "read": (0, 63),
+    "readv": (19, 65),
+    "write": (1, 64),
     # waiting for itself; time; chance
-    "futex sched_yield nanosleep clock_nanosleep clock_gettime clock_getres gettimeofday getrandom "
+    "futex": (202, 98),
+    "sched_yield": (24, 124),
+    "clock_gettime": (228, 113),
+    "gettimeofday": (96, 169),
+    "getrandom": (318, 278),
     # signals to its own handlers, and the end
-    "rt_sigaction rt_sigprocmask rt_sigreturn sigaltstack restart_syscall exit exit_group "
+    "rt_sigaction": (13, 134),
+    "rt_sigprocmask": (14, 135),
+    "rt_sigreturn": (15, 139),
+    "sigaltstack": (131, 132),
+    "restart_syscall": (219, 128),
+    "exit": (60, 93),
+    "exit_group": (231, 94),
     # facts about itself that libraries ask for
-    "getpid gettid getrusage sched_getaffinity set_robust_list rseq membarrier getcpu"
-).split()
-
-_NUMBERS: Final[dict[str, dict[str, int]]] = {
-    "x86_64": {
-        "read": 0, "write": 1, "close": 3, "fstat": 5, "lseek": 8, "mmap": 9, "mprotect": 10, "munmap": 11,
-        "brk": 12, "rt_sigaction": 13, "rt_sigprocmask": 14, "rt_sigreturn": 15, "readv": 19, "sched_yield": 24,
-        "mremap": 25, "madvise": 28, "nanosleep": 35, "getpid": 39, "exit": 60, "gettimeofday": 96,
-        "getrusage": 98, "sigaltstack": 131, "gettid": 186, "futex": 202, "sched_getaffinity": 204,
-        "restart_syscall": 219, "clock_gettime": 228, "clock_getres": 229, "clock_nanosleep": 230,
-        "exit_group": 231, "set_robust_list": 273, "getcpu": 309, "getrandom": 318, "membarrier": 324,
-        "rseq": 334,
-    },
-    "aarch64": {
-        "close": 57, "lseek": 62, "read": 63, "write": 64, "readv": 65, "fstat": 80, "exit": 93, "exit_group": 94,
-        "futex": 98, "set_robust_list": 99, "nanosleep": 101, "clock_gettime": 113, "clock_getres": 114,
-        "clock_nanosleep": 115, "sched_getaffinity": 123, "sched_yield": 124, "restart_syscall": 128,
-        "sigaltstack": 132, "rt_sigaction": 134, "rt_sigprocmask": 135, "rt_sigreturn": 139,
-        "getrusage": 165, "getcpu": 168, "gettimeofday": 169, "getpid": 172, "gettid": 178, "brk": 214,
-        "munmap": 215, "mremap": 216, "mmap": 222, "mprotect": 226, "madvise": 233, "getrandom": 278,
-        "membarrier": 283, "rseq": 293,
-    },
-}  # fmt: skip
+    "getpid": (39, 172),
+    "gettid": (186, 178),
+    "sched_getaffinity": (204, 123),
+}
+"""Name of a system call -> its number on each of the architectures."""
 _AUDIT_ARCH: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-
-ARCHITECTURES: Final = tuple(_NUMBERS)
 
 _LOAD_WORD: Final = 0x20
 _JUMP_IF_EQUAL: Final = 0x15
@@ -65,9 +63,10 @@ def worker_filter(machine: str) -> bytes:
     A call that comes by another architecture's door (32-bit code) ends the process.
 
     Raises:
-        KeyError: there is no table for ``machine``.
+        ValueError: there is no table for ``machine``.
     """
-    numbers = sorted(_NUMBERS[machine][name] for name in ALLOWED)
+    column = ARCHITECTURES.index(machine)
+    numbers = sorted(number[column] for number in ALLOWED.values())
     allow = len(numbers) + 1
     instructions = [
         (_LOAD_WORD, 0, 0, _OFFSET_OF_ARCHITECTURE),

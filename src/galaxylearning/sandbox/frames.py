@@ -138,7 +138,7 @@ class ArrayShape(msgspec.Struct, frozen=True):
 
 
 class Request(msgspec.Struct, frozen=True):
-    """To a worker; the bytes of graph, state, terms, local buffers, inputs and labels follow, in this order."""
+    """To a worker; graph, state, terms, local buffers, inputs and labels follow as bytes, in this order."""
 
     kind: Literal["measure", "train"]
     graph_bytes: int
@@ -170,7 +170,7 @@ class Work:
         return [
             memoryview(_LENGTH.pack(len(head)) + head),
             *(memoryview(part) for part in (self.graph, self.state, self.terms, self.local)),
-            *(memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)) for array in arrays),
+            *(np.ascontiguousarray(array).data.cast("B") for array in arrays if array.nbytes),
         ]
 
 
@@ -247,7 +247,6 @@ def read_head(head: bytes) -> tuple[Status, int] | None:
     if magic != _MAGIC or status not in Status._value2member_map_:
         return None
     return Status(status), length
-
 
 
 def facts_to_bytes(facts: GraphFacts) -> bytes:

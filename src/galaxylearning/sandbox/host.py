@@ -209,8 +209,8 @@ def _failure(heard: _Late | _Said | _Wrong, ended: Message, allowed: Allowed) ->
     if isinstance(heard, _Said) and heard.status is Status.OUT_OF_MEMORY:
         cap = "maximum_memory_bytes"
         return WorkerRefused(
-            f"hit the cap {cap}: wanted more than {allowed.memory_bytes:,} bytes on top of the libraries, the "
-            "most allowed",
+            f"hit the cap {cap}: wanted more than {allowed.memory_bytes:,} bytes on top of the libraries, "
+            "the most allowed",
             where=_WHERE,
             cap=cap,
         )
@@ -226,7 +226,8 @@ def _failure(heard: _Late | _Said | _Wrong, ended: Message, allowed: Allowed) ->
 
 
 def _plain(text: bytes) -> str:
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text.decode("utf-8", "replace"))
+    decoded = text.decode("utf-8", "replace")
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in decoded)
 
 
 # ---- starting and ending

@@ -3,10 +3,10 @@
 The node passes bytes and reads back integers of exactly the expected number; it never looks into a stranger's
 graph. What locks the worker is in ``locks``, what it does in ``work``.
 
-A worker keeps nothing and tells nothing before it is done. To have a training go on after a crash, let it give
-its parameters at the end of a pass as an answer of its own (``frames.Status``), of the same exact length, and
-send them back with the next request as ``state``; the buffers that stay with their data owner travel like
-that already.
+A worker keeps nothing and tells nothing before it is done: a training that is cut short begins again. What a
+training is to find again in the next one goes through the node as bytes of a length that is known before, as
+the buffers do that stay with their data owner (``Request.local_bytes``). Checkpoints within a round would be
+a part of the request and an answer more of exact length (``frames.Status``).
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class LockedTrainer:
     """Implements ``ports.Trainer``; one update at a time. An asynchronous context manager.
 
     ``caps`` is asked for at every training, so that a changed policy takes effect at once. ``program`` and
-    ``bubblewrap`` as in ``WorkerHost``. The process that forks workers is started with the first use, and again
-    when it is gone.
+    ``bubblewrap`` as in ``WorkerHost``. The process that forks workers is started with the first use, and
+    again when it is gone.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class LockedTrainer:
         """Start what is needed and say how it is locked.
 
         Raises:
-            ConfigRefused: it cannot be started, or the policy requires a lock that this machine does not have.
+            ConfigRefused: it cannot be started, or the policy requires a lock that this machine lacks.
         """
         async with self._one_at_a_time:
             return (await self._started(self._caps())).ready
@@ -113,9 +113,10 @@ class LockedTrainer:
         facts, caps = await self.measure(graph, batch_size=terms.plan.batch_size), self._caps()
         parameters, buffers = facts.cost.parameters, facts.buffers
         update_bytes = 4 * (parameters + buffers)
-        if update_bytes + facts.local_bytes > caps.output_bytes:
+        answer_bytes = update_bytes + facts.local_bytes
+        if answer_bytes > caps.output_bytes:
             raise WorkerRefused(
-                f"hit the cap maximum_output_bytes: the update has {update_bytes + facts.local_bytes:,} bytes, "
+                f"hit the cap maximum_output_bytes: the update has {answer_bytes:,} bytes, "
                 f"{caps.output_bytes:,} allowed",
                 where="worker",
                 cap="maximum_output_bytes",
@@ -134,7 +135,7 @@ class LockedTrainer:
             data_owner=data_owner,
         )
         work = Work(request, graph, state, encoded, local, rows)
-        allowed = Allowed(caps.training_s, caps.memory_bytes, update_bytes + facts.local_bytes)
+        allowed = Allowed(caps.training_s, caps.memory_bytes, answer_bytes)
         answer = await self._run(work, allowed, caps)
         integers = np.frombuffer(answer, "<i4", parameters + buffers).astype(np.int32)
         try:

@@ -1,6 +1,6 @@
 """Locking the processes of a worker, and trying whether the locks hold.
 
-Two steps: ``lock_server`` for the process that keeps the libraries loaded, before any stranger's byte is near,
+Two steps: ``lock_server`` for the process that keeps the libraries loaded, before a stranger's byte is near;
 ``lock_worker`` for the process that is forked from it for one training. Locks are layers: each that this
 machine has is applied, and what counts is what a locked process can still do, which ``try_locks`` finds out
 by trying it.
@@ -120,7 +120,7 @@ def lock_worker(keep: int, limits: Limits, parent: int) -> str | None:
     _limit("RLIMIT_NOFILE", 0)
     try:
         kernel.install_filter(worker_filter(kernel.machine()))
-    except (OSError, KeyError) as error:
+    except (OSError, ValueError) as error:
         return str(error)
     return None
 
@@ -166,7 +166,7 @@ def _try_and_tell(writing: int, limits: Limits, parent: int) -> NoReturn:
         problem = lock_worker(writing, limits, parent)
         tried = {"files": (_open_a_folder, _open_a_device), "network": (_open_socket, _open_datagrams)}
         stopped = [name for name, ways in tried.items() if all(_is_denied(way) for way in ways)]
-        if all(_is_denied(way) for way in (_fork, _execute, _signal_the_parent)):
+        if all(_is_denied(way) for way in (_fork, _execute, lambda: os.kill(parent, 0))):
             stopped.append("processes")
         os.write(writing, msgspec.json.encode((stopped, problem)))
     finally:
@@ -207,7 +207,3 @@ def _fork() -> None:
 def _execute() -> None:
     # Were it allowed, this program would end and tell nothing: the locks then count as broken.
     os.execv(sys.executable, [sys.executable, "-c", "pass"])
-
-
-def _signal_the_parent() -> None:
-    os.kill(os.getppid(), 0)

@@ -1,7 +1,7 @@
 """The process that loads the libraries once, locks itself, and forks a worker for each training.
 
-Started as a program of its own, so that nothing of the node's memory is in it: no key, no data, no passphrase.
-It reads no stranger's byte; workers do, and are locked further before they read the first one.
+Started as a program of its own, so that nothing of the node's memory is in it: no key, no data, no
+passphrase. It reads no stranger's byte; workers do, and are locked further before they read the first one.
 Stays single-threaded, so that forking is safe. Ends, and its worker with it, when the node closes the channel
 or ends.
 """

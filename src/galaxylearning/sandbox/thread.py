@@ -57,7 +57,7 @@ class ThreadTrainer:
         return await anyio.to_thread.run_sync(work, limiter=self._one_at_a_time)
 
     def _model(self, graph: bytes, state: bytes, job: Digest) -> FlatModel:
-        """The job's model; two jobs of one graph share nothing, for each has buffers and constants of its own."""
+        """The job's model; two jobs of one graph share nothing: each has buffers and constants of its own."""
         if (graph, job) not in self._models:
             if len(self._models) >= KEPT_MODELS:
                 self._models.pop(next(iter(self._models)))
