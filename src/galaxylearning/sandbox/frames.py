@@ -18,8 +18,6 @@ import msgspec
 import numpy as np
 
 from galaxylearning.errors import ConfigRefused, DataRefused, GalaxyError, GraphRefused, UpdateRefused
-from galaxylearning.graph.cost import Cost
-from galaxylearning.ports import GraphFacts
 from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.sandbox.locks import Locks
 
@@ -30,9 +28,6 @@ _LENGTH: Final = struct.Struct("<I")
 _HEAD: Final = struct.Struct("<4sIQ")
 HEAD_BYTES: Final = _HEAD.size
 _MAGIC: Final = b"GLW1"
-_FACTS: Final = struct.Struct("<8q")
-_MOST: Final = 2**63 - 1
-FACTS_BYTES: Final = _FACTS.size
 
 
 class Fork(msgspec.Struct, frozen=True, tag=True):
@@ -47,12 +42,11 @@ class End(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """From the server: loaded and locked. ``threads`` of the process, ``torch_threads`` of an operation."""
+    """From the server: loaded and locked. ``threads`` are those of the process; ``loaded`` says what of."""
 
     locks: Locks
     threads: int
-    torch_threads: int
-    torch: str
+    loaded: dict[str, str]
 
 
 class Forked(msgspec.Struct, frozen=True, tag=True):
@@ -247,27 +241,3 @@ def read_head(head: bytes) -> tuple[Status, int] | None:
     if magic != _MAGIC or status not in Status._value2member_map_:
         return None
     return Status(status), length
-
-
-def facts_to_bytes(facts: GraphFacts) -> bytes:
-    """What was found out about a graph, as numbers."""
-    cost = facts.cost
-    numbers = (
-        cost.parameters,
-        cost.state_bytes,
-        cost.activation_bytes,
-        cost.largest_tensor_bytes,
-        cost.flops_forward,
-        facts.buffers,
-        facts.weights_bytes,
-        facts.local_bytes,
-    )
-    return _FACTS.pack(*(min(number, _MOST) for number in numbers))
-
-
-def facts_from_bytes(data: bytes) -> GraphFacts | None:
-    """Read ``facts_to_bytes`` back; None where a number is below zero."""
-    numbers = _FACTS.unpack(data)
-    if min(numbers) < 0:
-        return None
-    return GraphFacts(Cost(*numbers[:5]), *numbers[5:])

@@ -109,7 +109,7 @@ class WorkerHost:
             answer, _ = receive_message(self._channel)
             if not isinstance(answer, wanted):
                 raise Gone(f"answered {type(answer).__name__}")
-        except (Gone, TimeoutError) as error:
+        except (Gone, OSError) as error:
             self.close()
             raise WorkerRefused(f"the process that forks workers is gone: {error}", where=_WHERE) from None
         return answer

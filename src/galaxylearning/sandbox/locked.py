@@ -28,7 +28,8 @@ from galaxylearning.ports import GraphFacts
 from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.protocol.updates import check_trained
 from galaxylearning.sandbox.caps import MEASURING_S, Caps
-from galaxylearning.sandbox.frames import FACTS_BYTES, Ready, Request, Work, facts_from_bytes, shape_of
+from galaxylearning.sandbox.facts import FACTS_BYTES, facts_from_bytes
+from galaxylearning.sandbox.frames import Ready, Request, Work, shape_of
 from galaxylearning.sandbox.host import SERVER, Allowed, WorkerHost, find_bubblewrap
 from galaxylearning.sandbox.locks import STOPS, Locks
 from galaxylearning.units import Address, Digest

@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, TypeAlias
 
 from galaxylearning.sandbox import kernel
 from galaxylearning.sandbox.frames import (
@@ -34,6 +34,10 @@ from galaxylearning.sandbox.frames import (
 )
 from galaxylearning.sandbox.locks import Limits, isolate, lock_server, lock_worker, try_locks
 
+Do: TypeAlias = Callable[[Work], tuple[Status, bytes]]
+"""What a worker does with the work it is given."""
+Loaded: TypeAlias = tuple[Do, dict[str, str]]
+"""That, and facts about the libraries that were loaded for it."""
 _TRIAL_BYTES = 1 << 30
 _TRIAL_CPU_S = 10
 _UNKNOWN_BYTES = 1 << 40
@@ -43,9 +47,7 @@ _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 class Server:
     """Serves one node over one channel; one worker at a time. ``do`` is what a worker does."""
 
-    def __init__(
-        self, channel: socket.socket, do: Callable[[Work], tuple[Status, bytes]], base_bytes: int
-    ) -> None:
+    def __init__(self, channel: socket.socket, do: Do, base_bytes: int) -> None:
         self._channel, self._do, self._base_bytes = channel, do, base_bytes
 
     def serve(self) -> None:
@@ -104,28 +106,24 @@ def _end(pid: int) -> Ended:
     )
 
 
-def run(descriptor: int, load: Callable[[], Callable[[Work], tuple[Status, bytes]]]) -> NoReturn:
+def run(descriptor: int, load: Callable[[], Loaded]) -> NoReturn:
     """Isolate, load, lock, say that all is ready, and serve. Never returns."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGXCPU, signal.SIG_DFL)
     channel = socket.socket(fileno=descriptor)
     layers, missing = isolate()
     # The libraries make a million objects that live for ever: looking for garbage among them takes time.
     gc.disable()
-    do = load()
+    do, loaded = load()
     gc.collect()
     gc.freeze()
-    import torch
-
-    threads = kernel.thread_count() if sys.platform.startswith("linux") else 1
-    base = kernel.address_space_bytes() if sys.platform.startswith("linux") else _UNKNOWN_BYTES
+    is_linux = sys.platform.startswith("linux")
+    threads = kernel.thread_count() if is_linux else 1
+    base = kernel.address_space_bytes() if is_linux else _UNKNOWN_BYTES
     locked, unlocked = lock_server()
-    locks = try_locks(
-        {**layers, **locked}, {**missing, **unlocked}, Limits(base + _TRIAL_BYTES, _TRIAL_CPU_S)
-    )
-    ready = Ready(locks, threads, torch.get_num_threads(), str(torch.__version__))
+    trial = Limits(base + _TRIAL_BYTES, _TRIAL_CPU_S)
+    locks = try_locks({**layers, **locked}, {**missing, **unlocked}, trial)
     try:
-        send_message(channel, ready)
+        send_message(channel, Ready(locks, threads, loaded))
         os.dup2(0, 2)
         Server(channel, do, base).serve()
     except Gone:
@@ -134,13 +132,15 @@ def run(descriptor: int, load: Callable[[], Callable[[Work], tuple[Status, bytes
     os._exit(0)
 
 
-def load_training() -> Callable[[Work], tuple[Status, bytes]]:
+def load_training() -> Loaded:
     """Everything that training can need, loaded and run once, because a locked process can load nothing."""
+    import torch
+
     from galaxylearning.sandbox.warming import warm_up
     from galaxylearning.sandbox.work import do
 
     warm_up()
-    return do
+    return do, {"torch": str(torch.__version__), "torch_threads": str(torch.get_num_threads())}
 
 
 def main() -> None:

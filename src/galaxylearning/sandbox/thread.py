@@ -18,7 +18,7 @@ from galaxylearning.messages.terms import Terms
 from galaxylearning.ports import GraphFacts
 from galaxylearning.protocol.rounds import Rows, training_seed
 from galaxylearning.protocol.updates import train_for_owner
-from galaxylearning.sandbox.work import facts_of
+from galaxylearning.sandbox.facts import facts_of
 from galaxylearning.units import Address, Digest, Entropy
 
 KEPT_MODELS = 4

@@ -11,12 +11,12 @@ from typing import Final
 import numpy as np
 
 from galaxylearning.errors import GalaxyError
-from galaxylearning.graph import FlatModel, ModelGraph, meter, weights_from_bytes, weights_size
+from galaxylearning.graph import FlatModel, ModelGraph, weights_from_bytes
 from galaxylearning.messages.terms import decode_terms
-from galaxylearning.ports import GraphFacts
 from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.protocol.updates import train_for_owner, training_seed
-from galaxylearning.sandbox.frames import ERRORS, Status, Work, error_text, facts_to_bytes
+from galaxylearning.sandbox.facts import facts_of, facts_to_bytes
+from galaxylearning.sandbox.frames import ERRORS, Status, Work, error_text
 from galaxylearning.units import Address, Entropy
 
 _OUT_OF_MEMORY: Final = ("can't allocate memory", "not enough memory", "bad_alloc", "Cannot allocate memory")
@@ -38,21 +38,6 @@ def do(work: Work, *, entropy: Entropy = os.urandom) -> tuple[Status, bytes]:
             if isinstance(error, kind):
                 return status, error_text(error)
         raise
-
-
-def facts_of(graph: ModelGraph, batch_size: int) -> GraphFacts:
-    """What a node needs to know of a graph.
-
-    Raises:
-        GraphRefused: the graph is not sound at this batch size.
-    """
-    local = sum(entry.bytes for entry in graph.state if entry.federate == "keep_local")
-    buffers = sum(
-        entry.elements
-        for entry in graph.state
-        if entry.kind == "buffer" and entry.federate in ("mean", "sum")
-    )
-    return GraphFacts(meter(graph, batch_size), buffers, weights_size(graph), local)
 
 
 def _measure(work: Work) -> bytes:

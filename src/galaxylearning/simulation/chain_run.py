@@ -33,7 +33,7 @@ from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.masking import simulated_beacon
 from galaxylearning.protocol.matching import DatasetArray, DatasetColumn
 from galaxylearning.protocol.rounds import I32, Rows
-from galaxylearning.sandbox.work import facts_of
+from galaxylearning.sandbox.facts import facts_of
 from galaxylearning.simulation.players import Players
 from galaxylearning.simulation.stage import (
     EVALUATORS,
