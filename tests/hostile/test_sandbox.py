@@ -225,8 +225,7 @@ def test_the_cap_on_time_holds_even_where_nobody_watches(host: WorkerHost) -> No
         assert ours.recv(1) == b""
         ended = host._ask(End(), Ended)
     assert isinstance(ended, Ended)
-    assert ended.code in (-signal.SIGXCPU, -signal.SIGKILL)
-    assert 0.9 < ended.cpu_s < 10
+    assert ended.code == -signal.SIGXCPU
     assert is_honest(host)
 
 

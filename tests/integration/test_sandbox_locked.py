@@ -108,6 +108,9 @@ def test_buffers_that_stay_with_their_owner_come_back_to_the_next_round(locked: 
     """They enter the update, so that it tells whether they go on from where they were."""
 
     class Shifted(nn.Module):
+        seen: torch.Tensor
+        count: torch.Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.layer = nn.Linear(2, CLASSES)
@@ -115,7 +118,7 @@ def test_buffers_that_stay_with_their_owner_come_back_to_the_next_round(locked: 
             self.register_buffer("count", torch.zeros(1, dtype=torch.int64))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            seen: torch.Tensor = self.seen
+            seen = self.seen
             self.seen = seen + x.mean(0)
             self.count = self.count + 1
             out: torch.Tensor = self.layer(x + seen)

@@ -114,7 +114,8 @@ def lock_worker(keep: int, limits: Limits, parent: int) -> str | None:
     if os.getppid() != parent:
         os._exit(1)
     _limit("RLIMIT_AS", limits.address_space_bytes)
-    _limit("RLIMIT_CPU", limits.cpu_s)
+    # A signal that says why, and a second later one that nothing survives.
+    _limit("RLIMIT_CPU", limits.cpu_s, limits.cpu_s + 1)
     for name in ("RLIMIT_FSIZE", "RLIMIT_CORE", "RLIMIT_NPROC", "RLIMIT_MEMLOCK", "RLIMIT_MSGQUEUE"):
         _limit(name, 0)
     _limit("RLIMIT_NOFILE", 0)
@@ -125,15 +126,17 @@ def lock_worker(keep: int, limits: Limits, parent: int) -> str | None:
     return None
 
 
-def _limit(name: str, most: int) -> None:
+def _limit(name: str, soft: int, hard: int | None = None) -> None:
     """Lower a limit for good; one that the system does not know, or that is lower, stays as it is."""
     which = getattr(resource, name, None)
     if which is None:
         return
-    hard = resource.getrlimit(which)[1]
-    low = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    now = resource.getrlimit(which)[1]
+    most = soft if hard is None else hard
+    if now != resource.RLIM_INFINITY:
+        most = min(most, now)
     with suppress(OSError, ValueError):
-        resource.setrlimit(which, (low, low))
+        resource.setrlimit(which, (min(soft, most), most))
 
 
 def try_locks(layers: dict[str, str], missing: dict[str, str], limits: Limits) -> Locks:

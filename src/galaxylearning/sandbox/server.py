@@ -109,6 +109,7 @@ def _end(pid: int) -> Ended:
 def run(descriptor: int, load: Callable[[], Loaded]) -> NoReturn:
     """Isolate, load, lock, say that all is ready, and serve. Never returns."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGXCPU, signal.SIG_DFL)
     channel = socket.socket(fileno=descriptor)
     layers, missing = isolate()
     # The libraries make a million objects that live for ever: looking for garbage among them takes time.
