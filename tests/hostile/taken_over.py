@@ -17,6 +17,7 @@ import sys
 import threading
 from collections.abc import Callable
 
+from galaxylearning.sandbox import kernel
 from galaxylearning.sandbox.frames import Status, Work
 from galaxylearning.sandbox.server import Loaded, run
 
@@ -230,5 +231,18 @@ def load() -> Loaded:
     return do, {}
 
 
+def have_no_locks() -> None:
+    """Be on a machine that offers none of them."""
+
+    def absent(*_: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    for name in ("leave_namespaces", "install_filter", "drop_capabilities", "no_new_privileges"):
+        setattr(kernel, name, absent)
+    kernel.landlock_version = lambda: 0
+
+
 if __name__ == "__main__":
-    run(int(sys.argv[1]), load)
+    if "unlocked" in sys.argv:
+        have_no_locks()
+    run(int(sys.argv[-1]), load)

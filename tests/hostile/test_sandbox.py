@@ -357,6 +357,27 @@ def test_a_machine_that_cannot_lock_is_refused_unless_the_policy_says_otherwise(
     require_locks(Locks({}, {}, tuple(STOPS)), Caps(sandbox="required"))
 
 
+def test_a_machine_without_locks_is_found_out_and_its_caps_still_hold() -> None:
+    caps = Caps(sandbox="required")
+
+    async def refused_then_allowed() -> None:
+        nonlocal caps
+        async with LockedTrainer(lambda: caps, program=(*ATTACKER, "unlocked"), bubblewrap=None) as trainer:
+            with pytest.raises(ConfigRefused, match=r"policy\.sandbox: 'required', but nothing here keeps"):
+                await trainer.measure(b"three parameters", batch_size=1)
+            caps = Caps(sandbox="best-effort", training_s=1)
+            locks = (await trainer.ready()).locks
+            assert locks.open == tuple(STOPS)
+            assert {"landlock", "seccomp", "namespaces", "capabilities"} <= set(locks.missing)
+            assert (await trainer.measure(b"three parameters", batch_size=1)).cost.parameters == 3
+            with pytest.raises(WorkerRefused, match="not done after 1 s"):
+                await trainer.measure(b"spin", batch_size=1)
+            with pytest.raises(WorkerRefused, match="maximum_memory_bytes"):
+                await trainer.measure(b"allocate 64 GiB", batch_size=1)
+
+    anyio.run(refused_then_allowed)
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_filter_lets_pass_what_is_listed_and_nothing_else(architecture: str) -> None:
     """The program run by an interpreter of our own, over every number there is and the doors beside it."""

@@ -50,10 +50,11 @@ class Locks(msgspec.Struct, frozen=True):
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Resource limits of a worker: bytes of address space in all, and seconds of CPU."""
+    """Resource limits of a worker: bytes of address space in all, seconds of CPU, numbers of descriptors."""
 
     address_space_bytes: int
     cpu_s: int
+    descriptors: int = 0
 
 
 def isolate() -> tuple[dict[str, str], dict[str, str]]:
@@ -118,7 +119,7 @@ def lock_worker(keep: int, limits: Limits, parent: int) -> str | None:
     _limit("RLIMIT_CPU", limits.cpu_s, limits.cpu_s + 1)
     for name in ("RLIMIT_FSIZE", "RLIMIT_CORE", "RLIMIT_NPROC", "RLIMIT_MEMLOCK", "RLIMIT_MSGQUEUE"):
         _limit(name, 0)
-    _limit("RLIMIT_NOFILE", 0)
+    _limit("RLIMIT_NOFILE", limits.descriptors)
     try:
         kernel.install_filter(worker_filter(kernel.machine()))
     except (OSError, ValueError) as error:
@@ -177,10 +178,13 @@ def _try_and_tell(writing: int, limits: Limits, parent: int) -> NoReturn:
 
 
 def _is_denied(way: Callable[[], None]) -> bool:
+    """Whether it is forbidden. Failing for want of something is not: a limit is no lock."""
     try:
         way()
-    except OSError:
+    except PermissionError:
         return True
+    except OSError:
+        return False
     return False
 
 

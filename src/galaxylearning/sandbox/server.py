@@ -40,6 +40,7 @@ Loaded: TypeAlias = tuple[Do, dict[str, str]]
 """That, and facts about the libraries that were loaded for it."""
 _TRIAL_BYTES = 1 << 30
 _TRIAL_CPU_S = 10
+_TRIAL_DESCRIPTORS = 64
 _UNKNOWN_BYTES = 1 << 40
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
@@ -121,7 +122,7 @@ def run(descriptor: int, load: Callable[[], Loaded]) -> NoReturn:
     threads = kernel.thread_count() if is_linux else 1
     base = kernel.address_space_bytes() if is_linux else _UNKNOWN_BYTES
     locked, unlocked = lock_server()
-    trial = Limits(base + _TRIAL_BYTES, _TRIAL_CPU_S)
+    trial = Limits(base + _TRIAL_BYTES, _TRIAL_CPU_S, _TRIAL_DESCRIPTORS)
     locks = try_locks({**layers, **locked}, {**missing, **unlocked}, trial)
     try:
         send_message(channel, Ready(locks, threads, loaded))
