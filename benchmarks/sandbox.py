@@ -6,9 +6,11 @@ Both give the same integers; that is checked first. Run with: python -m benchmar
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import anyio
 import numpy as np
@@ -79,24 +81,35 @@ def terms_of(steps: int) -> Terms:
     )
 
 
-async def _best_ms(work: Callable[[], Awaitable[object]], runs: int) -> float:
-    """The best of some: what others do on the machine only adds."""
-    times = []
+def _cpu_s(pid: int | None) -> float:
+    """Seconds of CPU of this process, and of another with the children that it has waited for."""
+    if pid is None:
+        return time.process_time()
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return time.process_time() + sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+async def _best_and_cpu_ms(
+    work: Callable[[], Awaitable[object]], runs: int, pid: int | None
+) -> tuple[float, float]:
+    """Wall time, the best of some (what others do on the machine only adds), and CPU time, the mean."""
+    times, before = [], _cpu_s(pid)
     for _ in range(runs):
         start = time.perf_counter()
         await work()
         times.append(time.perf_counter() - start)
-    return 1000 * min(times)
+    return 1000 * min(times), 1000 * (_cpu_s(pid) - before) / runs
 
 
-async def measure(case: Case, locked: LockedTrainer, runs: int) -> tuple[float, float]:
-    """Milliseconds in a thread and in the locked worker, after a first training in each."""
+async def measure(case: Case, locked: LockedTrainer, runs: int) -> tuple[float, float, float, float]:
+    """Milliseconds of wall and CPU time in a thread, and in the locked worker; checks that they agree."""
     torch.manual_seed(1)
     sample = torch.randn(3, *case.shape)
     graph, weights = compile_model(case.module, (sample,), loss="cross_entropy")
     document, state, terms = graph.to_bytes(), weights_to_bytes(graph, weights), terms_of(case.steps)
     rng = np.random.default_rng(1)
-    rows = Rows(rng.normal(size=(case.rows, *case.shape)).astype(np.float32), rng.integers(0, 10, case.rows))
+    inputs = rng.normal(size=(case.rows, *case.shape)).astype(np.float32)
+    rows = Rows(inputs, rng.integers(0, 10, case.rows))
 
     async def train(trainer: Trainer) -> bytes:
         update, _ = await trainer.train(document, state, terms, rows, round_index=0, data_owner=ACCOUNT)
@@ -105,7 +118,9 @@ async def measure(case: Case, locked: LockedTrainer, runs: int) -> tuple[float, 
     thread = ThreadTrainer()
     if await train(thread) != await train(locked):
         raise SystemExit(f"{case.name}: the two updates differ")
-    return await _best_ms(lambda: train(thread), runs), await _best_ms(lambda: train(locked), runs)
+    here = await _best_and_cpu_ms(lambda: train(thread), runs, None)
+    there = await _best_and_cpu_ms(lambda: train(locked), runs, locked.pid)
+    return (*here, *there)
 
 
 async def report(runs: int) -> None:
@@ -113,19 +128,22 @@ async def report(runs: int) -> None:
     start = time.perf_counter()
     async with LockedTrainer(Caps) as locked:
         ready = await locked.ready()
-        started = time.perf_counter() - start
-        print(f"{Machine.here()}")
-        print(f"locked by {', '.join(ready.locks.layers)}; started once in {started:.1f} s")
-        print(f"{'one training, best of ' + str(runs):42} {'thread ms':>10} {'locked ms':>10} {'more':>8}")
+        started, cpu = time.perf_counter() - start, _cpu_s(locked.pid) - time.process_time()
+        print(f"{Machine.here()}, load {os.getloadavg()[0]:.1f}")
+        print(f"locked by {', '.join(ready.locks.layers)}")
+        print(f"started once in {started:.1f} s, {cpu:.1f} s of CPU")
+        print(f"{'ms of one training, ' + str(runs) + ' runs':40}{'wall, best':^24}{'CPU, mean':^24}")
+        print(f"{'':40}" + 2 * f"{'thread':>8}{'locked':>8}{'more':>8}")
         for case in cases():
-            thread, worker = await measure(case, locked, runs)
-            print(f"{case.name:42} {thread:10.1f} {worker:10.1f} {worker - thread:+8.1f}")
+            wall, cpu_here, locked_wall, locked_cpu = await measure(case, locked, runs)
+            pairs = ((wall, locked_wall), (cpu_here, locked_cpu))
+            print(f"{case.name:40}" + "".join(f"{a:8.1f}{b:8.1f}{b - a:+8.1f}" for a, b in pairs))
 
 
 def main() -> None:
     """``python -m benchmarks.sandbox``."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=15, help="trainings of each kind")
+    parser.add_argument("--runs", type=int, default=20, help="trainings of each kind")
     anyio.run(report, parser.parse_args().runs)
 
 

@@ -71,6 +71,11 @@ class LockedTrainer:
     ) -> None:
         self.close()
 
+    @property
+    def pid(self) -> int | None:
+        """Process number of what forks the workers, for whoever measures it; None before the first use."""
+        return None if self._host is None else self._host.pid
+
     def close(self) -> None:
         """End all processes; a training that is under way fails."""
         host, self._host = self._host, None
