@@ -378,6 +378,15 @@ def test_a_machine_without_locks_is_found_out_and_its_caps_still_hold() -> None:
     anyio.run(refused_then_allowed)
 
 
+def test_a_lock_that_held_when_it_was_tried_and_does_not_now_ends_the_worker() -> None:
+    host = WorkerHost((*ATTACKER, "losing"))
+    try:
+        assert host.ready.locks.open == ()
+        assert "could not be locked: " in attack(host, "honest", "12345678")
+    finally:
+        host.close()
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_filter_lets_pass_what_is_listed_and_nothing_else(architecture: str) -> None:
     """The program run by an interpreter of our own, over every number there is and the doors beside it."""

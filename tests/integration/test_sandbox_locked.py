@@ -211,7 +211,11 @@ def test_a_training_that_wants_too_much_memory_is_ended(
         async with capped(policy, memory_bytes=64 << 20):
             with pytest.raises(WorkerRefused, match="wanted more than 67,108,864 bytes") as caught:
                 await train(locked, (graph, state, many), large)
-        assert caught.value.cap == "maximum_memory_bytes"
+            assert caught.value.cap == "maximum_memory_bytes"
+            # The rows alone are more than that.
+            more = Rows(np.zeros((600_000, 7, 5), np.float32), np.zeros(600_000, np.int64))
+            with pytest.raises(WorkerRefused, match="maximum_memory_bytes"):
+                await train(locked, (graph, state, more))
         await train(locked, models["transformer"])
 
     anyio.run(too_large)

@@ -24,6 +24,7 @@ from galaxylearning.sandbox.locks import Locks
 MAX_MESSAGE_BYTES: Final = 1 << 16
 MAX_TEXT_BYTES: Final = 500
 _CHUNK: Final = 1 << 24
+_LEFT_BYTES: Final = 1 << 16
 _LENGTH: Final = struct.Struct("<I")
 _HEAD: Final = struct.Struct("<4sIQ")
 HEAD_BYTES: Final = _HEAD.size
@@ -228,6 +229,9 @@ def write_answer(descriptor: int, status: Status, body: bytes) -> None:
     data = memoryview(_HEAD.pack(_MAGIC, int(status), len(body)) + body)
     while data:
         data = data[os.write(descriptor, data[:_CHUNK]) :]
+    # Who ends with something unread takes what it has said with it.
+    while os.read(descriptor, _LEFT_BYTES):
+        pass
 
 
 def error_text(error: BaseException, name: str = "") -> bytes:

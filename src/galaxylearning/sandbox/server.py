@@ -32,7 +32,7 @@ from galaxylearning.sandbox.frames import (
     send_message,
     write_answer,
 )
-from galaxylearning.sandbox.locks import Limits, isolate, lock_server, lock_worker, try_locks
+from galaxylearning.sandbox.locks import Limits, Locks, isolate, lock_server, lock_worker, try_locks
 
 Do: TypeAlias = Callable[[Work], tuple[Status, bytes]]
 """What a worker does with the work it is given."""
@@ -48,8 +48,9 @@ _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 class Server:
     """Serves one node over one channel; one worker at a time. ``do`` is what a worker does."""
 
-    def __init__(self, channel: socket.socket, do: Do, base_bytes: int) -> None:
+    def __init__(self, channel: socket.socket, do: Do, base_bytes: int, locks: Locks) -> None:
         self._channel, self._do, self._base_bytes = channel, do, base_bytes
+        self._is_filtered = "seccomp" in locks.layers
 
     def serve(self) -> None:
         """Fork and end workers as asked, until the node is gone."""
@@ -83,9 +84,13 @@ class Server:
     def _be_worker(self, limits: Limits, end: int, parent: int) -> NoReturn:
         """The worker's whole life; ends the process whatever happens."""
         try:
-            lock_worker(end, limits, parent)
+            problem = lock_worker(end, limits, parent)
             gc.enable()
-            write_answer(end, *self._done(end))
+            if problem is not None and self._is_filtered:
+                # What held when it was tried must hold now: nothing of a stranger's has been read yet.
+                write_answer(end, Status.FAILED, f"could not be locked: {problem}".encode())
+            else:
+                write_answer(end, *self._done(end))
         finally:
             os._exit(0)
 
@@ -127,7 +132,7 @@ def run(descriptor: int, load: Callable[[], Loaded]) -> NoReturn:
     try:
         send_message(channel, Ready(locks, threads, loaded))
         os.dup2(0, 2)
-        Server(channel, do, base).serve()
+        Server(channel, do, base, locks).serve()
     except Gone:
         pass
     # Nothing is left to write; taking the libraries down module by module would only take time.
