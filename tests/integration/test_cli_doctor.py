@@ -121,6 +121,16 @@ def test_an_empty_home_and_none_are_notes(tmp_path: Path) -> None:
     assert list(look(Home(tmp_path / "none"))) == ["home"]
 
 
+@pytest.mark.skipif(os.getuid() == 0, reason="root may look at everything")
+def test_a_home_of_somebody_else_is_one_problem(home: Home) -> None:
+    home.keys.chmod(0)
+    try:
+        (finding,) = look(home).values()
+    finally:
+        home.keys.chmod(0o700)
+    assert (finding.check, finding.status) == ("home", "problem")
+
+
 def test_clocks_that_disagree_are_found() -> None:
     assert _clock(1000, 1000.0).status == "ok"
     assert _clock(1000 + MAX_AHEAD_S, 1000.0).status == "ok"

@@ -6,6 +6,7 @@ import stat
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from galaxylearning.cli.findings import Finding, gib, note, ok, problem
@@ -29,7 +30,12 @@ async def home_findings(home: Home, chain: str | None) -> list[Finding]:
     if not home.root.is_dir():
         remedy = "any command that writes makes one, such as 'galaxy wallet new'"
         return [note("home", f"none at {home.root}: only the machine was looked at", remedy)]
-    found = [*_permissions(home), *_policy(home)]
+    try:
+        found = [*_permissions(home)]
+    except OSError as error:
+        remedy = "run as the user whose home it is"
+        return [problem("home", f"cannot be looked at: {error.strerror}: {error.filename}", remedy)]
+    found += _policy(home)
     settings = _settings(home, chain)
     if isinstance(settings, Finding):
         return [*found, settings]
@@ -59,8 +65,8 @@ def _permissions(home: Home) -> Iterator[Finding]:
     if not home.keys.is_dir():
         yield note("keys", "none yet", "galaxy wallet new NAME")
         return
-    places = [home.keys, *sorted(home.keys.rglob("*"))]
-    open_ones = [path for path in places if not path.is_symlink() and path.stat().st_mode & _OTHERS]
+    places = [home.keys, *_within(home.keys)]
+    open_ones = [path for path in places if path.stat().st_mode & _OTHERS]
     for path in open_ones:
         kind = "700" if path.is_dir() else "600"
         found = f"{path} is open to others ({stat.filemode(path.stat().st_mode)})"
@@ -68,6 +74,15 @@ def _permissions(home: Home) -> Iterator[Finding]:
     if not open_ones:
         count = sum(1 for path in places if path.is_file())
         yield ok("keys", f"{count} files that only their user reads")
+
+
+def _within(folder: Path) -> Iterator[Path]:
+    """Everything in a folder and its folders; links are left out."""
+    for path in sorted(folder.iterdir()):
+        if not path.is_symlink():
+            yield path
+            if path.is_dir():
+                yield from _within(path)
 
 
 def _policy(home: Home) -> Iterator[Finding]:
