@@ -44,7 +44,7 @@ def test_a_home_in_order_has_no_problem_and_the_blob_is_written_once(home: Home)
     for _ in range(2):
         found = look(home)
         assert {name: one.found for name, one in found.items() if one.status == "problem"} == {}
-        for check in ("home", "keys", "policy", "settings", "chain", "finality", "contracts", "blob store"):
+        for check in ("home", "keys", "policy", "settings", "chain", "finality", "contracts", "blob store ."):
             assert found[check].status == "ok", found[check]
         assert "3,600 s, 8.0 GiB of memory" in found["policy"].found
     blobs = bootstrap.open_blobs(home, Settings())
@@ -107,8 +107,10 @@ def test_contracts_that_are_elsewhere_are_found(home: Home) -> None:
 
 def test_a_store_that_cannot_be_written_to_is_found(home: Home) -> None:
     (home.root / "taken").write_text("a file where a folder should be")
-    bootstrap.save_settings(home, Settings(blobs="taken"))
-    finding = look(home)["blob store"]
+    bootstrap.save_settings(home, Settings(blobs=(".", "taken")))
+    found = look(home)
+    assert found["blob store ."].status == "ok"
+    finding = found["blob store taken"]
     assert finding.status == "problem"
     assert "taken" in finding.found
 

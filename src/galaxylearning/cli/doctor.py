@@ -9,29 +9,34 @@ import typer
 
 from galaxylearning.cli import output
 from galaxylearning.cli.findings import Finding
-from galaxylearning.cli.options import DEFAULT_HOME, ChainOption, Format, FormatOption, HomeOption
+from galaxylearning.cli.options import DEFAULT_HOME, AsOption, ChainOption, Format, FormatOption, HomeOption
 from galaxylearning.config import Home
 
 PROBLEMS_FOUND: Final = 1
 
 
 def doctor(
-    home: HomeOption = DEFAULT_HOME, chain: ChainOption = None, format: FormatOption = Format.TABLE
+    account: AsOption = None,
+    home: HomeOption = DEFAULT_HOME,
+    chain: ChainOption = None,
+    format: FormatOption = Format.TABLE,
 ) -> None:
     """Check this machine and, where there is one, this home: libraries, memory, disk, the locked worker,
     permissions, chain, blobs.
 
     Changes nothing but one small blob under the topic 'doctor', which is written and read back. Exit code 1
     if there is a problem, each with what to do about it; notes stop nothing. Without a home the machine alone
-    is looked at.
+    is looked at. With --as, requests to blob servers are signed by that account.
 
     Example: galaxy doctor --format json
     """
     from galaxylearning.cli.doctor_home import home_findings
     from galaxylearning.cli.doctor_machine import machine_findings
+    from galaxylearning.cli.keys import load_identity
 
     place = Home(home)
-    findings = [*machine_findings(place), *anyio.run(home_findings, place, chain)]
+    signer = None if account is None else load_identity(place, account)[1]
+    findings = [*machine_findings(place), *anyio.run(home_findings, place, chain, signer)]
     problems = sum(1 for finding in findings if finding.status == "problem")
     if format is Format.JSON:
         output.print_json({"ok": not problems, "checks": [finding.as_json() for finding in findings]})

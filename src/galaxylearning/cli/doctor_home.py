@@ -9,12 +9,15 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from galaxylearning.cli.findings import Finding, gib, note, ok, problem
 from galaxylearning.config import EMBEDDED, Home, Settings
 from galaxylearning.errors import ConfigRefused, GalaxyError
 
 if TYPE_CHECKING:
     from galaxylearning.chain.transport import Transport
+    from galaxylearning.ports import Signer
 
 PROBE: Final = b"galaxy doctor\n"
 TOPIC: Final = "doctor"
@@ -25,8 +28,8 @@ _OTHERS: Final = 0o077
 _OTHERS_WRITE: Final = 0o022
 
 
-async def home_findings(home: Home, chain: str | None) -> list[Finding]:
-    """Everything about a home; one note where there is none."""
+async def home_findings(home: Home, chain: str | None, signer: Signer | None = None) -> list[Finding]:
+    """Everything about a home; one note where there is none. ``signer`` signs what stores are asked."""
     if not home.root.is_dir():
         remedy = "any command that writes makes one, such as 'galaxy wallet new'"
         return [note("home", f"none at {home.root}: only the machine was looked at", remedy)]
@@ -39,9 +42,10 @@ async def home_findings(home: Home, chain: str | None) -> list[Finding]:
     settings = _settings(home, chain)
     if isinstance(settings, Finding):
         return [*found, settings]
-    found.append(ok("settings", f"chain {settings.chain}, blobs {settings.blobs}"))
+    found.append(ok("settings", f"chain {settings.chain}, blobs {', '.join(settings.stores)}"))
     found += [finding async for finding in _chain(home, settings)]
-    found.append(await _blobs(home, settings))
+    for store in settings.stores:
+        found.append(await _blobs(home, settings, store, signer))
     return found
 
 
@@ -192,14 +196,14 @@ async def _contracts(transport: Transport, settings: Settings, chain_id: int) ->
         yield ok("contracts", f"GalaxyJobs at {deployment.jobs}")
 
 
-async def _blobs(home: Home, settings: Settings) -> Finding:
-    """One small blob, always the same, written and read back."""
+async def _blobs(home: Home, settings: Settings, name: str, signer: Signer | None) -> Finding:
+    """One small blob, always the same, written to one store and read back."""
     from galaxylearning import bootstrap
 
-    started = time.monotonic()
+    check, started = f"blob store {name}", time.monotonic()
     try:
         async with AsyncExitStack() as stack:
-            blobs = bootstrap.open_blobs(home, settings)
+            blobs = bootstrap.open_blobs(home, msgspec.structs.replace(settings, blobs=name), signer=signer)
             if isinstance(blobs, AbstractAsyncContextManager):
                 await stack.enter_async_context(blobs)
             digest = await blobs.put(PROBE, topic=TOPIC)
@@ -207,8 +211,9 @@ async def _blobs(home: Home, settings: Settings) -> Finding:
             is_listed = digest in await blobs.list(TOPIC)
     except GalaxyError as error:
         remedy = "make it writable, start it, or set 'blobs' in galaxy.json to where it is"
-        return problem("blob store", str(error), remedy)
+        remedy += "" if signer else "; where it wants signed requests: galaxy doctor --as NAME"
+        return problem(check, str(error), remedy)
     if came_back != PROBE or not is_listed:
-        return problem("blob store", "gave something else than was written", "use another store")
+        return problem(check, "gave something else than was written", "use another store")
     took = (time.monotonic() - started) * 1000
-    return ok("blob store", f"{settings.blobs}: written, listed and read back in {took:.0f} ms")
+    return ok(check, f"written, listed and read back in {took:.0f} ms")
