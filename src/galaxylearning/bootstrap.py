@@ -28,6 +28,7 @@ from galaxylearning.units import Address, Digest
 
 if TYPE_CHECKING:
     from galaxylearning.protocol.consent import OwnerPolicy
+    from galaxylearning.sandbox.locked import LockedTrainer
     from galaxylearning.storage.blob_names import RestorableBlobStore
     from galaxylearning.storage.datasets import DatasetCatalog
     from galaxylearning.storage.journal import SqliteJournal
@@ -397,6 +398,14 @@ def save_policy(home: Home, policy: OwnerPolicy) -> None:
         )
     files.make_folder(home.root)
     files.replace_whole(home.policy, data)
+
+
+def locked_trainer(policy: Callable[[], OwnerPolicy]) -> LockedTrainer:
+    """What trains for a data owner's node: a locked worker under the caps of the policy as it stands."""
+    from galaxylearning.sandbox.caps import Caps
+    from galaxylearning.sandbox.locked import LockedTrainer
+
+    return LockedTrainer(lambda: Caps.of(policy()))
 
 
 async def post_revocation(world: World, signer: Signer, commitment: Digest, schema_digest: Digest) -> None:

@@ -10,6 +10,7 @@
     │   ├── UpdateRefused        an owner's update
     │   ├── DataRefused          a user's data file or data set
     │   ├── JobRefused           a job file, its terms or an enrolment
+    │   ├── WorkerRefused        a training that hit a cap, or whose worker crashed or broke a rule
     │   └── ConfigRefused        a setting, option or policy file
     ├── UnsupportedModel         the requester's model cannot be compiled
     ├── BlobMissing              a blob that should exist does not
@@ -69,6 +70,17 @@ class DataRefused(Refused):
 
 class JobRefused(Refused):
     """A job file, its terms or an enrolment is not acceptable."""
+
+
+class WorkerRefused(Refused):
+    """A training that hit a cap, or whose worker crashed or sent what it must not.
+
+    ``cap`` names the cap as the owner's policy does; None where it was none.
+    """
+
+    def __init__(self, message: str, *, where: str | None = None, cap: str | None = None) -> None:
+        super().__init__(message, where=where)
+        self.cap = cap
 
 
 class ConfigRefused(Refused):
