@@ -132,7 +132,7 @@ class RoundRecord:
                 loss=_maybe(document["loss"]),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise DataRefused(f"not a round's record: {error}", where="history") from error
+            raise DataRefused(f"not a round's record: {str(error)[:200]}", where="history") from error
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -216,8 +216,8 @@ class History:
                 raise ValueError(f"format must be {FORMAT}")
             rounds = tuple(RoundRecord.from_document(one) for one in document["rounds"])
             return cls(int(document["owners"]), rounds)
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
-            raise DataRefused(f"not a history: {error}", where="history") from error
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise DataRefused(f"not a history: {str(error)[:200]}", where="history") from error
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """The same as a few arrays, for a checkpoint; what is None becomes NaN."""

@@ -42,6 +42,8 @@ def _read(data: bytes, file: str, limits: TableLimits) -> Any:
     n_rows = 0
     for message in messages:
         if schema is None:
+            if message.type != "schema":  # read as one, anything else would end the process
+                refuse(file, f"begins with a message of type {message.type}; a schema must come first")
             schema = pa.ipc.read_schema(message)
             continue
         if message.type != "record batch":
