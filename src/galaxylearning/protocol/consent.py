@@ -14,6 +14,7 @@ from galaxylearning.protocol.matching import MatchReport
 from galaxylearning.units import Digest
 
 MAX_POLICY_BYTES = 1 << 16
+MAX_BOUNTY_DIGITS = 78
 ANYBODY = "*"
 
 
@@ -43,8 +44,12 @@ class OwnerPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     delta: float = 1e-6
 
     def __post_init__(self) -> None:
-        if not self.minimum_bounty.isdecimal():
-            raise ConfigRefused("must be a whole number of smallest units, as text", where="minimum_bounty")
+        digits = self.minimum_bounty
+        if not (digits.isascii() and digits.isdecimal() and len(digits) <= MAX_BOUNTY_DIGITS):
+            raise ConfigRefused(
+                f"must be a whole number of smallest units, as text of at most {MAX_BOUNTY_DIGITS} digits",
+                where="minimum_bounty",
+            )
         for name in ("maximum_rounds", "maximum_state_bytes", "maximum_activation_bytes", "maximum_flops"):
             if getattr(self, name) < 0:
                 raise ConfigRefused("must be 0 or more", where=name)
