@@ -77,7 +77,9 @@ def violations(running: Sequence[Running], folder: Path) -> dict[str, list[tuple
     return found
 
 
-def result_rows(running: Sequence[Running], found: dict[str, list[tuple[str, str]]], seed: int) -> list[dict[str, Any]]:
+def result_rows(
+    running: Sequence[Running], found: dict[str, list[tuple[str, str]]], seed: int
+) -> list[dict[str, Any]]:
     """One row for each parser, and one for all."""
     machine = Machine.here().fields()
     tried = [(one.group, each) for one in running for each in one.tried()]
@@ -119,7 +121,11 @@ def main(words: Sequence[str] | None = None) -> int:
     folder = Path(tempfile.mkdtemp(prefix="galaxy-fuzz-"))
     started = time.monotonic()
     running = run_groups(
-        {name: share / whole for name, share in chosen.items()}, given.seed, minutes * 60, folder, max(1, given.jobs)
+        {name: share / whole for name, share in chosen.items()},
+        given.seed,
+        minutes * 60,
+        folder,
+        max(1, given.jobs),
     )
     found = violations(running, folder)
     rows = result_rows(running, found, given.seed)

@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
-from coincurve import PrivateKey
-
 from benchmarks.fuzz.documents import edit, mutate_json, to_plain_json
 from benchmarks.fuzz.messages import ACCOUNTS, CONTRACT, ME
 from benchmarks.fuzz.mutate import change_bytes
 from benchmarks.fuzz.target import Target
+from coincurve import PrivateKey
+
 from galaxylearning.chain import bounded_json
 from galaxylearning.chain.abi_codec import ARTIFACTS, EventType, Function, Parameters, codec, describe_revert
 from galaxylearning.chain.deployment import Deployment
@@ -123,7 +123,9 @@ def _answers() -> list[bytes]:
             "eth_getBlockByHash": block,
             "eth_getTransactionByHash": {"hash": HASH, "from": ME},
         }
-        found.append({method: {"jsonrpc": "2.0", "id": 1, "result": result} for method, result in results.items()})
+        found.append(
+            {method: {"jsonrpc": "2.0", "id": 1, "result": result} for method, result in results.items()}
+        )
     return [json.dumps(answers).encode() for answers in found]
 
 
@@ -131,10 +133,16 @@ def _mutate_answers(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
     """Each method keeps an answer, whatever it is: the transport hands over what was parsed."""
     answers = json.loads(rng.choice(seeds))
     for _ in range(rng.choice((1, 1, 2, 4))):
-        method = rng.choice(("eth_blockNumber", *["eth_getLogs"] * 6, "eth_getBlockByHash", "eth_getTransactionByHash"))
+        method = rng.choice(
+            ("eth_blockNumber", *["eth_getLogs"] * 6, "eth_getBlockByHash", "eth_getTransactionByHash")
+        )
         answers[method] = edit(rng, answers[method], packed=False)
         if rng.random() < 0.1:
-            refusal = {"code": 3, "message": "execution reverted", "data": "0x" + rng.choice(_reverts()).hex()}
+            refusal = {
+                "code": 3,
+                "message": "execution reverted",
+                "data": "0x" + rng.choice(_reverts()).hex(),
+            }
             answers[method] = {"jsonrpc": "2.0", "id": 1, "error": edit(rng, refusal, packed=False)}
     return json.dumps(answers).encode()
 
@@ -181,7 +189,11 @@ def _transactions() -> list[bytes]:
     }  # fmt: skip
     return [
         bytes(eels.sign_fee_market({**fields, **changes}, chain_id=CHAIN_ID, sign=_sign))
-        for changes in ({}, {"to": b"", "data": bytes.fromhex("600a600c600039600a6000f3")}, {"data": bytes(200)})
+        for changes in (
+            {},
+            {"to": b"", "data": bytes.fromhex("600a600c600039600a6000f3")},
+            {"data": bytes(200)},
+        )
     ]
 
 
@@ -243,5 +255,3 @@ def targets() -> list[Target]:
         ),
         Target("node's requests", requests(), Asked(), (), plain, share=3.0),
     ]
-
-

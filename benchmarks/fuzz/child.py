@@ -17,7 +17,16 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.fuzz import groups
-from benchmarks.fuzz.target import MAX_RSS_BYTES, MAX_WAYS, Target, check_seeds, judge, peak_rss_bytes, stopwatch, way
+from benchmarks.fuzz.target import (
+    MAX_RSS_BYTES,
+    MAX_WAYS,
+    Target,
+    check_seeds,
+    judge,
+    peak_rss_bytes,
+    stopwatch,
+    way,
+)
 
 ROW: Final = struct.Struct("<QQQQ")
 """Per target: the next input's index, how many were tried, how many accepted, nanoseconds of processor time."""

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 import msgspec
-
 from benchmarks.fuzz.mutate import BOUNDS, change_bytes
 
 Mutate: TypeAlias = Callable[[random.Random, Sequence[bytes]], bytes]
@@ -59,7 +58,9 @@ def _scalar(rng: random.Random, value: Any, *, packed: bool) -> Any:
     if isinstance(value, (bool, type(None), msgspec.msgpack.Ext)):
         return odd_value(rng, packed=packed)
     if isinstance(value, int):
-        near = rng.choice((value + 1, value - 1, -value, value * 2, value // 2, value ^ 1 << rng.randrange(63)))
+        near = rng.choice(
+            (value + 1, value - 1, -value, value * 2, value // 2, value ^ 1 << rng.randrange(63))
+        )
         return max(-(2**63), min(near, 2**64 - 1)) if packed else near
     if isinstance(value, float):
         return rng.choice((-value, value * 2, value * 1e300, value + 1e-9, 0.0, value // 1))

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from eth_keyfile.keyfile import create_keyfile_json
-
 from benchmarks.fuzz.documents import mutate_json, mutate_msgpack, to_plain_json
 from benchmarks.fuzz.messages import ACCOUNTS, CONTRACT, HEX, KEYS, ME, make_terms
 from benchmarks.fuzz.mutate import change_bytes
 from benchmarks.fuzz.tables import Folder
 from benchmarks.fuzz.target import Target
+from eth_keyfile.keyfile import create_keyfile_json
+
 from galaxylearning.chain.deployment import Deployment
 from galaxylearning.config import Settings, settings_from_json, settings_to_json
 from galaxylearning.crypto.digest import blake3_digest
@@ -148,7 +148,13 @@ def _mutate_checkpoint(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
         end = body.index(b'"round": 1}', at) + len(b'"round": 1}')
         header = mutate_json(to_plain_json)(rng, [body[at:end]])
         # The header is a msgpack "bin 16" here: three bytes stand before it.
-        body = body[: at - 3] + b"\xc5" + min(len(header), 65535).to_bytes(2, "big") + header[:65535] + body[end:]
+        body = (
+            body[: at - 3]
+            + b"\xc5"
+            + min(len(header), 65535).to_bytes(2, "big")
+            + header[:65535]
+            + body[end:]
+        )
     return body + blake3_digest(body)
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from benchmarks.fuzz.documents import edit, mutate_json, mutate_msgpack, to_json
 from benchmarks.fuzz.target import Target
+
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.crypto.sign import address_of, sign_digest
 from galaxylearning.errors import JobRefused, MessageRefused
@@ -216,17 +217,8 @@ def revive(value: Any) -> Any:
 def _events() -> list[bytes]:
     word = {"hex": "11" * 32}
     account = {"account": ME, "dataOwner": ME, "evaluator": ME, "requester": ME}
-    words = {
-        name: word
-        for name in (
-            "termsDigest", "commitment", "directHead", "root", "modelDigest", "history", "scoresDigest",
-            "payoutRoot",
-        )
-    }  # fmt: skip
-    numbers = {
-        name: 2**128 - 1
-        for name in ("bounty", "fees", "size", "roundIndex", "count", "total", "payees", "faultySeats", "index")
-    }
+    words = dict.fromkeys(("termsDigest", "commitment", "directHead", "root", "modelDigest", "history", "scoresDigest", "payoutRoot"), word)  # fmt: skip
+    numbers = dict.fromkeys(("bounty", "fees", "size", "roundIndex", "count", "total", "payees", "faultySeats", "index"), 2 ** 128 - 1)
     everything = {"jobId": 7, "amount": 5, "from": 2, "to": 3, **account, **words, **numbers}
     enrolment = {
         "jobId": 7, "termsDigest": word, "dataOwner": ME, "datasetId": word, "sealingKeyDigest": word,

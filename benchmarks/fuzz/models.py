@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-
 from benchmarks.fuzz.documents import Mutate, edit, mutate_json, to_ascii_json
 from benchmarks.fuzz.mutate import change_bytes
 from benchmarks.fuzz.target import Target
+from torch import nn
+
 from galaxylearning.errors import DataRefused, GraphRefused, UpdateRefused
 from galaxylearning.graph import ModelGraph, compile_model, meter, weights_from_bytes, weights_to_bytes
 from galaxylearning.graph.dense_weights import dense_weights_from_bytes
@@ -45,7 +45,12 @@ def _graphs() -> list[tuple[ModelGraph, bytes]]:
     torch.manual_seed(7)
     dense = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
     pictures = nn.Sequential(
-        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64, 3)
+        nn.Conv2d(1, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64, 3),
     )
     examples: list[tuple[nn.Module, torch.Tensor]] = [
         (dense, torch.zeros(4, 8)),

@@ -6,7 +6,6 @@ import random
 from collections.abc import Sequence
 
 import msgspec
-
 from benchmarks.fuzz.mutate import change_bytes
 
 

@@ -6,11 +6,11 @@ from functools import cache
 from typing import Final
 
 import numpy as np
-
 from benchmarks.fuzz.documents import mutate_msgpack
 from benchmarks.fuzz.messages import CONTRACT, KEYS, ME, digest
 from benchmarks.fuzz.parts import join, mutate_parts, split
 from benchmarks.fuzz.target import Target
+
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.crypto.seal import (
     SealContext,

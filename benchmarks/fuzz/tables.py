@@ -16,10 +16,10 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-
 from benchmarks.fuzz.documents import mutate_json, odd_value, to_plain_json
 from benchmarks.fuzz.mutate import BOUNDS, change_bytes
 from benchmarks.fuzz.target import Target
+
 from galaxylearning.errors import DataRefused
 from galaxylearning.simulation.availability_traces import read_failures, read_presence
 from galaxylearning.storage.columns import infer_schema, map_label
@@ -92,7 +92,11 @@ def mutate_csv(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
 def _npz_seeds() -> list[bytes]:
     sets: list[dict[str, Any]] = [
         {"x": np.arange(6.0).reshape(3, 2), "y": np.array([1, 0, 1]), "s": np.array(["a", "b", "a"])},
-        {"a": np.array([1.5, np.nan, 2.0]), "b": np.array([True, False, True]), "c": np.arange(3, dtype=">u2")},
+        {
+            "a": np.array([1.5, np.nan, 2.0]),
+            "b": np.array([True, False, True]),
+            "c": np.arange(3, dtype=">u2"),
+        },
         {"image": np.zeros((2, 4, 4, 3), np.uint8), "label": np.array(["cat", "dog"])},
     ]
     found = []
@@ -103,7 +107,20 @@ def _npz_seeds() -> list[bytes]:
     return found
 
 
-_TYPES: Final = (b"'<f8'", b"'|O'", b"'<U3'", b"'<U99999999'", b"'>i8'", b"'|b1'", b"'<c16'", b"'<M8[s]'", b"'|V9'", b"'=f4'", b"'<f2'", b"'<f16'")  # noqa: E501
+_TYPES: Final = (
+    b"'<f8'",
+    b"'|O'",
+    b"'<U3'",
+    b"'<U99999999'",
+    b"'>i8'",
+    b"'|b1'",
+    b"'<c16'",
+    b"'<M8[s]'",
+    b"'|V9'",
+    b"'=f4'",
+    b"'<f2'",
+    b"'<f16'",
+)
 _HEADER_PART: Final = re.compile(rb"\((\d+),")
 
 
@@ -228,7 +245,12 @@ def _state_seeds() -> list[bytes]:
 
 
 def _features_seeds() -> list[bytes]:
-    info = {"features": {"y": {"_type": "ClassLabel", "names": ["no", "yes"]}, "x": {"_type": "Value", "dtype": "float64"}}}
+    info = {
+        "features": {
+            "y": {"_type": "ClassLabel", "names": ["no", "yes"]},
+            "x": {"_type": "Value", "dtype": "float64"},
+        }
+    }
     return [json.dumps(info).encode()]
 
 
@@ -271,12 +293,19 @@ def targets() -> list[Target]:
         Target("npz", _npz_seeds(), partial(_read, read_npz), refused, mutate_npz, share=3.0),
         Target("parquet", _plain_parquet_seeds()[:1], partial(_read, read_parquet), refused, share=3.0),
         Target(
-            "arrow stream", _stream_seeds(), lambda data: read_stream(data, "file", LIMITS), refused, share=2.0
+            "arrow stream",
+            _stream_seeds(),
+            lambda data: read_stream(data, "file", LIMITS),
+            refused,
+            share=2.0,
         ),
     ]
     arrow, parquet = "data-00000-of-00001.arrow", "train-00000-of-00001.parquet"
     streams, files = _stream_seeds(), _parquet_seeds()
-    for name, seeds in ((arrow, [streams[0], streams[1], streams[3]]), (parquet, [files[0], files[1], files[3]])):
+    for name, seeds in (
+        (arrow, [streams[0], streams[1], streams[3]]),
+        (parquet, [files[0], files[1], files[3]]),
+    ):
         found.append(
             Target(
                 f"data set of {Path(name).suffix}",

@@ -77,7 +77,9 @@ class Running:
     def _found(self, what: str) -> None:
         board = self._board()
         if board is None or board.current < 0:
-            raise RuntimeError(f"{self.group} {what} before its first input: see {self.folder}/{self.group}.errors")
+            raise RuntimeError(
+                f"{self.group} {what} before its first input: see {self.folder}/{self.group}.errors"
+            )
         number = board.current
         row = board.row(number)
         self.findings.append((f"{self.group}/{self._names()[number]}:{self.seed}:{row[0]}", what))
@@ -128,13 +130,17 @@ class Running:
 def _processor_s(pid: int) -> float:
     """Processor time that a process has used."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+        fields = (
+            Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+        )
     except FileNotFoundError:
         return 0.0
     return (int(fields[11]) + int(fields[12])) / _TICK
 
 
-def run_groups(shares: dict[str, float], seed: int, budget_s: float, folder: Path, jobs: int) -> list[Running]:
+def run_groups(
+    shares: dict[str, float], seed: int, budget_s: float, folder: Path, jobs: int
+) -> list[Running]:
     """Every group for its share of ``budget_s`` seconds of processor time, ``jobs`` at a time."""
     waiting = [Running(group, seed, budget_s * share, folder) for group, share in shares.items()]
     all_groups, at_work = list(waiting), list[Running]()

@@ -13,6 +13,7 @@ from typing import Any, Final
 from benchmarks.fuzz.chain import NOW, requests
 from benchmarks.fuzz.mutate import change_bytes
 from benchmarks.fuzz.target import Target
+
 from galaxylearning.chain.embedded import EmbeddedChain, serve
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import BlobMissing, BlobRefused, StorageError
@@ -146,7 +147,9 @@ def mutate_http(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
             lines[0] = b" ".join(words)
         else:
             words = lines[0].split(b" ")
-            words[0] = rng.choice((b"POST", b"GET", b"PUT", b"DELETE", b"HEAD", b"OPTIONS", b"CONNECT", b"get", b"\0"))
+            words[0] = rng.choice(
+                (b"POST", b"GET", b"PUT", b"DELETE", b"HEAD", b"OPTIONS", b"CONNECT", b"get", b"\0")
+            )
             lines[0] = b" ".join(words)
         lines = lines or [b""]
     if rng.random() < 0.3 and body:

@@ -34,6 +34,7 @@ _SCRYPT_R: Final = 8
 _SCRYPT_P: Final = 1
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _MAX_NESTING: Final = 8
+_NO_KEY_FILE: Final = f"is not a key file: a JSON object of at most {MAX_KEY_FILE_BYTES} bytes allowed"
 _SEALING_FORMAT: Final = "galaxylearning sealing key 1"
 
 
@@ -194,9 +195,9 @@ def _read(path: Path) -> Mapping[str, Any]:
             data = None
         document = None if data is None else json.loads(data)
     except (FileNotFoundError, ValueError, RecursionError) as error:
-        raise KeyUnavailable("is not a key file", where=str(path)) from error
+        raise KeyUnavailable(_NO_KEY_FILE, where=str(path)) from error
     if not isinstance(document, dict):
-        raise KeyUnavailable("is not a key file", where=str(path))
+        raise KeyUnavailable(_NO_KEY_FILE, where=str(path))
     return document
 
 
@@ -220,7 +221,7 @@ def _hex(document: Mapping[str, Any], field: str, path: Path, *, length: int | N
 def _stated_address(document: Mapping[str, Any], path: Path) -> Address:
     value = document.get("address")
     if not isinstance(value, str) or re.fullmatch(r"(0x)?[0-9a-fA-F]{40}", value) is None:
-        raise KeyUnavailable("is not a keystore file: no address", where=str(path))
+        raise KeyUnavailable("is not a keystore file: no address of 40 hexadecimal digits", where=str(path))
     return Address(to_checksum_address(value if value.startswith("0x") else f"0x{value}"))
 
 

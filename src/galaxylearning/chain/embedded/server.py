@@ -224,7 +224,9 @@ def _answer_one(chain: EmbeddedChain, request: Any) -> dict[str, Any] | None:
         or not isinstance(identifier, int | float | str)
         or (isinstance(identifier, float) and not math.isfinite(identifier))
     ):
-        return _error(None, RpcError(INVALID_REQUEST, "must be a string, a finite number or null", where="id"))
+        return _error(
+            None, RpcError(INVALID_REQUEST, "must be a string, a finite number or null", where="id")
+        )
     method, params = request.get("method"), request.get("params", [])
     if request.get("jsonrpc") != "2.0" or not isinstance(method, str):
         wrong = RpcError(INVALID_REQUEST, 'a request has "jsonrpc": "2.0" and a "method"')
