@@ -96,9 +96,7 @@ def _reverts() -> list[bytes]:
 
 
 def _log(kind: EventType, topic: bytes, number: int) -> dict[str, Any]:
-    topics = [topic]
-    for field in kind.indexed:
-        topics.append(Parameters.of([field]).encode([_sample(field)]))
+    topics = [topic, *(Parameters.of([field]).encode([_sample(field)]) for field in kind.indexed)]
     return {
         "address": CONTRACT,
         "topics": ["0x" + one.hex() for one in topics],
@@ -184,8 +182,8 @@ def _sign(digest: bytes) -> tuple[int, int, int]:
 
 def _transactions() -> list[bytes]:
     fields: dict[str, Any] = {
-        "nonce": 0, "priority_fee_wei": 10**9, "max_fee_wei": 10**10, "gas": 50_000, "to": bytes.fromhex(ME[2:]),
-        "data": b"", "value_wei": 1,
+        "nonce": 0, "priority_fee_wei": 10**9, "max_fee_wei": 10**10, "gas": 50_000,
+        "to": bytes.fromhex(ME[2:]), "data": b"", "value_wei": 1,
     }  # fmt: skip
     return [
         bytes(eels.sign_fee_market({**fields, **changes}, chain_id=CHAIN_ID, sign=_sign))
@@ -207,11 +205,13 @@ def requests() -> list[bytes]:
         ("eth_blockNumber", []), ("eth_gasPrice", []), ("eth_maxPriorityFeePerGas", []),
         ("eth_feeHistory", ["0x2", "latest", [25, 75]]), ("eth_getBalance", [faucet, "latest"]),
         ("eth_getTransactionCount", [faucet, "pending"]), ("eth_getCode", [ME, "latest"]),
-        ("eth_getStorageAt", [ME, "0x0", "latest"]), ("eth_call", [call, "latest"]), ("eth_estimateGas", [call]),
+        ("eth_getStorageAt", [ME, "0x0", "latest"]), ("eth_call", [call, "latest"]),
+        ("eth_estimateGas", [call]),
         ("eth_sendRawTransaction", ["0x" + _transactions()[0].hex()]), ("eth_sendTransaction", [call]),
         ("eth_getTransactionByHash", [HASH]), ("eth_getTransactionReceipt", [HASH]),
         ("eth_getBlockByNumber", ["latest", True]), ("eth_getBlockByHash", [HASH, False]),
-        ("eth_getLogs", [wanted]), ("evm_increaseTime", ["0x10"]), ("evm_setNextBlockTimestamp", [hex(NOW + 9)]),
+        ("eth_getLogs", [wanted]), ("evm_increaseTime", ["0x10"]),
+        ("evm_setNextBlockTimestamp", [hex(NOW + 9)]),
         ("evm_mine", []), ("anvil_setBalance", [ME, "0x10"]),
     ]  # fmt: skip
     single = [

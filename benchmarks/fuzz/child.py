@@ -29,7 +29,7 @@ from benchmarks.fuzz.target import (
 )
 
 ROW: Final = struct.Struct("<QQQQ")
-"""Per target: the next input's index, how many were tried, how many accepted, nanoseconds of processor time."""
+"""Per target: the next input's index, inputs tried, inputs accepted, nanoseconds of processor time."""
 HEAD: Final = struct.Struct("<q")
 """Number of the target at work, -1 before the first and after the last."""
 SLICE: Final = 64

@@ -135,7 +135,7 @@ def to_plain_json(value: Any) -> bytes:
 
 
 def mutate_json(encode: Callable[[Any], bytes] = to_json) -> Mutate:
-    """Seeds are JSON: a value is changed and the whole encoded anew, and now and then the text changed, too."""
+    """Seeds are JSON: a value is changed and the whole encoded anew; now and then the text is changed."""
 
     def mutate(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
         seed = rng.choice(seeds)

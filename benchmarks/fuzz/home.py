@@ -1,4 +1,4 @@
-"""What lies in a user's own folders: settings, policy, keys, deployment, checkpoints, histories, databases."""
+"""What lies in a user's folders: settings, policy, keys, deployment, checkpoints, histories, databases."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from galaxylearning.simulation.rounds_kept import unpack
 from galaxylearning.storage.journal import SqliteJournal
 from galaxylearning.storage.keystore import KeyStore
 
-PASSPHRASE: Final = "correct horse"
+PASSPHRASE: Final = "correct horse"  # noqa: S105 - it protects nothing
 _TINY_SCRYPT: Final = 2
 
 
@@ -47,7 +47,8 @@ def _policies() -> list[bytes]:
         {},
         {
             "requesters": [ME], "evaluators": ["*"], "datasets": ["biopsies"], "modes": ["sealed"],
-            "minimum_bounty": "1000", "maximum_rounds": 10, "accepted": [HEX], "max_epsilon": 8.0, "delta": 1e-6,
+            "minimum_bounty": "1000", "maximum_rounds": 10, "accepted": [HEX], "max_epsilon": 8.0,
+            "delta": 1e-6,
         },
     ]  # fmt: skip
     return [json.dumps(policy).encode() for policy in policies]

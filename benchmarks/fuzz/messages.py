@@ -217,15 +217,31 @@ def revive(value: Any) -> Any:
 def _events() -> list[bytes]:
     word = {"hex": "11" * 32}
     account = {"account": ME, "dataOwner": ME, "evaluator": ME, "requester": ME}
-    words = dict.fromkeys(("termsDigest", "commitment", "directHead", "root", "modelDigest", "history", "scoresDigest", "payoutRoot"), word)  # fmt: skip
-    numbers = dict.fromkeys(("bounty", "fees", "size", "roundIndex", "count", "total", "payees", "faultySeats", "index"), 2 ** 128 - 1)
+    words = dict.fromkeys(
+        (
+            "termsDigest",
+            "commitment",
+            "directHead",
+            "root",
+            "modelDigest",
+            "history",
+            "scoresDigest",
+            "payoutRoot",
+        ),
+        word,
+    )
+    numbers = dict.fromkeys(
+        ("bounty", "fees", "size", "roundIndex", "count", "total", "payees", "faultySeats", "index"),
+        2**128 - 1,
+    )
     everything = {"jobId": 7, "amount": 5, "from": 2, "to": 3, **account, **words, **numbers}
     enrolment = {
         "jobId": 7, "termsDigest": word, "dataOwner": ME, "datasetId": word, "sealingKeyDigest": word,
         "credentialDigest": word,
     }  # fmt: skip
     update = {
-        "jobId": 7, "round": 3, "termsDigest": word, "dataOwner": ME, "modelDigest": word, "updateDigest": word,
+        "jobId": 7, "round": 3, "termsDigest": word, "dataOwner": ME, "modelDigest": word,
+        "updateDigest": word,
     }  # fmt: skip
     signature = {"hex": "22" * 65}
     names = (

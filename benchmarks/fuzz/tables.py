@@ -61,8 +61,9 @@ def _csv_seeds() -> list[bytes]:
 
 
 _CELLS: Final = (
-    b"", b"NA", b"nan", b"inf", b"-Infinity", b"1e999", b"1e-999", b"9" * 30, b"9" * 5000, b"0x10", b"1,5", b"+1", b"--1",
-    b"1_000", "٣".encode(), b'"', b'""', b'"a""b', b"'1'", b" 1 ", b"\x00", b"=cmd|' /C calc'!A0", b"true", b"1e5",
+    b"", b"NA", b"nan", b"inf", b"-Infinity", b"1e999", b"1e-999", b"9" * 30, b"9" * 5000, b"0x10", b"1,5",
+    b"+1", b"--1", b"1_000", "٣".encode(), b'"', b'""', b'"a""b', b"'1'", b" 1 ", b"\x00",
+    b"=cmd|' /C calc'!A0", b"true", b"1e5",
 )  # fmt: skip
 
 
@@ -254,8 +255,8 @@ def _features_seeds() -> list[bytes]:
     return [json.dumps(info).encode()]
 
 
-def _folder_of_documents(name: str) -> Folder:
-    """A saved data set whose stream is sound and names no features; the document ``name`` is to come."""
+def _folder_of_documents() -> Folder:
+    """A saved data set whose stream is sound and names no features; one of its documents is to come."""
     folder = _saved_folder("data-00000-of-00001.arrow")
     table = _arrow_tables()[3].replace_schema_metadata(None)
     buffer = io.BytesIO()
@@ -320,22 +321,16 @@ def targets() -> list[Target]:
             Target(
                 f"data set's {name}",
                 seeds,
-                partial(_saved, _folder_of_documents(name), name),
+                partial(_saved, _folder_of_documents(), name),
                 refused,
                 mutate_json(to_plain_json),
             )
         )
-    for suffix in (".csv", ".jsonl"):
-        found.append(
-            Target(
-                f"trace{suffix}",
-                _trace_seeds(suffix),
-                partial(_traced, Folder(), suffix),
-                refused,
-                mutate_csv if suffix == ".csv" else _mutate_lines,
-            )
-        )
-    return found
+    traces = [
+        Target(f"trace{suffix}", _trace_seeds(suffix), partial(_traced, Folder(), suffix), refused, mutate)
+        for suffix, mutate in ((".csv", mutate_csv), (".jsonl", _mutate_lines))
+    ]
+    return [*found, *traces]
 
 
 def _mutate_lines(rng: random.Random, seeds: Sequence[bytes]) -> bytes:

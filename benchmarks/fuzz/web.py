@@ -1,4 +1,4 @@
-"""HTTP from strangers: requests to the embedded chain's server and to the blob server, replies to its client."""
+"""HTTP from strangers: requests to the embedded chain's server and the blob server, replies to its client."""
 
 from __future__ import annotations
 
@@ -98,7 +98,8 @@ def _chain_requests() -> list[bytes]:
 
 def _blob_requests() -> list[bytes]:
     digest = blake3_digest(BLOB).hex()
-    chunked = b"PUT /topics/job-1/updates HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+    chunked = b"PUT /topics/job-1/updates HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunked += b"5\r\nhello\r\n0\r\n\r\n"
     return [
         _http("PUT /topics/job-1/updates HTTP/1.1", b"hello"),
         _http("GET /topics/job-1/updates HTTP/1.1"),
@@ -111,18 +112,54 @@ def _blob_requests() -> list[bytes]:
 
 
 _LINES: Final = (
-    b"Content-Length: 0", b"Content-Length: -1", b"Content-Length: 99999999999999999999", b"Content-Length: 5, 5",
-    b"Content-Length: 0x5", b"Content-Length: \xd9\xa3", b"Transfer-Encoding: chunked", b"Transfer-Encoding: gzip, chunked",
-    b"Content-Encoding: gzip", b"Content-Encoding: br", b"Expect: 100-continue", b"Expect: more", b"Upgrade: websocket",
-    b"Connection: upgrade", b"Origin: http://evil", b"Host: ", b": empty", b"Range: bytes=0-18446744073709551615",
-    b"Range: bytes=-1,5-", b"Cookie: " + b"a=b;" * 500, b"X: " + b"y" * 9000, b" folded", b"Content-Type: multipart/form-data",
-    b"If-None-Match: *", b"Authorization: Bearer x", b"\xff: \xff",
-)  # fmt: skip
+    b"Content-Length: 0",
+    b"Content-Length: -1",
+    b"Content-Length: 99999999999999999999",
+    b"Content-Length: 5, 5",
+    b"Content-Length: 0x5",
+    b"Content-Length: \xd9\xa3",
+    b"Transfer-Encoding: chunked",
+    b"Transfer-Encoding: gzip, chunked",
+    b"Content-Encoding: gzip",
+    b"Content-Encoding: br",
+    b"Expect: 100-continue",
+    b"Expect: more",
+    b"Upgrade: websocket",
+    b"Connection: upgrade",
+    b"Origin: http://evil",
+    b"Host: ",
+    b": empty",
+    b"Range: bytes=0-18446744073709551615",
+    b"Range: bytes=-1,5-",
+    b"Cookie: " + b"a=b;" * 500,
+    b"X: " + b"y" * 9000,
+    b" folded",
+    b"Content-Type: multipart/form-data",
+    b"If-None-Match: *",
+    b"Authorization: Bearer x",
+    b"\xff: \xff",
+)
 _PATHS: Final = (
-    b"/", b"//", b"/blobs/", b"/blobs/..%2f..%2fetc%2fpasswd", b"/blobs/%00", b"/topics/../x", b"/topics/%2e%2e/x",
-    b"/topics/" + b"a/" * 3000, b"/topics/A", b"/topics/a%2Fb", b"/topics/~", b"*", b"http://a/b", b"/blobs/" + b"AB" * 32,
-    b"/topics/a?x=1#y", b"/blobs/" + b"a" * 9000, b"/topics/%ff", b"/metrics", b"/topics/%E2%80%AE",
-)  # fmt: skip
+    b"/",
+    b"//",
+    b"/blobs/",
+    b"/blobs/..%2f..%2fetc%2fpasswd",
+    b"/blobs/%00",
+    b"/topics/../x",
+    b"/topics/%2e%2e/x",
+    b"/topics/" + b"a/" * 3000,
+    b"/topics/A",
+    b"/topics/a%2Fb",
+    b"/topics/~",
+    b"*",
+    b"http://a/b",
+    b"/blobs/" + b"AB" * 32,
+    b"/topics/a?x=1#y",
+    b"/blobs/" + b"a" * 9000,
+    b"/topics/%ff",
+    b"/metrics",
+    b"/topics/%E2%80%AE",
+)
 
 
 def mutate_http(rng: random.Random, seeds: Sequence[bytes]) -> bytes:

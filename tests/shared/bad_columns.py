@@ -1,4 +1,4 @@
-"""Data files that cannot be used, Parquet, Arrow and traces: what is in each, and what must be said about it."""
+"""Data files that cannot be used, Parquet, Arrow and traces: what is in each, and what must be said."""
 
 from __future__ import annotations
 

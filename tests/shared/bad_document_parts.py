@@ -100,8 +100,8 @@ HISTORY: Any = {
     "owners": 2,
     "rounds": [
         {
-            "round_index": 0, "utility": -0.5, "accuracy": 0.75, "loss": None, "seconds": 1.5, "statuses": "A-",
-            "values": [0.5, 0.0], "errors": [0.25, 0.0],
+            "round_index": 0, "utility": -0.5, "accuracy": 0.75, "loss": None, "seconds": 1.5,
+            "statuses": "A-", "values": [0.5, 0.0], "errors": [0.25, 0.0],
         }
     ],
 }  # fmt: skip

@@ -173,7 +173,8 @@ class EvmLedger:
         head = as_int(await self._transport.request("eth_blockNumber"))
         if head - self._deployment.block_number > _MOST_BLOCKS:
             raise LedgerError(
-                f"the node claims to be at block {hex(head)[:40]}; at most {_MOST_BLOCKS} after the contracts' allowed"
+                f"the node claims to be at block {hex(head)[:40]}; at most {_MOST_BLOCKS} after that of the "
+                "contracts allowed"
             )
         logs: list[Mapping[str, Any]] = []
         for first in range(max(since_block, self._deployment.block_number), head + 1, _LOG_SPAN_BLOCKS):

@@ -29,7 +29,7 @@ def read_stream(data: bytes, file: str, limits: TableLimits) -> Any:
     """
     try:
         return _read(data, file, limits)
-    except (pa.ArrowException, OSError, ValueError, struct.error) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError, struct.error) as error:
         refuse(file, f"is not a readable Arrow stream: {str(error)[:200]}")
 
 

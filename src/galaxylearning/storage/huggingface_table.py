@@ -133,7 +133,7 @@ def _open(path: Path, options: ReadOptions) -> _Shard:
         refuse(path.name, f"must be a regular file of at most {options.limits.max_file_bytes} bytes")
     try:
         return (_parquet if path.suffix == ".parquet" else _arrow)(data, path, options)
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         refuse(path.name, f"is not readable: {str(error)[:200]}")
 
 
@@ -232,5 +232,5 @@ def _check_claims(data: bytes, name: str, file: str, options: ReadOptions) -> No
 def _arrow_errors(file: str, name: str) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         refuse(file, f"is not readable: {str(error)[:200]}", column=name)
