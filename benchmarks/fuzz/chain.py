@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -161,7 +162,9 @@ _DEPLOYMENT: Final = Deployment(CHAIN_ID, ACCOUNTS[0], ACCOUNTS[1], CONTRACT, 0)
 
 @cache
 def _loop() -> asyncio.AbstractEventLoop:
-    return asyncio.new_event_loop()
+    loop = asyncio.new_event_loop()
+    atexit.register(loop.close)
+    return loop
 
 
 async def _follow(answers: Mapping[str, Any]) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import json
 import random
@@ -215,6 +216,7 @@ class Folder:
     def __init__(self) -> None:
         root = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
         self._holder = tempfile.TemporaryDirectory(prefix="galaxy-fuzz-", dir=root)
+        atexit.register(self._holder.cleanup)
         self.path = Path(self._holder.name)
 
     def file(self, name: str, data: bytes) -> Path:

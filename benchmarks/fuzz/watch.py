@@ -63,15 +63,14 @@ class Running:
         status = self._process.poll()
         if status is None:
             if self._hangs():
-                self._process.kill()
-                self._process.wait()
+                self.stop()
                 self._found("took so long that the process had to be killed")
             return
         if status == 0:
-            assert self._process.stdout is not None  # noqa: S101
-            self.said = json.loads(self._process.stdout.read())
+            self.said = json.loads(self._process.communicate()[0])
             self.is_done = True
         else:
+            self._process.communicate()
             self._found(f"ended the process (status {status})")
 
     def _found(self, what: str) -> None:
@@ -124,7 +123,7 @@ class Running:
         """End the process, where there is one."""
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
-            self._process.wait()
+            self._process.communicate()
 
 
 def _processor_s(pid: int) -> float:
