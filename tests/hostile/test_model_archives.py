@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,14 @@ from galaxylearning.storage.huggingface_table import read_huggingface
 from galaxylearning.storage.job_file import read_job_file
 from galaxylearning.storage.keystore import KeyStore
 from galaxylearning.storage.tables import ReadOptions, TableLimits
+from galaxylearning.units import Address
 from hostile_weights import weights_graph
 from malicious_archives import ARCHIVES, MARK, Canary
 
 GRAPH = weights_graph()
 KEY = SealingKey(bytes(96))
-CONTEXT = SealContext(31337, "0x" + "11" * 20, 1, 0, "initial-model", "0x" + "22" * 20)
+ONE, OTHER = Address("0x" + "11" * 20), Address("0x" + "22" * 20)
+CONTEXT = SealContext(31337, ONE, 1, 0, "initial-model", OTHER)
 MAX_BYTES = 1 << 22
 LIMITS = ReadOptions(limits=TableLimits(max_unpacked_bytes=1 << 22))
 SECONDS = 5
@@ -148,11 +151,11 @@ def offer(name: str, folder: Path) -> tuple[list[str], list[str]]:
                 unclear.append(f"{reader}: {str(error)[:200]}")
 
     for reader, from_bytes in FROM_BYTES.items():
-        attempt(reader, lambda read=from_bytes: read(data))
+        attempt(reader, partial(from_bytes, data))
     for number, (reader, from_file) in enumerate(FROM_FILES.items()):
         place = folder / str(number)
         place.mkdir()
-        attempt(reader, lambda read=from_file, place=place: read(place, data))
+        attempt(reader, partial(from_file, place, data))
     own = folder / f"archive{suffix}"
     own.write_bytes(data)
     attempt("data file", lambda: load_table(own, LIMITS))

@@ -25,6 +25,7 @@ from galaxylearning.messages.terms import (
     Windows,
     encode_terms,
 )
+from galaxylearning.units import Address
 
 Case = tuple[str, Callable[[], bytes], str]
 """Which reader, what it is given, and a part of the refusal."""
@@ -36,7 +37,7 @@ SEATS = tuple(f"0x{n:040d}" for n in (1, 2, 3))
 HEX = "ab" * 32
 PASSPHRASE = "correct horse"
 KEY = SealingKey(bytes(range(96)))
-CONTEXT = SealContext(31337, TOKEN, 7, 3, "update", ME)
+CONTEXT = SealContext(31337, Address(TOKEN), 7, 3, "update", Address(ME))
 ROWS = 4
 
 

@@ -18,6 +18,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 from typing import Any
@@ -347,7 +348,7 @@ def _compiled(canary: Canary) -> bytes:
 Builder = Callable[[Canary], bytes]
 
 ARCHIVES: dict[str, tuple[str, Builder]] = {
-    **{f"pickle of protocol {p}": (".pkl", lambda canary, p=p: _pickled(canary, p)) for p in range(6)},
+    **{f"pickle of protocol {p}": (".pkl", partial(_pickled, protocol=p)) for p in range(6)},
     "pickle written by hand": (".pkl", _by_hand),
     "pickle with a global from the stack": (".bin", _stack_global),
     "pickle of a billion laughs": (".pkl", lambda canary: _laughs() + _pickled(canary, 2)),

@@ -57,14 +57,20 @@ def _list(fields: Any, number: int) -> list[Any]:
     return found
 
 
+def _integer(fields: dict[int, Any], number: int) -> int:
+    found = fields.get(number)
+    if not isinstance(found, int):
+        raise ValueError("a column chunk lacks its values, size or offset")
+    return found
+
+
 def _chunk(fields: dict[int, Any]) -> Chunk:
-    numbers = [fields.get(name) for name in (_CHUNK_VALUES, _CHUNK_SIZE, _DATA_AT)]
+    values, size, start = (_integer(fields, name) for name in (_CHUNK_VALUES, _CHUNK_SIZE, _DATA_AT))
     path = _list(fields, _PATH)
-    if not all(type(number) is int for number in numbers) or not all(type(name) is bytes for name in path):
-        raise ValueError("a column chunk lacks its values, size, offset or path")
-    values, size, start = numbers
+    if not all(isinstance(name, bytes) for name in path):
+        raise ValueError("a column chunk has no path")
     dictionary = fields.get(_DICTIONARY_AT)
-    if type(dictionary) is int and 0 < dictionary < start:
+    if isinstance(dictionary, int) and 0 < dictionary < start:
         start = dictionary
     return Chunk(b".".join(path).decode("utf-8", "replace"), values, start, start + size)
 
