@@ -148,7 +148,7 @@ def _arrow(data: bytes, path: Path, options: ReadOptions) -> _Shard:
         with _arrow_errors(file, name):
             if form == "class":
                 column.validate(full=True)
-                numbers = column.fill_null(-1).cast(pa.int64()).to_numpy()
+                numbers = column.cast(pa.int64()).fill_null(-1).to_numpy()
                 return class_column(
                     numbers, class_names(features[name], name, file, options), name, file, options
                 )
