@@ -19,7 +19,14 @@ from benchmarks.fuzz.target import Target
 from eth_keyfile.keyfile import create_keyfile_json
 
 from galaxylearning.chain.deployment import Deployment
-from galaxylearning.config import Settings, settings_from_json, settings_to_json
+from galaxylearning.config import (
+    Invitation,
+    Settings,
+    invitation_from_json,
+    invitation_to_json,
+    settings_from_json,
+    settings_to_json,
+)
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.crypto.secret_stream import seeded_entropy
 from galaxylearning.errors import (
@@ -60,6 +67,10 @@ def _read_policy(data: bytes) -> object:
     return refusal(
         policy, terms, terms.digest, dataset="biopsies", cost=Cost(1, 1, 1, 1, 1), report=MatchReport(())
     )
+
+
+def _invitation() -> bytes:
+    return invitation_to_json(Invitation("https://node.example", CONTRACT, "https://blobs.example", 12))
 
 
 def _account_seeds() -> list[bytes]:
@@ -199,6 +210,7 @@ def targets() -> list[Target]:
             (ConfigRefused,),
             plain,
         ),
+        Target("invitation", [_invitation()], invitation_from_json, (ConfigRefused,), plain),
         Target("policy", _policies(), _read_policy, (ConfigRefused,), plain),
         Target(
             "deployment",

@@ -21,6 +21,7 @@ from benchmarks.fuzz.target import Target, check_seeds, judge, stopwatch, try_in
 from benchmarks.fuzz.watch import Running  # noqa: E402
 
 from galaxylearning.errors import DataRefused, MessageRefused  # noqa: E402
+from galaxylearning.messages import records  # noqa: E402
 
 SEED = 11
 INPUTS = {"messages": 400, "sealed": 250, "tables": 250, "chain": 450}
@@ -53,6 +54,18 @@ def test_there_are_twenty_thousand_of_them_and_many_are_told_apart() -> None:
         tally = try_inputs(terms, SEED, range(400))
     assert len(tally.ways) > 100
     assert 0 < tally.accepted < 200
+
+
+def test_every_kind_of_record_is_among_them() -> None:
+    kinds = {name for name, kind in vars(records).items() if isinstance(kind, type) and is_kind(kind)}
+    names = {target.name.removeprefix("record ") for target in groups.load("messages")}
+    assert kinds <= names
+    assert len(kinds) >= 20
+
+
+def is_kind(kind: type) -> bool:
+    """Whether a record is one that travels: it has a tag of its own."""
+    return issubclass(kind, records.Record) and kind not in (records.Record, records.SignedRecord)
 
 
 def test_an_input_is_the_same_whenever_it_is_asked_for() -> None:
