@@ -24,6 +24,7 @@ from benchmarks.fuzz.target import (
     check_seeds,
     judge,
     peak_rss_bytes,
+    quick_peak_bytes,
     stopwatch,
     way,
 )
@@ -85,6 +86,7 @@ def save_violation(folder: Path, target: Target, seed: int, index: int, why: str
 def work(targets: Sequence[Target], board: Board, seed: int, budget_s: float, folder: Path) -> list[set[str]]:
     """Try inputs until the time is used up, parsers in turns by their shares of it; the refusals of each."""
     ways: list[set[str]] = [set() for _ in targets]
+    suspicious = max(MAX_RSS_BYTES, quick_peak_bytes())
     while True:
         rows = [board.row(number) for number in range(len(targets))]
         if sum(row[3] for row in rows) >= budget_s * 1e9:
@@ -104,12 +106,15 @@ def work(targets: Sequence[Target], board: Board, seed: int, budget_s: float, fo
                 save_violation(folder, target, seed, index, outcome.why)
             elif outcome.verdict == "refused" and len(ways[number]) < MAX_WAYS:
                 ways[number].add(way(outcome))
-            if peak_rss_bytes() > MAX_RSS_BYTES:
+            if quick_peak_bytes() > suspicious and peak_rss_bytes() > MAX_RSS_BYTES:
                 why = f"the process holds {peak_rss_bytes()} bytes; at most {MAX_RSS_BYTES} are allowed"
                 save_violation(folder, target, seed, index, why)
                 sys.exit(EXIT_MEMORY)
         row[3] += time.thread_time_ns() - started
         board.write(number, row)
+        if peak_rss_bytes() > MAX_RSS_BYTES:  # less than what the starting process held: seen only here
+            save_violation(folder, target, seed, row[0] - 1, f"one of the last {SLICE} took too much memory")
+            sys.exit(EXIT_MEMORY)
     board.current = -1
     return ways
 
@@ -119,7 +124,8 @@ def main() -> None:
     group, seed, budget_s, folder = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), Path(sys.argv[4])
     targets = groups.load(group)
     names = [target.name for target in targets]
-    (folder / f"{group}.names").write_text(json.dumps(names), encoding="utf-8")
+    if not (folder / f"{group}.names").exists():  # else somebody may be reading it
+        (folder / f"{group}.names").write_text(json.dumps(names), encoding="utf-8")
     board = Board(folder / f"{group}.board", len(targets))
     limit_memory()
     with stopwatch():

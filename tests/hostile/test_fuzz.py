@@ -17,7 +17,15 @@ sys.path.append(str(ROOT))  # benchmarks is no installed package: it lies beside
 from benchmarks.fuzz import __main__ as fuzz  # noqa: E402
 from benchmarks.fuzz import groups  # noqa: E402
 from benchmarks.fuzz.child import Board  # noqa: E402
-from benchmarks.fuzz.target import Target, check_seeds, judge, stopwatch, try_inputs  # noqa: E402
+from benchmarks.fuzz.target import (  # noqa: E402
+    Target,
+    check_seeds,
+    judge,
+    peak_rss_bytes,
+    quick_peak_bytes,
+    stopwatch,
+    try_inputs,
+)
 from benchmarks.fuzz.watch import Running  # noqa: E402
 
 from galaxylearning.errors import DataRefused, MessageRefused  # noqa: E402
@@ -174,6 +182,13 @@ def test_one_group_runs_in_a_process_of_its_own(capsys: pytest.CaptureFixture[st
     assert "sealed envelope" in said
     assert "0 violations" in said
     assert said.endswith("verdict: ok\n")
+
+
+def test_memory_is_that_of_the_process_alone() -> None:
+    """What getrusage tells begins with the memory of whoever started the process."""
+    assert peak_rss_bytes() <= quick_peak_bytes() + (1 << 20)
+    held = bytearray(64 << 20)
+    assert peak_rss_bytes() > len(held)
 
 
 def test_an_input_is_replayed(capsys: pytest.CaptureFixture[str]) -> None:
