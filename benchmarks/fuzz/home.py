@@ -44,6 +44,7 @@ from galaxylearning.simulation.history import History, RoundRecord
 from galaxylearning.simulation.rounds_kept import unpack
 from galaxylearning.storage.journal import SqliteJournal
 from galaxylearning.storage.keystore import KeyStore
+from galaxylearning.storage.store_settings import store_settings_from_json
 
 PASSPHRASE: Final = "correct horse"  # noqa: S105 - it protects nothing
 _TINY_SCRYPT: Final = 2
@@ -67,6 +68,11 @@ def _read_policy(data: bytes) -> object:
     return refusal(
         policy, terms, terms.digest, dataset="biopsies", cost=Cost(1, 1, 1, 1, 1), report=MatchReport(())
     )
+
+
+def _store_settings() -> list[bytes]:
+    settings: list[Any] = [{}, {"port": 0, "names": ["blobs.example"], "accounts": [ME]}]
+    return [json.dumps(one).encode() for one in settings]
 
 
 def _invitation() -> bytes:
@@ -210,6 +216,7 @@ def targets() -> list[Target]:
             (ConfigRefused,),
             plain,
         ),
+        Target("store settings", _store_settings(), store_settings_from_json, (ConfigRefused,), plain),
         Target("invitation", [_invitation()], invitation_from_json, (ConfigRefused,), plain),
         Target("policy", _policies(), _read_policy, (ConfigRefused,), plain),
         Target(

@@ -12,13 +12,16 @@ from typing import Any, Final
 
 from benchmarks.fuzz.chain import NOW, requests
 from benchmarks.fuzz.mutate import change_bytes
+from benchmarks.fuzz.tables import Folder
 from benchmarks.fuzz.target import Target
 
 from galaxylearning.chain.embedded import EmbeddedChain, serve
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import BlobMissing, BlobRefused, StorageError
-from galaxylearning.storage.blobs import MemoryBlobStore
-from galaxylearning.storage.http_blobs import HttpBlobStore, serve_blobs
+from galaxylearning.storage.blob_names import Patience
+from galaxylearning.storage.blob_server import serve_blobs
+from galaxylearning.storage.http_blobs import HttpBlobStore
+from galaxylearning.storage.store_settings import StoreSettings
 
 PATIENCE_S: Final = 20.0
 BLOB: Final = b"a blob that is there"
@@ -212,7 +215,9 @@ class Replying:
         self._web, self._reply = web, b""
         self._server = web.loop.run_until_complete(asyncio.start_server(self._connected, "127.0.0.1", 0))
         port = self._server.sockets[0].getsockname()[1]
-        self._store = HttpBlobStore(f"http://127.0.0.1:{port}", max_blob_bytes=MAX_BLOB_BYTES, timeout_s=5.0)
+        self._store = HttpBlobStore(
+            f"http://127.0.0.1:{port}", max_blob_bytes=MAX_BLOB_BYTES, patience=Patience(5.0, 0)
+        )
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -236,10 +241,10 @@ def targets() -> list[Target]:
     """All of them."""
     logging.getLogger("aiohttp").setLevel(logging.CRITICAL)
     web = Web()
-    chain = web.enter(serve(EmbeddedChain(None, now=lambda: NOW), port=0))
-    store = MemoryBlobStore(max_blob_bytes=MAX_BLOB_BYTES)
-    web.loop.run_until_complete(store.put(BLOB, topic="job-1/updates"))
-    url = web.enter(serve_blobs(store, port=0, max_blob_bytes=MAX_BLOB_BYTES, timeout_s=5.0))
+    chain = web.enter(serve(EmbeddedChain(None, now=lambda: NOW)))
+    settings = StoreSettings(port=0, max_blob_bytes=MAX_BLOB_BYTES, max_topic_blobs=100_000)
+    url = web.enter(serve_blobs(Folder().path, settings))
+    web.run(HttpBlobStore(url).put(BLOB, topic="job-1/updates"))
     blob_port = int(url.rpartition(":")[2])
     return [
         Target(
