@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import resource
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -206,6 +207,26 @@ def test_a_journal_with_text_that_is_no_unicode_is_a_storage_error(tmp_path: Pat
     path.write_bytes(data.replace(b"sqlite_autoindex_steps", b"sqlite_autoindex_\xff\xfe\xff\xfe\xff"))
     with pytest.raises(StorageError, match="journal"):
         SqliteJournal(path)
+
+
+def test_a_journal_whose_payload_became_text_is_a_storage_error(tmp_path: Path) -> None:
+    """One byte of a row's header says what its columns are."""
+    path = tmp_path / "journal.sqlite"
+    with SqliteJournal(path) as journal:
+        journal.record("step", b"payload")
+    connection = sqlite3.connect(path)
+    connection.executescript(
+        "PRAGMA writable_schema=ON;"
+        "UPDATE sqlite_master SET sql = replace(replace(sql, 'BLOB', 'TEXT'), ' STRICT', '') "
+        "WHERE name = 'steps';"
+    )
+    connection.close()
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE steps SET payload = 'text'")
+    connection.commit()
+    connection.close()
+    with SqliteJournal(path) as journal, pytest.raises(StorageError, match="a payload is not bytes"):
+        journal.lookup("step")
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ DOCUMENTS: dict[str, Case] = {
         lambda: b'{"chain": "http://[::1"}',
         "'http://[::1' given; allowed: 'embedded:' or a URL of http, https, ws, wss",
     ),
-    "settings: no folder for blobs": ("settings", lambda: b'{"blobs": ""}', "must name a folder"),
+    "settings: no folder for blobs": ("settings", lambda: b'{"blobs": ""}', "must name a store"),
     "settings: polling all the time": ("settings", lambda: b'{"poll_ms": 0}', "must be from 1 to 3600000"),
     "settings: polling never": ("settings", lambda: b'{"poll_ms": 3600001}', "must be from 1 to 3600000"),
     "settings: half a millisecond": (
