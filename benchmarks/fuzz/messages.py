@@ -51,7 +51,7 @@ def digest(number: int) -> Digest:
 def signed_records() -> list[r.SignedRecord]:
     """One signed record of every kind."""
     sealing_key = bytes(range(256)) * 4 + bytes(r.SEALING_KEY_BYTES - 1024)
-    credential_message = typed.Credential(digest(8), ME, 2_000_000_000)
+    credential_message = typed.Credential(digest(8), digest(9), ME, 2_000_000_000)
     credential = r.CredentialRecord.from_message(
         credential_message, signature=sign_digest(KEYS[1], credential_message.digest(DOMAIN))
     )
