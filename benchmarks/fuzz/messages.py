@@ -72,6 +72,7 @@ def signed_records() -> list[r.SignedRecord]:
     add(r.SignedUpdate, typed.Update(7, 3, digest(1), ME, digest(2), digest(3)))
     add(r.SignedPresence, typed.Presence(7, 3, ME, 1, 1_800_000_000))
     add(r.SignedOpening, typed.RoundOpening(7, 3, digest(1), digest(2)))
+    add(r.SignedComplaint, typed.ShareComplaint(7, 3, ME, digest(1)))
     add(r.SignedCohortAnchor, typed.CohortAnchor(7, digest(1), 12, ZERO_DIGEST))
     add(r.SignedRoundAnchor, typed.RoundAnchor(7, 3, digest(1), 12, ZERO_DIGEST, digest(2)))
     add(r.SignedAnswer, typed.MaskedAnswer(7, 3, 1, digest(1), digest(2)))
