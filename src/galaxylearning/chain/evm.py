@@ -28,6 +28,7 @@ __all__ = ["Deployment", "EvmLedger", "KeySigner", "connect", "deploy", "fund"]
 
 _LOG_SPAN_BLOCKS = 10_000
 _KNOWN_LIMIT = 50_000
+_MOST_BLOCKS = 10**9
 _CONTRACTS: tuple[Contract, ...] = ("jobs", "registry", "token")
 
 
@@ -170,11 +171,19 @@ class EvmLedger:
                 "topics": [None, "0x" + job_id.to_bytes(32).hex()],
             }
         head = as_int(await self._transport.request("eth_blockNumber"))
+        if head - self._deployment.block_number > _MOST_BLOCKS:
+            raise LedgerError(
+                f"the node claims to be at block {hex(head)[:40]}; at most {_MOST_BLOCKS} after that of the "
+                "contracts allowed"
+            )
         logs: list[Mapping[str, Any]] = []
         for first in range(max(since_block, self._deployment.block_number), head + 1, _LOG_SPAN_BLOCKS):
             last = min(first + _LOG_SPAN_BLOCKS - 1, head)
             span = {**wanted, "fromBlock": hex(first), "toBlock": hex(last)}
-            logs.extend(as_objects(await self._transport.request("eth_getLogs", span)))
+            found = as_objects(await self._transport.request("eth_getLogs", span))
+            if any(not first <= as_int(log["blockNumber"]) <= last for log in found):
+                raise LedgerError(f"the node gives logs from outside of blocks {first} to {last}")
+            logs.extend(found)
         return await self._decoded(logs)
 
     async def _decoded(self, logs: Sequence[Mapping[str, Any]]) -> list[Event]:
@@ -182,9 +191,14 @@ class EvmLedger:
         ordered = sorted(logs, key=lambda log: (as_int(log["blockNumber"]), as_int(log["logIndex"])))
         known = []
         for log in ordered:
-            topics = [as_bytes(topic) for topic in log["topics"] or ()]
+            if not isinstance(log["topics"], list):
+                raise LedgerError("the node gives a log whose topics are no list", where="topics")
+            topics = [as_bytes(topic) for topic in log["topics"]]
             contract = self._contract_at.get(as_address(log["address"]))
             if contract is not None and topics and topics[0] in codec(contract).events:
+                for name in ("blockHash", "transactionHash"):
+                    if len(as_bytes(log[name])) != 32:
+                        raise LedgerError("the node gives a log without its 32 bytes", where=name)
                 known.append((contract, topics, log))
         await self._learn([log for _, _, log in known])
         events = []

@@ -16,6 +16,7 @@ from galaxylearning.protocol.matching import MatchReport
 from galaxylearning.units import Digest
 
 MAX_POLICY_BYTES = 1 << 16
+MAX_BOUNTY_DIGITS = 78
 ANYBODY = "*"
 Sandbox: TypeAlias = Literal["required", "best-effort"]
 _AT_LEAST = {
@@ -69,8 +70,12 @@ class OwnerPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sandbox: Sandbox = "required"
 
     def __post_init__(self) -> None:
-        if not self.minimum_bounty.isdecimal():
-            raise ConfigRefused("must be a whole number of smallest units, as text", where="minimum_bounty")
+        digits = self.minimum_bounty
+        if not (digits.isascii() and digits.isdecimal() and len(digits) <= MAX_BOUNTY_DIGITS):
+            raise ConfigRefused(
+                f"must be a whole number of smallest units, as text of at most {MAX_BOUNTY_DIGITS} digits",
+                where="minimum_bounty",
+            )
         for name, least in _AT_LEAST.items():
             if getattr(self, name) < least:
                 raise ConfigRefused(f"must be {least} or more", where=name)

@@ -18,6 +18,7 @@ from typing import BinaryIO, Final
 from galaxylearning.errors import StorageError
 
 TEMPORARY_PREFIX: Final = ".writing-"
+_STEP_BYTES: Final = 1 << 20
 
 
 @contextmanager
@@ -130,9 +131,13 @@ def read_whole(path: Path, *, max_bytes: int) -> bytes | None:
     if file is None:
         return None
     with file, storage_errors("read", path):
-        if os.fstat(file.fileno()).st_size > max_bytes:
+        size = os.fstat(file.fileno()).st_size
+        if size > max_bytes:
             return None
-        data = file.read(max_bytes + 1)
+        # In steps: the whole limit in one would be allocated, whatever the file's size.
+        data = file.read(size + 1)
+        while len(data) <= max_bytes and (more := file.read(_STEP_BYTES)):
+            data += more
     return data if len(data) <= max_bytes else None
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import math
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -219,9 +220,13 @@ def _answer_one(chain: EmbeddedChain, request: Any) -> dict[str, Any] | None:
         return _error(None, RpcError(INVALID_REQUEST, "a request is an object"))
     identifier = request.get("id")
     if identifier is not None and (
-        isinstance(identifier, bool) or not isinstance(identifier, int | float | str)
+        isinstance(identifier, bool)
+        or not isinstance(identifier, int | float | str)
+        or (isinstance(identifier, float) and not math.isfinite(identifier))
     ):
-        return _error(None, RpcError(INVALID_REQUEST, "must be a string, a number or null", where="id"))
+        return _error(
+            None, RpcError(INVALID_REQUEST, "must be a string, a finite number or null", where="id")
+        )
     method, params = request.get("method"), request.get("params", [])
     if request.get("jsonrpc") != "2.0" or not isinstance(method, str):
         wrong = RpcError(INVALID_REQUEST, 'a request has "jsonrpc": "2.0" and a "method"')
