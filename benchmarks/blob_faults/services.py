@@ -31,10 +31,16 @@ HASTY = Patience(HASTY_S, 0, 0.0)
 class Service(Protocol):
     """A store as nodes use it, and what can be done to it behind its back."""
 
-    name: str
-    store: RestorableBlobStore
-    hasty: RestorableBlobStore
-    """The same store, with little patience: for answers that never come."""
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def store(self) -> RestorableBlobStore: ...
+
+    @property
+    def hasty(self) -> RestorableBlobStore:
+        """The same store, with little patience: for answers that never come."""
+        ...
 
     async def read(self, digest: Digest) -> bytes | None:
         """What lies under a digest, unchecked."""

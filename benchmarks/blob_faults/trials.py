@@ -74,6 +74,7 @@ async def read_fault(
         service.stall(True)
     else:
         await service.overwrite(digest, damaged(data, kind, other, rng))
+    found: bytes | GalaxyError
     try:
         found = await reading.get(digest, max_bytes=MAX_BYTES)
     except GalaxyError as error:
