@@ -178,6 +178,11 @@ class Auditor:
             done = await self._advanced(self.computation, anchor, accepted, cohort, state)
         except GalaxyError as error:
             self._problem(name, "updates", error)
+            return
+        if done is None:
+            # Without answers there is no model to go on from; what was signed is checked all the same.
+            self.computation = self.openings = None
+            self._holds(name, f"{accepted.count} signed updates; the job was aborted before they were opened")
         else:
             self._holds(name, f"{accepted.count} updates {done}: same model")
 
@@ -188,14 +193,16 @@ class Auditor:
         accepted: AcceptedUpdates,
         cohort: Cohort,
         state: JobState,
-    ) -> str:
-        """Compute a round again; how it was done."""
+    ) -> str | None:
+        """Compute a round again; how it was done, or None where an aborted job never came to it."""
         if self.openings is None:
             beacon = await self.view.beacon(self.job_id, anchor.round_index)
             bodies = await assembly.open_bodies(self.site, self.key_of(), computation, cohort, accepted)
             computation.advance(bodies, beacon=beacon)
             return "opened, gated and summed again"
         if await self.openings.follow(anchor, accepted, cohort, state) is None:
+            if state.phase is Phase.ABORTED:
+                return None
             raise AuditFailed("no quorum agreed on which answers were opened", where="answers")
         return "gated, summed and valued again from the committee's answers, none of them seen"
 
