@@ -113,6 +113,7 @@ class SeatedJob:
         self._openings: Openings | None = None
         self.presence = PresenceBoard(node.site, self.board, terms, job_id)
         self._told_missing: tuple[int, tuple[Address, ...]] | None = None
+        self._accepted: dict[int, AcceptedUpdates] = {}
         self._since: dict[str, float] = {}
         self._posted: set[tuple[str, bytes]] = set()
 
@@ -234,12 +235,16 @@ class SeatedJob:
         job, cohort = self._computation, self._cohort
         anchors = [e for e in self.view.events_of(self.job_id) if isinstance(e, ev.RoundAnchored)]
         for anchor in anchors[job.round_index :]:
-            accepted = await assembly.anchored_updates(
-                self.site, self.board, self.view, self.terms, anchor, cohort
-            )
+            # Its answers may be awaited turn after turn; what was anchored is looked up once.
+            if anchor.round_index not in self._accepted:
+                self._accepted[anchor.round_index] = await assembly.anchored_updates(
+                    self.site, self.board, self.view, self.terms, anchor, cohort
+                )
+            accepted = self._accepted[anchor.round_index]
             outcome = await self._advanced(anchor, accepted, job, cohort, state)
             if outcome is None:
                 return None
+            del self._accepted[anchor.round_index]
             measured = outcome.measured_after
             facts = {
                 "round": outcome.round_index,
