@@ -19,6 +19,7 @@
     │   └── TransactionReverted  a contract refused, with its reason
     ├── StorageError             a disk or database failed
     ├── PhaseError               an event the job's state does not allow
+    │   └── DiskFull             nothing more can be written (retryable)
     ├── QuorumMissing            too few evaluators or owners (retryable)
     ├── AuditFailed              what was recomputed differs from what was recorded
     └── KeyUnavailable           no key, or a wrong passphrase
@@ -147,6 +148,12 @@ class PhaseError(GalaxyError):
 
 
 class QuorumMissing(GalaxyError):
+class DiskFull(StorageError):
+    """Nothing more can be written until somebody makes room."""
+
+    retryable = True
+
+
     """Too few evaluators or data owners took part."""
 
     retryable = True

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from galaxylearning.errors import StorageError
+from galaxylearning.errors import DiskFull, StorageError
 from galaxylearning.storage import files
 
 _BUSY: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
@@ -97,8 +97,10 @@ class Database:
         try:
             yield
         except (sqlite3.Error, UnicodeDecodeError) as error:  # a damaged file may hold any text
-            if getattr(error, "sqlite_errorcode", None) in _BUSY:
+            code = getattr(error, "sqlite_errorcode", None)
+            if code in _BUSY:
                 message = f"another process has this {self._kind} open; one at a time may use it"
             else:
                 message = f"the {self._kind} cannot be used: {error}"
-            raise StorageError(message, where=str(self._path)) from error
+            kind = DiskFull if code == sqlite3.SQLITE_FULL else StorageError
+            raise kind(message, where=str(self._path)) from error

@@ -6,6 +6,7 @@ beside the target, are synced, and take their name in one step.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -15,9 +16,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from galaxylearning.errors import StorageError
+from galaxylearning.errors import DiskFull, StorageError
 
 TEMPORARY_PREFIX: Final = ".writing-"
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _STEP_BYTES: Final = 1 << 20
 
 
@@ -27,7 +29,8 @@ def storage_errors(doing: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"could not {doing}: {error.strerror or error}", where=str(path)) from error
+        kind = DiskFull if error.errno in _FULL else StorageError
+        raise kind(f"could not {doing}: {error.strerror or error}", where=str(path)) from error
 
 
 def make_folder(path: Path, *, mode: int = 0o777) -> None:
