@@ -6,6 +6,7 @@
     ├── Refused                  something from outside was not acceptable; the sender is at fault
     │   ├── GraphRefused         a model graph or its weights
     │   ├── BlobRefused          a blob, frame or sealed envelope
+    │   │   └── BlobDamaged      what a store gave is not what its digest says (retryable)
     │   ├── MessageRefused       a record, signature or typed message
     │   ├── UpdateRefused        an owner's update
     │   ├── DataRefused          a user's data file or data set
@@ -18,8 +19,8 @@
     │   ├── LedgerUnreachable    nothing answered in time (retryable)
     │   └── TransactionReverted  a contract refused, with its reason
     ├── StorageError             a disk or database failed
-    ├── PhaseError               an event the job's state does not allow
     │   └── DiskFull             nothing more can be written (retryable)
+    ├── PhaseError               an event the job's state does not allow
     ├── QuorumMissing            too few evaluators or owners (retryable)
     ├── AuditFailed              what was recomputed differs from what was recorded
     └── KeyUnavailable           no key, or a wrong passphrase
@@ -69,6 +70,12 @@ class GraphRefused(Refused):
 
 class BlobRefused(Refused):
     """A blob, frame or sealed envelope is malformed or not what its digest or context says."""
+
+
+class BlobDamaged(BlobRefused):
+    """What a store gave is not what its digest says: the blob itself may be had later, or elsewhere."""
+
+    retryable = True
 
 
 class MessageRefused(Refused):
@@ -141,6 +148,12 @@ class StorageError(GalaxyError):
     exit_code = 6
 
 
+class DiskFull(StorageError):
+    """Nothing more can be written until somebody makes room."""
+
+    retryable = True
+
+
 class PhaseError(GalaxyError):
     """The job's state does not allow this event."""
 
@@ -148,12 +161,6 @@ class PhaseError(GalaxyError):
 
 
 class QuorumMissing(GalaxyError):
-class DiskFull(StorageError):
-    """Nothing more can be written until somebody makes room."""
-
-    retryable = True
-
-
     """Too few evaluators or data owners took part."""
 
     retryable = True

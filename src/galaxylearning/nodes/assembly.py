@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.crypto.seal import SealContext, SealingKey, open_sealed, sealed_bytes
-from galaxylearning.errors import AuditFailed, BlobMissing, BlobRefused, GalaxyError, MessageRefused, Refused
+from galaxylearning.errors import BlobDamaged, BlobMissing, BlobRefused, GalaxyError, MessageRefused, Refused
 from galaxylearning.graph import FlatModel, ModelGraph, weights_from_bytes, weights_size
 from galaxylearning.messages import typed
 from galaxylearning.messages.records import (
@@ -160,7 +160,7 @@ async def anchored_cohort(site: Site, board: Board, view: ChainView, terms: Term
     """The cohort whose root is on chain.
 
     Raises:
-        AuditFailed: no list of enrolments on the board gives the anchored root and size.
+        BlobMissing: no list of enrolments on the board gives the anchored root and size.
     """
     for listed in (await board.read("cohort", CohortList, max_bytes=MAX_LIST_BYTES)).values():
         candidates = await _fetch(board, "enrolments", SignedEnrolment, listed.enrolments)
@@ -170,7 +170,7 @@ async def anchored_cohort(site: Site, board: Board, view: ChainView, terms: Term
         cohort = await _cohort(site, view, terms, state, list(candidates.values()), direct)
         if cohort.root == state.cohort_root and cohort.size == state.cohort_size:
             return cohort
-    raise AuditFailed("no list of enrolments gives the anchored root", where=f"job {state.job_id} cohort")
+    raise BlobMissing("no list of enrolments gives the anchored root", where=f"job {state.job_id} cohort")
 
 
 async def _cohort(
@@ -247,7 +247,7 @@ async def anchored_updates(
     """The updates whose root was anchored for a round.
 
     Raises:
-        AuditFailed: no list of updates on the board gives the anchored root and count.
+        BlobMissing: no list of updates on the board gives the anchored root and count.
     """
     name = f"round/{anchor.round_index}"
     for listed in (await board.read(f"{name}/lists", RoundList, max_bytes=MAX_LIST_BYTES)).values():
@@ -271,7 +271,7 @@ async def anchored_updates(
         )
         if accepted.root == anchor.root and accepted.count == anchor.count:
             return accepted
-    raise AuditFailed(
+    raise BlobMissing(
         "no list of updates gives the anchored root", where=f"job {anchor.job_id} round {anchor.round_index}"
     )
 
@@ -355,21 +355,33 @@ async def open_bodies(
                 plaintext_bytes=body_limit(job.sizes, job.terms.plan.bits),
                 recipients=len(job.terms.evaluators),
             )
+        except BlobDamaged:
+            raise
         except Refused as refused:
             found[who] = refused
     return found
 
 
 async def revealed_tables(
-    site: Site, terms: Terms, state: JobState, cohort: Cohort
+    site: Site, terms: Terms, state: JobState, cohort: Cohort, *, is_waiting: bool = False
 ) -> dict[Address, tuple[Digest, ScoreTable]]:
-    """The usable score tables by the seat that revealed them; an unusable or missing one is left out."""
+    """The usable score tables by the seat that revealed them; an unusable one is left out.
+
+    So is one that cannot be had, unless it ``is_waiting`` for.
+
+    Raises:
+        BlobMissing, BlobDamaged: a table cannot be had, and is waited for.
+    """
     found: dict[Address, tuple[Digest, ScoreTable]] = {}
     for seat, digest in state.revealed:
         try:
             data = await site.blobs.get(digest, max_bytes=MAX_TABLE_BYTES)
             table = decode(data, ScoreTable, max_bytes=MAX_TABLE_BYTES)
-        except (BlobMissing, Refused):
+        except (BlobMissing, BlobDamaged):
+            if is_waiting:
+                raise
+            continue
+        except Refused:
             continue
         if usable(table, job_id=state.job_id, terms_digest=terms.digest, cohort=cohort.data_owners):
             found[seat] = (digest, table)

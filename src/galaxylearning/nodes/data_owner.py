@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.crypto.seal import SealingKey, seal
-from galaxylearning.errors import DataRefused, GalaxyError, MessageRefused, Refused
+from galaxylearning.errors import BlobDamaged, BlobMissing, DataRefused, GalaxyError, MessageRefused, Refused
 from galaxylearning.messages import typed
 from galaxylearning.messages.records import (
     MAX_SIGNED_BYTES,
@@ -275,6 +275,7 @@ class DataOwnerNode:
         for model, who_signed in signers.items():
             if len(who_signed) < state.quorum:
                 continue
+            missing: GalaxyError | None = None
             for parcel in sorted(parcels[model]):
                 try:
                     data = await assembly.open_parcel(
@@ -287,10 +288,15 @@ class DataOwnerNode:
                         plaintext_bytes=facts.weights_bytes,
                         recipients=state.cohort_size + len(state.evaluators),
                     )
+                except (BlobMissing, BlobDamaged) as error:
+                    missing = error
+                    continue
                 except Refused:
                     continue
                 if blake3_digest(data) == model:
                     return model, data
+            if missing is not None:
+                raise missing
             raise MessageRefused("no parcel of the round's model opens for us", where=f"job {state.job_id}")
         return None
 

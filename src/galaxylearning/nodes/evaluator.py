@@ -395,7 +395,15 @@ class SeatedJob:
         """The settlement that follows from the revealed tables."""
         _, cohort = await self._computed(state)
         own = decode((await self._journalled_table(state))[0], ScoreTable, max_bytes=MAX_TABLE_BYTES)
-        tables = await assembly.revealed_tables(self.site, self.terms, state, cohort)
+        # A table that is late is no lie. Only when half of the settle window is over it is done without.
+        patience = self.terms.windows.reveal_s + self.terms.windows.settle_s // 2
+        tables = await assembly.revealed_tables(
+            self.site,
+            self.terms,
+            state,
+            cohort,
+            is_waiting=self.view.now < state.phase_start + patience,
+        )
         liars = await self._openings.liars() if self._openings is not None else ()
         faulty = assembly.faulty_seats(state, tables, own, liars)
         tree, table = scoring.payouts(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from galaxylearning.crypto.ring import DEGREE
 from galaxylearning.crypto.seal import SealingKey, open_sealed, seal
-from galaxylearning.errors import BlobRefused, PhaseError, Refused
+from galaxylearning.errors import BlobDamaged, BlobMissing, BlobRefused, PhaseError, Refused
 from galaxylearning.messages import typed
 from galaxylearning.messages.records import (
     AnswerBody,
@@ -247,7 +247,10 @@ class Member:
         found: dict[Address, Digest] = {}
         twice: set[Address] = set()
         for digest, record in sorted(records.items()):
-            if await openings.words_of(asked, digest, record, state) is None:
+            try:
+                if await openings.words_of(asked, digest, record, state) is None:
+                    continue
+            except (BlobMissing, BlobDamaged):
                 continue
             if record.signer in found:
                 twice.add(record.signer)

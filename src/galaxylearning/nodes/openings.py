@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.crypto.seal import SealingKey, sealed_bytes
-from galaxylearning.errors import BlobMissing, MessageRefused, Refused
+from galaxylearning.errors import BlobDamaged, BlobMissing, MessageRefused, Refused
 from galaxylearning.messages.records import (
     AnswerBody,
     MaskedBody,
@@ -148,6 +148,8 @@ class Openings:
             try:
                 bodies.append(await self._body(digest, anchor.round_index, who))
                 readable[who] = digest
+            except BlobDamaged:
+                raise
             except Refused as refused:
                 malformed[who] = str(refused)[:200]
         self._bodies = anchor.round_index, bodies
@@ -312,25 +314,33 @@ class Openings:
     async def answers_of(
         self, asked: Asked, digests: Sequence[Digest], state: JobState
     ) -> Mapping[int, bytes] | None:
-        """Words by seat of these answers; a missing one gives None, one that is no answer is left out."""
+        """Words by seat of these answers; one that is not there yet gives None, one that is none is left out."""
         records = await self.board.read(f"{asked.topic}/answers", SignedAnswer)
         found: dict[int, bytes] = {}
         for digest in digests:
             if digest not in records:
                 return None
-            if (words := await self.words_of(asked, digest, records[digest], state)) is not None:
+            try:
+                words = await self.words_of(asked, digest, records[digest], state)
+            except (BlobMissing, BlobDamaged):
+                return None
+            if words is not None:
                 found[state.evaluators.index(records[digest].signer)] = words
         return found
 
     async def words_of(
         self, asked: Asked, digest: Digest, record: SignedAnswer, state: JobState
     ) -> bytes | None:
-        """The packed answer that a record speaks of, or None where it is none to this question."""
+        """The packed answer that a record speaks of, or None where it is none to this question.
+
+        Raises:
+            BlobMissing, BlobDamaged: it cannot be had yet.
+        """
         if digest not in self._answers:
             try:
                 self._answers[digest] = await self._opened_answer(asked, record, state)
-            except BlobMissing:
-                return None
+            except BlobDamaged:
+                raise
             except Refused:
                 self._answers[digest] = None
         return self._answers[digest]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from galaxylearning.errors import BlobMissing, GalaxyError, Refused
+from galaxylearning.errors import BlobDamaged, BlobMissing, GalaxyError, Refused
 from galaxylearning.messages.records import (
     MAX_SIGNED_BYTES,
     MAX_TABLE_BYTES,
@@ -67,7 +67,7 @@ class RelayerNode:
                     data = await self.site.blobs.get(digest, max_bytes=MAX_SIGNED_BYTES)
                     record = decode(data, kind, max_bytes=MAX_SIGNED_BYTES)
                     verify(record, self.site.registry_domain())
-                except BlobMissing:
+                except (BlobMissing, BlobDamaged):
                     continue
                 except Refused:
                     self._relayed.add(digest)

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from galaxylearning.errors import (
+    BlobDamaged,
     BlobMissing,
     GalaxyError,
     LedgerError,
     MessageRefused,
+    QuorumMissing,
     Refused,
     StorageError,
     TransactionReverted,
@@ -244,7 +246,7 @@ class Board:
                 try:
                     data = await self._site.blobs.get(digest, max_bytes=max_bytes)
                     self._records[key] = decode(data, kind, max_bytes=max_bytes)
-                except BlobMissing:
+                except (BlobMissing, BlobDamaged):
                     continue
                 except Refused:
                     self._records[key] = None
@@ -279,8 +281,9 @@ class Board:
 
 
 def is_passing(error: GalaxyError) -> bool:
-    """Whether it may pass by itself: chain or store did not answer, or a blob is not there yet."""
-    return error.retryable and isinstance(error, LedgerError | StorageError | BlobMissing)
+    """Whether it may pass: chain or store did not answer, a blob or others are not there yet, a disk is full."""
+    kinds = LedgerError | StorageError | BlobMissing | BlobDamaged | QuorumMissing
+    return error.retryable and isinstance(error, kinds)
 
 
 async def keep_going(site: Site, turn: Callable[[], Awaitable[bool]]) -> None:

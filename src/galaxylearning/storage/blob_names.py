@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from galaxylearning.crypto.digest import blake3_digest
-from galaxylearning.errors import BlobRefused, StorageError
+from galaxylearning.errors import BlobDamaged, BlobRefused, StorageError
 from galaxylearning.ports import BlobStore
 from galaxylearning.units import Digest
 
@@ -61,13 +61,11 @@ class AccessRefused(StorageError):  # noqa: N818
     """A blob store wants a signature, or does not serve this account."""
 
 
-class BlobAltered(BlobRefused):
+class BlobAltered(BlobDamaged):
     """What a store gave is not what its digest says; ``data`` is what it gave.
 
     Another store may have the blob, and this one may be put right.
     """
-
-    retryable = True
 
     def __init__(self, name: str, data: bytes) -> None:
         super().__init__("is not what its digest says", where=f"blob {name}")
