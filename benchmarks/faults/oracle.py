@@ -1,0 +1,184 @@
+"""The oracle: data owners whose update in a round is one known number at one known place, everybody's another.
+
+The federated model then shows by itself whose update is in it, from which round, with what weight, and
+whether one was counted twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from galaxylearning.crypto.digest import blake3_digest
+from galaxylearning.messages.plan import Plan
+from galaxylearning.messages.terms import Column, Schema, Terms, Windows
+from galaxylearning.ports import OfferedDataset
+from galaxylearning.protocol.hidden_set import HiddenSet, Rows
+from galaxylearning.protocol.job import CompiledJob, Job, Price, compile_job
+from galaxylearning.protocol.matching import DatasetArray, DatasetColumn
+from galaxylearning.protocol.rounds import train_update
+from galaxylearning.protocol.rows import encode_rows
+from galaxylearning.units import Address, Digest
+
+I32 = NDArray[np.int32]
+
+LEVEL: Final = 1_024
+"""Magnitude of every update, in quantisation levels."""
+WINDOW_S: Final = 900
+WINDOWS: Final = Windows(WINDOW_S, WINDOW_S, WINDOW_S, WINDOW_S, WINDOW_S, WINDOW_S, 30 * 86_400)
+HIDDEN_UNITS: Final[Mapping[str, int]] = {"sealed": 6, "masked": 80}
+TEST_ROWS: Final = 64
+MOST_OWNERS: Final = 4
+DATASET: Final = "things"
+COLUMNS: Final = ("height", "width")
+SCHEMA: Final = Schema(
+    features=tuple(Column(name, "number", unit="mm", mean=10.0, std=2.0) for name in COLUMNS),
+    label=Column("kind", "category", classes=("round", "square")),
+)
+
+
+def clouds(rows: int, *, seed: int) -> Mapping[str, NDArray[Any]]:
+    """Heights and widths in millimetres of two kinds of things."""
+    rng = np.random.default_rng(seed)
+    kinds = rng.integers(0, 2, rows)
+    kinds[:2] = 0, 1
+    centres = np.where(kinds == 1, 11.5, 8.5)
+    found: dict[str, NDArray[Any]] = {name: centres + rng.normal(0, 1.5, rows) for name in COLUMNS}
+    found["kind"] = np.array(["round", "square"], dtype=object)[kinds]
+    return found
+
+
+@cache
+def compiled(privacy: str, rounds: int, owners: int) -> CompiledJob:
+    """A small job of this many rounds for at most this many data owners."""
+    torch.set_num_threads(1)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = nn.Sequential(
+            nn.Linear(2, HIDDEN_UNITS[privacy]), nn.Tanh(), nn.Linear(HIDDEN_UNITS[privacy], 2)
+        )
+    plan = Plan(
+        rounds=rounds,
+        learning_rate=0.5,
+        steps=1,
+        batch_size=16,
+        clip_norm=2.0,
+        midpoints=1,
+        minimum_owners=3 if privacy == "masked" else 2,
+        maximum_owners=owners,
+    )
+    job = Job(
+        title="Kinds of things",
+        model=model,
+        loss="cross_entropy",
+        schema=SCHEMA,
+        plan=plan,
+        price=Price(bounty="1000", target_gain=0.8),
+        test_data="",
+        windows=WINDOWS,
+        seed=1,
+        privacy=privacy,
+    )
+    return compile_job(job, encode_rows(SCHEMA, clouds(TEST_ROWS, seed=0)))
+
+
+class Shelf:
+    """A data owner's one data set (``ports.DatasetShelf``), which the oracle does not train on."""
+
+    def __init__(self, name: str) -> None:
+        wanted = [*SCHEMA.features, SCHEMA.label]
+        self._offer = OfferedDataset(
+            name=DATASET,
+            commitment=blake3_digest(name.encode()),
+            schema_digest=blake3_digest(b"schema"),
+            n_rows=4,
+            columns=tuple(
+                DatasetColumn(c.name, c.kind, c.unit, c.minimum, c.maximum, c.classes) for c in wanted
+            ),
+            arrays=tuple(DatasetArray(a.name, a.shape, a.dtype) for a in SCHEMA.arrays),
+        )
+        self._columns = clouds(4, seed=1)
+
+    def offered(self) -> Sequence[OfferedDataset]:
+        """The one data set."""
+        return (self._offer,)
+
+    def columns(self, name: str) -> Mapping[str, NDArray[Any]]:
+        """Its columns."""
+        return self._columns
+
+    def record_use(self, name: str, job_id: int, round_index: int) -> None:
+        """Nobody counts these uses."""
+
+
+_STEPS: dict[tuple[str, int, Digest], I32] = {}
+
+
+def hidden_step(job: CompiledJob, terms: Terms, state: bytes, round_index: int) -> I32:
+    """The step on the hidden set that a round's gate compares with, int32[P]; of an oracle's knowledge."""
+    key = terms.privacy, round_index, blake3_digest(state)
+    if key not in _STEPS:
+        hidden = HiddenSet.split(job.test, seed=terms.seed)
+        rng = np.random.default_rng([terms.seed, round_index, 0x6A7E])
+        _STEPS[key] = train_update(
+            job.model, terms, job.model.from_state_bytes(state), hidden.gating, rng=rng
+        )[0]
+    return _STEPS[key]
+
+
+@dataclass(frozen=True, slots=True)
+class OneHot:
+    """An update that is ``value`` at ``place`` and zero elsewhere."""
+
+    place: int
+    value: int
+
+
+def one_hot(step: I32, position: int, round_index: int) -> OneHot:
+    """What the data owner at ``position`` sends in a round: at a place of its own, the way of ``step``.
+
+    Places of another position or of the round before or after are other ones.
+    """
+    places = np.arange(step.size)
+    own = places[(places % MOST_OWNERS == position) & (places // MOST_OWNERS % 2 == round_index % 2)]
+    place = int(own[np.argmax(np.abs(step[own]))])
+    return OneHot(place, LEVEL if step[place] > 0 else -LEVEL)
+
+
+@dataclass
+class Made:
+    """What data owners really made, by round and account: the oracle's record of it."""
+
+    made: dict[tuple[int, Address], OneHot] = field(default_factory=dict)
+    conflicts: list[str] = field(default_factory=list)
+
+    def note(self, round_index: int, data_owner: Address, update: OneHot) -> None:
+        """Record what was made; making it again after a crash must give the same."""
+        known = self.made.setdefault((round_index, data_owner), update)
+        if known != update:
+            self.conflicts.append(f"{data_owner} made {known} and {update} in round {round_index}")
+
+
+class OneHotTrainer:
+    """Implements ``ports.Trainer`` for the data owner at one position."""
+
+    def __init__(self, job: CompiledJob, position: int, book: Made) -> None:
+        self._job, self._position, self._book = job, position, book
+
+    async def train(
+        self, graph: bytes, state: bytes, terms: Terms, rows: Rows, *, round_index: int, data_owner: Address
+    ) -> tuple[I32, I32]:
+        """The one known number."""
+        step = hidden_step(self._job, terms, state, round_index)
+        update = one_hot(step, self._position, round_index)
+        self._book.note(round_index, data_owner, update)
+        found = np.zeros(step.size, np.int32)
+        found[update.place] = update.value
+        return found, np.zeros(0, np.int32)
