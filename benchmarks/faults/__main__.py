@@ -6,8 +6,10 @@ Exits with 1 where an invariant broke. Every run follows from its seed: ``--repl
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import multiprocessing
+import shutil
 import sys
 import tempfile
 import time
@@ -15,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,10 +32,8 @@ from galaxylearning.simulation.faults import Fault
 
 RUNS: Final = 10_000
 QUICK_RUNS: Final = 200
-COMPARED: Final = 300
-"""Runs that are also played on the contracts."""
 REPEAT_EVERY: Final = 50
-"""Every so many runs one is run twice, and must come out the same."""
+"""Every so many runs one is run twice, and must come out the same; and it is played on the contracts too."""
 TOLD_EVERY_S: Final = 30.0
 
 
@@ -46,15 +47,26 @@ class Run:
     steps: int
     virtual_s: float
     violations: tuple[str, ...]
+    compared: fidelity.Comparison | None = None
+
+
+@cache
+def _contracts() -> fidelity.Contracts:
+    """This process's contracts, in a folder that goes with it."""
+    folder = tempfile.mkdtemp(prefix="galaxy-faults-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return anyio.run(fidelity.Contracts.deployed, Path(folder))
 
 
 def run(seed: int) -> Run:
-    """Run a seed; now and then twice, to see that it is the same run."""
-    here = scenario(seed)
+    """Run a seed; now and then twice, to see that it is the same run, and on the contracts."""
+    here, compared = scenario(seed), None
     try:
         played, found = checked(here)
-        if seed % REPEAT_EVERY == 0 and checked(here)[0].fingerprint != played.fingerprint:
-            found.append("the same seed gave another run")
+        if seed % REPEAT_EVERY == 0:
+            if checked(here)[0].fingerprint != played.fingerprint:
+                found.append("the same seed gave another run")
+            compared = anyio.run(fidelity.compared, _contracts(), here)
     except Exception as error:  # noqa: BLE001 - whatever a run ends with, its seed must be told
         return Run(seed, "failed", Counter(), 0, 0.0, (f"{type(error).__name__}: {error}",))
     phase = played.state.phase.name.lower() if played.state is not None else "not posted"
@@ -65,6 +77,7 @@ def run(seed: int) -> Run:
         played.steps,
         played.ended_at_s or 0.0,
         tuple(found),
+        compared,
     )
 
 
@@ -81,6 +94,10 @@ class Tally:
     failing: dict[int, tuple[str, ...]] = field(default_factory=dict)
     steps: int = 0
     virtual_s: float = 0.0
+    calls: int = 0
+    refused: int = 0
+    differences: list[str] = field(default_factory=list)
+    """Between the light ledger and the contracts."""
 
     def take(self, one: Run) -> None:
         """Count a run."""
@@ -90,11 +107,15 @@ class Tally:
         self.faults += one.faults
         self.steps += one.steps
         self.virtual_s += one.virtual_s
+        if one.compared is not None:
+            self.calls += one.compared.calls
+            self.refused += one.compared.refused
+            self.differences += [f"seed {one.seed}: {what}" for what in one.compared.differences]
         if one.violations:
             self.failing[one.seed] = one.violations
             self.hit.update(set(one.faults))
 
-    def rows(self, first_seed: int, compared: fidelity.Comparison) -> list[dict[str, Any]]:
+    def rows(self, first_seed: int) -> list[dict[str, Any]]:
         """What is written to the results."""
         violations = sum(len(found) for found in self.failing.values())
         rows = [
@@ -107,9 +128,9 @@ class Tally:
         rows.append(
             _row(
                 "calls that the light ledger and the contracts answer alike",
-                compared.calls,
-                len(compared.differences),
-                refused_by_both=compared.refused,
+                self.calls,
+                len(self.differences),
+                refused_by_both=self.refused,
             )
         )
         return rows
@@ -125,16 +146,9 @@ def main(arguments: list[str] | None = None) -> int:
     if options.replay is not None:
         return _replay(options.replay)
     runs = options.runs if options.runs is not None else QUICK_RUNS if options.quick else RUNS
-    compared_runs = max(1, COMPARED * runs // RUNS)
     deadline_s = time.monotonic() + 60 * options.budget_minutes
     tally, told_s = Tally(), time.monotonic()
     print(f"{runs} runs from seed {options.seed}, at most {options.budget_minutes:g} minutes", flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        compared = anyio.run(_compared, Path(folder), range(options.seed, options.seed + compared_runs))
-    print(
-        f"light ledger and contracts: {compared.calls} calls, {len(compared.differences)} differences",
-        flush=True,
-    )
     for one in _runs(range(options.seed, options.seed + runs), options.processes, deadline_s):
         tally.take(one)
         for found in one.violations:
@@ -145,7 +159,7 @@ def main(arguments: list[str] | None = None) -> int:
                 f"  {tally.runs} runs, {tally.faults.total()} faults, {len(tally.failing)} failing",
                 flush=True,
             )
-    return _verdict(options, runs, tally, compared)
+    return _verdict(options, runs, tally)
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
@@ -180,20 +194,7 @@ def _runs(seeds: Iterable[int], processes: int, deadline_s: float) -> Iterator[R
                 return
 
 
-async def _compared(folder: Path, seeds: Iterable[int]) -> fidelity.Comparison:
-    """Seeds played on the contracts too, all together."""
-    contracts = await fidelity.Contracts.deployed(folder)
-    total = fidelity.Comparison(0, 0, ())
-    for seed in seeds:
-        one = await fidelity.compared(contracts, scenario(seed))
-        differences = tuple(f"seed {seed}: {what}" for what in one.differences)
-        total = fidelity.Comparison(
-            total.calls + one.calls, total.refused + one.refused, total.differences + differences
-        )
-    return total
-
-
-def _verdict(options: argparse.Namespace, runs: int, tally: Tally, compared: fidelity.Comparison) -> int:
+def _verdict(options: argparse.Namespace, runs: int, tally: Tally) -> int:
     print(f"\n{'faults':<24}{'count':>12}")
     for kind in Fault:
         print(f"{kind:<24}{tally.faults[kind]:>12,}")
@@ -203,18 +204,19 @@ def _verdict(options: argparse.Namespace, runs: int, tally: Tally, compared: fid
     print(
         f"seeds {options.seed} to {options.seed + tally.runs - 1}; {tally.repeated} of them run twice, the same again"
     )
-    for difference in compared.differences:
+    print(f"{tally.calls:,} calls played on the contracts too, {tally.refused:,} of them refused by both")
+    for difference in tally.differences:
         print(f"light ledger: {difference}")
     violations = sum(len(found) for found in tally.failing.values())
     for seed, found in sorted(tally.failing.items()):
         print(f"seed {seed} ({len(found)}): python -m benchmarks.faults --replay {seed}")
-    is_good = not violations and not compared.differences
+    is_good = not violations and not tally.differences
     short = "" if tally.runs == runs else f" (time was up after {tally.runs} of {runs} runs)"
     print(
         f"{'ok' if is_good else 'FAILED'}: {tally.runs:,} runs, {tally.faults.total():,} faults, {violations} violations{short}"
     )
     if not options.quick:
-        rows = tally.rows(options.seed, compared)
+        rows = tally.rows(options.seed)
         options.output.write_text(json.dumps(rows, indent=1) + "\n")
     return 0 if is_good else 1
 

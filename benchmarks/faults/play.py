@@ -14,7 +14,7 @@ from benchmarks.faults.scenario import EVALUATORS, NEVER, Scenario, milder
 from benchmarks.faults.seeded_sealing import seeded_sealing
 from blake3 import blake3
 
-from galaxylearning.errors import GalaxyError
+from galaxylearning.errors import DiskFull, GalaxyError
 from galaxylearning.nodes import evaluator as evaluators
 from galaxylearning.nodes import requester
 from galaxylearning.nodes.data_owner import DataOwnerNode
@@ -71,6 +71,8 @@ class Played:
     made: Made
     journals: dict[str, MemoryJournal] = field(default_factory=dict)
     told: list[tuple[float, str, Progress]] = field(default_factory=list)
+    full: set[str] = field(default_factory=set)
+    """Nodes that told their operator of a full disk."""
     unfinished: list[str] = field(default_factory=list)
     """Nodes that had not finished in time after the job had ended."""
     fatal: list[str] = field(default_factory=list)
@@ -129,10 +131,12 @@ class _Play:
         def report(progress: Progress) -> None:
             played.told.append((self.loop.time(), name, progress))
 
+        def pulse(error: GalaxyError | None) -> None:
+            if isinstance(error, DiskFull):
+                played.full.add(name)
+
         if not is_faulty:
-            return Site(
-                played.ledger, played.blobs, WaywardClock(), journal, signer(name), entropy, report, POLL_S
-            )
+            return Site(played.ledger, played.blobs, WaywardClock(), journal, signer(name), entropy)
         wire = Wire(source, name)
         return Site(
             ledger=FaultyLedger(played.ledger, wire, chain_now=self.chain_now),
@@ -142,6 +146,7 @@ class _Play:
             signer=signer(name),
             entropy=entropy,
             report=report,
+            pulse=pulse,
             poll_s=POLL_S,
         )
 
@@ -185,7 +190,9 @@ class _Play:
                     continue
             try:
                 await task
-            except NodeDied:
+            except (NodeDied, BaseExceptionGroup) as death:
+                if isinstance(death, BaseExceptionGroup) and death.split(NodeDied)[1] is not None:
+                    raise
                 await asyncio.sleep(self.played.source.between(DOWN_S))
             except GalaxyError as error:
                 # The process ends with this message; whoever watches over it starts it again.

@@ -131,8 +131,7 @@ def test_a_full_disk_is_waited_out_and_told() -> None:
     rule = first_times(1, Fault.FULL_DISK, lambda _node, doing: doing.startswith("record "))
     played, found = checked(calm(), source=Scripted(rule))
     assert not found
-    waiting = {name for _, name, progress in played.told if progress.step == "waiting"}
-    assert waiting == {*EVALUATORS, *OWNERS}
+    assert played.full == {*EVALUATORS, *OWNERS}
 
 
 def test_an_evaluator_whose_score_table_is_late_is_not_called_faulty() -> None:

@@ -130,6 +130,10 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._made += 1
         return asyncio.Task(coro, loop=self, name=name or f"task {self._made:09d}", context=context)
 
+    def get_task_factory(self) -> None:
+        """Tasks are asyncio's own."""
+        return None
+
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """A callback failed: the run fails."""
         self._failure = context.get("exception") or RuntimeError(str(context.get("message")))
