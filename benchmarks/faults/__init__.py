@@ -1,1 +1,1 @@
-"""Whole jobs under simulated faults: thousands of seeded runs of the real nodes, each checked by an oracle."""
+"""Whole jobs under simulated faults: thousands of seeded runs of the real nodes, checked by an oracle."""

@@ -1,4 +1,4 @@
-"""The oracle: data owners whose update in a round is one known number at one known place, everybody's another.
+"""The oracle: data owners whose update in a round is one known number at one known place of their own.
 
 The federated model then shows by itself whose update is in it, from which round, with what weight, and
 whether one was counted twice.
