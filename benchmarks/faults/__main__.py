@@ -18,6 +18,7 @@ from benchmarks.faults.checks import checked
 from benchmarks.faults.play import source_of
 from benchmarks.faults.scenario import scenario
 from benchmarks.rows import RESULTS
+
 from galaxylearning.simulation.faults import Fault
 
 RUNS: Final = 10_000
@@ -69,9 +70,8 @@ def _verdict(options: argparse.Namespace, runs: int, tally: Tally) -> int:
     print(f"{'all':<24}{tally.faults.total():>12,}\n")
     print(", ".join(f"{count:,} {kind}" for kind, count in sorted(tally.kinds.items())))
     print(f"{tally.steps:,} steps, {tally.virtual_s / 86_400:,.1f} days of chain time")
-    print(
-        f"seeds {options.seed} to {options.seed + tally.runs - 1}; {tally.repeated} of them run twice, the same again"
-    )
+    last = options.seed + tally.runs - 1
+    print(f"seeds {options.seed} to {last}; {tally.repeated} of them run twice, the same again")
     print(f"{tally.calls:,} calls played on the contracts too, {tally.refused:,} of them refused by both")
     for difference in tally.differences:
         print(f"light ledger: {difference}")
@@ -80,9 +80,8 @@ def _verdict(options: argparse.Namespace, runs: int, tally: Tally) -> int:
         print(f"seed {seed} ({len(found)}): python -m benchmarks.faults --replay {seed}")
     is_good = not violations and not tally.differences
     short = "" if tally.runs == runs else f" (time was up after {tally.runs} of {runs} runs)"
-    print(
-        f"{'ok' if is_good else 'FAILED'}: {tally.runs:,} runs, {tally.faults.total():,} faults, {violations} violations{short}"
-    )
+    counts = f"{tally.runs:,} runs, {tally.faults.total():,} faults, {violations} violations"
+    print(f"{'ok' if is_good else 'FAILED'}: {counts}{short}")
     if not options.quick:
         rows = tally.rows(options.seed)
         options.output.write_text(json.dumps(rows, indent=1) + "\n")

@@ -26,6 +26,7 @@ from galaxylearning.chain.embedded import EmbeddedChain
 from galaxylearning.chain.evm import connect
 from galaxylearning.errors import TransactionReverted
 from galaxylearning.ports import Call, Contract, Ledger, Signer
+from galaxylearning.simulation.faults import chance
 from galaxylearning.simulation.light_ledger import LightLedger, Transaction
 from galaxylearning.simulation.light_registry import BURN
 from galaxylearning.simulation.stage import GAS_MONEY_WEI, GENESIS_S
@@ -68,7 +69,7 @@ async def compared(contracts: Contracts, scenario: Scenario) -> Comparison:
         "token": contracts.deployment.token,
     }
     played = await anyio.to_thread.run_sync(lambda: play(scenario, addresses=addresses))
-    time, rng = [GENESIS_S], Random(f"bad calls {scenario.seed}")
+    time, rng = [GENESIS_S], chance(f"bad calls {scenario.seed}")
     found: list[str] = []
     calls = refused = 0
     light = LightLedger(addresses, now=lambda: time[0])

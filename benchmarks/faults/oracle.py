@@ -111,7 +111,8 @@ class Shelf:
         return (self._offer,)
 
     def columns(self, name: str) -> Mapping[str, NDArray[Any]]:
-        """Its columns."""
+        """Its columns; nobody asks for those of another."""
+        del name
         return self._columns
 
     def record_use(self, name: str, job_id: int, round_index: int) -> None:
@@ -176,6 +177,7 @@ class OneHotTrainer:
         self, graph: bytes, state: bytes, terms: Terms, rows: Rows, *, round_index: int, data_owner: Address
     ) -> tuple[I32, I32]:
         """The one known number."""
+        del graph, rows
         step = hidden_step(self._job, terms, state, round_index)
         update = one_hot(step, self._position, round_index)
         self._book.note(round_index, data_owner, update)

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from random import Random
 from typing import Any, Final
 
 from benchmarks.faults.oracle import DATASET, Made, OneHotTrainer, Shelf, compiled
@@ -25,7 +24,7 @@ from galaxylearning.ports import Call, Contract, Event
 from galaxylearning.protocol.consent import OwnerPolicy
 from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.simulation import stage
-from galaxylearning.simulation.faults import LATE_S, Fault, FaultSource, Incident, NodeDied
+from galaxylearning.simulation.faults import LATE_S, Fault, FaultSource, Incident, NodeDied, chance
 from galaxylearning.simulation.faulty_ports import (
     FaultyBlobs,
     FaultyClock,
@@ -126,7 +125,7 @@ class _Play:
         played = self.played
         source = self.milder if name == "requester" else played.source
         journal = played.journals.setdefault(name, MemoryJournal())
-        entropy = self._entropies.setdefault(name, Random(f"{name} {self.scenario.seed}").randbytes)
+        entropy = self._entropies.setdefault(name, chance(f"{name} {self.scenario.seed}").randbytes)
 
         def report(progress: Progress) -> None:
             played.told.append((self.loop.time(), name, progress))
@@ -283,7 +282,7 @@ def play(
     addresses: Mapping[Contract, Address] = ADDRESSES,
 ) -> Played:
     """Run a scenario, with its own faults or those of another ``source``."""
-    loop = VirtualLoop(rng=Random(f"order {scenario.seed}"))
+    loop = VirtualLoop(rng=chance(f"order {scenario.seed}"))
     faults = source if source is not None else source_of(scenario)
     run = _Play(scenario, loop, faults, addresses)
     with seeded_sealing():
@@ -296,7 +295,7 @@ def play(
 
 def source_of(scenario: Scenario, *, keeps_trace: bool = False) -> FaultSource:
     """The faults of a scenario."""
-    return FaultSource(scenario.weather, Random(f"faults {scenario.seed}"), keeps_trace)
+    return FaultSource(scenario.weather, chance(f"faults {scenario.seed}"), keeps_trace)
 
 
 def passer_by(played: Played) -> Site:
@@ -307,7 +306,7 @@ def passer_by(played: Played) -> Site:
         clock=WaywardClock(),
         journal=MemoryJournal(),
         signer=signer("passer-by"),
-        entropy=Random("passer-by").randbytes,
+        entropy=chance("passer-by").randbytes,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from benchmarks.faults.oracle import WINDOW_S
 
-from galaxylearning.simulation.faults import Fault, Weather
+from galaxylearning.simulation.faults import Fault, Weather, chance
 
 EVALUATORS: Final = ("evaluator-1", "evaluator-2", "evaluator-3")
 OWNERS: Final = ("east", "north", "south", "west")
@@ -75,7 +75,7 @@ class Scenario:
 
 def scenario(seed: int) -> Scenario:
     """The run of a seed."""
-    rng = Random(f"scenario {seed}")
+    rng = chance(f"scenario {seed}")
     privacy = "masked" if rng.random() < 0.2 else "sealed"
     rounds = 1 if rng.random() < 0.5 else 2
     owners = OWNERS if privacy == "masked" else OWNERS[: rng.choice((3, 4))]

@@ -23,16 +23,18 @@ def lines(played: Played) -> Iterator[str]:
         result = f"refused: {sent.refused}" if sent.refused else ", ".join(name for _, name, _ in sent.events)
         who = names.get(sent.sender, sent.sender)
         found.append((float(sent.timestamp - GENESIS_S), f"chain    {who}: {sent.call.function} -> {result}"))
-    for at_s, name, progress in played.told:
-        found.append((at_s, f"says     {name}: {progress.step} {progress.facts or ''}"))
-    for one in played.incidents:
-        found.append((one.at_s, f"fault    {one.node}: {one.fault} at '{one.doing}'"))
+    found += [
+        (at_s, f"says     {name}: {progress.step} {progress.facts or ''}")
+        for at_s, name, progress in played.told
+    ]
+    found += [(one.at_s, f"fault    {one.node}: {one.fault} at '{one.doing}'") for one in played.incidents]
     for at_s, text in sorted(found, key=lambda pair: pair[0]):
         yield f"{at_s:9.2f} s  {text}"
 
 
 def _setting(scenario: Scenario) -> Iterator[str]:
-    yield f"seed {scenario.seed}: {scenario.privacy}, {scenario.rounds} rounds, owners {', '.join(scenario.owners)}"
+    owners = ", ".join(scenario.owners)
+    yield f"seed {scenario.seed}: {scenario.privacy}, {scenario.rounds} rounds, owners {owners}"
     yield f"on chain by themselves: {', '.join(sorted(scenario.direct)) or 'nobody'}"
     rates = ", ".join(f"{kind} {rate:.3f}" for kind, rate in scenario.weather.rates.items())
     yield f"faults until {scenario.weather.until_s:.0f} s: {rates}"

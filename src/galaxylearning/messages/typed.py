@@ -128,12 +128,7 @@ class TypedMessage:
 
     def struct_hash(self) -> bytes:
         """``hashStruct``: keccak of the type hash and the encoded fields, 32 bytes."""
-        words = [_type_hash(self.type_string)]
-        words += [
-            _word(kind, getattr(self, name))
-            for (kind, _), name in zip(self.abi_fields(), self.field_names(), strict=True)
-        ]
-        return keccak(b"".join(words))
+        return _struct_hash(self)
 
     def digest(self, domain: Domain) -> bytes:
         """The 32 bytes that are signed.
@@ -156,6 +151,17 @@ def _abi_fields(type_string: str) -> tuple[tuple[str, str], ...]:
 @lru_cache(maxsize=64)
 def _field_names(type_string: str) -> tuple[str, ...]:
     return tuple(re.sub("[A-Z]", lambda m: "_" + m[0].lower(), name) for _, name in _abi_fields(type_string))
+
+
+@lru_cache(maxsize=1 << 14)
+def _struct_hash(message: TypedMessage) -> bytes:
+    """Nodes look at the same records again and again."""
+    words = [_type_hash(message.type_string)]
+    words += [
+        _word(kind, getattr(message, name))
+        for (kind, _), name in zip(message.abi_fields(), message.field_names(), strict=True)
+    ]
+    return keccak(b"".join(words))
 
 
 @dataclass(frozen=True, slots=True)

@@ -314,7 +314,7 @@ class Openings:
     async def answers_of(
         self, asked: Asked, digests: Sequence[Digest], state: JobState
     ) -> Mapping[int, bytes] | None:
-        """Words by seat of these answers; one that is not there yet gives None, one that is none is left out."""
+        """Words by seat; an answer that is not there yet gives None, one that is none is left out."""
         records = await self.board.read(f"{asked.topic}/answers", SignedAnswer)
         found: dict[int, bytes] = {}
         for digest in digests:

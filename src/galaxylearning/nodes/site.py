@@ -281,7 +281,7 @@ class Board:
 
 
 def is_passing(error: GalaxyError) -> bool:
-    """Whether it may pass: chain or store did not answer, a blob or others are not there yet, a disk is full."""
+    """Whether it may pass: no answer from chain or store, a blob or others not there yet, a full disk."""
     kinds = LedgerError | StorageError | BlobMissing | BlobDamaged | QuorumMissing
     return error.retryable and isinstance(error, kinds)
 

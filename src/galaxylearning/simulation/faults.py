@@ -74,6 +74,11 @@ LATE_S: Final = (1.5 * TIMEOUT_S, 5 * TIMEOUT_S)
 """When a reordered request, or the second copy of a doubled one, arrives."""
 
 
+def chance(name: str) -> Random:
+    """A statistical generator that follows from a name: for faults, orders and delays, never for secrets."""
+    return Random(name)  # noqa: S311 - it must be the same again
+
+
 @dataclass
 class FaultSource:
     """Draws faults. ``trace`` keeps each of them where ``keeps_trace``."""

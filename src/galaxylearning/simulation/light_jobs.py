@@ -150,7 +150,7 @@ class Jobs:
         arguments = {"dataOwner": message.data_owner, struct: struct_of(message), **more}
         self._emit(message.job_id, name, **arguments, signature=signature, directHead=head)
 
-    def anchorCohort(self, sender: Address, values: tuple[Any, ...], signatures: bytes) -> None:  # noqa: N802
+    def anchorCohort(self, _sender: Address, values: tuple[Any, ...], signatures: bytes) -> None:  # noqa: N802
         """Fix the cohort."""
         message = typed.CohortAnchor(*values)
         state = self._job_in(message.job_id, Phase.ENROLLING).state
@@ -177,7 +177,7 @@ class Jobs:
         job.last_direct[message.data_owner] = index
         self._direct("UpdateSubmittedDirectly", "u", message, state, signature, roundIndex=index)
 
-    def anchorRound(self, sender: Address, values: tuple[Any, ...], signatures: bytes) -> None:  # noqa: N802
+    def anchorRound(self, _sender: Address, values: tuple[Any, ...], signatures: bytes) -> None:  # noqa: N802
         """Fix a round's updates."""
         message = typed.RoundAnchor(*values)
         state = self._job_in(message.job_id, Phase.TRAINING).state
@@ -239,7 +239,7 @@ class Jobs:
 
     # ---- settlement
 
-    def settle(self, sender: Address, values: tuple[Any, ...], signatures: bytes) -> None:
+    def settle(self, _sender: Address, values: tuple[Any, ...], signatures: bytes) -> None:
         """Fix who is paid what."""
         message = typed.Settlement(*values)
         job = self._job_in(message.job_id, Phase.REVEALING)
@@ -273,7 +273,7 @@ class Jobs:
 
     def pay(
         self,
-        sender: Address,
+        _sender: Address,
         job_id: int,
         payouts: Sequence[tuple[int, Address, int]],
         proof: Sequence[bytes],
@@ -295,7 +295,7 @@ class Jobs:
             self._paid(job_id, *payout)
 
     def claim(
-        self, sender: Address, job_id: int, index: int, account: Address, amount: int, proof: Sequence[bytes]
+        self, _sender: Address, job_id: int, index: int, account: Address, amount: int, proof: Sequence[bytes]
     ) -> None:
         """Pay one account."""
         state = self._payable(job_id)
@@ -312,7 +312,7 @@ class Jobs:
         self._token.send(self._address, account, amount)
         self._emit(job_id, "Paid", index=index, account=account, amount=amount)
 
-    def payFees(self, sender: Address, job_id: int) -> None:  # noqa: N802
+    def payFees(self, _sender: Address, job_id: int) -> None:  # noqa: N802
         """Push the evaluators' fees."""
         state = self._payable(job_id)
         pending = state.fee_seats & ~state.fees_paid_to if state.fee_per_seat else 0
@@ -322,7 +322,7 @@ class Jobs:
                 self._token.send(self._address, evaluator, state.fee_per_seat)
                 self._emit(job_id, "FeePaid", index=index, account=evaluator, amount=state.fee_per_seat)
 
-    def refund(self, sender: Address, job_id: int) -> None:
+    def refund(self, _sender: Address, job_id: int) -> None:
         """Send the requester what was not spent."""
         job = self.jobs.get(job_id)
         amount = job.state.refundable if job is not None else 0
@@ -331,7 +331,7 @@ class Jobs:
         self._emit(job_id, "Refunded", requester=job.state.requester, amount=amount)
         self._token.send(self._address, job.state.requester, amount)
 
-    def returnBond(self, sender: Address, job_id: int, data_owner: Address) -> None:  # noqa: N802
+    def returnBond(self, _sender: Address, job_id: int, data_owner: Address) -> None:  # noqa: N802
         """Send a bond back to who paid it."""
         job = self.jobs.get(job_id)
         if job is None or job.state.phase not in (Phase.SETTLED, Phase.ABORTED):
@@ -355,7 +355,7 @@ class Jobs:
         require(sender == job.state.requester, "NotRequester")
         self._abort(job)
 
-    def expire(self, sender: Address, job_id: int) -> None:
+    def expire(self, _sender: Address, job_id: int) -> None:
         """Move a job on that has outlived its deadline."""
         job = self.jobs.get(job_id)
         if job is None or job.state.expires_at is None or self._ledger.timestamp < job.state.expires_at:

@@ -46,7 +46,7 @@ class Token:
         self.balances: dict[Address, int] = {}
         self._allowances: dict[tuple[Address, Address], int] = {}
 
-    def mint(self, sender: Address, account: Address, amount: int) -> None:
+    def mint(self, _sender: Address, account: Address, amount: int) -> None:
         """Make tokens."""
         self.balances[account] = self.balances.get(account, 0) + amount
         self._transferred(NOBODY, account, amount)

@@ -13,9 +13,10 @@ from asyncio import events
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from random import Random
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, TypeVarTuple
 
 _T = TypeVar("_T")
+_Ts = TypeVarTuple("_Ts")
 
 MOST_STEPS: Final = 20_000_000
 """So many steps no simulation of ours takes: a task that never waits would otherwise run for ever."""
@@ -53,7 +54,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         before = events._get_running_loop()
         events._set_running_loop(self)
         try:
-            task = self.create_task(main)
+            task: asyncio.Task[_T] = self.create_task(main)
             self._work_until(task)
             for left in sorted(asyncio.all_tasks(self), key=lambda one: one.get_name()):
                 left.cancel()
@@ -96,7 +97,10 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     # ---- what asyncio asks of an event loop
 
     def call_soon(
-        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self,
+        callback: Callable[[*_Ts], object],
+        *args: *_Ts,
+        context: Context | None = None,
     ) -> asyncio.Handle:
         """Put a callback among the ready ones."""
         handle = asyncio.Handle(callback, args, self, context)
@@ -104,13 +108,21 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         return handle
 
     def call_later(
-        self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self,
+        delay: float,
+        callback: Callable[[*_Ts], object],
+        *args: *_Ts,
+        context: Context | None = None,
     ) -> asyncio.TimerHandle:
         """Call back after ``delay`` virtual seconds."""
         return self.call_at(self._now_s + delay, callback, *args, context=context)
 
     def call_at(
-        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self,
+        when: float,
+        callback: Callable[[*_Ts], object],
+        *args: *_Ts,
+        context: Context | None = None,
     ) -> asyncio.TimerHandle:
         """Call back at a virtual time."""
         timer = asyncio.TimerHandle(when, callback, args, self, context)
@@ -131,8 +143,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         return asyncio.Task(coro, loop=self, name=name or f"task {self._made:09d}", context=context)
 
     def get_task_factory(self) -> None:
-        """Tasks are asyncio's own."""
-        return None
+        """None: tasks are asyncio's own."""
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """A callback failed: the run fails."""
