@@ -166,6 +166,21 @@ def test_a_member_that_was_away_waits_for_the_answers_that_were_opened(phase: st
     assert not found
 
 
+def test_a_member_votes_once_though_the_board_does_not_show_its_vote() -> None:
+    def rule(node: str, doing: str, now_s: float) -> Fault | None:
+        if doing.startswith("list ") and doing.endswith("/sets"):
+            return Fault.MISSING
+        if node == "evaluator-3" and doing.startswith("put 1/round/0/") and doing.endswith("/answers"):
+            return Fault.LOST_REQUEST if chance(f"late {now_s}").random() < 0.7 else None
+        return None
+
+    for name in ("one", "two", "three", "four"):
+        source = Scripted(rule)
+        source.rng = chance(name)
+        _, found = checked(calm("masked"), source=source)
+        assert not found
+
+
 def test_a_member_that_was_away_releases_the_model_though_answers_are_listed_late() -> None:
     down: list[float] = []
 

@@ -1,8 +1,8 @@
 """An evaluator as a member of the decryption committee: it answers, once, and votes on which answers count.
 
-An answer is journalled before it is published, so a restarted member never gives another one. Which questions
-it answers is the law of :mod:`galaxylearning.secagg.member`; that they are the right ones follows from their
-being computed here, from the committed test set, the public model and the chain.
+An answer and a vote are journalled before they are published, so a restarted member never gives another one.
+Which questions it answers is the law of :mod:`galaxylearning.secagg.member`; that they are the right ones
+follows from their being computed here, from the committed test set, the public model and the chain.
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ class Member:
         self._law = MemberState(plan, terms.plan.rounds)
         self._shares: dict[int, tuple[F64, NDArray[np.bool_]]] = {}
         self._posted: set[str] = set()
+        self._voted: set[str] = set()
         self._since: dict[str, float] = {}
 
     @property
@@ -215,9 +216,11 @@ class Member:
     # ---- voting
 
     async def _vote(self, openings: Openings, asked: Asked, state: JobState) -> None:
-        votes = await self.board.votes(f"{asked.topic}/sets", SignedAnswerSet, state.seats)
-        if any(self.site.address in group for group in votes.values()):
+        kept = self.site.journal.lookup(self._vote_step(asked))
+        if kept is not None:
+            await self._post_set(asked, kept)
             return
+        votes = await self.board.votes(f"{asked.topic}/sets", SignedAnswerSet, state.seats)
         answers = await self._usable(openings, asked, state)
         if len(answers) <= self.plan.threshold:
             return
@@ -257,11 +260,28 @@ class Member:
             found[record.signer] = digest
         return {who: digest for who, digest in found.items() if who not in twice}
 
+    def _vote_step(self, asked: Asked) -> str:
+        return f"job/{self.job_id}/{asked.topic}/vote"
+
     async def _sign_set(self, asked: Asked, answers: tuple[Digest, ...]) -> None:
+        """Vote, once: the board may not show our own vote yet when we look again."""
+        vote = asked.digest + b"".join(answers)
+        await self._post_set(asked, self.site.journal.record(self._vote_step(asked), vote))
+
+    async def _post_set(self, asked: Asked, vote: bytes) -> None:
+        if asked.topic in self._voted:
+            return
+        if vote[:DIGEST_BYTES] != asked.digest:
+            raise PhaseError("answers to another question were voted for in its place", where=asked.topic)
+        answers = tuple(
+            Digest(vote[place : place + DIGEST_BYTES])
+            for place in range(DIGEST_BYTES, len(vote), DIGEST_BYTES)
+        )
         message = typed.AnswerSet(
             self.job_id, asked.round_index, int(asked.phase), asked.digest, answers_root(answers)
         )
         await self._sign(f"{asked.topic}/sets", SignedAnswerSet, message, answers=answers)
+        self._voted.add(asked.topic)
 
     async def _sign(
         self,
