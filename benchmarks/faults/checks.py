@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TypeVar
@@ -19,8 +19,10 @@ from galaxylearning.errors import GalaxyError
 from galaxylearning.learning import UpdateMatrix
 from galaxylearning.messages.records import (
     SignedAnswer,
+    SignedAnswerSet,
     SignedEnrolment,
     SignedOpening,
+    SignedRecord,
     SignedUpdate,
     encode,
 )
@@ -43,6 +45,9 @@ from galaxylearning.units import Address
 TOLERANCE = 1e-6
 """Relative, of a parameter's move: it is rounded to float32."""
 
+
+_E = TypeVar("_E", bound=ev.JobEvent)
+_R = TypeVar("_R", bound=SignedRecord)
 
 OPENED_EVERY = 3
 """Every third job is audited with an evaluator's key, the others as anybody can."""
@@ -175,9 +180,6 @@ def _let_down(seen: Seen, name: str) -> bool:
     return is_committing_over and (who not in state.committed or who not in dict(state.revealed))
 
 
-_E = TypeVar("_E", bound=ev.JobEvent)
-
-
 def _events(seen: Seen, kind: type[_E]) -> list[_E]:
     return [event for event in seen.view.events_of(JOB_ID) if isinstance(event, kind)]
 
@@ -187,42 +189,38 @@ def _events(seen: Seen, kind: type[_E]) -> list[_E]:
 
 async def _said_once(seen: Seen) -> list[str]:
     """Nobody said two things where one may be said."""
-    found, board = [], seen.board
-    enrolments: dict[Address, set[bytes]] = {}
-    for enrolment in (await board.read("enrolments", SignedEnrolment)).values():
-        enrolments.setdefault(enrolment.signer, set()).add(enrolment.message.struct_hash())
-    found += [
-        f"{seen.names[who]} signed {len(said)} enrolments"
-        for who, said in enrolments.items()
-        if len(said) > 1
-    ]
+    found = await _once(seen, "enrolments", SignedEnrolment, "enrolments")
     for index in range(seen.state.rounds):
-        updates: dict[Address, set[bytes]] = {}
-        for update in (await board.read(f"round/{index}/updates", SignedUpdate)).values():
-            updates.setdefault(update.signer, set()).add(update.message.struct_hash())
-        for who, said in updates.items():
-            if len(said) > 1:
-                found.append(f"{seen.names[who]} signed {len(said)} updates of round {index}")
-            if (index, who) not in seen.played.made.made:
-                found.append(f"{seen.names[who]} signed an update of round {index} that it never made")
+        name, made = f"round/{index}", seen.played.made.made
+        found += await _once(seen, f"{name}/updates", SignedUpdate, f"updates of round {index}")
+        for update in (await seen.board.read(f"{name}/updates", SignedUpdate)).values():
+            if (index, update.signer) not in made:
+                found.append(
+                    f"{seen.names[update.signer]} signed an update of round {index} that it never made"
+                )
         openings: dict[Address, set[bytes]] = {}
-        for opening in (await board.read(f"round/{index}/openings", SignedOpening)).values():
+        for opening in (await seen.board.read(f"{name}/openings", SignedOpening)).values():
             openings.setdefault(opening.signer, set()).add(opening.model_digest)
-        found += [
-            f"{seen.names[who]} opened round {index} with {len(said)} models"
-            for who, said in openings.items()
-            if len(said) > 1
-        ]
-        for phase in ("gate", "sum", "value", "twins"):
-            answers: dict[Address, set[bytes]] = {}
-            for answer in (await board.read(f"round/{index}/{phase}/answers", SignedAnswer)).values():
-                answers.setdefault(answer.signer, set()).add(answer.message.struct_hash())
-            found += [
-                f"{seen.names[who]} answered {len(said)} {phase} questions of round {index}"
-                for who, said in answers.items()
-                if len(said) > 1
-            ]
+        found += _twice(seen, openings, f"models for round {index}")
+        for phase in ("gate", "sum", "value", "twins") if seen.terms.privacy == "masked" else ():
+            where = f"{phase} of round {index}"
+            found += await _once(seen, f"{name}/{phase}/answers", SignedAnswer, f"answers to the {where}")
+            found += await _once(
+                seen, f"{name}/{phase}/sets", SignedAnswerSet, f"sets of answers to the {where}"
+            )
     return found
+
+
+async def _once(seen: Seen, topic: str, kind: type[_R], what: str) -> list[str]:
+    """Who signed two different things of a kind."""
+    said: dict[Address, set[bytes]] = {}
+    for record in (await seen.board.read(topic, kind)).values():
+        said.setdefault(record.signer, set()).add(bytes(record.message.struct_hash()))
+    return _twice(seen, said, what)
+
+
+def _twice(seen: Seen, said: Mapping[Address, Collection[bytes]], what: str) -> list[str]:
+    return [f"{seen.names[who]} signed {len(each)} {what}" for who, each in said.items() if len(each) > 1]
 
 
 # ---- rounds, model, scores
