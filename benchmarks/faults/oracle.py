@@ -19,12 +19,13 @@ from torch import nn
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.messages.plan import Plan
 from galaxylearning.messages.terms import Column, Schema, Terms, Windows
-from galaxylearning.ports import OfferedDataset
+from galaxylearning.ports import GraphFacts, OfferedDataset
 from galaxylearning.protocol.hidden_set import HiddenSet, Rows
 from galaxylearning.protocol.job import CompiledJob, Job, Price, compile_job
 from galaxylearning.protocol.matching import DatasetArray, DatasetColumn
 from galaxylearning.protocol.rounds import train_update
 from galaxylearning.protocol.rows import encode_rows
+from galaxylearning.sandbox.facts import facts_of
 from galaxylearning.units import Address, Digest
 
 I32 = NDArray[np.int32]
@@ -172,6 +173,11 @@ class OneHotTrainer:
 
     def __init__(self, job: CompiledJob, position: int, book: Made) -> None:
         self._job, self._position, self._book = job, position, book
+
+    async def measure(self, graph: bytes, *, batch_size: int) -> GraphFacts:
+        """Of the model that everybody here has."""
+        del graph
+        return facts_of(self._job.graph, batch_size)
 
     async def train(
         self, graph: bytes, state: bytes, terms: Terms, rows: Rows, *, round_index: int, data_owner: Address

@@ -16,7 +16,7 @@ from galaxylearning.errors import BlobDamaged, BlobMissing, DiskFull, GalaxyErro
 from galaxylearning.ports import BlobStore, Call, Contract, Event, Journal, Ledger, Receipt, Signer
 from galaxylearning.simulation.faults import LATE_S, LEG_S, TIMEOUT_S, Fault, FaultSource, NodeDied
 from galaxylearning.simulation.virtual_time import WaywardClock
-from galaxylearning.storage.http_blobs import StoreUnreachable
+from galaxylearning.storage.blob_names import StoreUnreachable
 from galaxylearning.units import Address, Digest
 
 WRITING: Final = (
