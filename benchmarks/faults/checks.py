@@ -36,7 +36,7 @@ from galaxylearning.protocol.cohort import AcceptedUpdates, Cohort
 from galaxylearning.protocol.hidden_set import HiddenSet
 from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.rounds import JobComputation, quantizer
-from galaxylearning.simulation.faults import FaultSource, chance
+from galaxylearning.simulation.faults import FaultSource
 from galaxylearning.simulation.light_registry import BURN
 from galaxylearning.simulation.stage import STAKE, SUPPLY
 from galaxylearning.simulation.virtual_time import VirtualLoop
@@ -69,7 +69,7 @@ class Seen:
 def checked(scenario: Scenario, *, source: FaultSource | None = None) -> tuple[Played, list[str]]:
     """Run a scenario and look for what does not hold."""
     played = play(scenario, source=source)
-    loop = VirtualLoop(rng=chance("afterwards"))
+    loop = VirtualLoop.seeded("afterwards")
     with seeded_sealing():
         found = loop.run(violations(played, passer_by(played)))
     loop.close()

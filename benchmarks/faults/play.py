@@ -282,7 +282,7 @@ def play(
     addresses: Mapping[Contract, Address] = ADDRESSES,
 ) -> Played:
     """Run a scenario, with its own faults or those of another ``source``."""
-    loop = VirtualLoop(rng=chance(f"order {scenario.seed}"))
+    loop = VirtualLoop.seeded(f"order {scenario.seed}")
     faults = source if source is not None else source_of(scenario)
     run = _Play(scenario, loop, faults, addresses)
     with seeded_sealing():

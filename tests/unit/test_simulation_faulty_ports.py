@@ -65,7 +65,7 @@ class World:
 
     def __init__(self, *faults: Fault) -> None:
         self.source = Given(*faults)
-        self.loop = VirtualLoop(rng=chance("order"))
+        self.loop = VirtualLoop.seeded("order")
         self.light = LightLedger(ADDRESSES, now=self.now)
         self.store = MemoryBlobStore()
         wire = Wire(self.source, "alice")
@@ -233,7 +233,7 @@ def test_a_full_disk_stays_full_for_a_while_and_says_so() -> None:
         await asyncio.sleep(1_000.0)
         return journal.record("other", b"2")
 
-    assert VirtualLoop(rng=chance("order")).run(main()) == b"2"
+    assert VirtualLoop.seeded("order").run(main()) == b"2"
     assert source.counts[Fault.FULL_DISK] == 2
 
 
@@ -247,7 +247,7 @@ def test_a_record_that_a_death_cut_off_is_not_there_and_one_before_it_is() -> No
         with pytest.raises(NodeDied):
             journal.record("whole", b"1")
 
-    VirtualLoop(rng=chance("order")).run(main())
+    VirtualLoop.seeded("order").run(main())
     assert kept.steps() == ["whole"]
 
 
@@ -257,7 +257,7 @@ def test_a_clock_jumps_while_its_node_pauses() -> None:
         await clock.sleep(10.0)
         return clock.monotonic_s() - asyncio.get_running_loop().time()
 
-    assert VirtualLoop(rng=chance("order")).run(main()) >= 1.0
+    assert VirtualLoop.seeded("order").run(main()) >= 1.0
 
 
 def test_faults_are_drawn_at_their_rates_and_stop_when_it_is_time() -> None:
@@ -272,7 +272,7 @@ def test_faults_are_drawn_at_their_rates_and_stop_when_it_is_time() -> None:
         assert source.draw("alice", "this", kinds) is None
         return before
 
-    counts = VirtualLoop(rng=chance("order")).run(main())
+    counts = VirtualLoop.seeded("order").run(main())
     assert set(counts) == {Fault.SLOW, Fault.STALE}
     assert 1_800 < counts[Fault.SLOW] < 2_200
     assert 880 < counts[Fault.STALE] < 1_120

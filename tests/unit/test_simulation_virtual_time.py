@@ -1,4 +1,4 @@
-"""The virtual event loop: time jumps, order follows from the seed, failures come out, nothing stays behind."""
+"""The virtual event loop: time jumps, order follows from the seed, failures come out, nothing is left."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import asyncio
 import anyio
 import pytest
 
-from galaxylearning.simulation.faults import NodeDied, chance
+from galaxylearning.simulation.faults import NodeDied
 from galaxylearning.simulation.virtual_time import NothingLeftToHappen, VirtualLoop, WaywardClock
 
 
 def loop(seed: int = 0) -> VirtualLoop:
-    return VirtualLoop(rng=chance(f"order {seed}"))
+    return VirtualLoop.seeded(f"order {seed}")
 
 
 def test_a_year_passes_at_once_and_timers_come_in_their_order() -> None:

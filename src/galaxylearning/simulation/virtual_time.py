@@ -13,7 +13,9 @@ from asyncio import events
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from random import Random
-from typing import Any, Final, TypeVar, TypeVarTuple
+from typing import Any, Final, Self, TypeVar, TypeVarTuple
+
+from galaxylearning.simulation.faults import chance
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
@@ -37,6 +39,11 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._is_running = self._is_closed = False
         self._failure: BaseException | None = None
         self.steps = 0
+
+    @classmethod
+    def seeded(cls, name: str) -> Self:
+        """A loop whose order follows from a name."""
+        return cls(rng=chance(name))
 
     def time(self) -> float:
         """Virtual seconds."""
