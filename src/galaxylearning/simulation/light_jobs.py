@@ -7,7 +7,7 @@ leaves nothing behind; a job's state moves by the events, through the very table
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from galaxylearning.crypto.digest import keccak
@@ -18,7 +18,7 @@ from galaxylearning.messages.terms import Windows
 from galaxylearning.protocol.events import event_from_log
 from galaxylearning.protocol.machine import JobState, Phase, step
 from galaxylearning.protocol.settlement import LEAF_TYPES
-from galaxylearning.simulation.light_registry import Registry, Token, require, revert, struct_of
+from galaxylearning.simulation.light_registry import BURN, Registry, Token, require, revert, struct_of
 from galaxylearning.units import ZERO_DIGEST, Address, Digest
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ class PostedJob:
     seat_stake: int
     bond_payers: dict[Address, Address] = field(default_factory=dict)
     enrolled: set[Address] = field(default_factory=set)
-    last_direct: dict[Address, int] = field(default_factory=dict)
+    last_direct: dict[Address, tuple[int, bytes]] = field(default_factory=dict)
+    """Round and struct hash of a data owner's last direct update."""
     commitments: dict[Address, bytes] = field(default_factory=dict)
 
 
@@ -173,8 +174,9 @@ class Jobs:
         self._check_before(state.phase_start + state.windows.round_s)
         require(message.terms_digest == state.terms_digest, "WrongTerms")
         self._ledger.check_data_owner("jobs", sender, message.data_owner, message, signature)
-        require(job.last_direct.get(message.data_owner) != index, "AlreadySubmitted")
-        job.last_direct[message.data_owner] = index
+        last = job.last_direct.get(message.data_owner)
+        require(last is None or last[0] != index, "AlreadySubmitted")
+        job.last_direct[message.data_owner] = index, message.struct_hash()
         self._direct("UpdateSubmittedDirectly", "u", message, state, signature, roundIndex=index)
 
     def anchorRound(self, _sender: Address, values: tuple[Any, ...], signatures: bytes) -> None:  # noqa: N802
@@ -336,11 +338,45 @@ class Jobs:
         job = self.jobs.get(job_id)
         if job is None or job.state.phase not in (Phase.SETTLED, Phase.ABORTED):
             revert("NotTerminal")
-        require(job.state.claims_expired_amount is None, "ClaimsAreOver")
-        require(data_owner in job.bond_payers, "BondMissing")
-        payer, amount = job.bond_payers.pop(data_owner), job.state.bond_per_identity
+        payer, amount = self._take_bond(job, data_owner)
         self._emit(job_id, "BondReturned", dataOwner=data_owner, payer=payer, amount=amount)
         self._token.send(self._address, payer, amount)
+
+    def forfeitBond(  # noqa: N802
+        self,
+        _sender: Address,
+        values: tuple[Any, ...],
+        signature: bytes,
+        other_digest: bytes,
+        other_signature: bytes,
+    ) -> None:
+        """Burn the bond of a data owner that made two different updates of a round."""
+        said = typed.Update(*values)
+        job = self.jobs.get(said.job_id)
+        if job is None or job.state.phase < Phase.TRAINING:
+            revert("WrongPhase")
+        require(said.terms_digest == job.state.terms_digest, "WrongTerms")
+        require(said.update_digest != other_digest, "NotEquivocation")
+        self._check_said(job, said, signature)
+        self._check_said(job, replace(said, update_digest=Digest(other_digest)), other_signature)
+        _, amount = self._take_bond(job, said.data_owner)
+        arguments = {"dataOwner": said.data_owner, "roundIndex": said.round_index, "amount": amount}
+        self._emit(said.job_id, "BondForfeited", **arguments)
+        self._token.send(self._address, BURN, amount)
+
+    def _check_said(self, job: PostedJob, said: typed.Update, signature: bytes) -> None:
+        """The data owner signed this update, or entered it on chain last."""
+        if signature:
+            require(self._ledger.signer_of("jobs", said, signature) == said.data_owner, "InvalidSignature")
+        else:
+            entry = said.round_index, said.struct_hash()
+            require(job.last_direct.get(said.data_owner) == entry, "InvalidSignature")
+
+    def _take_bond(self, job: PostedJob, data_owner: Address) -> tuple[Address, int]:
+        """Strike a bond off the books, once; it must leave next."""
+        require(job.state.claims_expired_amount is None, "ClaimsAreOver")
+        require(data_owner in job.bond_payers, "BondMissing")
+        return job.bond_payers.pop(data_owner), job.state.bond_per_identity
 
     def _payable(self, job_id: int) -> JobState:
         state = self._job_in(job_id, Phase.SETTLED).state
