@@ -19,6 +19,7 @@ from benchmarks.faults.scenario import EVALUATORS, NEVER, OWNERS, Scenario, scen
 from galaxylearning.errors import MessageRefused
 from galaxylearning.nodes.data_owner import DataOwnerNode
 from galaxylearning.nodes.evaluator import SeatedJob
+from galaxylearning.nodes.openings import Openings
 from galaxylearning.protocol.machine import Phase
 from galaxylearning.simulation.faults import Fault, FaultSource, Weather, chance
 from galaxylearning.simulation.light_jobs import Jobs
@@ -148,13 +149,25 @@ def test_an_evaluator_whose_score_table_is_late_is_not_called_faulty() -> None:
 
 
 @pytest.mark.parametrize("phase", ["gate", "sum", "value"])
-def test_a_member_that_was_away_waits_for_the_answers_that_were_opened(phase: str) -> None:
+def test_a_member_that_was_away_waits_for_the_answers_that_were_opened(
+    phase: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     back_s: list[float] = []
+    counts: list[tuple[int, int]] = []
+    answers_of = Openings.answers_of
+
+    async def counted(self: Openings, asked: Any, digests: Any, state: Any) -> Any:
+        found = await answers_of(self, asked, digests, state)
+        if found is not None:
+            counts.append((len(found), len(digests)))
+        return found
+
+    monkeypatch.setattr(Openings, "answers_of", counted)
 
     def rule(node: str, doing: str, now_s: float) -> Fault | None:
         if node != "evaluator-3":
             return None
-        if doing.startswith(f"put 1/round/0/{phase}/sets") and not back_s:
+        if doing.startswith(f"put 1/round/0/{phase}/blobs") and not back_s:
             back_s.append(now_s)
             return Fault.CRASH
         if back_s and now_s < back_s[0] + 300 and doing.startswith("get "):
@@ -164,6 +177,8 @@ def test_a_member_that_was_away_waits_for_the_answers_that_were_opened(phase: st
     _, found = checked(calm("masked"), source=Scripted(rule))
     assert back_s
     assert not found
+    assert counts
+    assert all(opened == agreed for opened, agreed in counts)
 
 
 def test_a_member_votes_once_though_the_board_does_not_show_its_vote() -> None:
