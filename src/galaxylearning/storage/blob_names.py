@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from galaxylearning.crypto.digest import blake3_digest
-from galaxylearning.errors import BlobDamaged, BlobRefused, StorageError
+from galaxylearning.errors import BlobDamaged, BlobRefused, DiskFull, StorageError
 from galaxylearning.ports import BlobStore
 from galaxylearning.units import Digest
 
@@ -53,7 +53,7 @@ class StoreLate(StoreUnreachable):
     """A blob store did not answer in time."""
 
 
-class StoreFull(StorageError):  # noqa: N818
+class StoreFull(DiskFull):
     """A blob store has no room, or this account's quota is spent."""
 
 
