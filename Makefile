@@ -10,7 +10,8 @@ BENCH ?=
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: help demo test check bench bench-peers bench-robust bench-robust-oracle bench-scale bench-private \
-  bench-secagg bench-fairness blob-faults fuzz faults behaviours contracts contracts-slow lock setup setup-dev clean
+  bench-secagg bench-fairness blob-faults fuzz faults behaviours contracts contracts-slow lock setup \
+  setup-dev clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  make %-16s %s\n", $$1, $$2}'
