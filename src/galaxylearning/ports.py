@@ -130,7 +130,8 @@ class BlobStore(Protocol):
 
         Raises:
             BlobMissing: it is not there.
-            BlobRefused: it is larger than ``max_bytes`` or not what its digest says.
+            BlobRefused: it is larger than ``max_bytes``.
+            BlobDamaged: what came is not what its digest says; it may be had later.
         """
         ...
 

@@ -29,7 +29,7 @@ async def parties(site: Site, view: ChainView, terms: Terms, state: JobState) ->
     """Everybody in a job, as chain and board show them now.
 
     Raises:
-        AuditFailed: the anchored cohort cannot be found on the board.
+        BlobMissing: the anchored cohort cannot be found on the board.
     """
     board = Board(site, state.job_id)
     found = [await _evaluator(board, state, who) for who in state.evaluators]
