@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from galaxylearning.protocol.consent import OwnerPolicy
     from galaxylearning.storage.datasets import DatasetCatalog
     from galaxylearning.storage.journal import SqliteJournal
+    from galaxylearning.storage.outbox import SqliteOutbox
     from galaxylearning.storage.privacy_book import SqlitePrivacyBook
 
 GAS_MONEY_WEI = 10**19
@@ -178,12 +179,16 @@ def blob_problems(blobs: BlobStore) -> list[str] | None:
 
 
 @asynccontextmanager
-async def open_world(home: Home, **overrides: Any) -> AsyncIterator[World]:
+async def open_world(home: Home, *, node: str | None = None, **overrides: Any) -> AsyncIterator[World]:
     """The chain and the blob store of a home, until the block ends.
+
+    With ``node``, the name of its journal, every transaction is kept in that node's outbox, and those that an
+    earlier process left are taken up first.
 
     Raises:
         ConfigRefused: settings that are not allowed, or contracts that are not deployed.
         LedgerUnreachable: nothing answers at the chain's URL.
+        StorageError: another process runs this very node.
     """
     from galaxylearning.chain.evm import Deployment, connect
 
@@ -194,13 +199,14 @@ async def open_world(home: Home, **overrides: Any) -> AsyncIterator[World]:
             where=str(home.settings_file),
         )
     async with AsyncExitStack() as stack:
-        node = await stack.enter_async_context(open_node(home, settings))
-        ledger = await connect(node, Deployment.from_json(settings.deployment))
+        outbox = None if node is None else stack.enter_context(open_outbox(home, node))
+        place = await stack.enter_async_context(open_node(home, settings))
+        ledger = await connect(place, Deployment.from_json(settings.deployment), outbox=outbox)
         stack.push_async_callback(ledger.close)
         blobs = open_blobs(home, settings)
         if isinstance(blobs, AbstractAsyncContextManager):
             await stack.enter_async_context(blobs)
-        yield World(home, settings, node, ledger, blobs)
+        yield World(home, settings, place, ledger, blobs)
 
 
 async def deploy_contracts(home: Home, signer: Signer, **overrides: Any) -> Settings:
@@ -328,6 +334,13 @@ def open_journal(home: Home, name: str) -> SqliteJournal:
     path = home.journal(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     return SqliteJournal(path)
+
+
+def open_outbox(home: Home, name: str) -> SqliteOutbox:
+    """The transactions of one node; a second process is refused."""
+    from galaxylearning.storage.outbox import SqliteOutbox
+
+    return SqliteOutbox(home.outbox(name))
 
 
 def open_privacy_book(home: Home, catalogue: DatasetCatalog) -> SqlitePrivacyBook:

@@ -154,7 +154,7 @@ def run(
 
     async def serve() -> None:
         async with (
-            bootstrap.open_world(place, chain=chain) as world,
+            bootstrap.open_world(place, chain=chain, node=f"evaluator-{name}") as world,
             node_site(world, signer, f"evaluator-{name}", report) as site,
         ):
             await enter_registry(site, sealing, units)

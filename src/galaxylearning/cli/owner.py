@@ -75,7 +75,7 @@ def run(
 
     async def serve() -> None:
         async with (
-            bootstrap.open_world(place, chain=chain) as world,
+            bootstrap.open_world(place, chain=chain, node=f"owner-{name}") as world,
             node_site(world, signer, f"owner-{name}", report) as site,
         ):
             await DataOwnerNode(
