@@ -31,25 +31,51 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
+class Block:
+    """A block by number and 32-byte hash: a number alone names another block after a reorganisation."""
+
+    number: int
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """A decoded log entry. ``arguments`` holds structs as dicts, bytes as bytes, addresses checksummed."""
 
     contract: Contract
     name: str
     arguments: Mapping[str, Any]
-    block_number: int
+    block: Block
     timestamp: int
     log_index: int
     transaction_hash: bytes
-    sender: Address
+
+
+@dataclass(frozen=True, slots=True)
+class ChainLog:
+    """The events of both contracts from some block on, oldest first, as far as the chain has them now.
+
+    ``final`` ones stay for good. ``provisional`` ones are those after ``final_block``, up to ``head``: the
+    next reading may have others in their place. ``rollbacks`` counts how often blocks were seen to be taken
+    back. ``hold`` says why nothing that cannot be undone may be done now, or is None; ``notices`` are what
+    the operator should know.
+    """
+
+    final: Sequence[Event]
+    provisional: Sequence[Event]
+    final_block: Block
+    head: Block
+    rollbacks: int = 0
+    hold: str | None = None
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """A mined, successful transaction."""
+    """A successful transaction in a block, which may yet be taken back."""
 
     transaction_hash: bytes
-    block_number: int
+    block: Block
     gas_used: int
     sender: Address
     events: tuple[Event, ...]
@@ -82,7 +108,7 @@ class Ledger(Protocol):
         """Timestamp of the latest block, or of the next one where the chain knows it; Unix seconds."""
         ...
 
-    async def randomness(self, block_number: int) -> bytes:
+    async def randomness(self, block: Block) -> bytes:
         """32 bytes that nobody could choose or foresee well before this block (``prevRandao``, EIP-4399).
 
         Raises:
@@ -109,8 +135,28 @@ class Ledger(Protocol):
         """
         ...
 
-    async def events(self, *, job_id: int | None = None, since_block: int = 0) -> Sequence[Event]:
-        """Logs of both contracts (those of one job where given), oldest first."""
+    @property
+    def is_irrevocable(self) -> bool:
+        """Whether no block of this chain is ever taken back: then everything is final at once."""
+        ...
+
+    async def follow(self, since_block: int) -> ChainLog:
+        """The events of both contracts in blocks from ``since_block`` on; those before count as final.
+
+        Raises:
+            FinalityBroken: a block that was final is not there any more.
+            ChainDisagreement: the chain's endpoints contradict each other.
+            LedgerUnreachable: no answer in time, or none that can be true.
+        """
+        ...
+
+    async def check_final(self, block: Block) -> None:
+        """Make sure that a block which an earlier run took for final is still on the chain.
+
+        Raises:
+            FinalityBroken: another block is in its place.
+            LedgerUnreachable: no answer in time.
+        """
         ...
 
 

@@ -161,11 +161,11 @@ def test_whatever_a_node_answers_becomes_one_of_our_errors(answer: Any) -> None:
         await fund(node, deployer.address, 10**19)
         deployment = await deploy(node, deployer, unbonding_s=1)
         ledger = await connect(node, deployment)
-        node.trick(method, *[lambda _: answer] * 4)
+        node.trick(method, *[lambda _: answer] * 12)
         with pytest.raises(LedgerError):
             await every_use(ledger)
 
-    for method in ("eth_estimateGas", "eth_call", "eth_getLogs", "eth_blockNumber"):
+    for method in ("eth_estimateGas", "eth_call", "eth_getLogs", "eth_getBlockByNumber"):
         run(scenario(method))
 
 
@@ -173,7 +173,7 @@ async def every_use(ledger: EvmLedger) -> None:
     """Read, write and list."""
     await ledger.read(Call("jobs", "jobCount"))
     await ledger.submit(Call("registry", "registerEvaluator", (b"\1" * 32,)), SIGNER)
-    await ledger.events()
+    await ledger.follow(0)
 
 
 @pytest.mark.parametrize(

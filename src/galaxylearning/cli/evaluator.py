@@ -89,7 +89,8 @@ def list_(
 
     async def read() -> list[dict[str, str]]:
         async with reading_site(Home(home), chain) as site:
-            events = await site.ledger.events()
+            log = await site.ledger.follow(0)
+            events = (*log.final, *log.provisional)
             seen = [e.arguments["evaluator"] for e in events if e.name == "EvaluatorRegistered"]
             rows = []
             for address in dict.fromkeys(seen):

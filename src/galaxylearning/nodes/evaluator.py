@@ -31,7 +31,16 @@ from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
 from galaxylearning.nodes.member import Member
 from galaxylearning.nodes.openings import Openings
-from galaxylearning.nodes.site import Board, ChainView, Progress, Site, is_passing, keep_going
+from galaxylearning.nodes.site import (
+    Board,
+    ChainView,
+    ChainWatch,
+    Progress,
+    Site,
+    is_fatal,
+    is_passing,
+    keep_going,
+)
 from galaxylearning.ports import Call
 from galaxylearning.protocol import calls, scoring
 from galaxylearning.protocol import events as ev
@@ -59,7 +68,8 @@ class EvaluatorNode:
     ) -> None:
         self.site, self.sealing_key, self.stagger_s = site, sealing_key, stagger_s
         self._only = None if jobs is None else frozenset(jobs)
-        self._view = ChainView(site.ledger, site.blobs)
+        self._view = ChainView(site.ledger, site.blobs, site.journal)
+        self._watch = ChainWatch(site)
         self._serving: dict[int, SeatedJob] = {}
         self._finished: set[int] = set()
 
@@ -70,6 +80,9 @@ class EvaluatorNode:
     async def turn(self) -> bool:
         """One look around; whether everything asked for is finished."""
         await self._view.refresh()
+        self._watch.tell(self._view)
+        if self._view.hold is not None:
+            return False
         for job_id in self._view.job_ids:
             if job_id in self._finished or (self._only is not None and job_id not in self._only):
                 continue
@@ -77,6 +90,8 @@ class EvaluatorNode:
                 if await self._serve(job_id):
                     self._finished.add(job_id)
             except GalaxyError as error:
+                if is_fatal(error):
+                    raise
                 if is_passing(error):
                     continue
                 self.site.report(Progress(job_id, "evaluator", "given up", {"error": str(error)}))
@@ -104,6 +119,7 @@ class SeatedJob:
         self.site, self.key, self.view = node.site, node.sealing_key, view
         self.job_id, self.terms, self.stagger_s = job_id, terms, node.stagger_s
         self.board = Board(node.site, job_id)
+        self._head: JobState
         self._computation: JobComputation | None = None
         self._cohort: Cohort | None = None
         self._openings: Openings | None = None
@@ -111,12 +127,14 @@ class SeatedJob:
         self._posted: set[tuple[str, bytes]] = set()
 
     async def turn(self, state: JobState) -> bool:
-        """Do what is due; whether nothing more will be."""
-        if (
-            state.expires_at is not None
-            and self.view.now >= state.expires_at
-            and self._my_turn(state, "expire")
-        ):
+        """Do what is due; whether nothing more will be.
+
+        ``state`` is final: whatever is signed, posted, opened or revealed follows from it. The head says
+        which transactions are under way, so that they are not sent again.
+        """
+        self._head = await self.view.head_state(self.job_id)
+        is_expired = self._is_expired(state) and self._is_expired(self._head)
+        if is_expired and self._my_turn(state, "expire"):
             await self.site.submit_if_first(calls.expire(self.job_id))
             return False
         match state.phase:
@@ -134,11 +152,15 @@ class SeatedJob:
                 return True
         return False
 
+    def _is_expired(self, state: JobState) -> bool:
+        return state.expires_at is not None and self.view.now >= state.expires_at
+
     # ---- enrolling
 
     async def _enrolling(self, state: JobState) -> None:
         if self.site.address not in state.seats:
-            await self.site.submit_if_first(calls.take_seat(self.job_id))
+            if self.site.address not in self._head.seats:
+                await self.site.submit_if_first(calls.take_seat(self.job_id))
             return
         cohort = await assembly.current_cohort(self.site, self.board, self.view, self.terms, state)
         if not _is_due(state, self.view.now, "anchorCohort", cohort.size):
@@ -148,7 +170,8 @@ class SeatedJob:
             "cohort", CohortList(job_id=self.job_id, enrolments=cohort.relayed, direct=cohort.direct)
         )
         votes = await self._vote("cohort/votes", SignedCohortAnchor, anchor, state)
-        if len(votes) >= state.quorum and self._my_turn(state, "cohort"):
+        is_open = self._head.phase is Phase.ENROLLING
+        if len(votes) >= state.quorum and is_open and self._my_turn(state, "cohort"):
             await self.site.submit_if_first(calls.anchor_cohort(anchor, votes))
 
     # ---- training
@@ -179,7 +202,8 @@ class SeatedJob:
             ),
         )
         votes = await self._vote(f"{name}/votes", SignedRoundAnchor, anchor, state)
-        if len(votes) >= state.quorum and self._my_turn(state, name):
+        is_open = self._head.round_index == state.round_index
+        if len(votes) >= state.quorum and is_open and self._my_turn(state, name):
             receipt = await self.site.submit_if_first(calls.anchor_round(anchor, votes))
             if receipt is not None:
                 facts = {"round": state.round_index, "updates": accepted.count, "gas": receipt.gas_used}
@@ -308,7 +332,8 @@ class SeatedJob:
         return scoring.score_table(job, cohort.data_owners)
 
     async def _committing(self, state: JobState) -> None:
-        if self.site.address not in state.seats or self.site.address in state.committed:
+        me = self.site.address
+        if me not in state.seats or me in state.committed or me in self._head.committed:
             return
         if await self._up_to_date(state) is None:
             return
@@ -335,6 +360,8 @@ class SeatedJob:
         revealed = dict(state.revealed)
         me = self.site.address
         if me in state.committed and me not in revealed:
+            if me in dict(self._head.revealed):
+                return
             table, salt = await self._journalled_table(state)
             await self.board.put("scores", table)
             await self.site.submit_if_first(calls.reveal_scores(self.job_id, blake3_digest(table), salt))
@@ -343,7 +370,8 @@ class SeatedJob:
             return
         settlement = await self._settlement(state)
         votes = await self._vote("settlement/votes", SignedSettlement, settlement, state)
-        if len(votes) >= state.quorum and self._my_turn(state, "settle"):
+        is_open = self._head.phase is Phase.REVEALING
+        if len(votes) >= state.quorum and is_open and self._my_turn(state, "settle"):
             await self.site.submit_if_first(calls.settle(settlement, votes))
 
     async def _settlement(self, state: JobState) -> typed.Settlement:

@@ -17,7 +17,17 @@ from galaxylearning.messages.records import (
     decode,
     verify,
 )
-from galaxylearning.nodes.site import Board, ChainView, Progress, Site, is_passing, keep_going, registry_topic
+from galaxylearning.nodes.site import (
+    Board,
+    ChainView,
+    ChainWatch,
+    Progress,
+    Site,
+    is_fatal,
+    is_passing,
+    keep_going,
+    registry_topic,
+)
 from galaxylearning.protocol import calls
 from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.settlement import PayoutTree, payout_chunks, payout_tree
@@ -31,7 +41,9 @@ class RelayerNode:
         self.site = site
         self._only = None if jobs is None else frozenset(jobs)
         self._view = ChainView(site.ledger, site.blobs)
+        self._watch = ChainWatch(site)
         self._relayed: set[Digest] = set()
+        self._pushed: dict[int, tuple[int, int]] = {}
         self._finished: set[int] = set()
 
     async def run(self) -> None:
@@ -41,6 +53,7 @@ class RelayerNode:
     async def turn(self) -> bool:
         """One look around; whether everything asked for is finished."""
         await self._view.refresh()
+        self._watch.tell(self._view)
         await self._relay_datasets()
         for job_id in self._view.job_ids:
             if job_id in self._finished or (self._only is not None and job_id not in self._only):
@@ -49,6 +62,8 @@ class RelayerNode:
                 if await self._serve(await self._view.state(job_id)):
                     self._finished.add(job_id)
             except GalaxyError as error:
+                if is_fatal(error):
+                    raise
                 if is_passing(error):
                     continue
                 self.site.report(Progress(job_id, "relayer", "given up", {"error": str(error)}))
@@ -72,15 +87,24 @@ class RelayerNode:
                 message, signature = record.message, record.signature
                 if isinstance(record, SignedRevocation):
                     await self.site.submit_if_first(calls.revoke_dataset(message, signature), "registry")
-                elif not self._view.is_dataset_known(message.dataset_id()):
+                elif not self._view.is_dataset_known_ahead(message.dataset_id()):
                     await self.site.submit_if_first(calls.register_dataset(message, signature), "registry")
                 self._relayed.add(digest)
 
     async def _serve(self, state: JobState) -> bool:
+        """Push what is owed; done once the blocks that hold the payments are final.
+
+        The outbox gives payments of ours that are rolled back to the chain again; those of another relayer
+        are pushed anew.
+        """
         if state.phase not in (Phase.SETTLED, Phase.ABORTED):
             return False
-        await push_payments(self.site, state)
-        return True
+        head_number, rollbacks = self._pushed.get(state.job_id, (0, -1))
+        if rollbacks != self._view.rollbacks:
+            await push_payments(self.site, await self._view.head_state(state.job_id))
+            await self._view.refresh()
+            self._pushed[state.job_id] = head_number, _ = self._view.head.number, self._view.rollbacks
+        return self._view.final_block.number >= head_number
 
 
 async def push_payments(site: Site, state: JobState) -> None:
