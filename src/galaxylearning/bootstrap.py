@@ -72,6 +72,9 @@ def load_settings(home: Home, **overrides: Any) -> Settings:
     given = {name: value for name, value in overrides.items() if value is not None}
     if "chain" in given:
         check_chain(given["chain"])
+        if given["chain"] != kept.chain:
+            # What is said of one chain's nodes is not true of another's.
+            given = {"chain_witnesses": (), "final_endpoints": 0, "finality_blocks": None, **given}
     return msgspec.structs.replace(kept, **given)
 
 
@@ -190,7 +193,7 @@ async def open_world(home: Home, *, node: str | None = None, **overrides: Any) -
         LedgerUnreachable: nothing answers at the chain's URL.
         StorageError: another process runs this very node.
     """
-    from galaxylearning.chain.evm import Deployment, connect
+    from galaxylearning.chain.evm import Deployment, Following, connect
 
     settings = load_settings(home, **overrides)
     if not settings.deployment:
@@ -201,7 +204,19 @@ async def open_world(home: Home, *, node: str | None = None, **overrides: Any) -
     async with AsyncExitStack() as stack:
         outbox = None if node is None else stack.enter_context(open_outbox(home, node))
         place = await stack.enter_async_context(open_node(home, settings))
-        ledger = await connect(place, Deployment.from_json(settings.deployment), outbox=outbox)
+        ledger = await connect(
+            [place, *settings.chain_witnesses],
+            Deployment.from_json(settings.deployment),
+            request_timeout_s=settings.rpc_timeout_s,
+            patience_s=settings.rpc_patience_s,
+            following=Following(
+                finality_blocks=settings.finality_blocks,
+                final_endpoints=settings.final_endpoints,
+                is_checked=settings.check_blocks,
+                head_stall_s=settings.head_stall_s,
+            ),
+            outbox=outbox,
+        )
         stack.push_async_callback(ledger.close)
         blobs = open_blobs(home, settings)
         if isinstance(blobs, AbstractAsyncContextManager):

@@ -14,6 +14,8 @@ from galaxylearning.errors import ConfigRefused
 MAX_CONFIG_BYTES: Final = 1 << 16
 EMBEDDED: Final = "embedded:"
 CHAIN_SCHEMES: Final = ("http", "https", "ws", "wss")
+MAX_WITNESSES: Final = 4
+MAX_FINALITY_BLOCKS: Final = 4_096
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -21,6 +23,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``chain``: ``embedded:`` (a chain inside this home) or the URL of an EVM node. ``blobs``: a folder,
     relative to the home or absolute. ``deployment``: where the contracts are, as JSON, empty before they are.
+
+    ``chain_witnesses``: URLs of further nodes of the same chain. ``finality_blocks``: how far below the head
+    a block is final; null leaves it to the node (on development chains: at once). ``final_endpoints``: how
+    many of the nodes must agree before a block is final; 0 means all. ``check_blocks``: whether headers must
+    have their hashes and logs be proven by receipts; only for chains that hash otherwise it is false.
+    ``rpc_timeout_s``: for one answer; ``rpc_patience_s``: so long a node may ask us to wait.
+    ``head_stall_s``: a head that stands still for longer is told of; 0 means never.
     """
 
     chain: str = EMBEDDED
@@ -28,17 +37,41 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     deployment: str = ""
     poll_ms: int = 500
     stagger_ms: int = 2_000
+    chain_witnesses: tuple[str, ...] = ()
+    finality_blocks: int | None = None
+    final_endpoints: int = 0
+    check_blocks: bool = True
+    rpc_timeout_s: int = 30
+    rpc_patience_s: int = 60
+    head_stall_s: int = 600
 
     def __post_init__(self) -> None:
         check_chain(self.chain)
         if not self.blobs:
             raise ConfigRefused("must name a folder", where="blobs")
-        for name, low, high in (("poll_ms", 1, 3_600_000), ("stagger_ms", 0, 3_600_000)):
-            if not low <= getattr(self, name) <= high:
+        for name, low, high in (
+            ("poll_ms", 1, 3_600_000),
+            ("stagger_ms", 0, 3_600_000),
+            ("finality_blocks", 0, MAX_FINALITY_BLOCKS),
+            ("final_endpoints", 0, 1 + len(self.chain_witnesses)),
+            ("rpc_timeout_s", 1, 600),
+            ("rpc_patience_s", 0, 3_600),
+            ("head_stall_s", 0, 86_400),
+        ):
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
                 raise ConfigRefused(f"must be from {low} to {high}", where=name)
+        if self.chain_witnesses and self.chain == EMBEDDED:
+            raise ConfigRefused("an embedded chain has no other nodes", where="chain_witnesses")
+        if len(self.chain_witnesses) > MAX_WITNESSES:
+            raise ConfigRefused(f"at most {MAX_WITNESSES} allowed", where="chain_witnesses")
+        for witness in self.chain_witnesses:
+            if witness == EMBEDDED or witness == self.chain:
+                raise ConfigRefused("must be the URL of another node", where="chain_witnesses")
+            check_chain(witness, where="chain_witnesses")
 
 
-def check_chain(chain: str) -> str:
+def check_chain(chain: str, *, where: str = "chain") -> str:
     """``chain`` as it is, where it names a chain.
 
     Raises:
@@ -55,7 +88,7 @@ def check_chain(chain: str) -> str:
     if not is_url:
         raise ConfigRefused(
             f"{chain[:100]!r} given; allowed: {EMBEDDED!r} or a URL of {', '.join(CHAIN_SCHEMES)}",
-            where="chain",
+            where=where,
         )
     return chain
 

@@ -139,7 +139,7 @@ class Agreement:
         if len(answering) + 1 < self._needed:
             missing = ", ".join(self._endpoints.faults) or "one"
             raise ChainDisagreement(
-                f"{len(answering) + 1} of the {self._needed} endpoints that must agree answer (not {missing}); "
+                f"{len(answering) + 1} of the {self._needed} endpoints needed answer, not {missing}; "
                 "nothing becomes final",
                 where="chain",
             )

@@ -105,7 +105,7 @@ def post(
                     f"{output.tokens(needed)}",
                     where="escrow",
                 )
-            site = bootstrap.site_of(world, signer, MemoryJournal())
+            site = bootstrap.site_of(world, signer, MemoryJournal(), report=output.tell_progress)
             return await requester.post(site, compiled, evaluators=seats, sealing_key=sealing)
 
     posted = anyio.run(run)

@@ -81,6 +81,12 @@ def print_progress(progress: Progress) -> None:
     sys.stdout.flush()
 
 
+def tell_progress(progress: Progress) -> None:
+    """One line on standard error, beside a command's result."""
+    sys.stderr.write(harmless(f"job {progress.job_id}  {progress.actor}: {progress.step}") + "\n")
+    sys.stderr.flush()
+
+
 def print_progress_json(progress: Progress) -> None:
     """One step of a node as a line of JSON."""
     print_line(
