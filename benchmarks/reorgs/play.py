@@ -150,6 +150,8 @@ class Play:
         rounds = [e for e in view.events_of(JOB_ID) if isinstance(e, ev.RoundAnchored)]
         return {
             "cohort_root": state.cohort_root.hex(),
+            "round_roots": [anchor.root.hex() for anchor in rounds],
+            "history": state.history.hex(),
             "models": [anchor.model_digest.hex() for anchor in rounds] + [state.model_digest.hex()],
             "accepted": [anchor.count for anchor in rounds],
             "payout_root": state.payout_root.hex(),

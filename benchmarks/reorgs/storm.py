@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final
 
+from anyio import Lock
+
 from benchmarks.reorgs.anvil import Chain
 from galaxylearning.ports import BlobStore, Call, ChainLog, Ledger, Receipt, Signer
 from galaxylearning.units import Address, Digest
@@ -32,6 +34,7 @@ class Storm:
     phase: str = "enrolling"
     struck: Counter[tuple[str, int]] = field(default_factory=Counter)
     """How many reorganisations there were, by phase and depth."""
+    _lock: Lock = field(default_factory=Lock)
 
     async def maybe(self) -> None:
         """Strike, or not."""
@@ -40,14 +43,15 @@ class Storm:
 
     async def strike(self, depth: int) -> None:
         """Take ``depth`` blocks back, fewer where there are not so many."""
-        depth = min(depth, await self.chain.height() - self.floor)
-        if depth < 1:
-            return
-        dropped = await self.chain.transactions(depth)
-        kept = dropped[: self.rng.choice((0, 0, self.rng.randint(0, len(dropped)), len(dropped)))]
-        places = sorted(self.rng.randrange(depth) for _ in kept)
-        await self.chain.reorganise(depth, list(zip(kept, places, strict=True)))
-        self.struck[self.phase, depth] += 1
+        async with self._lock:
+            depth = min(depth, await self.chain.height() - self.floor)
+            if depth < 1:
+                return
+            dropped = await self.chain.transactions(depth)
+            kept = dropped[: self.rng.choice((0, 0, self.rng.randint(0, len(dropped)), len(dropped)))]
+            places = sorted(self.rng.randrange(depth) for _ in kept)
+            await self.chain.reorganise(depth, list(zip(kept, places, strict=True)))
+            self.struck[self.phase, depth] += 1
 
 
 class Shaken:

@@ -6,8 +6,8 @@ and evaluators choose at random follows from their names, so that two plays can 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Final
@@ -21,6 +21,7 @@ from benchmarks.reorgs.anvil import Chain
 from benchmarks.reorgs.storm import CountingSigner, Shaken, Storm, WatchedBlobs
 from galaxylearning.chain.deployment import Deployment, deploy, fund
 from galaxylearning.chain.evm import EvmLedger, Following, connect
+from galaxylearning.crypto import seal
 from galaxylearning.crypto.digest import blake3_digest, keccak
 from galaxylearning.messages.plan import Masking, Plan
 from galaxylearning.messages.terms import Column, Schema, Windows
@@ -124,6 +125,27 @@ class Shelf:
 
     def record_use(self, name: str, job_id: int, round_index: int) -> None:
         """Nobody counts."""
+
+
+@contextmanager
+def remembered_sealing() -> Iterator[None]:
+    """While this lasts, the same content key for the same recipient is wrapped as it was the first time.
+
+    HPKE draws its own randomness, so two plays would have other envelopes, and other roots of their digests.
+    """
+    wrap, known = seal._wrap, dict[tuple[bytes, bytes, bytes], bytes]()
+
+    def remembered(content_key: bytes, public_key: bytes, info: bytes, *, where: str) -> bytes:
+        key = content_key, public_key, info
+        if key not in known:
+            known[key] = wrap(content_key, public_key, info, where=where)
+        return known[key]
+
+    seal._wrap = remembered
+    try:
+        yield
+    finally:
+        seal._wrap = wrap
 
 
 def entropy_of(name: str) -> Entropy:

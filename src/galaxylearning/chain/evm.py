@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,11 +25,13 @@ from galaxylearning.chain.transport import (
     as_object,
     as_objects,
 )
-from galaxylearning.errors import ConfigRefused, LedgerError, LedgerUnreachable
+from galaxylearning.errors import ConfigRefused, FinalityBroken, LedgerError, LedgerUnreachable
 from galaxylearning.ports import Block, Call, ChainLog, Contract, Outbox, Receipt, Signer
 from galaxylearning.units import Address
 
 __all__ = ["Deployment", "EvmLedger", "Following", "KeySigner", "connect", "deploy", "fund"]
+
+LOOK_EVERY_S = 1.0
 
 
 async def connect(
@@ -181,13 +184,20 @@ class EvmLedger:
         """Send a transaction and wait for its receipt; see ``ports.Ledger.submit``.
 
         Raises:
+            FinalityBroken: a block that was final is gone; nothing is sent any more.
             TransactionReverted: the contract refused, with its custom error's name in ``reason``.
             LedgerUnreachable: no receipt in time; the transaction may still be mined.
             ValueError: no such function, or arguments that do not fit it.
         """
         function = codec(call.contract).function(call.function)
         data = function.encode(call.arguments)
-        receipt = await self._sender.send(signer, to=self.address_of(call.contract), data=data)
+        sending = asyncio.ensure_future(
+            self._sender.send(signer, to=self.address_of(call.contract), data=data)
+        )
+        try:
+            receipt = await self._followed(sending)
+        finally:
+            sending.cancel()
         logs = as_objects(receipt["logs"])
         timestamp = await self._timestamp(receipt, logs) if logs else 0
         events = (self._reader.decode(raw_log(log), timestamp) for log in logs)
@@ -198,6 +208,23 @@ class EvmLedger:
             sender=as_address(receipt["from"]),
             events=tuple(event for event in events if event is not None),
         )
+
+    async def _followed(self, sending: asyncio.Future[Mapping[str, Any]]) -> Mapping[str, Any]:
+        """Wait for a receipt and follow the chain meanwhile: a reorganisation may have dropped what must go first.
+
+        Raises:
+            FinalityBroken: a block that was final is gone.
+        """
+        self._follower.check_unbroken()
+        while not (await asyncio.wait({sending}, timeout=LOOK_EVERY_S))[0]:
+            if self._follower.is_following:
+                try:
+                    await self._follower.advance()
+                except FinalityBroken:
+                    raise
+                except LedgerError:
+                    continue  # Who waits for the receipt will hear of it.
+        return sending.result()
 
     async def _timestamp(self, receipt: Mapping[str, Any], logs: Sequence[Mapping[str, Any]]) -> int:
         """When a transaction was mined, as the node says: Unix seconds."""

@@ -85,6 +85,20 @@ class Follower:
         return self._final
 
     @property
+    def is_following(self) -> bool:
+        """Whether the chain was looked at at all."""
+        return self._final is not None
+
+    def check_unbroken(self) -> None:
+        """Refuse to go on after a final block went.
+
+        Raises:
+            FinalityBroken: one did.
+        """
+        if self._broken is not None:
+            raise self._broken
+
+    @property
     def provisional_events(self) -> list[Event]:
         """Events of the blocks after the final one."""
         headers = [self._window[number] for number in range(self.final.number + 1, self._top + 1)]
@@ -112,8 +126,7 @@ class Follower:
             LedgerUnreachable: no answer in time, or the chain moved while it was read.
         """
         async with self._lock:
-            if self._broken is not None:
-                raise self._broken
+            self.check_unbroken()
             node = self._endpoints.current
             try:
                 await self._advance(node)

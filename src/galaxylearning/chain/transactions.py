@@ -444,6 +444,10 @@ class Sender:
                         raise _NonceTaken
                     if is_lost:
                         entry = await self._hand_in_again(entry)
+                    # One with a lower nonce that a reorganisation dropped, and that was not worth sending
+                    # again, is now: all it will do is fail, but nothing can be mined before it.
+                    async with self._accounts[entry.account].lock:
+                        await self._clear_the_way(entry.account, below=entry.nonce)
                 if monotonic() >= bump_at:
                     entry = await self._bumped(entry, signer)
                     bump_at = monotonic() + self._fees.bump_after_s

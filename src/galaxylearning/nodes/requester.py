@@ -66,11 +66,10 @@ async def post(
         test_digest=blake3_digest(test),
     )
     await site.blobs.put(encode_terms(terms), topic=topic)
-    await site.submit(("approve", (site.ledger.address_of("jobs"), calls.escrow(terms))), "token")
     view = ChainView(site.ledger, site.blobs)
     await view.refresh()
     before = _jobs_under(view, terms)
-    receipt = await site.submit(calls.post_job(terms))
+    receipt = await site.submit_spending(calls.escrow(terms), calls.post_job(terms))
     for event in receipt.events:
         if event.name == "JobPosted":
             job_id = int(event.arguments["jobId"])

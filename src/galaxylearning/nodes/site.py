@@ -11,6 +11,7 @@ from galaxylearning.errors import (
     FinalityBroken,
     GalaxyError,
     LedgerError,
+    LedgerUnreachable,
     MessageRefused,
     Refused,
     StorageError,
@@ -42,6 +43,7 @@ from galaxylearning.protocol.events import CohortAnchored, JobEvent, JobPosted, 
 from galaxylearning.protocol.machine import JobState, posted, step
 from galaxylearning.units import Address, Digest, Entropy
 
+APPROVALS = 5
 _FINAL = "chain/final/"
 MAX_LISTED = 20_000
 """Blobs looked at under one topic. Whoever is crowded out has the direct path."""
@@ -93,6 +95,25 @@ class Site:
         """Send a transaction of this node's account."""
         function, arguments = function_call
         return await self.ledger.submit(Call(contract, function, arguments), self.signer)
+
+    async def submit_spending(
+        self, amount: int, function_call: tuple[str, tuple[Any, ...]], contract: Contract = "jobs"
+    ) -> Receipt:
+        """Send a transaction by which a contract takes ``amount`` of this account's tokens, approved before.
+
+        A reorganisation in between may drop the approval; then it is given again.
+        """
+        spender = self.ledger.address_of(contract)
+        for _ in range(APPROVALS):
+            await self.submit(("approve", (spender, amount)), "token")
+            try:
+                return await self.submit(function_call, contract)
+            except TransactionReverted as error:
+                if error.reason != "ERC20InsufficientAllowance":
+                    raise
+        raise LedgerUnreachable(
+            "the approval of tokens is taken back again and again", where=function_call[0]
+        )
 
     async def submit_if_first(
         self, function_call: tuple[str, tuple[Any, ...]], contract: Contract = "jobs"
