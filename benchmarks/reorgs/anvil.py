@@ -80,15 +80,14 @@ class Chain:
     async def transactions(self, depth: int) -> list[str]:
         """The raw transactions of the last ``depth`` blocks, in their order."""
         height = await self.height()
-        found = []
+        found: list[str] = []
         for number in range(height - depth + 1, height + 1):
             block = await self.ask("eth_getBlockByNumber", hex(number), False)
-            for transaction_hash in block["transactions"]:
-                found.append(str(await self.ask("eth_getRawTransactionByHash", transaction_hash)))
+            found += [await self.ask("eth_getRawTransactionByHash", one) for one in block["transactions"]]
         return found
 
     async def reorganise(self, depth: int, again: Sequence[tuple[str, int]] = ()) -> None:
-        """Put as many new blocks in the place of the last ``depth``; ``again``: raw transactions, in which."""
+        """Put new blocks in the place of the last ``depth``; ``again``: raw transactions, and in which."""
         await self.ask("anvil_reorg", depth, [list(pair) for pair in again])
 
     async def close(self) -> None:

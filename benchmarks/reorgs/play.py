@@ -9,10 +9,10 @@ from random import Random
 from typing import Any, Final
 
 import anyio
-
 from benchmarks.reorgs.anvil import Chain
 from benchmarks.reorgs.storm import Storm
 from benchmarks.reorgs.town import JOB_ID, OWNERS, Cast
+
 from galaxylearning.chain.deployment import Deployment
 from galaxylearning.chain.evm import Following
 from galaxylearning.errors import FinalityBroken, GalaxyError

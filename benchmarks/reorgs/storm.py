@@ -9,8 +9,8 @@ from random import Random
 from typing import Any, Final
 
 from anyio import Lock
-
 from benchmarks.reorgs.anvil import Chain
+
 from galaxylearning.ports import BlobStore, Call, ChainLog, Ledger, Receipt, Signer
 from galaxylearning.units import Address, Digest
 

@@ -1,7 +1,7 @@
 """A small job and who takes part in it: three evaluators, three data owners, a relayer, two rounds.
 
-Everything is the real thing: contracts, sealing, training in a thread, scores, payouts, audit. What data owners
-and evaluators choose at random follows from their names, so that two plays can be compared.
+Everything is the real thing: contracts, sealing, training in a thread, scores, payouts, audit. What data
+owners and evaluators choose at random follows from their names, so that two plays can be compared.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from benchmarks.reorgs.anvil import Chain
+from benchmarks.reorgs.storm import CountingSigner, Shaken, Storm, WatchedBlobs
 from numpy.typing import NDArray
 from torch import nn
 
-from benchmarks.reorgs.anvil import Chain
-from benchmarks.reorgs.storm import CountingSigner, Shaken, Storm, WatchedBlobs
 from galaxylearning.chain.deployment import Deployment, deploy, fund
 from galaxylearning.chain.evm import EvmLedger, Following, connect
 from galaxylearning.crypto import seal

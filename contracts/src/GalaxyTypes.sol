@@ -98,6 +98,14 @@ library GalaxyTypes {
         uint256 faultySeats;
     }
 
+    struct Presence {
+        uint256 jobId;
+        uint32 roundIndex;
+        address account;
+        uint32 activity;
+        uint64 seenAt;
+    }
+
     struct Credential {
         bytes32 scope;
         address dataOwner;
@@ -130,6 +138,8 @@ library GalaxyTypes {
     bytes32 internal constant SETTLEMENT_TYPEHASH = keccak256(
         "Settlement(uint256 jobId,bytes32 payoutRoot,uint256 total,uint32 payees,bytes32 modelDigest,uint256 faultySeats)"
     );
+    bytes32 internal constant PRESENCE_TYPEHASH =
+        keccak256("Presence(uint256 jobId,uint32 roundIndex,address account,uint32 activity,uint64 seenAt)");
     bytes32 internal constant CREDENTIAL_TYPEHASH =
         keccak256("Credential(bytes32 scope,address dataOwner,uint64 expiresAt)");
 
@@ -176,6 +186,10 @@ library GalaxyTypes {
 
     function hash(Settlement memory s) internal pure returns (bytes32) {
         return keccak256(abi.encode(SETTLEMENT_TYPEHASH, s));
+    }
+
+    function hash(Presence memory p) internal pure returns (bytes32) {
+        return keccak256(abi.encode(PRESENCE_TYPEHASH, p));
     }
 
     function hash(Credential memory c) internal pure returns (bytes32) {

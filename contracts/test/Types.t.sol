@@ -72,6 +72,22 @@ contract TypesTest is Base {
         );
     }
 
+    function test_a_presence_is_hashed_field_by_field() public pure {
+        eq(
+            GalaxyTypes.hash(GalaxyTypes.Presence(7, 3, STRANGER, 1, 9)),
+            keccak256(
+                abi.encode(
+                    keccak256("Presence(uint256 jobId,uint32 roundIndex,address account,uint32 activity,uint64 seenAt)"),
+                    7,
+                    3,
+                    STRANGER,
+                    1,
+                    9
+                )
+            )
+        );
+    }
+
     function test_digests_bind_the_contract_they_are_for() public {
         GalaxyTypesHarness harness = new GalaxyTypesHarness();
         GalaxyTypes.DatasetRevocation memory v = GalaxyTypes.DatasetRevocation(STRANGER, TERMS);

@@ -15,11 +15,11 @@ import anyio
 import msgspec
 
 from galaxylearning.config import EMBEDDED, Home, Settings, check_chain, settings_from_json, settings_to_json
-from galaxylearning.errors import ConfigRefused, DataRefused, StorageError
+from galaxylearning.errors import ConfigRefused, DataRefused, GalaxyError, StorageError
 from galaxylearning.messages import typed
 from galaxylearning.messages.records import SignedRevocation, encode
 from galaxylearning.messages.terms import Column, Schema
-from galaxylearning.nodes.site import Progress, Site, ignore_progress, registry_topic
+from galaxylearning.nodes.site import Progress, Site, ignore_progress, ignore_pulse, registry_topic
 from galaxylearning.ports import BlobStore, Call, Journal, Ledger, Signer
 from galaxylearning.storage import files
 from galaxylearning.storage.journal import MemoryJournal
@@ -371,6 +371,7 @@ def site_of(
     journal: Journal,
     *,
     report: Callable[[Progress], None] = ignore_progress,
+    pulse: Callable[[GalaxyError | None], None] = ignore_pulse,
     poll_s: float | None = None,
 ) -> Site:
     """The ports of one node of this world."""
@@ -382,6 +383,7 @@ def site_of(
         signer=signer,
         entropy=entropy,
         report=report,
+        pulse=pulse,
         poll_s=world.settings.poll_ms / 1000 if poll_s is None else poll_s,
     )
 

@@ -141,8 +141,8 @@ def test_a_data_owner_killed_at_every_step_is_paid_the_same(
             "body",
             "model",
         }
-        # registration, enrolment; in each of two rounds a body and an update
-        assert sum(effect.startswith("after put") for effect in fate.struck) == 2 + 2 * 2
+        # registration, enrolment; in each of two rounds a sign of life, a body and an update
+        assert sum(effect.startswith("after put") for effect in fate.struck) == 2 + 2 * 3
         assert (found.model, found.paid) == (undisturbed.model, undisturbed.paid)
         assert found.transactions["east"] == 0
         assert found.audit.verdict == "ok"

@@ -38,6 +38,7 @@ EXAMPLES: list[TypedMessage] = [
     typed.AnswerSet(7, 3, 2, d(1), d(2)),
     typed.Settlement(7, d(1), 2**127 + 5, 11, d(2), 0b101),
     typed.Credential(d(1), OWNER, 2**64 - 1),
+    typed.Presence(7, 3, OWNER, 1, 2**63),
 ]
 
 

@@ -132,6 +132,18 @@ contract GalaxyTypesHarness {
         return _digest(JOBS, verifyingContract, GalaxyTypes.hash(message));
     }
 
+    function hashPresence(GalaxyTypes.Presence calldata message) external pure returns (bytes32) {
+        return GalaxyTypes.hash(message);
+    }
+
+    function digestPresence(GalaxyTypes.Presence calldata message, address verifyingContract)
+        external
+        view
+        returns (bytes32)
+    {
+        return _digest(JOBS, verifyingContract, GalaxyTypes.hash(message));
+    }
+
     function hashCredential(GalaxyTypes.Credential calldata message) external pure returns (bytes32) {
         return GalaxyTypes.hash(message);
     }

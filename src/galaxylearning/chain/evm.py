@@ -210,7 +210,7 @@ class EvmLedger:
         )
 
     async def _followed(self, sending: asyncio.Future[Mapping[str, Any]]) -> Mapping[str, Any]:
-        """Wait for a receipt and follow the chain meanwhile: a reorganisation may have dropped what must go first.
+        """Wait for a receipt; meanwhile follow the chain, for a reorganisation may drop what must go first.
 
         Raises:
             FinalityBroken: a block that was final is gone.

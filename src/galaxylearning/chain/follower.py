@@ -114,7 +114,7 @@ class Follower:
             found.append(f"the head stands still at block {self._top} for more than {most_s:g} s")
         if self._is_unproven:
             found.append("the node gives no receipts that would prove its logs")
-        return (*found, *(() if self.hold is None else (self.hold,)))
+        return tuple(found)
 
     async def advance(self) -> None:
         """Look at the chain's head and take in what changed.
@@ -295,11 +295,18 @@ class Follower:
         for low in range(0, len(asked), _AT_ONCE):
             part = asked[low : low + _AT_ONCE]
             answers = await asyncio.gather(*(self._reader.of_block(node, header) for header in part))
-            found |= {header.hash: logs for header, logs in zip(part, answers, strict=True)}
+            for header, logs in zip(part, answers, strict=True):
+                self._decoded(logs, header)
+                found[header.hash] = logs
         return found
 
     def _decoded(self, logs: Sequence[RawLog], header: Header) -> list[Event]:
-        events = (self._reader.decode(log, header.timestamp) for log in logs)
+        try:
+            events = [self._reader.decode(log, header.timestamp) for log in logs]
+        except LedgerError as error:
+            raise AnswerRefused(
+                f"a log of block {header.number} is no event: {error}", where="chain"
+            ) from error
         return [event for event in events if event is not None]
 
     async def _prove(self, node: Transport, header: Header, logs: Sequence[RawLog]) -> None:

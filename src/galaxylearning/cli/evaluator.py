@@ -15,6 +15,7 @@ from galaxylearning.cli.options import (
     Format,
     FormatOption,
     HomeOption,
+    MetricsOption,
     smallest_units,
 )
 from galaxylearning.config import Home
@@ -131,6 +132,7 @@ def run(
         list[int] | None,
         typer.Option(help="Serve only this job and stop when it is over; may be repeated."),
     ] = None,
+    metrics_port: MetricsOption = None,
     home: HomeOption = DEFAULT_HOME,
     chain: ChainOption = None,
     format: FormatOption = Format.TABLE,
@@ -142,8 +144,9 @@ def run(
     Example: galaxy evaluator run --as carol --stake 100
     """
     from galaxylearning import bootstrap
+    from galaxylearning.cli.health import NodeHealth, serve_health
     from galaxylearning.cli.keys import load_identity
-    from galaxylearning.cli.running import node_site, reporter
+    from galaxylearning.cli.running import node_site
     from galaxylearning.nodes.evaluator import EvaluatorNode
     from galaxylearning.nodes.evaluator import register as enter_registry
     from galaxylearning.nodes.relayer import RelayerNode
@@ -151,12 +154,13 @@ def run(
     place = Home(home)
     units = smallest_units(stake, "--stake")
     name, signer, sealing = load_identity(place, account)
-    report = reporter(format)
+    health = NodeHealth(format, f"evaluator {name}")
 
     async def serve() -> None:
         async with (
             bootstrap.open_world(place, chain=chain, node=f"evaluator-{name}") as world,
-            node_site(world, signer, f"evaluator-{name}", report) as site,
+            node_site(world, signer, f"evaluator-{name}", health) as site,
+            serve_health(health, metrics_port),
         ):
             await enter_registry(site, sealing, units)
             stagger_s = world.settings.stagger_ms / 1000

@@ -268,6 +268,39 @@ def _tell(job: int, facts: dict[str, Any], format: Format) -> None:
 
 
 @app.command()
+def parties(
+    job: JobArgument,
+    home: HomeOption = DEFAULT_HOME,
+    chain: ChainOption = None,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Show who takes part in a job, what is awaited of each, and what it last said.
+
+    Example: galaxy job parties 1
+    """
+    from galaxylearning.cli.running import reading_site
+    from galaxylearning.nodes.parties import parties as read_parties
+    from galaxylearning.nodes.site import ChainView
+
+    async def run() -> list[dict[str, str]]:
+        async with reading_site(Home(home), chain) as site:
+            view = ChainView(site.ledger, site.blobs)
+            await view.refresh()
+            state, terms = await view.state(job), await view.terms(job)
+            return [
+                {"role": one.role, "account": one.account, "status": one.status, "awaited": one.awaited}
+                for one in await read_parties(site, view, terms, state)
+            ]
+
+    rows = anyio.run(run)
+    if format is Format.JSON:
+        output.print_json(rows)
+    else:
+        columns = ("role", "account", "status", "awaited")
+        output.print_table(f"Parties of job {job}", columns, [tuple(row.values()) for row in rows])
+
+
+@app.command()
 def accept(
     job: JobArgument,
     home: HomeOption = DEFAULT_HOME,

@@ -37,6 +37,15 @@ FormatOption: TypeAlias = Annotated[
 AsOption: TypeAlias = Annotated[
     str | None, typer.Option("--as", help="Name of the account; may be left out where there is one.")
 ]
+MetricsOption: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--metrics-port",
+        help="Port on localhost for /metrics (Prometheus), /live and /ready; 0 picks a free one.",
+        min=0,
+        max=65_535,
+    ),
+]
 JobArgument: TypeAlias = Annotated[int, typer.Argument(help="Number of the job.", min=1)]
 
 

@@ -74,10 +74,9 @@ def tokens(units: int | str) -> str:
     return f"{whole:,}" + (f".{part:0{DECIMALS}d}".rstrip("0") if part else "")
 
 
-def print_progress(progress: Progress) -> None:
-    """One line for one step of a node."""
-    facts = " ".join(f"{name}={value}" for name, value in progress.facts.items())
-    sys.stdout.write(harmless(f"job {progress.job_id}  {progress.actor}: {progress.step}  {facts}") + "\n")
+def print_plain(text: str) -> None:
+    """One line for people, at once; harmless whoever wrote it."""
+    sys.stdout.write(harmless(text) + "\n")
     sys.stdout.flush()
 
 
@@ -85,15 +84,3 @@ def tell_progress(progress: Progress) -> None:
     """One line on standard error, beside a command's result."""
     sys.stderr.write(harmless(f"job {progress.job_id}  {progress.actor}: {progress.step}") + "\n")
     sys.stderr.flush()
-
-
-def print_progress_json(progress: Progress) -> None:
-    """One step of a node as a line of JSON."""
-    print_line(
-        {
-            "job": str(progress.job_id),
-            "actor": progress.actor,
-            "step": progress.step,
-            "facts": {name: str(value) for name, value in progress.facts.items()},
-        }
-    )

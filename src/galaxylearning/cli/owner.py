@@ -15,6 +15,7 @@ from galaxylearning.cli.options import (
     Format,
     FormatOption,
     HomeOption,
+    MetricsOption,
 )
 from galaxylearning.config import Home
 from galaxylearning.errors import ConfigRefused
@@ -46,6 +47,7 @@ def run(
     direct: Annotated[
         bool, typer.Option("--direct", help="Also say everything on chain: for who is being left out.")
     ] = False,
+    metrics_port: MetricsOption = None,
     home: HomeOption = DEFAULT_HOME,
     chain: ChainOption = None,
     format: FormatOption = Format.TABLE,
@@ -59,8 +61,9 @@ def run(
     Example: galaxy owner run --as hospital
     """
     from galaxylearning import bootstrap
+    from galaxylearning.cli.health import NodeHealth, serve_health
     from galaxylearning.cli.keys import load_identity
-    from galaxylearning.cli.running import node_site, reporter
+    from galaxylearning.cli.running import node_site
     from galaxylearning.nodes.data_owner import DataOwnerNode
     from galaxylearning.sandbox.thread import ThreadTrainer
     from galaxylearning.storage.datasets import DatasetCatalog
@@ -68,7 +71,7 @@ def run(
 
     place = Home(home)
     name, signer, sealing = load_identity(place, account)
-    report = reporter(format)
+    health = NodeHealth(format, f"owner {name}")
     bootstrap.read_policy(place)
     catalogue = DatasetCatalog(place.catalogue)
     book = bootstrap.open_privacy_book(place, catalogue)
@@ -76,14 +79,15 @@ def run(
     async def serve() -> None:
         async with (
             bootstrap.open_world(place, chain=chain, node=f"owner-{name}") as world,
-            node_site(world, signer, f"owner-{name}", report) as site,
+            node_site(world, signer, f"owner-{name}", health) as site,
+            serve_health(health, metrics_port),
         ):
             await DataOwnerNode(
                 site,
                 sealing,
                 shelf=CatalogueShelf(catalogue),
                 trainer=ThreadTrainer(),
-                policy=watched_policy(place, report),
+                policy=watched_policy(place, health.report),
                 jobs=None if job is None else frozenset(job),
                 is_direct=direct,
                 book=book,

@@ -1,30 +1,22 @@
-"""Running nodes from the command line: their home, key, journal, and a line for each step."""
+"""Running nodes from the command line: their home, key and journal."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from galaxylearning.cli import output
-from galaxylearning.cli.options import Format
 from galaxylearning.config import Home
 
 if TYPE_CHECKING:
     from galaxylearning.bootstrap import World
-    from galaxylearning.nodes.site import Progress, Site
+    from galaxylearning.cli.health import NodeHealth
+    from galaxylearning.nodes.site import Site
     from galaxylearning.ports import Signer
 
 
-def reporter(format: Format) -> Callable[[Progress], None]:
-    """What prints the steps of a node."""
-    return output.print_progress_json if format is Format.JSON else output.print_progress
-
-
 @asynccontextmanager
-async def node_site(
-    world: World, signer: Signer, journal: str, report: Callable[[Progress], None]
-) -> AsyncIterator[Site]:
+async def node_site(world: World, signer: Signer, journal: str, health: NodeHealth) -> AsyncIterator[Site]:
     """The ports of a node with a journal of its own, which is let go when the block ends.
 
     Raises:
@@ -35,7 +27,7 @@ async def node_site(
 
     kept = bootstrap.open_journal(world.home, journal)
     try:
-        yield bootstrap.site_of(world, signer, kept, report=report)
+        yield bootstrap.site_of(world, signer, kept, report=health.report, pulse=health.pulse)
     finally:
         if isinstance(kept, SqliteJournal):
             kept.close()

@@ -77,6 +77,8 @@ class Plan(Part, frozen=True, forbid_unknown_fields=True):
     ``noise`` is for differential privacy; without it there is none.
     ``rule`` is the gate or, in sealed mode, another robust rule; of a round's updates ``faulty_fraction``
     may be bad as the other rules reckon.
+    A round counts with updates of ``minimum_owners``, who made ``minimum_mass`` of the weight of the rounds
+    before (what they say they have counts for nothing).
     """
 
     rounds: int
@@ -105,6 +107,7 @@ class Plan(Part, frozen=True, forbid_unknown_fields=True):
     midpoints: int = 5
     minimum_owners: int = 1
     maximum_owners: int = 100
+    minimum_mass: float = 0.0
     noise: Noise | None = None
 
     def check(self) -> None:
@@ -140,6 +143,7 @@ class Plan(Part, frozen=True, forbid_unknown_fields=True):
         within(self.midpoints, "plan.midpoints", 1, 100)
         within(self.maximum_owners, "plan.maximum_owners", 1, MAX_DATA_OWNERS)
         within(self.minimum_owners, "plan.minimum_owners", 1, self.maximum_owners)
+        within(self.minimum_mass, "plan.minimum_mass", 0, 1)
 
 
 class Masking(Part, frozen=True, forbid_unknown_fields=True):

@@ -40,6 +40,7 @@ from galaxylearning.messages.wire import (
 from galaxylearning.units import ZERO_DIGEST, Address, Digest
 
 __all__ = [
+    "ACTIVITIES",
     "MAX_LIST_BYTES",
     "MAX_SIGNED_BYTES",
     "MAX_TABLE_BYTES",
@@ -62,6 +63,7 @@ __all__ = [
     "SignedCohortAnchor",
     "SignedEnrolment",
     "SignedOpening",
+    "SignedPresence",
     "SignedRecord",
     "SignedRegistration",
     "SignedRevocation",
@@ -79,6 +81,8 @@ __all__ = [
 ]
 
 SEALING_KEY_BYTES: Final = 1216
+ACTIVITIES: Final = ("waiting", "training", "sending", "opening", "scoring")
+"""What a presence may say that somebody is doing."""
 
 
 class SignedRecord(Record, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -290,6 +294,19 @@ class SignedSettlement(SignedRecord, frozen=True, forbid_unknown_fields=True, ta
         """The record of a ``typed.Settlement``; ``rest`` is ``evaluator`` and ``signature``."""
         values = {name: getattr(message, name) for name in message.field_names()}
         return cls(**{**values, "total": str(values["total"])}, **rest)
+
+
+class SignedPresence(SignedRecord, frozen=True, forbid_unknown_fields=True, tag="presence"):
+    """Somebody says that it is alive and what it is doing; a hint for who waits, never evidence."""
+
+    message_type = typed.Presence
+    signer_field = "account"
+
+    job_id: JobNumber
+    round_index: Uint32
+    account: str
+    activity: Annotated[int, msgspec.Meta(ge=0, lt=len(ACTIVITIES))]
+    seen_at: Count
 
 
 class CohortList(Record, frozen=True, forbid_unknown_fields=True, tag="cohort-list"):

@@ -330,6 +330,23 @@ class Credential(TypedMessage):
     expires_at: int
 
 
+@dataclass(frozen=True, slots=True)
+class Presence(TypedMessage):
+    """A data owner or evaluator says that it is alive and what it is doing. Off chain only.
+
+    ``activity`` is a number of ``records.ACTIVITIES``; ``seen_at`` is chain time in Unix seconds.
+    """
+
+    type_string = "Presence(uint256 jobId,uint32 roundIndex,address account,uint32 activity,uint64 seenAt)"
+    domain_name = JOBS_DOMAIN
+
+    job_id: int
+    round_index: int
+    account: Address
+    activity: int
+    seen_at: int
+
+
 TYPED_MESSAGES: Final[tuple[type[TypedMessage], ...]] = (
     DatasetRegistration,
     DatasetRevocation,
@@ -342,6 +359,7 @@ TYPED_MESSAGES: Final[tuple[type[TypedMessage], ...]] = (
     AnswerSet,
     Settlement,
     Credential,
+    Presence,
 )
 """Every type, for tests that compare them with the chain."""
 

@@ -7,6 +7,7 @@ An update is journalled before it is published, so a restarted node can never se
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,7 @@ from galaxylearning.messages.records import (
 )
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
+from galaxylearning.nodes.presence import PresenceBoard
 from galaxylearning.nodes.privacy import PrivacyKeeper
 from galaxylearning.nodes.site import (
     Board,
@@ -96,8 +98,7 @@ class DataOwnerNode:
         """One look around; whether everything asked for is finished."""
         await self._view.refresh()
         self._watch.tell(self._view)
-        if self._view.hold is not None:
-            return False
+        self._view.require_agreement()
         for job_id in self._view.job_ids:
             if job_id in self._finished or (self._only is not None and job_id not in self._only):
                 continue
@@ -108,6 +109,7 @@ class DataOwnerNode:
                 if is_fatal(error):
                     raise
                 if is_passing(error):
+                    self.site.pulse(error)
                     continue
                 self._tell(job_id, "given up", str(error))
                 self._finished.add(job_id)
@@ -244,7 +246,12 @@ class DataOwnerNode:
                 raise DataRefused("no data set has this name any more", where=f"data set {dataset!r}")
             self.privacy.charge(self.policy(), terms, job_id, round_index, offered[0])
             self.shelf.record_use(dataset, job_id, round_index)
-            body = await self._sealed_update(terms, job_id, round_index, dataset, state_bytes)
+            presence = PresenceBoard(self.site, board, terms, job_id)
+            body = await presence.while_telling(
+                round_index,
+                "training",
+                partial(self._sealed_update, terms, job_id, round_index, dataset, state_bytes),
+            )
             kept_body = self.site.journal.record(f"{name}/body", body)
             kept_model = self.site.journal.record(f"{name}/model", model)
         digest = await board.put(f"round/{round_index}/bodies", kept_body)

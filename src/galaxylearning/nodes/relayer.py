@@ -65,6 +65,7 @@ class RelayerNode:
                 if is_fatal(error):
                     raise
                 if is_passing(error):
+                    self.site.pulse(error)
                     continue
                 self.site.report(Progress(job_id, "relayer", "given up", {"error": str(error)}))
                 self._finished.add(job_id)

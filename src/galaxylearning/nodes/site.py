@@ -8,11 +8,13 @@ from typing import Any, TypeVar
 
 from galaxylearning.errors import (
     BlobMissing,
+    ChainDisagreement,
     FinalityBroken,
     GalaxyError,
     LedgerError,
     LedgerUnreachable,
     MessageRefused,
+    PhaseError,
     Refused,
     StorageError,
     TransactionReverted,
@@ -63,9 +65,17 @@ def ignore_progress(_progress: Progress) -> None:
     """Nobody is watching."""
 
 
+def ignore_pulse(_error: GalaxyError | None) -> None:
+    """Nobody is watching."""
+
+
 @dataclass(frozen=True, slots=True)
 class Site:
-    """The ports of one node, and how often it looks around (``poll_s``)."""
+    """The ports of one node, and how often it looks around (``poll_s``).
+
+    ``report`` is told each step; ``pulse`` hears after each look that all is well (None), and whatever went
+    wrong that may pass by itself.
+    """
 
     ledger: Ledger
     blobs: BlobStore
@@ -74,6 +84,7 @@ class Site:
     signer: Signer
     entropy: Entropy
     report: Callable[[Progress], None] = ignore_progress
+    pulse: Callable[[GalaxyError | None], None] = ignore_pulse
     poll_s: float = 1.0
 
     @property
@@ -187,6 +198,15 @@ class ChainView:
             await self._ledger.check_final(Block(int(last.removeprefix(_FINAL)), kept or b""))
         self._is_checked = True
 
+    def require_agreement(self) -> None:
+        """Let nothing that cannot be undone be done while the endpoints do not agree.
+
+        Raises:
+            ChainDisagreement: they do not; why.
+        """
+        if self.hold is not None:
+            raise ChainDisagreement(self.hold)
+
     def _take(self, event: Event) -> None:
         if event.name == "DatasetRegistered":
             self._datasets[Digest(event.arguments["datasetId"])] = Address(event.arguments["dataOwner"])
@@ -208,7 +228,10 @@ class ChainView:
                 who = Address(event.arguments["dataOwner"]) if is_active else None
                 self._datasets_ahead[Digest(event.arguments["datasetId"])] = who
             elif event.contract == "jobs":
-                found = event_from_log(event.name, event.arguments, event.timestamp)
+                try:
+                    found = event_from_log(event.name, event.arguments, event.timestamp)
+                except MessageRefused:
+                    continue  # No receipt has proven it yet.
                 if found is not None:
                     self._ahead.setdefault(found.job_id, []).append(found)
 
@@ -291,11 +314,17 @@ class ChainView:
         return state
 
     async def head_state(self, job_id: int) -> JobState:
-        """Where a job stands for now, provisional blocks included; raises as ``state`` does."""
-        if job_id not in self._ahead:
-            return await self.state(job_id)
-        final = await self.state(job_id) if job_id in self._jobs else None
-        return _moved(final, self._ahead[job_id], await self.head_terms(job_id))
+        """Where a job stands for now, provisional blocks included; raises as ``state`` does.
+
+        Provisional events that cannot be, which no receipt has proven yet, do not count.
+        """
+        if job_id not in self._jobs:
+            return _moved(None, self._ahead.get(job_id, ()), await self.head_terms(job_id))
+        state = await self.state(job_id)
+        try:
+            return _moved(state, self._ahead.get(job_id, ()), await self.terms(job_id))
+        except PhaseError:
+            return state
 
     def datasets_at_anchor(self, job_id: int) -> dict[Digest, Address]:
         """Data sets that were active when the job's cohort was anchored (now, if it is not yet)."""
@@ -313,6 +342,8 @@ class ChainView:
 def _moved(state: JobState | None, events: Sequence[JobEvent], terms: Terms) -> JobState:
     """The state after these events; the first one posts the job where there is no state yet."""
     if state is None:
+        if not events:
+            raise MessageRefused("there is no such job on this chain", where="job")
         first, *events = events
         if not isinstance(first, JobPosted):
             raise MessageRefused("the first event is not its posting", where=f"job {first.job_id}")
@@ -417,30 +448,22 @@ class ChainWatch:
         self._told = view.notices
 
 
-async def keep_going(
-    site: Site, turn: Callable[[], Awaitable[bool]], *, on_error: Callable[[GalaxyError], None] | None = None
-) -> None:
+async def keep_going(site: Site, turn: Callable[[], Awaitable[bool]]) -> None:
     """Call ``turn`` until it says that all is done, pausing between calls; retry what may be retried.
-
-    What may be retried is told to ``on_error``; reported where there is none, each message once in a row.
 
     Raises:
         GalaxyError: one that is not retryable.
     """
-    told = ""
     while True:
         try:
-            if await turn():
+            is_done = await turn()
+            site.pulse(None)
+            if is_done:
                 return
-            told = ""
         except GalaxyError as error:
             if not is_passing(error):
                 raise
-            if on_error is not None:
-                on_error(error)
-            elif str(error) != told:
-                told = str(error)
-                site.report(Progress(0, "node", "trying again", {"error": told}))
+            site.pulse(error)
         await site.clock.sleep(site.poll_s)
 
 

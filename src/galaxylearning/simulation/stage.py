@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+import anyio
+
 from galaxylearning.chain.deployment import Deployment, deploy, fund
 from galaxylearning.chain.embedded import EmbeddedChain
 from galaxylearning.chain.evm import connect
@@ -60,9 +62,9 @@ class StageClock:
         """Seconds of virtual time."""
         return float(self._stage.time_s)
 
-    async def sleep(self, seconds: float) -> None:
-        """Nobody sleeps on a stage: ``play`` calls turns."""
-        raise AssertionError(f"a node slept for {seconds} s")
+    async def sleep(self, _seconds: float) -> None:
+        """Time stands still during a turn, which ``play`` calls: sleep until cancelled."""
+        await anyio.sleep_forever()
 
 
 @dataclass
