@@ -304,9 +304,8 @@ class Follower:
         try:
             events = [self._reader.decode(log, header.timestamp) for log in logs]
         except LedgerError as error:
-            raise AnswerRefused(
-                f"a log of block {header.number} is no event: {error}", where="chain"
-            ) from error
+            message = f"a log of block {header.number} is no event: {error}"
+            raise AnswerRefused(message, where="chain") from error
         return [event for event in events if event is not None]
 
     async def _prove(self, node: Transport, header: Header, logs: Sequence[RawLog]) -> None:
