@@ -1,12 +1,12 @@
 """Whole jobs on anvil while it takes blocks back: ``python -m benchmarks.reorgs [--seed S] [--quick]``.
 
 Small jobs, three evaluators and three data owners, two rounds, each node with a connection of its own.
-Between any two things that nodes ask of the chain, up to 32 blocks may go; of their transactions none, some or
-all are mined again. A sealed job must end as on a chain that stands still: same roots, models, payments,
+Between any two things that nodes ask of the chain, up to 32 blocks may go; of their transactions none, some
+or all are mined again. A sealed job must end as on a chain that stands still: same roots, models, payments,
 balances, audit. A masked job draws its questions from the anchors' blocks, so it must settle, pass its audit,
-and no member may answer two questions in one place. Where more goes than was final, every node must halt, sign
-nothing more, and refuse to start again. Writes ``benchmarks/results/reorgs.json``; ends with status 1 on a
-violation. One play again: ``--replay sealed:7``.
+and no member may answer two questions in one place. Where more goes than was final, every node must halt,
+sign nothing more, and refuse to start again. Writes ``benchmarks/results/reorgs.json``; ends with status 1 on
+a violation. One play again: ``--replay sealed:7``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from galaxylearning.chain.deployment import Deployment
 from galaxylearning.protocol.job import CompiledJob
 
 RESULTS: Final = Path(__file__).parents[1] / "results" / "reorgs.json"
-WANTED: Final = {"sealed": 2_000, "masked": 500, "deeper": 50}
+WANTED: Final = {"sealed": 1_200, "masked": 300, "deeper": 40}
 QUICK: Final = {"sealed": 40, "masked": 10, "deeper": 2}
 OFTEN: Final = 0.1
 DEEPER_FINALITY_BLOCKS: Final = 6

@@ -15,7 +15,7 @@ from benchmarks.reorgs.town import JOB_ID, OWNERS, Cast
 
 from galaxylearning.chain.deployment import Deployment
 from galaxylearning.chain.evm import Following
-from galaxylearning.errors import FinalityBroken, GalaxyError
+from galaxylearning.errors import FinalityBroken, GalaxyError, LedgerUnreachable
 from galaxylearning.nodes import requester
 from galaxylearning.nodes.auditor import Auditor
 from galaxylearning.nodes.site import ChainView, is_passing
@@ -105,9 +105,11 @@ class Play:
         reader, rng = await cast.ledger(), cast.storm.rng
         done: set[str] = set()
         for turn in range(most):
-            job = await reader.read(Call("jobs", "job", (JOB_ID,)))
-            phase = Phase(int(job["phase"]))
-            cast.storm.phase = "posting" if phase is Phase.NONE else phase.name.lower()
+            try:
+                phase = Phase(int((await reader.read(Call("jobs", "job", (JOB_ID,))))["phase"]))
+                cast.storm.phase = "posting" if phase is Phase.NONE else phase.name.lower()
+            except LedgerUnreachable:
+                pass  # Blocks went at this very moment: it is the phase of the last turn.
             for name, node in cast.nodes.items():
                 if name in done:
                     continue

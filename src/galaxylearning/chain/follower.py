@@ -163,6 +163,9 @@ class Follower:
             raise
         if self._final is None or head.hash != self.head.hash or not self._is_caught_up:
             self._is_caught_up = False
+            if self.hold is not None:
+                # It may have been this side that was told what is not so: read it again.
+                self._forget(self.final.number + 1)
             if self._final is None or head.number - self._top > MAX_WALK_BLOCKS:
                 await self._begin(node, head)
             elif head.hash != self.head.hash:

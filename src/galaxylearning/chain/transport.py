@@ -27,6 +27,8 @@ _REVERT_CODE = 3
 _LIMIT_CODE = -32005
 _FIRST_WAIT_S = 0.25
 _LONGEST_WAIT_S = 15.0
+_MOVED = ("header not found", "unknown block", "missing trie node", "blockoutofrange", "out of range")
+"""What nodes say of a block that a reorganisation took, or that one of several behind a URL has not got."""
 _TOO_MUCH = ("block range", "results", "blocks", "logs", "too large")
 """What an error -32005 speaks of that asks for a smaller question and not for patience."""
 
@@ -218,6 +220,8 @@ def error_of(error: Any, method: str) -> LedgerError:
     if code == _REVERT_CODE or (revert and "revert" in message.lower()):
         reason, sentence = describe_revert(revert or b"")
         return TransactionReverted(f"the contract refused: {sentence}", reason=reason)
+    if any(words in message.lower() for words in _MOVED):
+        return LedgerUnreachable(f"the chain moved while it was read: {message}", where=method)
     if code == _LIMIT_CODE and not any(words in message.lower() for words in _TOO_MUCH):
         return RateLimited(message, where=method)
     return NodeRefused(message, code=code if isinstance(code, int) else 0, where=method)

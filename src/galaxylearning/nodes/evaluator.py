@@ -169,6 +169,9 @@ class SeatedJob:
         cohort = await assembly.current_cohort(self.site, self.board, self.view, self.terms, state)
         if not _is_due(state, self.view.now, "anchorCohort", cohort.size):
             return
+        is_closed = state.deadline is not None and self.view.now >= state.deadline
+        if not is_closed and not self._head.seats.issuperset(state.evaluators):
+            return  # A full cohort waits for the seats: one may be on its way, or was just rolled back.
         anchor = typed.CohortAnchor(self.job_id, cohort.root, cohort.size, state.direct_head)
         await self._post_once(
             "cohort", CohortList(job_id=self.job_id, enrolments=cohort.relayed, direct=cohort.direct)
@@ -181,6 +184,8 @@ class SeatedJob:
     # ---- training
 
     async def _training(self, state: JobState) -> None:
+        if self.site.address not in state.seats:
+            return  # Too late to take it: nothing that is said without a seat counts.
         computed = await self._up_to_date(state)
         if computed is None:
             return
@@ -440,8 +445,10 @@ class SeatedJob:
 
         Every seat does: only the requester can tell a true release from a false one on the board.
         """
+        if self.site.address not in state.seats:
+            return True
         job, _ = await self._computed(state)
-        if self.site.address not in state.seats or job.model_digest() != state.model_digest:
+        if job.model_digest() != state.model_digest:
             return True
         key = await self.site.blobs.get(
             Digest(bytes.fromhex(self.terms.requester_key)), max_bytes=assembly.SEALING_KEY_BYTES
