@@ -10,7 +10,7 @@ BENCH ?=
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: help demo test check bench bench-peers bench-robust bench-robust-oracle bench-scale bench-private \
-  bench-secagg bench-fairness behaviours contracts contracts-slow lock setup setup-dev clean
+  bench-secagg bench-fairness reorgs behaviours contracts contracts-slow lock setup setup-dev clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  make %-16s %s\n", $$1, $$2}'
@@ -83,6 +83,9 @@ bench-robust-oracle: setup benchmarks/.venv-byzfl/.installed benchmarks/.venv-fl
 
 bench-fairness: setup ## Who is paid what when one data owner does not play fair (BENCH="--seeds 1 --twin-seeds 5")
 	$(BIN)/python -m benchmarks.fairness $(BENCH)
+
+reorgs: setup-dev ## Whole jobs on a chain that takes blocks back (BENCH="--budget-minutes N --seed S --quick")
+	$(BIN)/python -m benchmarks.reorgs $(BENCH)
 
 behaviours: setup ## Every behaviour at 200 data owners and 30 rounds
 	$(BIN)/python benchmarks/behaviours.py
