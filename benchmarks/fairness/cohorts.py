@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal, TypeAlias
@@ -20,6 +20,7 @@ from galaxylearning.engines.engine import Training
 from galaxylearning.errors import ConfigRefused
 from galaxylearning.graph import FlatModel, compile_model
 from galaxylearning.learning import UpdateMatrix
+from galaxylearning.messages.terms import Terms
 from galaxylearning.protocol.job import CompiledJob, compile_job
 from galaxylearning.protocol.masking import masked_plan
 from galaxylearning.protocol.rounds import HiddenSet, JobComputation, Rows, local_plan
@@ -158,8 +159,13 @@ def play(
     behaviours: Mapping[int, Maker | str] | None = None,
     *,
     privacy: Privacy = "sealed",
+    admits: Callable[[Terms, Sequence[int]], Sequence[int]] | None = None,
 ) -> Played:
-    """Train, gate and value all rounds; ``behaviours`` by data owner, the others are honest."""
+    """Train, gate and value all rounds; ``behaviours`` by data owner, the others are honest.
+
+    ``admits`` says, of the terms and of who is behind each identity, which identities take part; all do where
+    it is left out.
+    """
     cohort, hidden = deal(setting, seed)
     stage = _stage(cohort, seed)
     given = {
@@ -189,7 +195,8 @@ def play(
     )
     job = JobComputation(terms, 1, ready.model, HiddenSet.split(hidden, seed=seed))
     players, accounts = Players(cast, engine, plan, seed=seed), tuple(account(i) for i in range(len(cast)))
-    everybody = np.arange(len(cast), dtype=np.int64)
+    played_by = cast.played_by.tolist()
+    everybody = np.array(range(len(cast)) if admits is None else admits(terms, played_by), np.int64)
     for index in range(setting.rounds):
         state = job.state
         stage.past.append(state.params.copy())
@@ -201,4 +208,10 @@ def play(
             malformed={accounts[who]: why for who, why in sent.malformed.items()},
         )
     engine.close()
-    return Played(job, accounts, tuple(cast.played_by.tolist()), tuple(cast.cohort.counts.tolist()))
+    here = everybody.tolist()
+    return Played(
+        job,
+        tuple(accounts[i] for i in here),
+        tuple(played_by[i] for i in here),
+        tuple(cast.cohort.counts[i] for i in here),
+    )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from benchmarks.fairness import schemes
+from benchmarks.fairness.admission import admitted
 from benchmarks.fairness.attacks import median_owner
 from benchmarks.fairness.cohorts import Played, Setting, play
 
@@ -16,7 +17,8 @@ from galaxylearning.units import Address
 
 ISSUER_SIZE = 3
 LEAST_PRECISION = 1e-3
-CREDENTIALS = "one share an issuer, an issuer an organisation"
+CREDENTIALS = "one identity an organisation, by credentials"
+"""The rule that was adopted: the cohort refuses the splitter's other identities, so nothing is divided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,41 +81,37 @@ def by_issuer(played: Played, owner: int) -> F64:
     return np.array([1.0 / np.sqrt(issuer.count(one)) for one in issuer])
 
 
-def one_an_issuer(played: Played, owner: int) -> F64:
-    """One share for all identities that one issuer vouches for, and an issuer for every organisation."""
-    del owner
-    return np.array([1.0 / played.played_by.count(who) for who in played.played_by])
-
-
 RULES: Mapping[str, Callable[[Played, int], F64]] = {
     "none": no_rule,
     "pay correlated identities less": correlated,
     "pay by precision of the residuals": precise,
     "root of an issuer's identities": by_issuer,
-    CREDENTIALS: one_an_issuer,
+    CREDENTIALS: no_rule,
 }
 
 
 def run_splits(setting: Setting, seed: int, parts: tuple[int, ...] = (2, 4, 8)) -> list[SplitTried]:
     """All rules on a cohort without and with a splitter, the owner of median pay."""
-    honest = play(setting, seed)
+    # Nobody honest is refused: the rule takes no part in what they earn.
+    honest = play(setting, seed, admits=admitted)
     worth = schemes.pay(schemes.paid(honest))
     amounts = np.array([worth[who] for who in honest.accounts])
     splitter = median_owner(honest)
     found = []
     for count in parts:
         played = play(setting, seed, {splitter: f"sybil-split:{count}"})
-        pays = schemes.pay(schemes.paid(played))
+        refused = play(setting, seed, {splitter: f"sybil-split:{count}"}, admits=admitted)
         for name, rule in RULES.items():
+            after_all = refused if name == CREDENTIALS else played
             before = _under(rule, honest, worth, splitter)
-            after = _under(rule, played, pays, splitter)
+            after = _under(rule, after_all, schemes.pay(schemes.paid(after_all)), splitter)
             paid = amounts > 0
             kept = before[paid] / amounts[paid]
             found.append(
                 SplitTried(
                     name,
                     count,
-                    float(after[[who == splitter for who in played.played_by]].sum()),
+                    float(after[[who == splitter for who in after_all.played_by]].sum()),
                     float(before[splitter]),
                     float(kept.min()),
                     float(np.median(kept)),

@@ -5,11 +5,11 @@ const { spawnSync } = require("child_process");
 const fs = require("fs");
 const os = require("os");
 const path = require("path");
+const { forgePath } = require("./forge.js");
 
 const folder = fs.mkdtempSync(path.join(os.tmpdir(), "galaxy-coverage-"));
 const report = path.join(folder, "lcov.info");
-const forge = path.resolve(__dirname, "../node_modules/.bin/forge");
-const run = spawnSync(forge, ["coverage", "--report", "lcov", "--report-file", report], {
+const run = spawnSync(forgePath(), ["coverage", "--report", "lcov", "--report-file", report], {
   cwd: path.resolve(__dirname, ".."),
   stdio: ["ignore", "inherit", "inherit"],
 });

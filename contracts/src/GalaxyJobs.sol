@@ -141,8 +141,9 @@ contract GalaxyJobs is JobFunds {
         if (u.termsDigest != j.termsDigest) revert WrongTerms();
         bytes32 structHash = u.hash();
         Signatures.checkDataOwner(u.dataOwner, _hashTypedDataV4(structHash), signature);
-        if (_lastDirectRound[u.jobId][u.dataOwner] == u.roundIndex + 1) revert AlreadySubmitted();
-        _lastDirectRound[u.jobId][u.dataOwner] = u.roundIndex + 1;
+        uint256 entry = _directEntry(u.roundIndex, structHash);
+        if (_lastDirectEntry[u.jobId][u.dataOwner] >> 224 == entry >> 224) revert AlreadySubmitted();
+        _lastDirectEntry[u.jobId][u.dataOwner] = entry;
         bytes32 head = keccak256(abi.encode(j.directHead, structHash));
         j.directHead = head;
         emit UpdateSubmittedDirectly(u.jobId, u.roundIndex, u.dataOwner, u, signature, head);

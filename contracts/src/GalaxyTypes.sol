@@ -89,6 +89,13 @@ library GalaxyTypes {
         bytes32 answersRoot;
     }
 
+    struct ShareComplaint {
+        uint256 jobId;
+        uint32 roundIndex;
+        address dataOwner;
+        bytes32 contentKey;
+    }
+
     struct Settlement {
         uint256 jobId;
         bytes32 payoutRoot;
@@ -108,6 +115,7 @@ library GalaxyTypes {
 
     struct Credential {
         bytes32 scope;
+        bytes32 subject;
         address dataOwner;
         uint64 expiresAt;
     }
@@ -135,13 +143,15 @@ library GalaxyTypes {
     bytes32 internal constant ANSWER_SET_TYPEHASH = keccak256(
         "AnswerSet(uint256 jobId,uint32 roundIndex,uint32 phase,bytes32 questionsDigest,bytes32 answersRoot)"
     );
+    bytes32 internal constant SHARE_COMPLAINT_TYPEHASH =
+        keccak256("ShareComplaint(uint256 jobId,uint32 roundIndex,address dataOwner,bytes32 contentKey)");
     bytes32 internal constant SETTLEMENT_TYPEHASH = keccak256(
         "Settlement(uint256 jobId,bytes32 payoutRoot,uint256 total,uint32 payees,bytes32 modelDigest,uint256 faultySeats)"
     );
     bytes32 internal constant PRESENCE_TYPEHASH =
         keccak256("Presence(uint256 jobId,uint32 roundIndex,address account,uint32 activity,uint64 seenAt)");
     bytes32 internal constant CREDENTIAL_TYPEHASH =
-        keccak256("Credential(bytes32 scope,address dataOwner,uint64 expiresAt)");
+        keccak256("Credential(bytes32 scope,bytes32 subject,address dataOwner,uint64 expiresAt)");
 
     /// @notice Identifies a data set by its owner and its salted commitment.
     function datasetId(address dataOwner, bytes32 commitment) internal pure returns (bytes32) {
@@ -182,6 +192,10 @@ library GalaxyTypes {
 
     function hash(AnswerSet memory a) internal pure returns (bytes32) {
         return keccak256(abi.encode(ANSWER_SET_TYPEHASH, a));
+    }
+
+    function hash(ShareComplaint memory c) internal pure returns (bytes32) {
+        return keccak256(abi.encode(SHARE_COMPLAINT_TYPEHASH, c));
     }
 
     function hash(Settlement memory s) internal pure returns (bytes32) {

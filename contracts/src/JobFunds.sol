@@ -5,15 +5,17 @@ import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {MerkleProof} from "@openzeppelin/contracts/utils/cryptography/MerkleProof.sol";
 import {BitMaps} from "@openzeppelin/contracts/utils/structs/BitMaps.sol";
-import {Phase} from "./GalaxyTypes.sol";
+import {GalaxyTypes, InvalidSignature, Phase} from "./GalaxyTypes.sol";
 import {JobStore} from "./JobStore.sol";
 import {ExceedsTotal, PayoutProof} from "./PayoutProof.sol";
+import {Signatures} from "./Signatures.sol";
 import {TokenTransfers} from "./TokenTransfers.sol";
 
 /// @title How money leaves a job: payouts, fees, refunds and bonds
 /// @notice Anybody may call any of these; each pays only whom the job's state names.
 abstract contract JobFunds is JobStore {
     using BitMaps for BitMaps.BitMap;
+    using GalaxyTypes for GalaxyTypes.Update;
     using SafeERC20 for IERC20;
     using TokenTransfers for IERC20;
 
@@ -24,6 +26,8 @@ abstract contract JobFunds is JobStore {
     event Refunded(uint256 indexed jobId, address indexed requester, uint256 amount);
     event BondDeposited(uint256 indexed jobId, address indexed dataOwner, address payer, uint128 amount);
     event BondReturned(uint256 indexed jobId, address indexed dataOwner, address payer, uint128 amount);
+    /// @notice A bond was burned: its data owner signed two different updates of this round.
+    event BondForfeited(uint256 indexed jobId, address indexed dataOwner, uint32 roundIndex, uint128 amount);
 
     /// @notice Pushes payouts to up to 256 payees with one multiproof; those already paid are skipped.
     /// @param payouts Leaves of the payout tree, in the order the multiproof wants them.
@@ -102,14 +106,57 @@ abstract contract JobFunds is JobStore {
     function returnBond(uint256 jobId, address dataOwner) external nonReentrant {
         Job storage j = _jobs[jobId];
         if (j.phase != Phase.Settled && j.phase != Phase.Aborted) revert NotTerminal();
-        if (j.claimsExpired) revert ClaimsAreOver();
-        address payer = _bondPayers[jobId][dataOwner];
-        if (payer == address(0)) revert BondMissing();
-        uint128 amount = j.bondPerIdentity;
-        delete _bondPayers[jobId][dataOwner];
-        j.bondsHeld -= amount;
+        (address payer, uint128 amount) = _takeBond(jobId, j, dataOwner);
         emit BondReturned(jobId, dataOwner, payer, amount);
         IERC20(j.token).safeTransfer(payer, amount);
+    }
+
+    /// @notice Burns the bond of a data owner that made two different updates of one round from one model. Anybody
+    /// may show them, from the first round on and until the bond is returned or expires.
+    /// @param signature The data owner's over `u`; empty where `u` is its last direct update.
+    /// @param otherDigest The update digest of the other update, which is `u` in every other field.
+    /// @param otherSignature As `signature`, for the other update.
+    function forfeitBond(
+        GalaxyTypes.Update calldata u,
+        bytes calldata signature,
+        bytes32 otherDigest,
+        bytes calldata otherSignature
+    ) external nonReentrant {
+        Job storage j = _jobs[u.jobId];
+        if (j.phase < Phase.Training) revert WrongPhase(j.phase);
+        if (u.termsDigest != j.termsDigest) revert WrongTerms();
+        if (u.updateDigest == otherDigest) revert NotEquivocation();
+        GalaxyTypes.Update memory said = u;
+        _checkSaid(said, signature);
+        said.updateDigest = otherDigest;
+        _checkSaid(said, otherSignature);
+        (, uint128 amount) = _takeBond(u.jobId, j, u.dataOwner);
+        emit BondForfeited(u.jobId, u.dataOwner, u.roundIndex, amount);
+        IERC20(j.token).safeTransfer(_registry.BURN_ADDRESS(), amount);
+    }
+
+    /// @dev Checks that the data owner signed this update, or entered it on chain last.
+    function _checkSaid(GalaxyTypes.Update memory u, bytes calldata signature) private view {
+        bytes32 structHash = u.hash();
+        if (signature.length == 0) {
+            uint256 entry = _directEntry(u.roundIndex, structHash);
+            if (_lastDirectEntry[u.jobId][u.dataOwner] != entry) revert InvalidSignature();
+        } else if (Signatures.signerOf(_hashTypedDataV4(structHash), signature) != u.dataOwner) {
+            revert InvalidSignature();
+        }
+    }
+
+    /// @dev Strikes a bond off the books, once; it must leave next.
+    function _takeBond(uint256 jobId, Job storage j, address dataOwner)
+        private
+        returns (address payer, uint128 amount)
+    {
+        if (j.claimsExpired) revert ClaimsAreOver();
+        payer = _bondPayers[jobId][dataOwner];
+        if (payer == address(0)) revert BondMissing();
+        amount = j.bondPerIdentity;
+        delete _bondPayers[jobId][dataOwner];
+        j.bondsHeld -= amount;
     }
 
     /// @dev A settled job whose claims are still open.

@@ -151,8 +151,8 @@ abstract contract JobStore is EIP712, ReentrancyGuard {
     mapping(uint256 jobId => mapping(address evaluator => Seat)) internal _seats;
     mapping(uint256 jobId => mapping(address dataOwner => address payer)) internal _bondPayers;
     mapping(uint256 jobId => mapping(address dataOwner => bool)) internal _hasEnrolled;
-    /// @dev The round of the owner's last direct update, plus 1. Rounds only grow, so one word per owner will do.
-    mapping(uint256 jobId => mapping(address dataOwner => uint32)) internal _lastDirectRound;
+    /// @dev The owner's last direct update, as `_directEntry` packs it. Rounds only grow: one word per owner will do.
+    mapping(uint256 jobId => mapping(address dataOwner => uint256)) internal _lastDirectEntry;
     mapping(uint256 jobId => BitMaps.BitMap) internal _isPaid;
 
     error RegistryMismatch();
@@ -184,6 +184,7 @@ abstract contract JobStore is EIP712, ReentrancyGuard {
     error NoBondAsked();
     error AlreadyBonded();
     error BondMissing();
+    error NotEquivocation();
     error NotTerminal();
     error ClaimsAreOver();
     error InvalidPayouts();
@@ -283,6 +284,11 @@ abstract contract JobStore is EIP712, ReentrancyGuard {
             deadline = start + j.claimWindow;
             expiresAt = deadline;
         }
+    }
+
+    /// @dev An update's round plus 1 in the upper 32 bits, its struct hash without its last 32 bits below them.
+    function _directEntry(uint32 roundIndex, bytes32 structHash) internal pure returns (uint256) {
+        return (uint256(roundIndex) + 1) << 224 | uint256(structHash) >> 32;
     }
 
     /// @dev The job, if it is in `phase`.

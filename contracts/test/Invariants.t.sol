@@ -2,79 +2,15 @@
 pragma solidity ^0.8.28;
 
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
-import {GalaxyJobs} from "../src/GalaxyJobs.sol";
-import {GalaxyRegistry} from "../src/GalaxyRegistry.sol";
 import {Phase} from "../src/GalaxyTypes.sol";
 import {JobStore} from "../src/JobStore.sol";
 import {PayoutProof} from "../src/PayoutProof.sol";
-import {Handler} from "./support/Handler.sol";
+import {Laws} from "./support/Laws.sol";
 import {MoodyToken} from "./support/Tokens.sol";
 import {eq, yes} from "./support/Vm.sol";
 
 /// @dev The laws of the contracts, after any sequence of the handler's actions.
-contract InvariantsTest {
-    Handler private handler;
-    GalaxyJobs private jobs;
-    GalaxyRegistry private registry;
-    IERC20 private stakeToken;
-
-    function setUp() public {
-        handler = new Handler();
-        handler.setUp();
-        (address jobs_, address registry_, address token_) = handler.deployed();
-        (jobs, registry, stakeToken) = (GalaxyJobs(jobs_), GalaxyRegistry(registry_), IERC20(token_));
-    }
-
-    struct FuzzSelector {
-        address addr;
-        bytes4[] selectors;
-    }
-
-    function targetContracts() public view returns (address[] memory targets) {
-        targets = new address[](1);
-        targets[0] = address(handler);
-    }
-
-    /// @dev What is frequent comes twice: time, and the right next step.
-    function targetSelectors() public view returns (FuzzSelector[] memory targets) {
-        bytes4[25] memory chosen = [
-            Handler.pass.selector,
-            Handler.passLong.selector,
-            Handler.setMood.selector,
-            Handler.deposit.selector,
-            Handler.requestWithdrawal.selector,
-            Handler.withdraw.selector,
-            Handler.postOne.selector,
-            Handler.postWithFeeToken.selector,
-            Handler.sit.selector,
-            Handler.bond.selector,
-            Handler.returnBond.selector,
-            Handler.enrol.selector,
-            Handler.submit.selector,
-            Handler.advance.selector,
-            Handler.advance.selector,
-            Handler.advance.selector,
-            Handler.settleOne.selector,
-            Handler.payOut.selector,
-            Handler.claimOne.selector,
-            Handler.stealOne.selector,
-            Handler.payFees.selector,
-            Handler.refund.selector,
-            Handler.cancel.selector,
-            Handler.cancelAsStranger.selector,
-            Handler.expire.selector
-        ];
-        targets = new FuzzSelector[](1);
-        targets[0].addr = address(handler);
-        targets[0].selectors = new bytes4[](chosen.length + 3);
-        for (uint256 i = 0; i < chosen.length; ++i) {
-            targets[0].selectors[i] = chosen[i];
-        }
-        targets[0].selectors[chosen.length] = Handler.anchorWithoutDirect.selector;
-        targets[0].selectors[chosen.length + 1] = Handler.settleOne.selector;
-        targets[0].selectors[chosen.length + 2] = Handler.outlive.selector;
-    }
-
+contract InvariantsTest is Laws {
     function escrowOf(JobStore.JobView memory j) private pure returns (uint256) {
         return uint256(j.bounty) + uint256(j.feePerSeat) * j.evaluators.length;
     }
@@ -84,12 +20,6 @@ contract InvariantsTest {
         amount = j.refundable + j.bondsHeld;
         if (j.phase != Phase.Settled && j.phase != Phase.Aborted) return amount + escrowOf(j);
         if (j.phase == Phase.Settled && !j.claimsExpired) amount += j.total - j.paid + j.feesOwed - j.feesPaid;
-    }
-
-    function checkJobs(function(uint256, JobStore.JobView memory) view law) private view {
-        for (uint256 id = 1; id <= jobs.jobCount(); ++id) {
-            law(id, jobs.job(id));
-        }
     }
 
     function invariant_no_law_was_seen_broken() public view {
@@ -102,7 +32,8 @@ contract InvariantsTest {
 
     function lawConserved(uint256 id, JobStore.JobView memory j) private view {
         (,,,, uint256 bonds, uint256 returned,,,,) = handler.ghosts(id);
-        eq(escrowOf(j) + bonds, j.paid + j.feesPaid + j.refunded + returned + owed(j));
+        uint256 burned = handler.bondsForfeited(id);
+        eq(escrowOf(j) + bonds, j.paid + j.feesPaid + j.refunded + returned + burned + owed(j));
     }
 
     function invariant_the_contract_holds_what_it_owes() public view {
@@ -260,7 +191,15 @@ contract InvariantsTest {
     }
 
     function invariant_only_seats_at_fault_are_slashed() public view {
-        eq(stakeToken.balanceOf(registry.BURN_ADDRESS()), handler.expectedBurned());
+        uint256 burned = handler.expectedBurned() + handler.bondsBurned(address(stakeToken));
+        eq(stakeToken.balanceOf(registry.BURN_ADDRESS()), burned);
+    }
+
+    function invariant_only_forfeited_bonds_are_burned() public view {
+        for (uint256 t = 1; t < 3; ++t) {
+            address token = handler.tokens(t);
+            eq(IERC20(token).balanceOf(registry.BURN_ADDRESS()), handler.bondsBurned(token));
+        }
     }
 
     function invariant_a_terminal_job_has_no_deadline_but_claims() public view {
@@ -291,7 +230,7 @@ contract InvariantsTest {
     /// @dev The laws above are not empty: the same actions, drawn here, reach every phase and every way out.
     function test_the_actions_reach_everything() public {
         uint256 reached = 0;
-        for (uint256 life = 0; life < 20 && reached != 0x7ff; ++life) {
+        for (uint256 life = 0; life < 24 && reached != 0xfff; ++life) {
             setUp();
             bytes4[] memory selectors = targetSelectors()[0].selectors;
             for (uint256 step = 0; step < 150; ++step) {
@@ -313,8 +252,11 @@ contract InvariantsTest {
                 if (j.claimsExpired && bonds > returned) reached |= 0x400;
             }
             if (handler.expectedBurned() > 0) reached |= 0x200;
+            for (uint256 t = 0; t < 3; ++t) {
+                if (handler.bondsBurned(handler.tokens(t)) > 0) reached |= 0x800;
+            }
         }
-        eq(reached, 0x7ff);
+        eq(reached, 0xfff);
     }
 
     function reachedBy(JobStore.JobView memory j) private pure returns (uint256 marks) {

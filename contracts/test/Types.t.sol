@@ -61,12 +61,31 @@ contract TypesTest is Base {
         );
     }
 
-    function test_a_credential_is_hashed_field_by_field() public pure {
+    function test_a_complaint_is_hashed_field_by_field() public pure {
         eq(
-            GalaxyTypes.hash(GalaxyTypes.Credential(TERMS, STRANGER, 3)),
+            GalaxyTypes.hash(GalaxyTypes.ShareComplaint(1, 2, STRANGER, MODEL)),
             keccak256(
                 abi.encode(
-                    keccak256("Credential(bytes32 scope,address dataOwner,uint64 expiresAt)"), TERMS, STRANGER, 3
+                    keccak256("ShareComplaint(uint256 jobId,uint32 roundIndex,address dataOwner,bytes32 contentKey)"),
+                    1,
+                    2,
+                    STRANGER,
+                    MODEL
+                )
+            )
+        );
+    }
+
+    function test_a_credential_is_hashed_field_by_field() public pure {
+        eq(
+            GalaxyTypes.hash(GalaxyTypes.Credential(TERMS, SCHEMA, STRANGER, 3)),
+            keccak256(
+                abi.encode(
+                    keccak256("Credential(bytes32 scope,bytes32 subject,address dataOwner,uint64 expiresAt)"),
+                    TERMS,
+                    SCHEMA,
+                    STRANGER,
+                    3
                 )
             )
         );
@@ -94,7 +113,7 @@ contract TypesTest is Base {
         bytes32 hash = harness.hashDatasetRevocation(v);
         eq(harness.digestDatasetRevocation(v, address(registry)), digest("GalaxyRegistry", address(registry), hash));
         yes(harness.digestDatasetRevocation(v, address(jobs)) != jobsDigest(hash), "another name");
-        GalaxyTypes.Credential memory c = GalaxyTypes.Credential(TERMS, STRANGER, 3);
+        GalaxyTypes.Credential memory c = GalaxyTypes.Credential(TERMS, SCHEMA, STRANGER, 3);
         eq(harness.digestCredential(c, address(jobs)), jobsDigest(harness.hashCredential(c)));
     }
 }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from galaxylearning.bootstrap import schema_of
+    from galaxylearning.messages.drand import Drand, quicknet
     from galaxylearning.messages.plan import Masking, Noise, Plan
     from galaxylearning.messages.terms import Admission, ArrayField, Column, Schema, Windows
     from galaxylearning.protocol.job import Job, Price
@@ -23,6 +24,7 @@ _HOMES = {
     "Admission": "messages.terms",
     "ArrayField": "messages.terms",
     "Column": "messages.terms",
+    "Drand": "messages.drand",
     "Job": "protocol.job",
     "Masking": "messages.plan",
     "Noise": "messages.plan",
@@ -32,6 +34,7 @@ _HOMES = {
     "Simulation": "simulation.settings",
     "Windows": "messages.terms",
     "input_width": "protocol.rows",
+    "quicknet": "messages.drand",
     "schema_of": "bootstrap",
     "simulate": "simulation.api",
 }
@@ -40,6 +43,7 @@ __all__ = [
     "Admission",
     "ArrayField",
     "Column",
+    "Drand",
     "Job",
     "Masking",
     "Noise",
@@ -49,6 +53,7 @@ __all__ = [
     "Simulation",
     "Windows",
     "input_width",
+    "quicknet",
     "schema_of",
     "simulate",
 ]

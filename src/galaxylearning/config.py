@@ -125,6 +125,11 @@ class Home:
         return self.root / "privacy.sqlite"
 
     @property
+    def issuer_salt(self) -> Path:
+        """The secret behind the pseudonyms that an issuer gives organisations."""
+        return self.root / "issuer.salt"
+
+    @property
     def policy(self) -> Path:
         """The data owner's policy."""
         return self.root / "policy.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Thread
 from typing import Any, cast
@@ -25,8 +25,11 @@ from galaxylearning.messages.typed import (
     RoundAnchor,
     Settlement,
     TypedMessage,
+    Update,
     score_commitment,
 )
+from galaxylearning.protocol.calls import forfeit_bond
+from galaxylearning.protocol.evidence import Equivocation
 from galaxylearning.units import ZERO_DIGEST, Address, Digest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -37,6 +40,7 @@ WINDOW_S = 1000
 BOUNTY = 10**21
 FEE = 10**18
 STAKE = 10**20
+BOND = 10**19
 TERMS = Digest(keccak(b"terms"))
 
 
@@ -129,10 +133,10 @@ class Deployment:
         self.send(self.token.functions.mint(self.requester, 10**30), self.requester)
         self.send(self.token.functions.approve(self.jobs.address, 2**256 - 1), self.requester)
 
-    def parameters(self, *, owners: int, rounds: int) -> tuple[Any, ...]:
+    def parameters(self, *, owners: int, rounds: int, bond: int = 0) -> tuple[Any, ...]:
         windows = (WINDOW_S,) * 6 + (10 * WINDOW_S,)
         evaluators = [evaluator.address for evaluator in self.evaluators]
-        money = (BOUNTY, FEE, 0, STAKE)
+        money = (BOUNTY, FEE, bond, STAKE)
         return (self.token.address, TERMS, *money, rounds, 1, owners, *windows, evaluators)
 
     def signed(self, message: TypedMessage, signers: int = 2) -> bytes:
@@ -140,10 +144,9 @@ class Deployment:
         digest = message.digest(self.domain)
         return b"".join(sign_digest(evaluator.key, digest) for evaluator in self.evaluators[:signers])
 
-    def post(self, *, owners: int, rounds: int) -> tuple[int, TxReceipt]:
-        receipt = self.send(
-            self.jobs.functions.postJob(self.parameters(owners=owners, rounds=rounds)), self.requester
-        )
+    def post(self, *, owners: int, rounds: int, bond: int = 0) -> tuple[int, TxReceipt]:
+        parameters = self.parameters(owners=owners, rounds=rounds, bond=bond)
+        receipt = self.send(self.jobs.functions.postJob(parameters), self.requester)
         return int(self.jobs.functions.jobCount().call()), receipt
 
     def take_seats(self, job_id: int) -> list[TxReceipt]:
@@ -191,6 +194,22 @@ class Deployment:
         return self.send(
             self.jobs.functions.settle(settlement.abi_tuple(), self.signed(settlement)), self.requester
         )
+
+    def forfeit_bond(self) -> TxReceipt:
+        """The receipt of evidence that burns a bond, shown by a stranger to the job."""
+        offender = account("two-faced data owner")
+        job_id, _ = self.post(owners=3, rounds=2, bond=BOND)
+        self.send(self.jobs.functions.depositBond(job_id, offender.address), self.requester)
+        self.take_seats(job_id)
+        self.anchor_cohort(job_id, owners=3)
+        one = Update(job_id, 0, TERMS, offender.address, Digest(keccak(b"model")), Digest(keccak(b"one")))
+        other = replace(one, update_digest=Digest(keccak(b"other")))
+        first, second = (sign_digest(offender.key, each.digest(self.domain)) for each in (one, other))
+        _, arguments = forfeit_bond(Equivocation(one, first, other.update_digest, second))
+        receipt = self.send(self.jobs.functions.forfeitBond(*arguments), self.requester)
+        burned = self.token.functions.balanceOf(self.registry.functions.BURN_ADDRESS().call()).call()
+        assert burned == BOND
+        return receipt
 
     def payouts(self, job_id: int, count: int, *, total: int) -> list[tuple[int, Address, int]]:
         """Index, fresh account and amount of ``count`` payees with equal shares."""

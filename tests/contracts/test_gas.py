@@ -66,6 +66,7 @@ def measured(deployment: Deployment) -> dict[str, int]:
             steps["claim, 1000 leaves"] = [deployment.send(claim, deployment.requester)]
         for name, receipts in steps.items():
             gas[name] = max([gas.get(name, 0)] + [receipt["gasUsed"] for receipt in receipts])
+    gas["forfeitBond"] = deployment.forfeit_bond()["gasUsed"]
     return dict(sorted(gas.items()))
 
 

@@ -109,6 +109,6 @@ def test_an_address_with_bits_beyond_it_is_refused(deployment: Deployment, harne
     data = bytearray(
         bytes.fromhex(harness.encode_abi("hashCredential", [message.abi_tuple()]).removeprefix("0x"))
     )
-    data[4 + 32] = 1
+    data[4 + 2 * 32] = 1
     with pytest.raises(Web3Exception):
         deployment.web3.eth.call({"to": harness.address, "data": bytes(data)})

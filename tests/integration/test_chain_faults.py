@@ -234,7 +234,7 @@ def test_an_endpoint_of_another_chain_is_refused_at_the_start_and_named_later() 
 def test_a_url_with_a_secret_is_told_without_it() -> None:
     async def scenario() -> None:
         url = "http://user:hunter2@127.0.0.1:1/v3/0123456789abcdef?token=hunter2"
-        ledger_of = connect([url], Deployment(5, *(key(n).address for n in "abc"), 0))
+        ledger_of = connect([url], Deployment(5, key("a").address, key("b").address, key("c").address, 0))
         with pytest.raises(LedgerUnreachable) as refused:
             await ledger_of
         assert "hunter2" not in str(refused.value)

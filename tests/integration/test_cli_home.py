@@ -14,7 +14,7 @@ import pytest
 from galaxylearning import bootstrap
 from galaxylearning.chain.embedded import serve
 from galaxylearning.cli import main
-from galaxylearning.cli.owner import watched_policy
+from galaxylearning.cli.owner import own_credential, watched_policy
 from galaxylearning.config import Home
 from galaxylearning.nodes.site import Progress, registry_topic
 from galaxylearning.protocol.consent import OwnerPolicy
@@ -48,6 +48,37 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     galaxy("chain", "deploy")
     galaxy("wallet", "new", "requester", "--light")
     return tmp_path / "home"
+
+
+def test_an_issuer_vouches_for_accounts_of_organisations_it_knows(home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "one.credential"
+    for name in ("mary", "mary-too", "anne"):
+        galaxy("wallet", "new", name, "--light")
+
+    def issued(name: str, organisation: str, scope: str = "hospitals") -> Any:
+        about = ("--organisation", organisation, "--scope", scope, "-o", file)
+        return asked("credential", "issue", name, *about, "--as", "requester")
+
+    one, other = issued("mary", "HRB-1"), issued("mary-too", "HRB-1")
+    assert one["subject"] == other["subject"]
+    assert one["data_owner"] != other["data_owner"]
+    assert issued("anne", "HRB-2")["subject"] != one["subject"]
+    assert issued("mary", "HRB-1", "banks")["subject"] != one["subject"]
+    assert (home / "issuer.salt").stat().st_mode & 0o777 == 0o600
+    last = issued("mary", "HRB-1")
+    accounts = {row["name"]: row["address"] for row in asked("wallet", "list")}
+    assert asked("credential", "show", file) == last
+    assert (last["issuer"], last["data_owner"]) == (accounts["requester"], accounts["mary"])
+    assert accounts["mary"] in galaxy("credential", "show", file)
+
+    assert own_credential(file, accounts["mary"]).subject.hex() == one["subject"]
+    assert "allowed" in galaxy("owner", "run", "--as", "anne", "--credential", file, code=3)
+    (tmp_path / "junk").write_bytes(b"junk")
+    assert "is no credential" in galaxy("credential", "show", tmp_path / "junk", code=3)
+    assert "cannot be read" in galaxy("credential", "show", tmp_path / "none", code=3)
+    (home / "issuer.salt").write_bytes(b"short")
+    about = ("--organisation", "HRB-1", "--scope", "hospitals", "-o", file, "--as", "requester")
+    assert "32 bytes" in galaxy("credential", "issue", "mary", *about, code=3)
 
 
 def test_a_job_is_posted_refused_accepted_and_taken_back(home: Path, tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ event_strategy: st.SearchStrategy[JobEvent] = st.one_of(
     st.builds(ev.SeatTaken, zero, one, seats),
     st.builds(ev.BondDeposited, zero, one, seats),
     st.builds(ev.BondReturned, zero, one, seats),
+    st.builds(ev.BondForfeited, zero, one, seats, small),
     st.builds(ev.CohortAnchored, zero, one, heads, small, heads),
     st.builds(ev.RoundAnchored, zero, one, small, heads, small, heads, heads, heads),
     st.builds(ev.PhaseChanged, zero, one, phases, phases),
@@ -107,6 +108,8 @@ def test_money_is_conserved_and_phases_move_along_the_table(state: JobState, eve
         assert after.phase in TABLE[state.phase, type(event)].targets
         assert after.round_index <= after.rounds
         assert after.paid <= after.total <= after.bounty
+        assert not after.bonds & after.forfeited
+        assert state.forfeited <= after.forfeited
         state = after
         outgoing = state.paid + state.fees_paid + state.refunded
         if state.phase in (Phase.SETTLED, Phase.ABORTED):

@@ -51,6 +51,7 @@ def test_what_reads_can_print_json() -> None:
         "store check",
         "wallet list",
         "wallet show",
+        "credential show",
         "data list",
         "data match",
     )

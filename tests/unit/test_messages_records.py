@@ -27,7 +27,7 @@ def d(byte: int) -> Digest:
 
 
 def credential(owner: Address = ME) -> r.CredentialRecord:
-    message = typed.Credential(d(8), owner, 2_000_000_000)
+    message = typed.Credential(d(8), d(9), owner, 2_000_000_000)
     return r.CredentialRecord.from_message(message, signature=sign_digest(OTHER_KEY, message.digest(DOMAIN)))
 
 
@@ -75,6 +75,7 @@ SIGNED: list[r.SignedRecord] = [
     signed(
         r.SignedAnswerSet, typed.AnswerSet(7, 3, 1, d(1), r.answers_root((d(3), d(4)))), answers=(d(3), d(4))
     ),
+    signed(r.SignedComplaint, typed.ShareComplaint(7, 3, OTHER, d(1))),
     signed(r.SignedSettlement, typed.Settlement(7, d(1), 2**127 + 1, 11, d(2), 0b101)),
 ]
 PLAIN: list[r.Record] = [

@@ -36,8 +36,9 @@ EXAMPLES: list[TypedMessage] = [
     typed.RoundAnchor(7, 3, d(1), 12, d(2), d(3)),
     typed.MaskedAnswer(7, 3, 1, d(1), d(2)),
     typed.AnswerSet(7, 3, 2, d(1), d(2)),
+    typed.ShareComplaint(7, 3, OWNER, d(1)),
     typed.Settlement(7, d(1), 2**127 + 5, 11, d(2), 0b101),
-    typed.Credential(d(1), OWNER, 2**64 - 1),
+    typed.Credential(d(1), d(2), OWNER, 2**64 - 1),
     typed.Presence(7, 3, OWNER, 1, 2**63),
 ]
 
@@ -124,7 +125,7 @@ def test_narrow_integers_have_their_own_bounds() -> None:
     with pytest.raises(MessageRefused, match="2\\^32-1"):
         typed.CohortAnchor(1, d(1), 2**32, d(1))
     with pytest.raises(MessageRefused, match="2\\^64-1"):
-        typed.Credential(d(1), OWNER, 2**64)
+        typed.Credential(d(1), d(2), OWNER, 2**64)
 
 
 def test_a_message_is_not_signed_for_the_other_contract() -> None:

@@ -16,6 +16,7 @@ from galaxylearning.messages import typed
 from galaxylearning.messages.plan import Plan
 from galaxylearning.protocol import calls
 from galaxylearning.protocol import events as ev
+from galaxylearning.protocol.evidence import Equivocation
 from galaxylearning.protocol.settlement import payout_chunks, payout_tree
 from galaxylearning.units import ZERO_DIGEST, Address, Digest
 
@@ -73,6 +74,7 @@ JOBS_CALLS = [
     calls.take_seat(7),
     calls.deposit_bond(7, A[0]),
     calls.return_bond(7, A[0]),
+    calls.forfeit_bond(Equivocation(UPDATE, SIGNATURE, d(4), b"")),
     calls.enrol_directly(ENROLMENT, SIGNATURE),
     calls.anchor_cohort(typed.CohortAnchor(7, d(1), 3, ZERO_DIGEST), SIGNED),
     calls.submit_update_directly(UPDATE),

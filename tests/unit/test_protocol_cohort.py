@@ -15,8 +15,9 @@ from galaxylearning.messages import records as r
 from galaxylearning.messages import terms as t
 from galaxylearning.messages import typed
 from galaxylearning.messages.plan import Plan
-from galaxylearning.protocol.admission import admission_refusal, credential_scope
+from galaxylearning.protocol.admission import admission_refusal, credential_scope, subject_of
 from galaxylearning.protocol.cohort import (
+    SAME_SUBJECT,
     AcceptedUpdates,
     Cohort,
     DirectEnrolment,
@@ -74,9 +75,17 @@ def sealing_key(n: int) -> bytes:
     return bytes([n]) * 1216
 
 
-def credential(n: int, *, scope: str = "hospitals", expires_at: int = NOW + 1) -> r.CredentialRecord:
-    message = typed.Credential(credential_scope(scope), OWNERS[n], expires_at)
-    return r.CredentialRecord.from_message(message, signature=sign_digest(ISSUER_KEY, message.digest(DOMAIN)))
+def credential(
+    n: int,
+    *,
+    subject: int | None = None,
+    scope: str = "hospitals",
+    expires_at: int = NOW + 1,
+    issuer: bytes = ISSUER_KEY,
+) -> r.CredentialRecord:
+    organisation = d(0x70 + (n if subject is None else subject))
+    message = typed.Credential(credential_scope(scope), organisation, OWNERS[n], expires_at)
+    return r.CredentialRecord.from_message(message, signature=sign_digest(issuer, message.digest(DOMAIN)))
 
 
 def message_of(n: int, terms: t.Terms = TERMS, held: r.CredentialRecord | None = None) -> typed.Enrolment:
@@ -229,6 +238,72 @@ def test_a_credential_admits_whom_a_trusted_issuer_signed_for_the_scope_and_time
     assert "not valid" in (refusal(terms, 1, broken) or "")
     cohort = form([enrol(1, terms, good), enrol(2, terms)], terms=terms)
     assert cohort.data_owners == (OWNERS[1],)
+
+
+TRUSTING = make_terms(kind="credential", issuers=(address_of(ISSUER_KEY),), scope="hospitals")
+
+
+def test_an_organisation_takes_part_once_however_many_accounts_it_has() -> None:
+    held = {n: credential(n, subject=1 if n < 3 else n) for n in range(5)}
+    records = [enrol(n, TRUSTING, held[n]) for n in range(5)]
+    cohort = form(records, terms=TRUSTING)
+    first = min(records[:3], key=r.record_digest)
+    assert set(cohort.data_owners) == {first.signer, OWNERS[3], OWNERS[4]}
+    assert reasons(cohort) == [SAME_SUBJECT] * 2
+    assert {each.data_owner for each in cohort.excluded} == set(OWNERS[:3]) - {first.signer}
+    assert form(records[::-1], terms=TRUSTING) == cohort
+    # What is anchored gives the same cohort again: nobody who was left out comes back in another's place.
+    kept = [record for record in records if r.record_digest(record) in cohort.relayed]
+    assert form(kept, terms=TRUSTING).root == cohort.root
+
+
+def test_an_enrolment_on_chain_comes_before_that_of_the_same_organisation_elsewhere() -> None:
+    held = {n: credential(n, subject=1) for n in range(3)}
+    direct = [DirectEnrolment(message_of(n, TRUSTING, held[n]), sealing_key(n), held[n]) for n in (2, 1)]
+    cohort = form([enrol(0, TRUSTING, held[0])], direct, terms=TRUSTING)
+    assert cohort.data_owners == (OWNERS[2],)
+    assert reasons(cohort) == [SAME_SUBJECT] * 2
+    assert cohort.direct == (Digest(direct[0].enrolment.struct_hash()),)
+
+
+def test_an_entry_that_does_not_count_takes_no_organisations_place() -> None:
+    held = {n: credential(n, subject=1) for n in range(2)}
+    two_faced = [enrol(0, TRUSTING, held[0]), enrol(0, TRUSTING, held[0], dataset_id=d(0x50))]
+    other = enrol(1, TRUSTING, held[1])
+    assert form([*two_faced, other], terms=TRUSTING).data_owners == (OWNERS[1],)
+    late = [enrol(0, TRUSTING, credential(0, subject=1, expires_at=NOW)), other]
+    assert form(late, terms=TRUSTING).data_owners == (OWNERS[1],)
+
+
+def test_a_subject_is_one_issuers_word_and_counts_only_where_credentials_admit() -> None:
+    issuers = tuple(sorted((address_of(ISSUER_KEY), address_of(KEYS[7])), key=lambda a: int(a, 16)))
+    both = make_terms(kind="credential", issuers=issuers, scope="hospitals")
+    held = [credential(0, subject=1), credential(1, subject=1, issuer=KEYS[7])]
+    assert form([enrol(n, both, held[n]) for n in range(2)], terms=both).size == 2
+    held = [credential(n, subject=1) for n in range(2)]
+    assert form([enrol(n, TERMS, held[n]) for n in range(2)]).size == 2
+
+
+def test_a_subject_is_the_same_for_an_organisation_and_differs_by_scope_and_salt() -> None:
+    salt = bytes(32)
+    subject = subject_of("HRB-1", "hospitals", salt=salt)
+    assert subject == subject_of("HRB-1", "hospitals", salt=salt)
+    others = {
+        subject_of("HRB-2", "hospitals", salt=salt),
+        subject_of("HRB-1", "banks", salt=salt),
+        subject_of("HRB-1", "hospitals", salt=b"\1" * 32),
+    }
+    assert len(others | {subject}) == 4
+    with pytest.raises(ValueError, match="32 allowed"):
+        subject_of("HRB-1", "hospitals", salt=b"")
+
+
+def test_the_room_in_a_cohort_is_for_organisations() -> None:
+    two = make_terms(2, kind="credential", issuers=(address_of(ISSUER_KEY),), scope="hospitals")
+    held = [credential(0, subject=1), credential(1, subject=1), credential(2)]
+    cohort = form([enrol(n, two, held[n]) for n in range(3)], terms=two)
+    assert cohort.size == 2
+    assert reasons(cohort) == [SAME_SUBJECT]
 
 
 def update(n: int, **changes: Any) -> r.SignedUpdate:

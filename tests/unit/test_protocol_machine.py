@@ -157,6 +157,7 @@ def test_every_pair_outside_the_table_is_refused_and_moves_nothing() -> None:
         *seats(0),
         ev.BondDeposited(JOB, START, A[3]),
         ev.BondReturned(JOB, START, A[3]),
+        ev.BondForfeited(JOB, START, A[3], 0),
         ev.EnrolledDirectly(JOB, START, ENROLMENT, b"", d(3)),
         COHORT,
         ev.UpdateSubmittedDirectly(JOB, START, UPDATE, b"", d(3)),
@@ -230,6 +231,7 @@ IMPOSSIBLE: list[tuple[JobState, JobEvent]] = [
     (step(DONE, ev.FeePaid(JOB, START, 0, SEATS[0], 10)), ev.FeePaid(JOB, START, 0, SEATS[0], 10)),
     (DONE, ev.Refunded(JOB, START, 111)),
     (DONE, ev.BondReturned(JOB, START, A[3])),
+    (DONE, ev.BondForfeited(JOB, START, A[3], 0)),
     (DONE, ev.ClaimsExpired(JOB, START, 919)),
     (DONE, ev.ClaimsExpired(JOB, START, 921)),
 ]
@@ -258,6 +260,22 @@ def test_bonds_are_returned_once_the_job_is_over() -> None:
     aborted = step(bonded, ev.JobAborted(JOB, START, Phase.ENROLLING))
     assert functions(aborted, START) == ["refund", "returnBond"]
     assert functions(step(aborted, ev.BondReturned(JOB, START, A[3])), START) == ["refund"]
+
+
+def test_a_bond_is_burned_once_and_is_then_neither_returned_nor_anybodys() -> None:
+    bonded = replace(TRAINING, bond_per_identity=7, bonds=frozenset(A[3:5]))
+    burned = step(bonded, ev.BondForfeited(JOB, START + 110, A[3], 0))
+    assert (burned.bonds, burned.forfeited) == (frozenset({A[4]}), frozenset({A[3]}))
+    assert (burned.phase, burned.escrow, burned.unclaimed) == (Phase.TRAINING, 1030, 7)
+    aborted = step(burned, ev.JobAborted(JOB, START + 900, Phase.TRAINING))
+    for again in (ev.BondForfeited(JOB, START + 901, A[3], 0), ev.BondReturned(JOB, START + 901, A[3])):
+        with pytest.raises(PhaseError, match="no bond"):
+            step(aborted, again)
+    back = step(aborted, ev.BondReturned(JOB, START + 902, A[4]))
+    with pytest.raises(PhaseError, match="no bond"):
+        step(back, ev.BondForfeited(JOB, START + 903, A[4], 1))
+    with pytest.raises(PhaseError, match="not possible"):
+        step(replace(ENROLLING, bonds=frozenset(A[3:4])), ev.BondForfeited(JOB, START, A[3], 0))
 
 
 def test_bonds_that_nobody_fetches_expire_with_the_claims() -> None:

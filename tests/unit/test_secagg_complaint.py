@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from galaxylearning.crypto.digest import checksummed
-from galaxylearning.crypto.ring import pack
+from galaxylearning.crypto.ring import pack, unpack
 from galaxylearning.crypto.seal import SealContext, SealingKey, open_sealed, seal
 from galaxylearning.errors import BlobRefused
-from galaxylearning.secagg.complaint import check_complaint, reveal_share
+from galaxylearning.secagg.complaint import check_complaint, is_certain, reveal_share
 from galaxylearning.secagg.member import answer_scalars, read_share
 from galaxylearning.secagg.opener import open_scalars
 from galaxylearning.secagg.owner import Masked
@@ -83,6 +83,43 @@ def test_envelopes_of_another_context_prove_nothing() -> None:
     envelope = seal(bytes(10_240), [KEY.public], other, entropy=os.urandom)
     with pytest.raises(BlobRefused, match="context"):
         verdict(envelope, b"", key=bytes(32))
+
+
+def test_an_accusation_is_certain_where_it_would_take_more_liars_than_may_collude() -> None:
+    plan = small_plan()
+    threshold = plan.threshold
+    # Answers that fit another sharing: at most T of them are true, so the others are lies.
+    for answers in range(threshold + 1, 16):
+        for wrong in range((answers - threshold - 1) // 2 + 1):
+            lies = answers - wrong - threshold
+            assert is_certain(plan, answers=answers, wrong=wrong) == (lies > threshold)
+
+
+def test_as_many_as_may_collude_can_have_an_honest_member_found_wrong_where_it_is_not_certain() -> None:
+    masked = dealt()
+    threshold = PLAN.threshold
+    members = range(2 * threshold + 1)
+    assert not is_certain(PLAN, answers=len(members), wrong=1)
+    answers = masked.scalars(QUESTIONS, members)
+    # They move their own answers onto another sharing, which agrees with the true one for T honest members.
+    honest = list(members)[threshold:]
+    framed, agreeing = honest[-1], honest[:-1]
+    size = PLAN.scalars_bytes(1, QUESTIONS.count)
+    for liar in list(members)[:threshold]:
+        shift = np.zeros((1, 2, QUESTIONS.count))
+        for index, field in enumerate(PLAN.ring.fields):
+            factor = 1
+            for point in agreeing:
+                factor = factor * (liar - point) % field.prime
+            shift[0, index] = factor
+        words = unpack(PLAN.ring, answers[liar][:size], width=QUESTIONS.count, where="answer")
+        moved = np.stack(
+            [f.canonical(f.centred(words[:, i] + shift[:, i])) for i, f in enumerate(PLAN.ring.fields)],
+            axis=1,
+        )
+        answers[liar] = pack(PLAN.ring, moved) + answers[liar][size:]
+    opened = open_scalars(PLAN, QUESTIONS, masked.bodies, answers)
+    assert opened.wrong == {framed: (0,)}
 
 
 def test_a_shown_key_opens_its_own_envelope_only() -> None:

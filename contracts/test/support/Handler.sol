@@ -36,8 +36,14 @@ contract Handler is Base {
     mapping(uint256 jobId => mapping(uint256 index => uint256)) public timesPaid;
     mapping(uint256 jobId => PayoutProof.Payout[]) private _lists;
     uint256 public expectedBurned;
+    mapping(uint256 jobId => uint256) public bondsForfeited;
+    /// @dev The same by token, over all jobs.
+    mapping(address token => uint256) public bondsBurned;
     uint256 public staked;
     uint256 public withdrawn;
+    /// @dev What may never change once it stands: a job's terms from its posting, its cohort from its anchor.
+    mapping(uint256 jobId => bytes32) public firstTerms;
+    mapping(uint256 jobId => bytes32) public firstCohort;
     /// @dev The first law that was seen broken; empty while none was.
     string public broken;
 
@@ -51,6 +57,8 @@ contract Handler is Base {
         for (uint256 id = 1; id <= jobs.jobCount(); ++id) {
             JobStore.JobView memory j = jobs.job(id);
             Ghost storage g = ghosts[id];
+            if (firstTerms[id] == 0) firstTerms[id] = termsOf(j);
+            if (j.cohortSize != 0 && firstCohort[id] == 0) firstCohort[id] = cohortOf(j);
             if (j.phase != g.phase) {
                 if (!isStep(g.phase, j.phase)) fail("a phase moved off the table");
                 g.phase = j.phase;
@@ -61,6 +69,29 @@ contract Handler is Base {
                 g.terminalWord = word;
             }
         }
+    }
+
+    /// @dev Everything that a requester posted.
+    function termsOf(JobStore.JobView memory j) public pure returns (bytes32) {
+        bytes32 money = keccak256(
+            abi.encode(j.requester, j.token, j.termsDigest, j.bounty, j.feePerSeat, j.bondPerIdentity, j.seatStake)
+        );
+        bytes32 windows = keccak256(
+            abi.encode(
+                j.enrolWindow,
+                j.roundWindow,
+                j.anchorWindow,
+                j.commitWindow,
+                j.revealWindow,
+                j.settleWindow,
+                j.claimWindow
+            )
+        );
+        return keccak256(abi.encode(money, windows, j.rounds, j.minOwners, j.maxOwners, j.quorum, j.evaluators));
+    }
+
+    function cohortOf(JobStore.JobView memory j) public pure returns (bytes32) {
+        return keccak256(abi.encode(j.cohortRoot, j.cohortSize));
     }
 
     function setUp() public override {
@@ -81,6 +112,10 @@ contract Handler is Base {
 
     function evaluatorAt(uint256 i) external view returns (address) {
         return evaluator(i);
+    }
+
+    function requester() external pure returns (address) {
+        return REQUESTER;
     }
 
     function isStep(Phase from, Phase to) public pure returns (bool) {
@@ -173,7 +208,7 @@ contract Handler is Base {
         uint256 id = jobs.postJob(p);
         vm.stopPrank();
         ghosts[id].rounds = p.rounds;
-        if ((seed >> 32) % 2 == 0) _bond(id, payeeOf(0, (seed >> 40) % OWNERS));
+        if ((seed >> 32) % 2 == 0) _bond(id, ownerOf((seed >> 40) % OWNERS));
     }
 
     function postWithFeeToken(uint96 bounty) external watched {
@@ -196,7 +231,7 @@ contract Handler is Base {
     }
 
     function bond(uint256 jobSeed, uint256 who) external watched {
-        _bond(_jobOf(jobSeed), payeeOf(0, who % OWNERS));
+        _bond(_jobOf(jobSeed), ownerOf(who % OWNERS));
     }
 
     function _bond(uint256 id, address dataOwner) private {
@@ -214,13 +249,48 @@ contract Handler is Base {
     function returnBond(uint256 jobSeed, uint256 who) external watched {
         uint256 id = _jobOf(jobSeed);
         if ((jobSeed >> 8) % 2 == 0) return;
-        try jobs.returnBond(id, payeeOf(0, who % OWNERS)) {
+        try jobs.returnBond(id, ownerOf(who % OWNERS)) {
             ghosts[id].bondsReturned += jobs.job(id).bondPerIdentity;
         } catch {}
     }
 
+    /// @dev An owner signs two updates of a round: shown, they burn its bond; what is not evidence must not.
+    function forfeit(uint256 jobSeed, uint256 who, uint256 round) external watched {
+        uint256 id = _jobOf(jobSeed);
+        if (jobSeed % 4 != 0) return;
+        uint256 key = _keyOf(who % OWNERS);
+        GalaxyTypes.Update memory u =
+            GalaxyTypes.Update(id, uint32(round % 3), TERMS, vm.addr(key), MODEL, MODEL);
+        bytes memory first = signedBy(key, jobsDigest(GalaxyTypes.hash(u)));
+        try jobs.forfeitBond(u, first, MODEL, first) {
+            fail("one update burned a bond");
+        } catch {}
+        u.updateDigest = SCORES;
+        bytes memory second = signedBy(key, jobsDigest(GalaxyTypes.hash(u)));
+        try jobs.forfeitBond(u, second, MODEL, signedBy(key + 1, jobsDigest(GalaxyTypes.hash(u)))) {
+            fail("a forged update burned a bond");
+        } catch {}
+        uint256 held = jobs.job(id).bondsHeld;
+        try jobs.forfeitBond(u, second, MODEL, first) {
+            uint256 amount = jobs.job(id).bondPerIdentity;
+            if (ghosts[id].phase < Phase.Training) fail("a bond burned before training");
+            if (held - jobs.job(id).bondsHeld != amount) fail("another amount was burned");
+            bondsForfeited[id] += amount;
+            bondsBurned[jobs.job(id).token] += amount;
+        } catch {}
+    }
+
+    /// @dev The key of a bonded owner; its account is `ownerOf`.
+    function _keyOf(uint256 i) private pure returns (uint256) {
+        return 0xB0B + 16 * i;
+    }
+
+    function ownerOf(uint256 i) public pure returns (address) {
+        return vm.addr(_keyOf(i));
+    }
+
     function enrol(uint256 jobSeed, uint256 who) external watched {
-        _enrol(_jobOf(jobSeed), payeeOf(0, who % OWNERS));
+        _enrol(_jobOf(jobSeed), ownerOf(who % OWNERS));
     }
 
     function _enrol(uint256 id, address dataOwner) private {
@@ -235,7 +305,7 @@ contract Handler is Base {
     }
 
     function submit(uint256 jobSeed, uint256 who) external watched {
-        _submit(_jobOf(jobSeed), payeeOf(0, who % OWNERS));
+        _submit(_jobOf(jobSeed), ownerOf(who % OWNERS));
     }
 
     function _submit(uint256 id, address dataOwner) private {
@@ -312,9 +382,9 @@ contract Handler is Base {
     function anchorWithoutDirect(uint256 jobSeed, uint256 who) external watched {
         uint256 id = _jobOf(jobSeed);
         takeSeatsIfFree(id);
-        _bond(id, payeeOf(0, who % OWNERS));
-        _enrol(id, payeeOf(0, who % OWNERS));
-        _submit(id, payeeOf(0, who % OWNERS));
+        _bond(id, ownerOf(who % OWNERS));
+        _enrol(id, ownerOf(who % OWNERS));
+        _submit(id, ownerOf(who % OWNERS));
         if (ghosts[id].head == 0) return;
         JobStore.JobView memory j = jobs.job(id);
         GalaxyTypes.CohortAnchor memory c = GalaxyTypes.CohortAnchor(id, MODEL, j.maxOwners, 0);
@@ -504,7 +574,7 @@ contract Handler is Base {
             }
             for (uint256 i = 0; i < OWNERS; ++i) {
                 vm.prank(STRANGER);
-                try jobs.returnBond(id, payeeOf(0, i)) {
+                try jobs.returnBond(id, ownerOf(i)) {
                     ghosts[id].bondsReturned += jobs.job(id).bondPerIdentity;
                 } catch {}
             }

@@ -25,6 +25,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "chain": ("galaxylearning.cli.chain:app", "Serve the embedded chain; deploy or join contracts."),
     "store": ("galaxylearning.cli.store:app", "Serve, list and check the blob store."),
     "wallet": ("galaxylearning.cli.wallet:app", "Accounts and their keys."),
+    "credential": ("galaxylearning.cli.credential:app", "Vouch for data owners' accounts."),
     "data": ("galaxylearning.cli.data:app", "Data sets: they are described here and stay where they are."),
     "owner": ("galaxylearning.cli.owner:app", "Run a data owner's node."),
     "evaluator": ("galaxylearning.cli.evaluator:app", "Run an evaluator's node."),

@@ -379,6 +379,8 @@ def bond(
 ) -> None:
     """Post the bond that a job asks of every identity; it returns to the payer when the job is over.
 
+    It is burned if the data owner signs two different updates of one round, and for nothing else.
+
     Example: galaxy job bond 1 --data-owner hospital --as sponsor
     """
     from galaxylearning.cli.job_actions import post_bond

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import anyio
@@ -21,8 +22,10 @@ from galaxylearning.config import Home
 from galaxylearning.errors import ConfigRefused
 
 if TYPE_CHECKING:
+    from galaxylearning.messages.records import CredentialRecord
     from galaxylearning.nodes.site import Progress
     from galaxylearning.protocol.consent import OwnerPolicy
+    from galaxylearning.units import Address
 
 app = typer.Typer(
     help="Run a data owner's node.",
@@ -43,6 +46,9 @@ def run(
     job: Annotated[
         list[int] | None,
         typer.Option(help="Serve only this job and stop when it is over; may be repeated."),
+    ] = None,
+    credential: Annotated[
+        Path | None, typer.Option(help="Credential of this account, for jobs that admit by credential.")
     ] = None,
     direct: Annotated[
         bool, typer.Option("--direct", help="Also say everything on chain: for who is being left out.")
@@ -75,6 +81,7 @@ def run(
     bootstrap.read_policy(place)
     catalogue = DatasetCatalog(place.catalogue)
     book = bootstrap.open_privacy_book(place, catalogue)
+    vouched = None if credential is None else own_credential(credential, signer.address)
 
     async def serve() -> None:
         async with (
@@ -88,6 +95,7 @@ def run(
                 shelf=CatalogueShelf(catalogue),
                 trainer=ThreadTrainer(),
                 policy=watched_policy(place, health.report),
+                credential=vouched,
                 jobs=None if job is None else frozenset(job),
                 is_direct=direct,
                 book=book,
@@ -98,6 +106,22 @@ def run(
     finally:
         book.close()
         catalogue.close()
+
+
+def own_credential(file: Path, address: Address) -> CredentialRecord:
+    """The credential in a file, which speaks of this account.
+
+    Raises:
+        ConfigRefused: it cannot be read, is none, or speaks of another account.
+    """
+    from galaxylearning.cli.credential import read_credential
+
+    record = read_credential(file)
+    if record.data_owner != address:
+        raise ConfigRefused(
+            f"is for {record.data_owner}; a credential of {address} allowed", where="--credential"
+        )
+    return record
 
 
 def watched_policy(home: Home, report: Callable[[Progress], None]) -> Callable[[], OwnerPolicy]:

@@ -13,7 +13,7 @@ All of it is made of products, which random projections keep on average: in mask
 +-1 projections, the same ones in every round, drawn when the last update is in (``twin_projections``).
 
 Not found: disjoint halves of one data set (they are different data), and a name that adds a vector of its own
-to what it sends, the same one in every round. Bonds and credentials are for those.
+to what it sends, the same one in every round. Credentials are for those.
 """
 
 from __future__ import annotations

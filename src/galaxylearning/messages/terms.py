@@ -13,6 +13,7 @@ import msgspec
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import JobRefused
+from galaxylearning.messages.drand import Drand
 from galaxylearning.messages.parts import (
     Part,
     address,
@@ -263,6 +264,7 @@ class Terms(Part, frozen=True, forbid_unknown_fields=True):
     seed: int
     privacy: Literal["sealed", "masked"] = "sealed"
     masking: Masking | None = None
+    drand: Drand | None = None
     value: Literal["path"] = "path"
     version: Literal[1] = 1
 

@@ -301,6 +301,19 @@ class AnswerSet(TypedMessage):
 
 
 @dataclass(frozen=True, slots=True)
+class ShareComplaint(TypedMessage):
+    """An evaluator shows the share it was dealt, by its envelope's content key. Off chain only."""
+
+    type_string = "ShareComplaint(uint256 jobId,uint32 roundIndex,address dataOwner,bytes32 contentKey)"
+    domain_name = JOBS_DOMAIN
+
+    job_id: int
+    round_index: int
+    data_owner: Address
+    content_key: Digest
+
+
+@dataclass(frozen=True, slots=True)
 class Settlement(TypedMessage):
     """The evaluators attest the payouts; ``faulty_seats`` is a bitmap over the evaluators of the job."""
 
@@ -320,12 +333,17 @@ class Settlement(TypedMessage):
 
 @dataclass(frozen=True, slots=True)
 class Credential(TypedMessage):
-    """An issuer vouches for a data owner within a scope, until a time in Unix seconds. Off chain only."""
+    """An issuer vouches for an organisation's account within a scope, until a Unix time. Off chain only.
 
-    type_string = "Credential(bytes32 scope,address dataOwner,uint64 expiresAt)"
+    ``subject`` is the issuer's pseudonym of the organisation: the same for all its accounts, another for
+    every other organisation. An issuer salts it, so that it says nothing about whose it is.
+    """
+
+    type_string = "Credential(bytes32 scope,bytes32 subject,address dataOwner,uint64 expiresAt)"
     domain_name = JOBS_DOMAIN
 
     scope: Digest
+    subject: Digest
     data_owner: Address
     expires_at: int
 
@@ -357,6 +375,7 @@ TYPED_MESSAGES: Final[tuple[type[TypedMessage], ...]] = (
     RoundAnchor,
     MaskedAnswer,
     AnswerSet,
+    ShareComplaint,
     Settlement,
     Credential,
     Presence,

@@ -35,6 +35,7 @@ from galaxylearning.protocol.cohort import (
     accept_updates,
     form_cohort,
 )
+from galaxylearning.protocol.evidence import Equivocation, equivocations
 from galaxylearning.protocol.machine import JobState
 from galaxylearning.protocol.rounds import HiddenSet, JobComputation, body_limit
 from galaxylearning.protocol.rows import rows_from_bytes
@@ -263,6 +264,25 @@ async def anchored_updates(
             return accepted
     raise AuditFailed(
         "no list of updates gives the anchored root", where=f"job {anchor.job_id} round {anchor.round_index}"
+    )
+
+
+async def round_equivocations(
+    site: Site, board: Board, view: ChainView, state: JobState, round_index: int
+) -> tuple[Equivocation, ...]:
+    """Who made two different updates of a round, on the board or on chain, with the proof."""
+    relayed = await board.read(f"round/{round_index}/updates", SignedUpdate)
+    direct = [
+        (event.update, event.signature)
+        for event in view.events_of(state.job_id)
+        if isinstance(event, ev.UpdateSubmittedDirectly) and event.update.round_index == round_index
+    ]
+    return equivocations(
+        relayed.values(),
+        direct,
+        domain=site.domain(),
+        job_id=state.job_id,
+        terms_digest=state.terms_digest,
     )
 
 

@@ -83,10 +83,13 @@ class Auditor:
             return self._report()
         self._holds("chain log", f"{len(self.view.events_of(self.job_id))} events follow the state table")
         await self._cohort_and_rounds(terms, state)
+        if self.openings is not None:
+            await self._faults(self.openings)
         if state.phase is Phase.SETTLED and self.cohort is not None:
             await self._settlement(terms, state, self.cohort)
         await self._release(state)
         self._money(state)
+        await self._bonds(state)
         return self._report()
 
     @property
@@ -134,6 +137,20 @@ class Auditor:
                 raise AuditFailed("no quorum agreed on which answers were opened", where="answers")
         except GalaxyError as error:
             self._problem("twins", "projections", error)
+
+    async def _faults(self, openings: Openings) -> None:
+        """Whose fault wrong answers were, each shown by the share in question or by showing none."""
+        try:
+            verdicts = await openings.verdicts()
+        except GalaxyError as error:
+            self._problem("answers", "complaints", error)
+            return
+        for verdict in verdicts:
+            about = f"{verdict.where}: the answer of {verdict.evaluator} about {verdict.data_owner} was wrong"
+            fault = "the data owner dealt it a share that does not belong to the others"
+            if verdict.fault == "member":
+                fault = "it has shown no share from which that follows"
+            self._holds("answers", f"{about}: {fault}")
 
     async def _round(self, terms: Terms, state: JobState, anchor: ev.RoundAnchored, cohort: Cohort) -> None:
         name = f"round {anchor.round_index}"
@@ -204,7 +221,7 @@ class Auditor:
             return
         self._holds("scores", f"{len(tables)} tables are the ones that were committed and revealed")
         if self.computation is not None:
-            self._recomputed_scores(state, tables, self.computation, cohort)
+            await self._recomputed_scores(state, tables, self.computation, cohort)
         try:
             tree, _ = scoring.payouts(
                 terms,
@@ -225,7 +242,7 @@ class Auditor:
             self._holds("payouts", f"medians and price give the settled root, {tree.total} in all")
         self._payments(published)
 
-    def _recomputed_scores(
+    async def _recomputed_scores(
         self,
         state: JobState,
         tables: dict[Address, tuple[Digest, ScoreTable]],
@@ -237,7 +254,7 @@ class Auditor:
             self._findings.append(Finding("model", "final", "the settled model is not the one computed"))
         else:
             self._holds("model", f"the settled model is {state.model_digest.hex()[:16]}…")
-        liars = self.openings.liars if self.openings is not None else ()
+        liars = await self.openings.liars() if self.openings is not None else ()
         faulty = assembly.faulty_seats(state, tables, own, liars)
         if faulty != state.faulty_seats:
             self._findings.append(
@@ -281,6 +298,22 @@ class Auditor:
             self._holds("money", f"{state.escrow - spent} of {state.escrow} is still to be claimed")
         else:
             self._holds("money", f"escrow {state.escrow} = paid + fees + refunded, or still held")
+
+    async def _bonds(self, state: JobState) -> None:
+        """Whose bond was burned, and who could still lose one: each is proved by its own signatures."""
+        if not state.bond_per_identity:
+            return
+        proved: set[Address] = set()
+        for round_index in range(min(state.round_index + 1, state.rounds)):
+            found = await assembly.round_equivocations(self.site, self.board, self.view, state, round_index)
+            proved |= {each.update.data_owner for each in found}
+        for who in sorted(state.forfeited):
+            where = "on the board" if who in proved else "no longer on the board"
+            self._holds("bonds", f"{who} lost its bond for two updates of a round ({where})")
+        for who in sorted(proved & state.bonds):
+            self._holds("bonds", f"{who} made two updates of a round: anybody may have its bond burned")
+        held, burned = len(state.bonds), len(state.forfeited)
+        self._holds("bonds", f"{held} of {state.bond_per_identity} each held, {burned} burned")
 
     def _holds(self, check: str, detail: str) -> None:
         self._findings.append(Finding(check, detail))

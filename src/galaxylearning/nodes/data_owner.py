@@ -161,8 +161,8 @@ class DataOwnerNode:
         if self.site.address in done:
             return
         await board.put("keys", self.key.public)
-        if self.credential is not None:
-            await board.post("credentials", self.credential)
+        if enrolment.credential is not None:
+            await board.post("credentials", enrolment.credential)
         await self.site.submit_if_first(calls.enrol_directly(enrolment.message, enrolment.signature))
 
     async def _choose(self, job_id: int, terms: Terms) -> OfferedDataset | None:
@@ -211,18 +211,20 @@ class DataOwnerNode:
 
     def _enrolment(self, job_id: int, terms: Terms, dataset: OfferedDataset) -> SignedEnrolment:
         registration = typed.DatasetRegistration(self.site.address, dataset.commitment, dataset.schema_digest)
+        # A job that does not ask learns nothing of whose account this is.
+        credential = self.credential if terms.admission.kind == "credential" else None
         message = typed.Enrolment(
             job_id=job_id,
             terms_digest=terms.digest,
             data_owner=self.site.address,
             dataset_id=registration.dataset_id(),
             sealing_key_digest=self.key.digest,
-            credential_digest=credential_digest(self.credential),
+            credential_digest=credential_digest(credential),
         )
         return SignedEnrolment.from_message(
             message,
             sealing_key=self.key.public,
-            credential=self.credential,
+            credential=credential,
             signature=self.site.signer.sign_digest(message.digest(self.site.domain())),
         )
 

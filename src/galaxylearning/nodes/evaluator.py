@@ -32,6 +32,7 @@ from galaxylearning.nodes import assembly
 from galaxylearning.nodes.member import Member
 from galaxylearning.nodes.openings import Openings
 from galaxylearning.nodes.presence import Missing, PresenceBoard
+from galaxylearning.nodes.relayer import show_evidence
 from galaxylearning.nodes.site import (
     Board,
     ChainView,
@@ -195,6 +196,8 @@ class SeatedJob:
         accepted = await assembly.current_updates(
             self.site, self.board, self.view, self.terms, state, cohort, model
         )
+        # Before the round is voted for: a bond goes back only after more votes and their transactions.
+        await show_evidence(self.site, self.board, self.view, self._head, state.round_index)
         if not await self._may_anchor(state, job, cohort, accepted):
             return
         name = f"round/{state.round_index}"
@@ -420,7 +423,8 @@ class SeatedJob:
         _, cohort = await self._computed(state)
         own = decode((await self._journalled_table(state))[0], ScoreTable, max_bytes=MAX_TABLE_BYTES)
         tables = await assembly.revealed_tables(self.site, self.terms, state, cohort)
-        faulty = assembly.faulty_seats(state, tables, own, self._openings.liars if self._openings else ())
+        liars = await self._openings.liars() if self._openings is not None else ()
+        faulty = assembly.faulty_seats(state, tables, own, liars)
         tree, table = scoring.payouts(
             self.terms,
             chain_id=self.site.ledger.chain_id,

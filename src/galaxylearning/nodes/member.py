@@ -15,20 +15,23 @@ from numpy.typing import NDArray
 
 from galaxylearning.crypto.ring import DEGREE
 from galaxylearning.crypto.seal import SealingKey, open_sealed, seal
-from galaxylearning.errors import PhaseError, Refused
+from galaxylearning.errors import BlobRefused, PhaseError, Refused
 from galaxylearning.messages import typed
 from galaxylearning.messages.records import (
     AnswerBody,
     SignedAnswer,
     SignedAnswerSet,
+    SignedComplaint,
     answers_root,
     encode,
 )
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
 from galaxylearning.nodes.asked import Asked, MaskedUpdates, answer_kind
+from galaxylearning.nodes.disputes import Dispute, complaints_topic
 from galaxylearning.nodes.site import Board, Site
 from galaxylearning.protocol.machine import JobState
+from galaxylearning.secagg.complaint import reveal_share
 from galaxylearning.secagg.member import (
     MemberState,
     Question,
@@ -164,6 +167,32 @@ class Member:
             self._shares = {updates.round_index: (np.array(found), held)}
         return self._shares[updates.round_index]
 
+    # ---- complaining
+
+    async def complain(self, openings: Openings, disputes: Sequence[Dispute]) -> None:
+        """Show the share from which our answer follows, where one was found wrong; once each."""
+        for dispute in disputes:
+            about = f"{complaints_topic(dispute.updates.round_index)}/{dispute.data_owner}"
+            if dispute.seat != self.seat or about in self._posted:
+                continue
+            context = assembly.round_context(
+                self.site,
+                self.job_id,
+                dispute.updates.round_index,
+                assembly.share_kind(self.seat),
+                dispute.data_owner,
+            )
+            envelope = (await openings.body(dispute.updates, dispute.row)).shares[self.seat]
+            try:
+                key = reveal_share(self.plan, envelope, self.key, context)
+            except BlobRefused:
+                continue
+            message = typed.ShareComplaint(
+                self.job_id, dispute.updates.round_index, dispute.data_owner, Digest(key)
+            )
+            await self._sign(complaints_topic(dispute.updates.round_index), SignedComplaint, message)
+            self._posted.add(about)
+
     async def _sealed(self, asked: Asked, words: bytes) -> bytes:
         body = AnswerBody(
             job_id=self.job_id,
@@ -234,7 +263,7 @@ class Member:
     async def _sign(
         self,
         topic: str,
-        kind: type[SignedAnswer] | type[SignedAnswerSet],
+        kind: type[SignedAnswer] | type[SignedAnswerSet] | type[SignedComplaint],
         message: typed.TypedMessage,
         **rest: object,
     ) -> None:

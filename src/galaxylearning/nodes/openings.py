@@ -26,6 +26,7 @@ from galaxylearning.messages.records import (
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
 from galaxylearning.nodes.asked import RECORD_BYTES, Asked, MaskedUpdates, Phase, answer_kind, is_about
+from galaxylearning.nodes.disputes import Disputes, Verdict
 from galaxylearning.nodes.site import Board, ChainView, Site
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.cohort import AcceptedUpdates, Cohort
@@ -68,8 +69,8 @@ class Openings:
             raise ValueError("this job is not masked")
         self.site, self.board, self.view, self.terms, self.job = site, board, view, terms, job
         self.key, self.member, self.plan = key, member, job.masking
-        self.liars: dict[Address, str] = {}
-        """Evaluators whose answers were wrong for all sound data owners of a phase, and where."""
+        self.disputes = Disputes(site, board, terms, job.job_id, job.masking)
+        self._contradicted: dict[Address, str] = {}
         self.heard: frozenset[Address] | None = None
         """Whose answers the last phase was opened of."""
         self._work: tuple[MaskedUpdates, MaskedRound] | None = None
@@ -169,6 +170,12 @@ class Openings:
             self._bodies = updates.round_index, found
         return self._bodies[1]
 
+    async def body(self, updates: MaskedUpdates, row: int) -> MaskedBody:
+        """One body of a round's updates."""
+        if self._bodies[0] == updates.round_index:
+            return self._bodies[1][row]
+        return await self._body(updates.digests[row], updates.round_index, updates.owners[row])
+
     async def _body(self, digest: Digest, round_index: int, who: Address) -> MaskedBody:
         plan = self.plan
         share_bytes = sealed_bytes(plan.share_bytes, 1)
@@ -240,11 +247,31 @@ class Openings:
             words = {seat: answer[at : at + size] for seat, answer in answers.items()}
             masked = [body.masked for body in await self.bodies(part)]
             opened.append(open_scalars(plan, one, masked, words))
-            self._name_liars(opened[-1], f"round {asked.round_index}, {phase.name.lower()}")
+            where = f"round {part.round_index}, {phase.name.lower()}"
+            self._name_contradicted(opened[-1], where)
+            disputes = self.disputes.take(opened[-1], words, part, one, where)
+            if self.member is not None:
+                await self.member.complain(self, disputes)
             at += size
         return opened
 
-    def _name_liars(self, opened: OpenedScalars, where: str) -> None:
+    async def verdicts(self) -> tuple[Verdict, ...]:
+        """Whose fault the wrong answers are that certainly are somebody's, by what members have shown."""
+        return await self.disputes.verdicts(self.body)
+
+    async def liars(self) -> dict[Address, str]:
+        """Evaluators that lied about masked updates, and where first.
+
+        Those whose answers were wrong for all sound data owners of a phase, and those who showed no share
+        from which a wrong answer follows.
+        """
+        found = dict(self._contradicted)
+        for verdict in await self.verdicts():
+            if verdict.fault == "member":
+                found.setdefault(verdict.evaluator, verdict.where)
+        return found
+
+    def _name_contradicted(self, opened: OpenedScalars, where: str) -> None:
         """A member that the answers of all sound data owners speak against is a liar.
 
         Against some it may have been cheated by their shares: then they are left out, and nobody is named. So
@@ -254,7 +281,7 @@ class Openings:
         sound = set(range(len(opened.values))) - left_out
         for seat, rows in opened.wrong.items():
             if len(sound) >= self.plan.minimum_sum and sound <= set(rows):
-                self.liars.setdefault(Address(self.terms.evaluators[seat].address), where)
+                self._contradicted.setdefault(Address(self.terms.evaluators[seat].address), where)
 
     async def _agreed_answers(
         self,

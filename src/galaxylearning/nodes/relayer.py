@@ -17,6 +17,7 @@ from galaxylearning.messages.records import (
     decode,
     verify,
 )
+from galaxylearning.nodes import assembly
 from galaxylearning.nodes.site import (
     Board,
     ChainView,
@@ -35,7 +36,7 @@ from galaxylearning.units import Address, Digest
 
 
 class RelayerNode:
-    """Relays registrations of data sets, and pushes payments, fees and refunds of settled jobs."""
+    """Relays registrations of data sets, shows evidence that burns bonds, and pushes what ended jobs owe."""
 
     def __init__(self, site: Site, *, jobs: Sequence[int] | None = None) -> None:
         self.site = site
@@ -44,6 +45,7 @@ class RelayerNode:
         self._watch = ChainWatch(site)
         self._relayed: set[Digest] = set()
         self._pushed: dict[int, tuple[int, int]] = {}
+        self._boards: dict[int, Board] = {}
         self._finished: set[int] = set()
 
     async def run(self) -> None:
@@ -93,19 +95,37 @@ class RelayerNode:
                 self._relayed.add(digest)
 
     async def _serve(self, state: JobState) -> bool:
-        """Push what is owed; done once the blocks that hold the payments are final.
+        """Show evidence and push what is owed; done once the blocks that hold the payments are final.
 
         The outbox gives payments of ours that are rolled back to the chain again; those of another relayer
         are pushed anew.
         """
+        # Of an ended job too: what is shown before its bonds go back still counts.
+        board = self._boards.setdefault(state.job_id, Board(self.site, state.job_id))
+        head = await self._view.head_state(state.job_id)
+        for round_index in range(min(state.round_index + 1, state.rounds)):
+            await show_evidence(self.site, board, self._view, head, round_index)
         if state.phase not in (Phase.SETTLED, Phase.ABORTED):
             return False
         head_number, rollbacks = self._pushed.get(state.job_id, (0, -1))
         if rollbacks != self._view.rollbacks:
+            await self._view.refresh()
             await push_payments(self.site, await self._view.head_state(state.job_id))
             await self._view.refresh()
             self._pushed[state.job_id] = head_number, _ = self._view.head.number, self._view.rollbacks
         return self._view.final_block.number >= head_number
+
+
+async def show_evidence(site: Site, board: Board, view: ChainView, state: JobState, round_index: int) -> None:
+    """Have the bond burned of everybody who made two different updates of a round and still has one."""
+    if not state.bonds or state.phase is Phase.ENROLLING:
+        return
+    for found in await assembly.round_equivocations(site, board, view, state, round_index):
+        who = found.update.data_owner
+        if who in state.bonds and await site.submit_if_first(calls.forfeit_bond(found)) is not None:
+            site.report(
+                Progress(state.job_id, "bonds", "forfeited", {"data_owner": who, "round": round_index})
+            )
 
 
 async def push_payments(site: Site, state: JobState) -> None:

@@ -1,8 +1,13 @@
-"""Who may enrol in a job: an allow-list, a credential, a bond; as the terms say."""
+"""Who may enrol in a job: an allow-list, a credential, a bond; as the terms say.
+
+A credential says more than that an account is trusted: it names, by the issuer's pseudonym, the organisation
+behind it. So accounts can be counted as what they are, one organisation, without anybody learning which.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Final, TypeAlias
 
 from galaxylearning.crypto.digest import keccak
 from galaxylearning.errors import MessageRefused
@@ -11,10 +16,29 @@ from galaxylearning.messages.terms import Terms
 from galaxylearning.messages.typed import Domain
 from galaxylearning.units import Address, Digest
 
+SALT_BYTES: Final = 32
+
+Organisation: TypeAlias = tuple[Address, Digest]
+"""Who is behind an account: the issuer that knows it, and the subject by which that issuer calls it."""
+
 
 def credential_scope(scope: str) -> Digest:
     """What an issuer signs for the scope a job's terms name: keccak-256 of its UTF-8, 32 bytes."""
     return Digest(keccak(scope.encode()))
+
+
+def subject_of(organisation: str, scope: str, *, salt: bytes) -> Digest:
+    """An issuer's pseudonym of an organisation, 32 bytes, another in every scope.
+
+    keccak-256 of the salt, the scope's digest and the organisation's: nobody finds out whose it is without
+    the salt. ``organisation`` is the issuer's own name of it, the same text each time.
+
+    Raises:
+        ValueError: a salt of other than 32 bytes.
+    """
+    if len(salt) != SALT_BYTES:
+        raise ValueError(f"salt has {len(salt)} bytes; {SALT_BYTES} allowed")
+    return Digest(keccak(salt + credential_scope(scope) + keccak(organisation.encode())))
 
 
 def admission_refusal(
@@ -44,6 +68,13 @@ def admission_refusal(
     if admission.kind == "credential":
         return _credential_refusal(terms, data_owner, credential, domain=domain, now=now)
     return None
+
+
+def organisation_of(terms: Terms, credential: CredentialRecord | None, domain: Domain) -> Organisation | None:
+    """Whose account an admitted credential speaks of; None where the terms do not ask for credentials."""
+    if terms.admission.kind != "credential" or credential is None:
+        return None
+    return recover_issuer(credential, domain), Digest(credential.subject)
 
 
 def _credential_refusal(

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from galaxylearning.messages import typed
 from galaxylearning.messages.fields import address_key
 from galaxylearning.messages.terms import Terms
+from galaxylearning.protocol.evidence import Equivocation
 from galaxylearning.protocol.settlement import PayoutChunk, PayoutTree
 from galaxylearning.units import Address, Digest
 
@@ -109,6 +110,12 @@ def deposit_bond(job_id: int, data_owner: Address) -> FunctionCall:
 def return_bond(job_id: int, data_owner: Address) -> FunctionCall:
     """GalaxyJobs: send a bond back to who paid it."""
     return "returnBond", (job_id, data_owner)
+
+
+def forfeit_bond(evidence: Equivocation) -> FunctionCall:
+    """GalaxyJobs: burn the bond of a data owner that made two different updates of one round."""
+    arguments = (evidence.update.abi_tuple(), evidence.signature)
+    return "forfeitBond", (*arguments, bytes(evidence.other_digest), evidence.other_signature)
 
 
 def enrol_directly(enrolment: typed.Enrolment, signature: bytes = b"") -> FunctionCall:

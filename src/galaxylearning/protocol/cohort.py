@@ -25,11 +25,12 @@ from galaxylearning.messages.records import (
     verify,
 )
 from galaxylearning.messages.terms import Terms
-from galaxylearning.protocol.admission import admission_refusal
+from galaxylearning.protocol.admission import Organisation, admission_refusal, organisation_of
 from galaxylearning.units import Address, Digest
 
 EQUIVOCATION: Final = "equivocation"
 COHORT_FULL: Final = "the cohort is full"
+SAME_SUBJECT: Final = "the issuer says that it is an organisation that already takes part"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +165,8 @@ def form_cohort(
 
     An entry counts when it is signed by its data owner for this job and these terms, names a data set that is
     active and the data owner's, and is admitted. Two different enrolments by one account exclude both. Direct
-    entries go first, in the chain's order; relayed ones follow by ascending digest, up to the terms' maximum.
+    entries go first, in the chain's order; relayed ones follow by ascending digest. Where credentials admit,
+    only the first of those that one issuer gave one subject counts; then as many as the terms' maximum.
 
     Args:
         candidates: decoded records; their order does not matter.
@@ -178,6 +180,7 @@ def form_cohort(
     """
     entries: list[_Entry[CohortMember]] = []
     excluded: list[Exclusion] = []
+    organisations: dict[Address, Organisation] = {}
     terms_digest = terms.digest
 
     def judge(member: CohortMember, credential: CredentialRecord | None) -> None:
@@ -194,6 +197,8 @@ def form_cohort(
         )
         if reason is None:
             entries.append(_Entry(member, member.enrolment.struct_hash()))
+            if (organisation := organisation_of(terms, credential, domain)) is not None:
+                organisations[member.data_owner] = organisation
         else:
             excluded.append(Exclusion(member.data_owner, member.record, reason))
 
@@ -209,7 +214,7 @@ def form_cohort(
         else:
             judge(CohortMember(record.message, record.sealing_key, digest), record.credential)
 
-    kept = _one_per_data_owner(entries, excluded)
+    kept = _one_per_organisation(_one_per_data_owner(entries, excluded), organisations, excluded)
     kept, late = kept[: terms.plan.maximum_owners], kept[terms.plan.maximum_owners :]
     excluded += [Exclusion(member.data_owner, member.record, COHORT_FULL) for member in late]
     return Cohort(_by_address(kept), _relayed(kept), _ordered(excluded))
@@ -355,6 +360,23 @@ def _one_per_data_owner(entries: Sequence[_Entry[_X]], excluded: list[Exclusion]
         else:
             kept[data_owner] = entry.item
     return list(kept.values())
+
+
+def _one_per_organisation(
+    members: Sequence[CohortMember], known: Mapping[Address, Organisation], excluded: list[Exclusion]
+) -> list[CohortMember]:
+    """The first member of each organisation; whoever's is not ``known`` stands for itself."""
+    kept: list[CohortMember] = []
+    present: set[Organisation] = set()
+    for member in members:
+        organisation = known.get(member.data_owner)
+        if organisation is not None and organisation in present:
+            excluded.append(Exclusion(member.data_owner, member.record, SAME_SUBJECT))
+            continue
+        if organisation is not None:
+            present.add(organisation)
+        kept.append(member)
+    return kept
 
 
 def _by_address(items: Iterable[_X]) -> tuple[_X, ...]:

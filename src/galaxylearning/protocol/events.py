@@ -65,6 +65,14 @@ class BondReturned(JobEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class BondForfeited(JobEvent):
+    """The bond of an identity was burned: it made two different updates of this round."""
+
+    data_owner: Address
+    round_index: int
+
+
+@dataclass(frozen=True, slots=True)
 class EnrolledDirectly(JobEvent):
     """A data owner enrolled on chain; the anchored cohort must include it."""
 
@@ -239,6 +247,9 @@ _BUILDERS: Mapping[str, _Builder] = {
     ),
     "BondDeposited": _bond_event(BondDeposited),
     "BondReturned": _bond_event(BondReturned),
+    "BondForfeited": lambda a, job, at: BondForfeited(
+        job, at, _address(a, "dataOwner"), _uint(a, "roundIndex")
+    ),
     "EnrolledDirectly": lambda a, job, at: EnrolledDirectly(
         job, at, typed.Enrolment.from_abi(_struct(a)), _signature(a), _bytes32(a, "directHead")
     ),

@@ -16,6 +16,7 @@ from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import GraphRefused, JobRefused
 from galaxylearning.graph import Cost, FlatModel, ModelGraph, compile_model, meter
 from galaxylearning.messages import terms as wire
+from galaxylearning.messages.drand import Drand
 from galaxylearning.messages.plan import Masking, Noise, Plan
 from galaxylearning.messages.terms import Admission, EvaluatorSeat, Schema, Terms, Windows
 from galaxylearning.protocol.masking import default_masking, masked_plan, masking_plan
@@ -89,7 +90,8 @@ class Job:
     """A training job as its requester writes it.
 
     ``test_data`` names a data file (CSV, Parquet, npz) that matches the schema; it stays hidden from data
-    owners. ``seed`` fixes every statistical choice of the job.
+    owners. ``seed`` fixes every statistical choice of the job. The questions that are asked of updates follow
+    from the chain's randomness, or with ``drand`` from that network's.
     """
 
     title: str
@@ -105,6 +107,7 @@ class Job:
     admission: Admission = field(default_factory=Admission)
     windows: Windows = DEFAULT_WINDOWS
     federate: Mapping[str, str] | None = None
+    drand: Drand | None = None
     seed: int = 0
 
 
@@ -218,6 +221,7 @@ def terms_of(
         seed=job.seed,
         privacy=job.privacy,  # type: ignore[arg-type]
         masking=masking,
+        drand=job.drand,
     )
     if terms.privacy == "masked":
         masking_plan(terms, compiled.model.parameter_count)

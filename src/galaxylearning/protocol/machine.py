@@ -53,10 +53,15 @@ def _bond_deposited(state: JobState, event: ev.BondDeposited) -> JobState:
     return replace(state, bonds=state.bonds | {event.data_owner})
 
 
-def _bond_returned(state: JobState, event: ev.BondReturned) -> JobState:
+def _bond_returned(state: JobState, event: ev.BondReturned | ev.BondForfeited) -> JobState:
     _require(event.data_owner in state.bonds, state, f"no bond of {event.data_owner} is held")
     _require(state.claims_expired_amount is None, state, "claims are over")
     return replace(state, bonds=state.bonds - {event.data_owner})
+
+
+def _bond_forfeited(state: JobState, event: ev.BondForfeited) -> JobState:
+    bonds = _bond_returned(state, event).bonds
+    return replace(state, bonds=bonds, forfeited=state.forfeited | {event.data_owner})
 
 
 def _enrolled_directly(state: JobState, event: ev.EnrolledDirectly) -> JobState:
@@ -193,6 +198,11 @@ class Transition:
 
 _E, _T, _C, _R, _S, _A = (Phase(number) for number in range(1, 7))
 
+
+def _forfeit(phase: Phase) -> Transition:
+    return Transition(_bond_forfeited, "anybody", "two different updates of one round, once", (phase,))
+
+
 TABLE: Final[Mapping[tuple[Phase, type[JobEvent]], Transition]] = {
     (_E, ev.SeatTaken): Transition(_seat_taken, "named evaluator", "stake is free", (_E,)),
     (_E, ev.BondDeposited): Transition(_bond_deposited, "anybody", "one per data owner", (_E,)),
@@ -211,6 +221,7 @@ TABLE: Final[Mapping[tuple[Phase, type[JobEvent]], Transition]] = {
     (_T, ev.RoundAnchored): Transition(
         _round_anchored, "anybody, signed by a quorum", "deadline passed, or every update is in", (_T,)
     ),
+    (_T, ev.BondForfeited): _forfeit(_T),
     (_T, ev.PhaseChanged): Transition(
         _phase_changed,
         "with the last round's anchor, or anybody after the anchor window",
@@ -223,6 +234,7 @@ TABLE: Final[Mapping[tuple[Phase, type[JobEvent]], Transition]] = {
     (_C, ev.ScoresCommitted): Transition(
         _scores_committed, "evaluator with a seat", "before the commit deadline, once", (_C,)
     ),
+    (_C, ev.BondForfeited): _forfeit(_C),
     (_C, ev.PhaseChanged): Transition(
         _phase_changed, "with the last commit, or anybody after the deadline", "a quorum has committed", (_R,)
     ),
@@ -232,6 +244,7 @@ TABLE: Final[Mapping[tuple[Phase, type[JobEvent]], Transition]] = {
     (_R, ev.ScoresRevealed): Transition(
         _scores_revealed, "evaluator who committed", "before the reveal deadline, once, as committed", (_R,)
     ),
+    (_R, ev.BondForfeited): _forfeit(_R),
     (_R, ev.JobSettled): Transition(
         _job_settled,
         "anybody, signed by a quorum of seats that revealed and are not faulty",
@@ -243,9 +256,11 @@ TABLE: Final[Mapping[tuple[Phase, type[JobEvent]], Transition]] = {
     (_S, ev.FeePaid): Transition(_fee_paid, "anybody", "seats that revealed and are not faulty, once", (_S,)),
     (_S, ev.Refunded): Transition(_refunded, "anybody", "something is refundable", (_S,)),
     (_S, ev.BondReturned): Transition(_bond_returned, "anybody", "to who paid it, once", (_S,)),
+    (_S, ev.BondForfeited): _forfeit(_S),
     (_S, ev.ClaimsExpired): Transition(_claims_expired, "anybody after the claim window", "once", (_S,)),
     (_A, ev.Refunded): Transition(_refunded, "anybody", "something is refundable", (_A,)),
     (_A, ev.BondReturned): Transition(_bond_returned, "anybody", "to who paid it, once", (_A,)),
+    (_A, ev.BondForfeited): _forfeit(_A),
 }
 """Every pair of phase and event that the contract can log."""
 

@@ -80,7 +80,7 @@ def score_table(job: JobComputation, cohort: Sequence[Address]) -> ScoreTable:
 def find_twins(job: JobComputation) -> tuple[frozenset[Address], ...]:
     """Groups of identities that train on the same data, ordered by their lowest address.
 
-    Cohorts of more than ``MAX_PLAYERS`` identities are not searched: there only credentials and bonds count.
+    Cohorts of more than ``MAX_PLAYERS`` identities are not searched: there only credentials count.
     """
     if len({who for outcome in job.outcomes for who in outcome.data_owners}) > MAX_PLAYERS:
         return ()

@@ -15,7 +15,8 @@ class JobState:
     """All that the chain knows of a job. Money in the token's smallest unit.
 
     ``phase_start``: when the phase, or in training the round, began. ``round_index``: the round under way,
-    which is also how many were anchored. ``paid_indices``: bitmap of the payout leaves that were paid;
+    which is also how many were anchored. ``bonds`` are held for these identities; those of ``forfeited`` were
+    burned. ``paid_indices``: bitmap of the payout leaves that were paid;
     ``fees_paid_to``: bitmap of the seats whose fee was paid.
     """
 
@@ -35,6 +36,7 @@ class JobState:
     round_index: int = 0
     seats: frozenset[Address] = frozenset()
     bonds: frozenset[Address] = frozenset()
+    forfeited: frozenset[Address] = frozenset()
     direct_head: Digest = ZERO_DIGEST
     cohort_root: Digest = ZERO_DIGEST
     cohort_size: int = 0

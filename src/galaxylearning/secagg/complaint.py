@@ -2,7 +2,11 @@
 
 A member whose answers about one owner were found wrong may show the content key of the envelope that its
 share came in. Everybody can then open that envelope, and see whether the answers follow from what is in it.
-The key shows this one share, of an owner whose update is left out, and nothing else.
+An honest member's do, so whoever can show nothing, or something else, lied.
+
+The key shows this one share of one owner's secret, and nothing else. With T others it would open the owner's
+update, so an honest member shows it only where T members cannot have had it found wrong by lying:
+``is_certain``. Then the owner dealt shares that do not belong together.
 """
 
 from __future__ import annotations
@@ -14,6 +18,15 @@ from galaxylearning.crypto.seal import SealContext, SealingKey, open_revealed, r
 from galaxylearning.errors import BlobRefused, UpdateRefused
 from galaxylearning.secagg.member import answer_scalars, read_share
 from galaxylearning.secagg.plan import MaskingPlan
+
+
+def is_certain(plan: MaskingPlan, *, answers: int, wrong: int) -> bool:
+    """Whether more than T members would have to lie for an honest one to be among the ``wrong``.
+
+    Of ``answers`` about an honest owner, all but ``wrong`` fit another sharing than the owner's. Two sharings
+    agree in at most T answers, so at least ``answers - wrong - T`` of those that fit are lies.
+    """
+    return answers - wrong - plan.threshold > plan.threshold
 
 
 def reveal_share(plan: MaskingPlan, envelope: bytes, key: SealingKey, context: SealContext) -> bytes:

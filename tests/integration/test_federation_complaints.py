@@ -1,0 +1,224 @@
+"""Wrong answers about masked updates: the member that was dealt a bad share shows it, the liar cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import msgspec
+import numpy as np
+import pytest
+
+from galaxylearning.crypto.ring import pack
+from galaxylearning.crypto.seal import seal
+from galaxylearning.messages import typed
+from galaxylearning.messages.plan import Masking
+from galaxylearning.messages.records import MaskedBody, SignedComplaint, decode, encode
+from galaxylearning.messages.terms import Terms
+from galaxylearning.nodes import assembly
+from galaxylearning.nodes.asked import Phase as Asking
+from galaxylearning.nodes.data_owner import DataOwnerNode
+from galaxylearning.nodes.disputes import complaints_topic
+from galaxylearning.nodes.evaluator import EvaluatorNode, SeatedJob
+from galaxylearning.nodes.member import Member
+from galaxylearning.protocol.masking import masking_plan
+from galaxylearning.protocol.rounds import BAD_SHARES
+from galaxylearning.secagg.plan import MaskingPlan
+from galaxylearning.simulation.stage import STAKE
+from galaxylearning.units import Address, Digest
+
+if TYPE_CHECKING:
+    from tests.integration.conftest import Outcome, Stage, Town
+
+EVALUATORS = tuple(f"evaluator-{number}" for number in range(1, 6))
+OWNERS = ("east", "north", "south", "west")
+CERTAIN = Masking(threshold=1, faulty=1, minimum_sum=3, twin_projections=9)
+"""Five answers, one of them wrong: it would take three liars to have an honest member found wrong."""
+
+
+def cheating(seat: int) -> type[DataOwnerNode]:
+    """A data owner that deals one member a share of something else, in an envelope that opens."""
+
+    class Cheat(DataOwnerNode):
+        def _masked_body(
+            self,
+            terms: Terms,
+            parameters: int,
+            job_id: int,
+            round_index: int,
+            model: Digest,
+            update: Any,
+            keys: Sequence[bytes],
+        ) -> bytes:
+            data = super()._masked_body(terms, parameters, job_id, round_index, model, update, keys)
+            body = decode(data, MaskedBody, max_bytes=len(data))
+            kind = assembly.share_kind(seat)
+            share = pack(masking_plan(terms, parameters).ring, np.ones((1, 2, 2048)))
+            context = assembly.round_context(self.site, job_id, round_index, kind, self.site.address)
+            envelope = seal(share, [keys[seat]], context, entropy=self.site.entropy)
+            shares = (*body.shares[:seat], envelope, *body.shares[seat + 1 :])
+            return encode(msgspec.structs.replace(body, shares=shares))
+
+    return Cheat
+
+
+class SelectiveLiar(Member):
+    """Answers wrongly about the first data owner of a round's gate, and shows something for a share."""
+
+    shows = False
+
+    async def _words(self, *given: Any) -> bytes | None:
+        words = await super()._words(*given)
+        _, asked, updates, questions = given
+        if words is None or asked.phase is not Asking.GATE:
+            return words
+        if self.shows:
+            for who in updates[0].owners:
+                message = typed.ShareComplaint(self.job_id, asked.round_index, who, Digest(b"\5" * 32))
+                await self._sign(complaints_topic(asked.round_index), SignedComplaint, message)
+        size = self.plan.scalars_bytes(1, questions[0].count)
+        flips = (np.arange(size) % 5 == 0).astype(np.uint8)
+        return bytes(np.frombuffer(words[:size], np.uint8) ^ flips) + words[size:]
+
+    async def complain(self, *_given: Any) -> None:
+        """What it could show would speak against it."""
+
+
+class ShowingLiar(SelectiveLiar):
+    """Shows keys that open nothing."""
+
+    shows = True
+
+
+def lying(kind: type[Member]) -> type[EvaluatorNode]:
+    """An evaluator with such a member."""
+
+    class Seat(SeatedJob):
+        def member(self, plan: MaskingPlan) -> Member:
+            return kind(
+                self.site, self.board, self.terms, self.job_id, self.key, plan, stagger_s=self.stagger_s
+            )
+
+    class Liar(EvaluatorNode):
+        def seat(self, job_id: int, terms: Terms) -> SeatedJob:
+            return Seat(self, self._view, job_id, terms)
+
+    return Liar
+
+
+def play(
+    town: Town,
+    folder: Path,
+    change: Callable[[Stage], None] = lambda _stage: None,
+    look: Callable[[Stage], Any] | None = None,
+    masking: Masking = CERTAIN,
+) -> Outcome:
+    """A masked federation to its end; ``look`` is awaited on the stage before it closes."""
+
+    plan = msgspec.structs.replace(town.compiled.job.plan, rounds=1)
+
+    async def main() -> Outcome:
+        async with town.full_stage(folder, masking=masking, plan=plan) as stage:
+            change(stage)
+            await stage.play()
+            if look is not None:
+                await look(stage)
+            return await stage.outcome()
+
+    return anyio.run(main)
+
+
+@pytest.fixture(scope="module")
+def fair(masked_town: Town, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """The same federation with nobody at fault, so that nobody complains."""
+
+    async def look(stage: Stage) -> None:
+        assert await complaints(stage) == []
+
+    found = play(masked_town, tmp_path_factory.mktemp("fair"), look=look)
+    assert answers(found) == []
+    return found
+
+
+def answers(found: Outcome) -> list[str]:
+    assert (found.audit.verdict, found.audit.problems) == ("ok", ())
+    return [finding.detail for finding in found.audit.findings if finding.check == "answers"]
+
+
+async def complaints(stage: Stage) -> list[tuple[str, int]]:
+    """Who is complained about, and by which seat."""
+    records = await stage.board().read(complaints_topic(0), SignedComplaint)
+    seats = (await stage.state()).evaluators
+    return sorted(
+        (stage.name_of(one.data_owner), seats.index(Address(one.evaluator))) for one in records.values()
+    )
+
+
+def test_a_member_that_was_dealt_a_bad_share_shows_it_and_is_not_named(
+    masked_town: Town, fair: Outcome, tmp_path: Path
+) -> None:
+    async def look(stage: Stage) -> None:
+        assert await complaints(stage) == [("north", 0)]
+
+    found = play(
+        masked_town, tmp_path / "stage", lambda stage: stage.add_owner("north", kind=cheating(0)), look
+    )
+    # One bad share is corrected: it harms nobody's pay, not even the dealer's.
+    assert (found.model, found.totals, found.paid) == (fair.model, fair.totals, fair.paid)
+    assert found.faulty == set()
+    said = answers(found)
+    assert len(said) == 1
+    assert all("the data owner dealt it a share that does not belong" in one for one in said)
+
+
+def test_dealers_who_each_cheat_a_member_are_left_out_and_shown_up(masked_town: Town, tmp_path: Path) -> None:
+    async def look(stage: Stage) -> None:
+        assert await complaints(stage) == [("east", 1), ("north", 0)]
+        for table in (await stage.tables()).values():
+            reasons = {stage.name_of(one.data_owner): one.reason for one in table.rounds[0].owners}
+            # One of the two accusers might lie (f = 1): whom it accuses is kept, and its answer corrected.
+            assert sorted(who for who in reasons if reasons[who] == BAD_SHARES) in (["east"], ["north"])
+
+    def change(stage: Stage) -> None:
+        stage.add_owner("north", kind=cheating(0))
+        stage.add_owner("east", kind=cheating(1))
+
+    found = play(masked_town, tmp_path / "stage", change, look)
+    assert found.faulty == set()
+    assert found.stakes == dict.fromkeys(EVALUATORS, STAKE)
+    said = answers(found)
+    assert len(said) == 2
+    assert all("the data owner dealt it a share that does not belong" in one for one in said)
+
+
+@pytest.mark.parametrize("kind", [SelectiveLiar, ShowingLiar])
+def test_a_member_that_lies_about_one_data_owner_is_named_and_loses_its_stake(
+    masked_town: Town, fair: Outcome, tmp_path: Path, kind: type[Member]
+) -> None:
+    found = play(
+        masked_town, tmp_path / "stage", lambda stage: stage.add_evaluator("evaluator-3", lying(kind))
+    )
+    assert (found.model, found.totals, found.paid) == (fair.model, fair.totals, fair.paid)
+    assert found.faulty == {"evaluator-3"}
+    assert found.stakes == {name: 0 if name == "evaluator-3" else STAKE for name in EVALUATORS}
+    said = answers(found)
+    assert len(said) == 1
+    assert "it has shown no share from which that follows" in said[0]
+
+
+def test_no_share_is_shown_where_as_many_as_may_collude_could_have_asked_for_it(
+    masked_town: Town, tmp_path: Path
+) -> None:
+    async def look(stage: Stage) -> None:
+        assert await complaints(stage) == []
+
+    def change(stage: Stage) -> None:
+        stage.add_owner("north", kind=cheating(0))
+        stage.add_evaluator("evaluator-3", lying(SelectiveLiar))
+
+    # Two liars of five could have a third member found wrong, and would need its share only.
+    found = play(masked_town, tmp_path / "stage", change, look, msgspec.structs.replace(CERTAIN, threshold=2))
+    assert found.faulty == set()
+    assert answers(found) == []
