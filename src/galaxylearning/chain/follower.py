@@ -135,8 +135,10 @@ class Follower:
                 raise
             except LedgerUnreachable as error:
                 self._endpoints.blame(node, error)
-                if isinstance(error, AnswerRefused):
-                    self._forget(self.final.number + 1 if self._final is not None else 0)
+                if isinstance(error, AnswerRefused) and self._final is not None:
+                    # What was read so far may be as untrue. Nobody can tell any more what is taken back.
+                    self._untold += self._top - self._final.number
+                    self._forget(self._final.number + 1)
                 raise
 
     async def header(self, block: Block) -> Header:
@@ -163,14 +165,15 @@ class Follower:
             raise
         if self._final is None or head.hash != self.head.hash or not self._is_caught_up:
             self._is_caught_up = False
-            if self.hold is not None:
-                # It may have been this side that was told what is not so: read it again.
-                self._forget(self.final.number + 1)
             if self._final is None or head.number - self._top > MAX_WALK_BLOCKS:
                 await self._begin(node, head)
             elif head.hash != self.head.hash:
                 await self._go_on(node, head)
             await self._tell_rollback()
+            if self.hold is not None:
+                # It may have been this side that was told what is not so: read it again.
+                above = range(self.final.number + 1, self._top + 1)
+                self._logs |= await self._read_logs(node, [self._window[number] for number in above])
             await self._finalise(node)
             self._is_caught_up = self.hold is None
         self._endpoints.faults.pop(node.name, None)
