@@ -9,7 +9,10 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from galaxylearning.chain.transport import Transport, as_int
+from anyio import Lock
+
+from galaxylearning.chain.http_link import HttpLink
+from galaxylearning.chain.transport import REQUEST_TIMEOUT_S, Transport, as_int
 from galaxylearning.errors import LedgerUnreachable
 
 ROOT = Path(__file__).parents[2]
@@ -45,11 +48,27 @@ def running_anvil(*options: str) -> Iterator[str]:
             process.kill()
 
 
+class Line:
+    """A connection of one node. It waits while blocks are taken back: anvil does not do that in one step."""
+
+    def __init__(self, url: str, lock: Lock) -> None:
+        self._link, self._lock = HttpLink(url, REQUEST_TIMEOUT_S), lock
+
+    async def make_request(self, method: str, params: Sequence[Any]) -> Any:
+        """See ``HttpLink``."""
+        async with self._lock:
+            return await self._link.make_request(method, params)
+
+    async def disconnect(self) -> None:
+        """Close the connection."""
+        await self._link.disconnect()
+
+
 class Chain:
-    """What only somebody who owns the chain can do to it."""
+    """What only somebody who owns the chain can do to it. ``lock`` keeps others from it meanwhile."""
 
     def __init__(self, url: str) -> None:
-        self.url = url
+        self.url, self.lock = url, Lock()
         self._transport = Transport(url)
 
     async def ask(self, method: str, *params: Any) -> Any:
@@ -66,7 +85,8 @@ class Chain:
 
     async def mine(self, blocks: int) -> None:
         """Blocks without transactions, ``BLOCK_S`` apart."""
-        await self.ask("anvil_mine", hex(blocks), hex(BLOCK_S))
+        async with self.lock:
+            await self.ask("anvil_mine", hex(blocks), hex(BLOCK_S))
 
     async def snapshot(self) -> str:
         """A state to go back to, once."""
@@ -83,11 +103,15 @@ class Chain:
         found: list[str] = []
         for number in range(height - depth + 1, height + 1):
             block = await self.ask("eth_getBlockByNumber", hex(number), False)
-            found += [await self.ask("eth_getRawTransactionByHash", one) for one in block["transactions"]]
+            hashes = [] if block is None else block["transactions"]
+            found += [await self.ask("eth_getRawTransactionByHash", one) for one in hashes]
         return found
 
     async def reorganise(self, depth: int, again: Sequence[tuple[str, int]] = ()) -> None:
-        """Put new blocks in the place of the last ``depth``; ``again``: raw transactions, and in which."""
+        """Put new blocks in the place of the last ``depth``; ``again``: raw transactions, and in which.
+
+        Whoever calls this while others use the chain holds the lock.
+        """
         await self.ask("anvil_reorg", depth, [list(pair) for pair in again])
 
     async def close(self) -> None:

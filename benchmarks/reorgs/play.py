@@ -137,9 +137,12 @@ class Play:
         site = await cast.site("auditor")
         view = ChainView(site.ledger, site.blobs)
         await view.refresh()
-        state = await view.state(JOB_ID)
         given_up = [one for one in cast.progress if one.step == "given up"]
         self.problems += [f"{one.actor} gave up: {one.facts}" for one in given_up]
+        if JOB_ID not in view.job_ids:
+            self.problems.append("the job is not posted")
+            return {}
+        state = await view.state(JOB_ID)
         if state.phase is not Phase.SETTLED:
             self.problems.append(f"the job is {state.phase.name.lower()}")
             return {}

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final
 
-from anyio import Lock
 from benchmarks.reorgs.anvil import Chain
 
 from galaxylearning.ports import BlobStore, Call, ChainLog, Ledger, Receipt, Signer
@@ -34,7 +33,6 @@ class Storm:
     phase: str = "enrolling"
     struck: Counter[tuple[str, int]] = field(default_factory=Counter)
     """How many reorganisations there were, by phase and depth."""
-    _lock: Lock = field(default_factory=Lock)
 
     async def maybe(self) -> None:
         """Strike, or not."""
@@ -43,7 +41,7 @@ class Storm:
 
     async def strike(self, depth: int) -> None:
         """Take ``depth`` blocks back, fewer where there are not so many."""
-        async with self._lock:
+        async with self.chain.lock:
             depth = min(depth, await self.chain.height() - self.floor)
             if depth < 1:
                 return

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from benchmarks.reorgs.anvil import Chain
+from benchmarks.reorgs.anvil import Chain, Line
 from benchmarks.reorgs.storm import CountingSigner, Shaken, Storm, WatchedBlobs
 from numpy.typing import NDArray
 from torch import nn
@@ -218,9 +218,9 @@ class Cast:
 
     async def ledger(self) -> EvmLedger:
         """A connection that ends with the play."""
-        found = await connect(
-            self.chain.url, self.deployment, following=self.following, receipt_timeout_s=20.0
-        )
+        line = Line(self.chain.url, self.chain.lock)
+        self.stack.push_async_callback(line.disconnect)
+        found = await connect(line, self.deployment, following=self.following, receipt_timeout_s=20.0)
         self.stack.push_async_callback(found.close)
         return found
 

@@ -150,12 +150,12 @@ class Ledger(Protocol):
         """
         ...
 
-    async def check_final(self, block: Block) -> None:
-        """Make sure that a block which an earlier run took for final is still on the chain.
+    async def has_block(self, block: Block) -> bool:
+        """Whether a block is on the chain now, or another one in its place.
 
         Raises:
-            FinalityBroken: another block is in its place.
-            LedgerUnreachable: no answer in time.
+            ChainDisagreement: one endpoint has it, another has not.
+            LedgerUnreachable: no answer in time, or the chain does not go so far.
         """
         ...
 

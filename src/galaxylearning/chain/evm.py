@@ -117,7 +117,9 @@ class EvmLedger:
         self._deployment = deployment
         self._sender = sender
         self._reader = LogReader(deployment)
-        self._follower = Follower(endpoints, deployment, following, on_rollback=self._rolled_back)
+        self._head: Block | None = None
+        """Of an embedded chain, on which a number names one block for good."""
+        self._follower = Follower(endpoints, deployment, following, on_change=self._look_after_outbox)
 
     @property
     def chain_id(self) -> int:
@@ -275,8 +277,10 @@ class EvmLedger:
 
     async def _all_final(self, since_block: int) -> ChainLog:
         """An embedded chain's log."""
-        latest = as_object(await self._transport.request("eth_getBlockByNumber", "latest", False))
-        head = Block(as_int(latest["number"]), as_bytes(latest["hash"]))
+        head = self._head
+        if head is None or as_int(await self._transport.request("eth_blockNumber")) != head.number:
+            latest = as_object(await self._transport.request("eth_getBlockByNumber", "latest", False))
+            head = self._head = Block(as_int(latest["number"]), as_bytes(latest["hash"]))
         answer: list[Mapping[str, Any]] = []
         first = max(since_block, self._deployment.block_number)
         for low in range(first, head.number + 1, SPAN_BLOCKS):
@@ -289,15 +293,15 @@ class EvmLedger:
         events = (self._reader.decode(raw_log(log), as_int(log["blockTimestamp"])) for log in answer)
         return ChainLog([event for event in events if event is not None], (), head, head)
 
-    async def check_final(self, block: Block) -> None:
-        """Make sure that a block is still on the chain; see ``ports.Ledger.check_final``.
+    async def has_block(self, block: Block) -> bool:
+        """Whether a block is on the chain now; see ``ports.Ledger.has_block``.
 
         Raises:
-            FinalityBroken: another block is in its place.
+            ChainDisagreement: one endpoint has it, another has not.
             LedgerUnreachable: no answer in time.
         """
-        await self._follower.check_final(block)
+        return self.is_irrevocable or await self._follower.has_block(block)
 
-    async def _rolled_back(self, _blocks: int) -> None:
-        """Give the chain the transactions again that were in blocks it took back."""
+    async def _look_after_outbox(self) -> None:
+        """Give the chain the transactions again that it took back; note those that are final."""
         await self._sender.settle_pending(self._follower.final.number)

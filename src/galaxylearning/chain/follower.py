@@ -40,7 +40,10 @@ _AT_ONCE: Final = 16
 
 
 class Follower:
-    """The chain as its endpoints show it, kept up to date by ``advance``."""
+    """The chain as its endpoints show it, kept up to date by ``advance``.
+
+    ``on_change`` is awaited after blocks were taken back and after blocks became final.
+    """
 
     def __init__(
         self,
@@ -48,11 +51,11 @@ class Follower:
         deployment: Deployment,
         following: Following,
         *,
-        on_rollback: Callable[[int], Awaitable[None]] | None = None,
+        on_change: Callable[[], Awaitable[None]] | None = None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._endpoints, self._deployment, self._following = endpoints, deployment, following
-        self._on_rollback, self._clock = on_rollback, clock
+        self._on_change, self._clock = on_change, clock
         self._headers = Headers(deployment.chain_id, following)
         self._reader = LogReader(deployment)
         self._agreement = Agreement(endpoints, self._headers, self._reader, following)
@@ -152,10 +155,14 @@ class Follower:
             return known
         return await self._headers.hashed(self._endpoints.current, block)
 
-    async def check_final(self, block: Block) -> None:
-        """Make sure that a block which was final once is on the chain; see ``ports.Ledger.check_final``."""
+    async def has_block(self, block: Block) -> bool:
+        """Whether a block is on the chain now; see ``ports.Ledger.has_block``."""
         async with self._lock:
-            await self._require(self._endpoints.current, block)
+            try:
+                await self._require(self._endpoints.current, block)
+            except FinalityBroken:
+                return False
+            return True
 
     async def _advance(self, node: Transport) -> None:
         try:
@@ -174,7 +181,11 @@ class Follower:
                 # It may have been this side that was told what is not so: read it again.
                 above = range(self.final.number + 1, self._top + 1)
                 self._logs |= await self._read_logs(node, [self._window[number] for number in above])
+            before = self._final
             await self._finalise(node)
+            if self._final is not before and self._on_change is not None:
+                # A transaction may have been in a block that came and went between two looks.
+                await self._on_change()
             self._is_caught_up = self.hold is None
         self._endpoints.faults.pop(node.name, None)
 
@@ -265,8 +276,8 @@ class Follower:
 
     async def _tell_rollback(self) -> None:
         if self._untold > 0:
-            if self._on_rollback is not None:
-                await self._on_rollback(self._untold)
+            if self._on_change is not None:
+                await self._on_change()
             self.rollbacks, self._untold = self.rollbacks + 1, 0
 
     async def _require(self, node: Transport, block: Block) -> None:

@@ -194,8 +194,14 @@ class ChainView:
             return
         steps = [] if self._journal is None or self._ledger.is_irrevocable else self._journal.steps(_FINAL)
         if self._journal is not None and steps:
-            kept = self._journal.lookup(last := max(steps))
-            await self._ledger.check_final(Block(int(last.removeprefix(_FINAL)), kept or b""))
+            kept = self._journal.lookup(last := max(steps)) or b""
+            number = int(last.removeprefix(_FINAL))
+            if not await self._ledger.has_block(Block(number, kept)):
+                raise FinalityBroken(
+                    f"this node acted on block {number}, 0x{kept.hex()}, as final; the chain has another one "
+                    "in its place; nothing is signed any more",
+                    where="chain",
+                )
         self._is_checked = True
 
     def require_agreement(self) -> None:
