@@ -10,7 +10,7 @@ BENCH ?=
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: help demo test check bench bench-peers bench-robust bench-robust-oracle bench-scale bench-private \
-  bench-secagg bench-fairness reorgs behaviours contracts contracts-slow lock setup setup-dev clean
+  bench-secagg bench-fairness blob-faults fuzz reorgs behaviours contracts contracts-slow lock setup setup-dev clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  make %-16s %s\n", $$1, $$2}'
@@ -86,6 +86,12 @@ bench-fairness: setup ## Who is paid what when one data owner does not play fair
 
 reorgs: setup-dev ## Whole jobs on a chain that takes blocks back (BENCH="--budget-minutes N --seed S --quick")
 	$(BIN)/python -m benchmarks.reorgs $(BENCH)
+
+blob-faults: setup-dev ## Lost, flipped, truncated, swapped and late blobs in every kind of store (BENCH=--quick)
+	$(BIN)/python -m benchmarks.blob_faults $(BENCH)
+
+fuzz: setup ## Millions of bad inputs to every parser, a few core-minutes (BENCH="--budget-minutes N --seed S --quick")
+	$(BIN)/python -m benchmarks.fuzz $(BENCH)
 
 behaviours: setup ## Every behaviour at 200 data owners and 30 rounds
 	$(BIN)/python benchmarks/behaviours.py

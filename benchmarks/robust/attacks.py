@@ -37,8 +37,12 @@ BACKDOORS = {
     "backdoor": parse_behaviour("backdoor:target=0,fraction=0.5,size=2"),
     "backdoor x3": parse_behaviour("backdoor:target=0,fraction=0.5,size=2,boost=3"),
     "backdoor rare x3": parse_behaviour("backdoor:target=0,fraction=0.1,size=4,boost=3"),
+    "backdoor rare": parse_behaviour("backdoor:target=0,fraction=0.2,size=4"),
 }
-"""What teaches a trigger; accuracy is to stay, so that nobody notices."""
+"""What teaches a trigger; accuracy is to stay, so that nobody notices.
+
+The last one knows the gate: most of its rows are honest, so it stands well, and it sends nothing long.
+"""
 
 ATTACKS: dict[str, Behaviour] = {
     "sign-flip": parse_behaviour("sign-flip"),

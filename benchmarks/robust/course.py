@@ -12,7 +12,7 @@ from benchmarks.robust.defences import Defence, Seen
 from galaxylearning.engines.choose import choose_engine
 from galaxylearning.engines.engine import Engine, Training
 from galaxylearning.errors import UpdateRefused
-from galaxylearning.learning import clip_norm, quantise_rows, train_local
+from galaxylearning.learning import Standings, clip_norm, quantise_rows, train_local
 from galaxylearning.learning.exact import IntRows
 from galaxylearning.learning.vectors import F32, I64
 from galaxylearning.protocol.hidden_set import Rows
@@ -71,7 +71,7 @@ class Course:
     def run(self, defence: Defence) -> Ended:
         """Train to the end."""
         case, scale = self.case, quantizer(self.case.plan)
-        params, last = case.model.initial()[0], None
+        params, last, standings = case.model.initial()[0], None, Standings()
         everybody = np.arange(OWNERS, dtype=np.int64)
         for index in range(case.plan.rounds):
             played = self.players.play(params, _NO_BUFFERS, everybody, index, last)
@@ -80,7 +80,7 @@ class Course:
             if reference is None:
                 break
             rng = np.random.default_rng([case.seed, index, 0x5161])
-            seen = Seen(rows, reference, self.attackers, rng)
+            seen = Seen(rows, reference, self.attackers, rng, standings)
             if self.attack is not None and self.attack.startswith("gate-aware"):
                 seen = replace(seen, rows=seen.rows.copy())
                 seen.rows[self.bad] = self._adapted(params, seen, index, defence)
@@ -126,7 +126,8 @@ class Course:
             losses = []
             for guess in guesses:
                 rng = np.random.default_rng([self.case.seed, index, 0x6E55])
-                step = defence(replace(seen, rows=rows, reference=guess, rng=rng)) / scale.scale
+                played = replace(seen, rows=rows, reference=guess, rng=rng, is_real=False)
+                step = defence(played) / scale.scale
                 moved = (params + step).astype(np.float32)
                 found = model.per_sample_loss(moved, _NO_BUFFERS, (judged.inputs,), judged.labels)
                 losses.append(float(np.minimum(found, plan.loss_clip).mean()))

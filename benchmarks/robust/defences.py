@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from galaxylearning.learning import aggregate, gate_scalars, projected_squares
+from galaxylearning.learning import Standings, aggregate, gate_scalars, projected_squares
 from galaxylearning.learning.exact import IntRows, exact_products
 from galaxylearning.learning.rules import apply_rule
 from galaxylearning.learning.vectors import F64, I64, exact_dot
@@ -20,12 +20,17 @@ MINIMUM_SUM = 3
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Seen:
-    """What a defence may use: integer updates [m, P], the hidden set's step int64[P], how many may be bad."""
+    """What a defence may use: integer updates [m, P], the hidden set's step int64[P], how many may be bad.
+
+    ``standings`` are of the rounds before; where the round is only played through, ``is_real`` is false.
+    """
 
     rows: IntRows
     reference: I64
     faulty: int
     rng: np.random.Generator
+    standings: Standings = field(default_factory=Standings)
+    is_real: bool = True
 
 
 Defence = Callable[[Seen], F64]
@@ -52,7 +57,10 @@ def masked_gate(seen: Seen) -> F64:
         reference_square=exact_dot(step, step),
         copies=PROJECTIONS,
     )
-    weights = shared_weights(table.weights, MINIMUM_SUM)
+    names = [str(place) for place in range(len(rows))]
+    weights = shared_weights(seen.standings.lowered(names, table.cosines, table.weights), MINIMUM_SUM)
+    if seen.is_real:
+        seen.standings.add(names, table.cosines)
     if not weights.any():
         return np.zeros(step.size)
     total, weight = aggregate(rows, weights)

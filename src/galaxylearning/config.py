@@ -13,16 +13,47 @@ from galaxylearning.errors import ConfigRefused
 
 MAX_CONFIG_BYTES: Final = 1 << 16
 EMBEDDED: Final = "embedded:"
+MAX_STORES: Final = 8
 CHAIN_SCHEMES: Final = ("http", "https", "ws", "wss")
 MAX_WITNESSES: Final = 4
 MAX_FINALITY_BLOCKS: Final = 4_096
+
+
+class BlobAccess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How this home reaches its blob stores.
+
+    ``account``: whose key signs requests where a command has no key at hand; its passphrase is asked for.
+    ``signs_reads``: for servers that want reads signed, too. ``ca_file``: certificates in PEM that servers
+    are checked against in place of the system's, relative to the home. ``timeout_ms``: for connecting and
+    every silence. ``retries``: of a request to a store that is the only one. ``copies``: how many of several
+    stores must hold a blob before it counts as written.
+    """
+
+    account: str = ""
+    signs_reads: bool = False
+    ca_file: str = ""
+    timeout_ms: int = 30_000
+    retries: int = 3
+    backoff_ms: int = 200
+    copies: int = 1
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("timeout_ms", 10, 3_600_000),
+            ("retries", 0, 10),
+            ("backoff_ms", 0, 60_000),
+            ("copies", 1, MAX_STORES),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise ConfigRefused(f"must be from {low} to {high}", where=f"blob_access.{name}")
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``galaxy.json`` of a home folder.
 
     ``chain``: ``embedded:`` (a chain inside this home) or the URL of an EVM node. ``blobs``: a folder,
-    relative to the home or absolute. ``deployment``: where the contracts are, as JSON, empty before they are.
+    relative to the home or absolute, the URL of a blob server, ``s3://bucket/prefix``, or a list of these
+    that hold the same. ``deployment``: where the contracts are, as JSON, empty before they are.
 
     ``chain_witnesses``: URLs of further nodes of the same chain. ``finality_blocks``: how far below the head
     a block is final; null leaves it to the node (on development chains: at once). ``final_endpoints``: how
@@ -33,10 +64,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     chain: str = EMBEDDED
-    blobs: str = "."
+    blobs: str | tuple[str, ...] = "."
     deployment: str = ""
     poll_ms: int = 500
     stagger_ms: int = 2_000
+    blob_access: BlobAccess = BlobAccess()
     chain_witnesses: tuple[str, ...] = ()
     finality_blocks: int | None = None
     final_endpoints: int = 0
@@ -47,8 +79,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         check_chain(self.chain)
-        if not self.blobs:
-            raise ConfigRefused("must name a folder", where="blobs")
+        stores = self.stores
+        if not 1 <= len(stores) <= MAX_STORES or not all(stores) or len(set(stores)) < len(stores):
+            raise ConfigRefused(f"must name a store, or up to {MAX_STORES} different ones", where="blobs")
+        if self.blob_access.copies > len(stores):
+            raise ConfigRefused(f"there are only {len(stores)} stores", where="blob_access.copies")
         for name, low, high in (
             ("poll_ms", 1, 3_600_000),
             ("stagger_ms", 0, 3_600_000),
@@ -69,6 +104,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if witness == EMBEDDED or witness == self.chain:
                 raise ConfigRefused("must be the URL of another node", where="chain_witnesses")
             check_chain(witness, where="chain_witnesses")
+
+    @property
+    def stores(self) -> tuple[str, ...]:
+        """Every store that ``blobs`` names."""
+        return (self.blobs,) if isinstance(self.blobs, str) else self.blobs
 
 
 def check_chain(chain: str, *, where: str = "chain") -> str:
@@ -134,6 +174,11 @@ class Home:
         """The data owner's policy."""
         return self.root / "policy.json"
 
+    @property
+    def store_settings(self) -> Path:
+        """Settings of the blob server that serves this home's blobs."""
+        return self.root / "store.json"
+
     def journal(self, name: str) -> Path:
         """Journal of one node."""
         return self.root / "journals" / f"{name}.sqlite"
@@ -165,13 +210,13 @@ class Invitation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What others need to meet on a chain: a file that its operator hands out; nothing in it is secret.
 
     ``chain`` is the URL of an EVM node, ``jobs`` the address of its GalaxyJobs contract, ``blobs`` the URL of
-    a blob store (or a folder that all of them share), ``from_block`` a block before which there is nothing of
-    Galaxy.
+    a blob store (or a folder that all of them share, or a list of these), ``from_block`` a block before
+    which there is nothing of Galaxy.
     """
 
     chain: str
     jobs: str
-    blobs: str
+    blobs: str | tuple[str, ...]
     from_block: int = 0
 
     def __post_init__(self) -> None:

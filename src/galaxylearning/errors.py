@@ -10,6 +10,7 @@
     │   ├── UpdateRefused        an owner's update
     │   ├── DataRefused          a user's data file or data set
     │   ├── JobRefused           a job file, its terms or an enrolment
+    │   ├── WorkerRefused        a training that hit a cap, or whose worker crashed or broke a rule
     │   └── ConfigRefused        a setting, option or policy file
     ├── UnsupportedModel         the requester's model cannot be compiled
     ├── BlobMissing              a blob that should exist does not
@@ -33,15 +34,29 @@ class GalaxyError(Exception):
     """Base of every expected failure.
 
     ``where`` names the thing at fault (a field, a blob, a peer), ``retryable`` says whether the same
-    call may succeed later without anything being changed.
+    call may succeed later without anything being changed. Messages quote strangers: what is not printable
+    in them (escapes of a terminal, letters that turn writing around, half a surrogate pair) is escaped.
     """
 
     retryable = False
     exit_code = 1
 
     def __init__(self, message: str, *, where: str | None = None) -> None:
-        super().__init__(message if where is None else f"{where}: {message}")
+        super().__init__(_printable(message if where is None else f"{where}: {message}"))
         self.where = where
+
+
+_MAX_ESCAPED_CHARS = 1_000
+
+
+def _printable(text: str) -> str:
+    if text.replace("\n", "").isprintable():
+        return text
+    escaped = "".join(
+        letter if letter.isprintable() or letter == "\n" else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
+    return escaped if len(escaped) <= _MAX_ESCAPED_CHARS else f"{escaped[:_MAX_ESCAPED_CHARS]}..."
 
 
 class Refused(GalaxyError):
@@ -72,6 +87,17 @@ class DataRefused(Refused):
 
 class JobRefused(Refused):
     """A job file, its terms or an enrolment is not acceptable."""
+
+
+class WorkerRefused(Refused):
+    """A training that hit a cap, or whose worker crashed or sent what it must not.
+
+    ``cap`` names the cap as the owner's policy does; None where it was none.
+    """
+
+    def __init__(self, message: str, *, where: str | None = None, cap: str | None = None) -> None:
+        super().__init__(message, where=where)
+        self.cap = cap
 
 
 class ConfigRefused(Refused):

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from galaxylearning.graph.cost import Cost
     from galaxylearning.learning.accounting import Release
     from galaxylearning.messages.terms import Terms
     from galaxylearning.protocol.matching import DatasetArray, DatasetColumn
@@ -315,8 +316,31 @@ class PrivacyBook(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class GraphFacts:
+    """What a data owner's node knows of a stranger's graph without looking into it.
+
+    ``buffers``: how many numbers federate beside the parameters. ``weights_bytes``: length of its weights as
+    safetensors. ``local_bytes``: length of the buffers that stay with their data owner.
+    """
+
+    cost: Cost
+    buffers: int
+    weights_bytes: int
+    local_bytes: int
+
+
 class Trainer(Protocol):
     """Trains a stranger's model on this owner's rows."""
+
+    async def measure(self, graph: bytes, *, batch_size: int) -> GraphFacts:
+        """Check a graph and say what it costs at this batch size.
+
+        Raises:
+            GraphRefused: the document is not acceptable.
+            WorkerRefused: checking it hit a cap or ended its worker.
+        """
+        ...
 
     async def train(
         self, graph: bytes, state: bytes, terms: Terms, rows: Rows, *, round_index: int, data_owner: Address
@@ -326,5 +350,6 @@ class Trainer(Protocol):
         Raises:
             GraphRefused: the graph or its weights are not acceptable.
             UpdateRefused: training diverged.
+            WorkerRefused: it hit a cap of the owner's policy, or ended its worker.
         """
         ...

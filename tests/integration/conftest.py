@@ -35,7 +35,7 @@ from galaxylearning.messages.terms import Column, Schema, Windows
 from galaxylearning.nodes.auditor import AuditReport
 from galaxylearning.nodes.data_owner import DataOwnerNode
 from galaxylearning.nodes.site import Site
-from galaxylearning.ports import Call
+from galaxylearning.ports import Call, Trainer
 from galaxylearning.protocol.consent import OwnerPolicy
 from galaxylearning.protocol.job import CompiledJob, Job, Price, compile_job
 from galaxylearning.protocol.machine import JobState, Phase
@@ -103,6 +103,7 @@ class Stage(stages.Stage):
         columns: Sequence[str] = COLUMNS,
         kind: type[DataOwnerNode] = DataOwnerNode,
         site: Callable[[], Site] | None = None,
+        trainer: Callable[[], Trainer] = ThreadTrainer,
     ) -> None:
         """A data owner with a CSV file, a catalogue and a policy."""
         folder = self.folder / name
@@ -124,7 +125,7 @@ class Stage(stages.Stage):
                 self.site(name) if site is None else site(),
                 sealing_key(name),
                 shelf=CatalogueShelf(DatasetCatalog(folder / "data.sqlite")),
-                trainer=ThreadTrainer(),
+                trainer=trainer(),
                 policy=lambda: allowed,
                 jobs=frozenset([self.job_id]),
             )

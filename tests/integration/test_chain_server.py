@@ -15,9 +15,11 @@ from galaxylearning.chain.embedded import EmbeddedChain, EmbeddedProvider, serve
 from galaxylearning.chain.embedded.server import MAX_BATCH, MAX_BODY_BYTES
 from galaxylearning.chain.evm import KeySigner, connect, deploy, fund
 from galaxylearning.errors import ConfigRefused, LedgerUnreachable
+from galaxylearning.listening import Listening
 from galaxylearning.ports import Call
 
 NOW = 1_800_000_000
+KEY = "k" * 32
 Result = TypeVar("Result")
 
 
@@ -39,7 +41,7 @@ def chain() -> EmbeddedChain:
 def request(body: bytes, *, head: str = "POST / HTTP/1.1", headers: tuple[str, ...] = ()) -> bytes:
     """One HTTP request."""
     lines = [head, "Host: 127.0.0.1", f"Content-Length: {len(body)}", *headers]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
 
 
 async def exchange(port: int, data: bytes) -> list[tuple[int, Any]]:
@@ -65,7 +67,7 @@ def ask(data: bytes) -> list[tuple[int, Any]]:
 
     async def scenario() -> list[tuple[int, Any]]:
         with chain() as served:
-            async with serve(served, port=0) as server:
+            async with serve(served) as server:
                 return await exchange(server.port, data)
 
     return run(scenario())
@@ -143,7 +145,7 @@ def test_what_is_not_a_plain_post_is_refused(data: bytes, status: int) -> None:
 def test_a_body_that_breaks_off_is_dropped_and_the_server_lives() -> None:
     async def scenario() -> None:
         with chain() as served:
-            async with serve(served, port=0) as server:
+            async with serve(served) as server:
                 assert await exchange(server.port, b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n{") == []
                 body = json.dumps(rpc("eth_chainId")).encode()
                 assert (await exchange(server.port, request(body)))[0][0] == 200
@@ -151,17 +153,41 @@ def test_a_body_that_breaks_off_is_dropped_and_the_server_lives() -> None:
     run(scenario())
 
 
-def test_it_listens_on_loopback_only_unless_told_otherwise() -> None:
+def test_it_listens_on_loopback_only_without_tls_and_keys() -> None:
     async def scenario() -> None:
         with chain() as served:
             for host in ("0.0.0.0", "192.0.2.1", "example.org", ""):  # noqa: S104
-                with pytest.raises(ConfigRefused, match="loopback"):
-                    async with serve(served, host, 0):
-                        pytest.fail("listened")
-            async with serve(served, "0.0.0.0", 0, is_remote_allowed=True) as server:  # noqa: S104
+                for proxied, keys in ((False, ()), (True, ()), (False, (KEY,))):
+                    with pytest.raises(ConfigRefused, match="loopback"):
+                        async with serve(served, Listening(host, is_behind_proxy=proxied), access_keys=keys):
+                            pytest.fail("listened")
+            with pytest.raises(ConfigRefused, match="32 to 128"):
+                async with serve(served, access_keys=["short"]):
+                    pytest.fail("listened")
+            wide = Listening("0.0.0.0", is_behind_proxy=True)  # noqa: S104 - with keys
+            async with serve(served, wide, access_keys=[KEY]) as server:
                 with pytest.raises(LedgerUnreachable, match="cannot listen"):
-                    async with serve(served, port=server.port):
+                    async with serve(served, Listening(port=server.port)):
                         pytest.fail("listened")
+
+    run(scenario())
+
+
+def test_a_request_without_an_access_key_is_refused() -> None:
+    async def scenario() -> None:
+        with chain() as served:
+            async with serve(served, access_keys=["another-key-of-forty-characters-in-total", KEY]) as server:
+                body = json.dumps(rpc("eth_chainId")).encode()
+                for path, status in (
+                    (f"/{KEY}", 200),
+                    ("/", 401),
+                    (f"/{KEY}x", 401),
+                    (f"/x/{KEY}", 401),
+                    (f"/{KEY[:-1]}", 401),
+                    ("/\xff", 401),
+                ):
+                    answers = await exchange(server.port, request(body, head=f"POST {path} HTTP/1.1"))
+                    assert [answer[0] for answer in answers] == [status], path
 
     run(scenario())
 
@@ -169,7 +195,7 @@ def test_it_listens_on_loopback_only_unless_told_otherwise() -> None:
 def test_a_ledger_over_http_is_the_ledger() -> None:
     async def scenario() -> None:
         with chain() as served:
-            async with serve(served, port=0) as server:
+            async with serve(served) as server:
                 signer = KeySigner(b"\1" * 32)
                 await fund(server.url, signer.address, 10**18)
                 deployment = await deploy(server.url, signer, unbonding_s=1)

@@ -10,7 +10,9 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio.from_thread import start_blocking_portal
 
+from blob_services import certificates, serving
 from galaxylearning import bootstrap
 from galaxylearning.chain.embedded import serve
 from galaxylearning.cli import main
@@ -181,7 +183,7 @@ def test_a_home_joins_the_chain_of_another(home: Path, tmp_path: Path) -> None:
 
     async def served() -> None:
         settings = bootstrap.load_settings(Home(home))
-        async with bootstrap.open_node(Home(home), settings) as chain, serve(chain, port=0) as server:
+        async with bootstrap.open_node(Home(home), settings) as chain, serve(chain) as server:
             with bootstrap.announce_chain(Home(home), server.url):
                 await anyio.to_thread.run_sync(while_served, server.url)
 
@@ -228,6 +230,73 @@ def test_the_store_is_listed_and_checked(home: Path) -> None:
     (home / "blobs" / digest).chmod(0o644)
     (home / "blobs" / digest).write_bytes(b"blub")
     assert digest in galaxy("store", "check", code=3)
+
+
+def test_several_stores_are_repaired_from_each_other(home: Path) -> None:
+    settings = json.loads((home / "galaxy.json").read_text())
+    assert "needs several" in galaxy("store", "repair", code=3)
+    (home / "galaxy.json").write_text(json.dumps(settings | {"blobs": ["one", "two"]}))
+
+    async def put() -> str:
+        async with bootstrap.open_world(Home(home)) as world:
+            return (await world.blobs.put(b"blob", topic="job/1")).hex()
+
+    digest = anyio.run(put)
+    assert asked("store", "repair") == {"blobs": 1, "faults": [], "missing": {"1: one": 0, "2: two": 0}}
+    (home / "two" / "blobs" / digest).unlink()
+    (fault,) = asked("store", "repair", "job/1")["faults"]
+    assert fault == {"store": "2: two", "kind": "lost", "digest": digest, "is_repaired": True}
+    assert "nothing" not in galaxy("store", "repair")
+    for name in ("one", "two"):
+        (home / name / "blobs" / digest).write_bytes(b"blub")
+    assert "2 faults are left" in galaxy("store", "repair", code=3)
+    assert asked("store", "list", "job/1") == [{"digest": digest}]
+    assert "several stores" in galaxy("store", "check", code=3)
+
+
+def test_a_home_signs_what_it_asks_of_a_server(home: Path, tmp_path: Path) -> None:
+    authority, certificate, key = certificates(tmp_path)
+    account = next(row["address"] for row in asked("wallet", "list") if row["name"] == "requester")
+    settings = json.loads((home / "galaxy.json").read_text())
+    server = serving(
+        tmp_path / "store",
+        tls_certificate=str(certificate),
+        tls_key=str(key),
+        accounts=(account,),
+        must_sign_reads=True,
+    )
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(server) as url:
+
+        def use(**access: object) -> None:
+            changed = settings | {"blobs": url, "blob_access": {"retries": 0, **access}}
+            (home / "galaxy.json").write_text(json.dumps(changed))
+
+        use(ca_file=str(authority), account="requester", signs_reads=True)
+        assert asked("store", "list", "job/1") == []
+        use(ca_file=str(authority))
+        assert "signed requests" in galaxy("store", "list", "job/1", code=6)
+        use(account="requester", signs_reads=True)
+        assert "no answer" in galaxy("store", "list", "job/1", code=6)
+        use(ca_file=str(authority), account="nobody", signs_reads=True)
+        assert "no key named" in galaxy("store", "list", "job/1", code=9)
+
+
+def test_what_listens_refuses_to_listen_wider_without_tls_and_keys(tmp_path: Path) -> None:
+    for command in (("store", "serve"), ("chain",), ("chain", "serve")):
+        wide = (*command, "--home", tmp_path / "x", "--host", "0.0.0.0")  # noqa: S104 - refused
+        assert "takes TLS" in galaxy(*wide, code=3)
+        assert "takes keys" in galaxy(*wide, "--behind-proxy", code=3)
+        assert "together" in galaxy(*wide, "--tls-cert", "x", code=3)
+        assert "takes keys" in galaxy(*wide, "--tls-cert", "x", "--tls-key", "y", code=3)
+    serve = ("store", "serve", "--home", tmp_path / "x", "--port", "0")
+    assert "no such file" in galaxy(*serve, "--config", tmp_path / "nothing", code=3)
+    assert "--allow" in galaxy(*serve, "--allow", "0x12", code=3)
+    keys = ("--tls-cert", "x", "--tls-key", "y", "--allow", "0x7E5F4552091A69125d5DfCb7b8C2659029395Bdf")
+    assert "certificate or key cannot be used" in galaxy(*serve, "--host", "0.0.0.0", *keys, code=3)  # noqa: S104
+    (tmp_path / "keys").write_text("short\n")
+    wide = ("chain", "--home", tmp_path / "x", "--behind-proxy", "--access-keys", tmp_path / "keys")
+    assert "32 to 128" in galaxy(*wide, code=3)
+    assert "cannot be read" in galaxy(*wide[:-1], tmp_path / "nothing", code=3)
 
 
 def test_a_policy_that_became_unreadable_allows_nothing(tmp_path: Path) -> None:

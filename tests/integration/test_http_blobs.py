@@ -1,10 +1,16 @@
-"""One suite over the blob-store port (folder, memory, HTTP), then what only server and client can suffer."""
+"""The blob server and its client: what each of them can suffer from the other, and from the way between."""
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import logging
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,105 +19,28 @@ import aiohttp
 import anyio
 import pytest
 from aiohttp import web
+from yarl import URL
 
-from galaxylearning import ports
+from blob_services import answering, certificates, serving, signer
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import BlobMissing, BlobRefused, ConfigRefused, StorageError
-from galaxylearning.storage.blobs import FolderBlobStore, MemoryBlobStore
-from galaxylearning.storage.http_blobs import HttpBlobStore, StoreUnreachable, serve_blobs
-from galaxylearning.units import Digest
+from galaxylearning.listening import client_tls
+from galaxylearning.storage import blob_server
+from galaxylearning.storage.blob_names import (
+    AccessRefused,
+    BlobAltered,
+    Patience,
+    StoreFull,
+    StoreLate,
+    StoreUnreachable,
+)
+from galaxylearning.storage.blob_server import serve_blobs
+from galaxylearning.storage.blobs import FolderBlobStore
+from galaxylearning.storage.http_blobs import HttpBlobStore
+from galaxylearning.storage.http_ranges import answered_range
+from galaxylearning.storage.store_settings import StoreSettings
 
-LIMIT = 1 << 16
-Check = Callable[[ports.BlobStore], Awaitable[None]]
-
-
-@pytest.fixture(params=["folder", "memory", "http", "http-per-call"])
-def run(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Check], None]:
-    """Runs a check against one kind of store; everything in one event loop."""
-
-    async def opened(check: Check) -> None:
-        folder = FolderBlobStore(tmp_path / "store", max_blob_bytes=LIMIT)
-        if request.param == "folder":
-            await check(folder)
-        elif request.param == "memory":
-            await check(MemoryBlobStore(max_blob_bytes=LIMIT))
-        else:
-            async with serve_blobs(folder, port=0, max_blob_bytes=LIMIT) as url:
-                client = HttpBlobStore(url, max_blob_bytes=LIMIT)
-                if request.param == "http-per-call":
-                    await check(client)
-                else:
-                    async with client:
-                        await check(client)
-
-    def call(check: Check) -> None:
-        anyio.run(opened, check)
-
-    return call
-
-
-@pytest.mark.parametrize("data", [b"", b"x", bytes(LIMIT)])
-def test_what_was_put_is_got(run: Callable[[Check], None], data: bytes) -> None:
-    async def check(store: ports.BlobStore) -> None:
-        digest = await store.put(data, topic="job/1/0xab/round")
-        assert digest == blake3_digest(data)
-        assert await store.get(digest, max_bytes=LIMIT) == data
-        assert list(await store.list("job/1/0xab/round")) == [digest]
-
-    run(check)
-
-
-def test_putting_again_changes_nothing_and_lists_ascend(run: Callable[[Check], None]) -> None:
-    async def check(store: ports.BlobStore) -> None:
-        digests = [await store.put(bytes([i % 7]), topic="t") for i in range(14)]
-        await store.put(b"\0", topic="other")
-        assert list(await store.list("t")) == sorted(set(digests))
-        assert len(await store.list("other")) == 1
-        assert list(await store.list("nothing")) == []
-
-    run(check)
-
-
-def test_what_is_not_there_is_missing(run: Callable[[Check], None]) -> None:
-    async def check(store: ports.BlobStore) -> None:
-        with pytest.raises(BlobMissing, match=blake3_digest(b"never").hex()):
-            await store.get(blake3_digest(b"never"), max_bytes=LIMIT)
-
-    run(check)
-
-
-def test_more_than_was_asked_for_is_refused(run: Callable[[Check], None]) -> None:
-    async def check(store: ports.BlobStore) -> None:
-        digest = await store.put(bytes(100), topic="t")
-        assert len(await store.get(digest, max_bytes=100)) == 100
-        with pytest.raises(BlobRefused, match="99 bytes allowed"):
-            await store.get(digest, max_bytes=99)
-        with pytest.raises(BlobRefused, match=f"at most {LIMIT} are allowed"):
-            await store.put(bytes(LIMIT + 1), topic="t")
-        assert len(await store.list("t")) == 1
-
-    run(check)
-
-
-@pytest.mark.parametrize("topic", ["", "/", "a//b", "../x", "A", "a b", "a?b", "a%2fb", "x" * 201])
-def test_malformed_topics_are_refused(run: Callable[[Check], None], topic: str) -> None:
-    async def check(store: ports.BlobStore) -> None:
-        with pytest.raises(BlobRefused, match="topic"):
-            await store.put(b"x", topic=topic)
-        with pytest.raises(BlobRefused, match="topic"):
-            await store.list(topic)
-
-    run(check)
-
-
-@pytest.mark.parametrize("digest", [b"", bytes(31), bytes(33)])
-def test_malformed_digests_are_refused(run: Callable[[Check], None], digest: bytes) -> None:
-    async def check(store: ports.BlobStore) -> None:
-        with pytest.raises(BlobRefused, match="32 bytes"):
-            await store.get(Digest(digest), max_bytes=LIMIT)
-
-    run(check)
-
+QUICK = Patience(5.0, 0)
 
 # ---- the server, asked by hand
 
@@ -120,11 +49,11 @@ def ask(tmp_path: Path, method: str, path: str, **options: Any) -> tuple[int, An
     """Status and JSON of one request to a server of an empty folder."""
 
     async def call() -> tuple[int, Any]:
-        store = FolderBlobStore(tmp_path / "store")
+        stall_ms = options.pop("stall_ms", 30_000)
         async with (
-            serve_blobs(store, port=0, max_blob_bytes=1_000, timeout_s=options.pop("patience_s", 30)) as url,
+            serving(tmp_path / "store", max_blob_bytes=1_000, stall_timeout_ms=stall_ms) as url,
             aiohttp.ClientSession() as session,
-            session.request(method, url + path, **options) as response,
+            session.request(method, URL(url + path, encoded=True), **options) as response,
         ):
             return response.status, json.loads(await response.read())
 
@@ -134,8 +63,13 @@ def ask(tmp_path: Path, method: str, path: str, **options: Any) -> tuple[int, An
 def test_the_server_answers_as_documented(tmp_path: Path) -> None:
     name = blake3_digest(b"blob").hex()
     assert ask(tmp_path, "PUT", "/topics/a/b", data=b"blob") == (201, {"digest": name})
-    assert ask(tmp_path, "GET", "/topics/a/b") == (200, {"digests": [name]})
+    assert ask(tmp_path, "GET", "/topics/a/b") == (200, {"digests": [name], "is_more": False})
     assert (tmp_path / "store" / "blobs" / name).read_bytes() == b"blob"
+    other = blake3_digest(b"other").hex()
+    assert ask(tmp_path, "PUT", f"/blobs/{other}", data=b"other") == (201, {"digest": other})
+    assert ask(tmp_path, "GET", "/topics/a/b")[1]["digests"] == [name]
+    behind = f"/topics/a/b?after={name}"
+    assert ask(tmp_path, "GET", behind) == (200, {"digests": [], "is_more": False})
 
 
 async def drip() -> AsyncIterator[bytes]:
@@ -154,9 +88,14 @@ async def stall() -> AsyncIterator[bytes]:
 @pytest.mark.parametrize(
     ("method", "path", "options", "status"),
     [
-        ("PUT", "/topics/a", {"data": bytes(1_001)}, 400),
-        ("PUT", "/topics/a", {"data": drip()}, 400),
-        ("PUT", "/topics/a", {"data": stall(), "patience_s": 0.05}, 408),
+        ("PUT", "/topics/a", {"data": bytes(1_001)}, 413),
+        ("PUT", "/topics/a", {"data": drip()}, 411),
+        ("PUT", "/topics/a", {"data": stall(), "headers": {"Content-Length": "9"}, "stall_ms": 50}, 408),
+        ("PUT", "/topics/a", {"data": b"x", "headers": {"Galaxy-Digest": "0" * 64}}, 400),
+        ("PUT", "/topics/a", {"data": b"x", "headers": {"Galaxy-Digest": "0" * 63}}, 400),
+        ("PUT", "/blobs/" + "0" * 64, {"data": b"x"}, 400),
+        ("PUT", "/blobs/x", {"data": b"x"}, 400),
+        ("GET", "/topics/a?after=x", {}, 400),
         ("PUT", "/topics/A", {"data": b"x"}, 400),
         ("PUT", "/topics/..%2f..%2fetc", {"data": b"x"}, 400),
         ("PUT", "/topics/a", {"data": b"x", "headers": {"Origin": "https://example.org"}}, 403),
@@ -191,72 +130,197 @@ def test_stalled_uploads_keep_nobody_from_reading(tmp_path: Path) -> None:
                 all_begun.set()
 
     async def call() -> None:
-        store = FolderBlobStore(tmp_path)
-        digest = await store.put(b"blob", topic="t")
+        digest = await FolderBlobStore(tmp_path).put(b"blob", topic="t")
         async with (
-            serve_blobs(store, port=0) as url,
+            serving(tmp_path) as url,
             aiohttp.ClientSession() as session,
             anyio.create_task_group() as group,
         ):
             for _ in range(10):
-                group.start_soon(partial(session.put, url + "/topics/a", data=begin()))
+                headers = {"Content-Length": "9"}
+                group.start_soon(partial(session.put, url + "/topics/a", data=begin(), headers=headers))
             await all_begun.wait()
             with anyio.fail_after(20):
                 assert await HttpBlobStore(url).get(digest, max_bytes=10) == b"blob"
             group.cancel_scope.cancel()
+        assert FolderBlobStore(tmp_path).digests() == [digest]
+        assert list((tmp_path / "tmp").iterdir()) == []
 
     anyio.run(call)
 
 
-def test_an_altered_blob_is_refused_by_server_and_client(tmp_path: Path) -> None:
+def test_an_altered_blob_is_found_out_and_put_right_by_putting_it(tmp_path: Path) -> None:
     async def call() -> None:
-        store = FolderBlobStore(tmp_path)
-        async with serve_blobs(store, port=0) as url, HttpBlobStore(url) as client:
+        async with serving(tmp_path) as url, HttpBlobStore(url) as client:
             digest = await client.put(b"blob", topic="t")
-            (tmp_path / "blobs" / digest.hex()).chmod(0o644)
             (tmp_path / "blobs" / digest.hex()).write_bytes(b"blub")
-            with pytest.raises(BlobRefused, match="not what its digest says"):
+            with pytest.raises(BlobAltered, match="not what its digest says") as caught:
                 await client.get(digest, max_bytes=100)
+            assert caught.value.data == b"blub"
+            await client.put(b"blob", topic="t")
+            assert await client.get(digest, max_bytes=100) == b"blob"
 
     anyio.run(call)
+
+
+@pytest.mark.parametrize(
+    ("header", "status", "body"),
+    [
+        (None, 200, b"0123456789"),
+        ("bytes=0-", 206, b"0123456789"),
+        ("bytes=3-5", 206, b"345"),
+        ("bytes=9-", 206, b"9"),
+        ("bytes=8-99", 206, b"89"),
+        ("bytes=-3", 206, b"789"),
+        ("bytes=-99", 206, b"0123456789"),
+        ("bytes=10-", 416, None),
+        ("bytes=-0", 416, None),
+        ("bytes=5-3", 400, None),
+        ("bytes=0-1,3-4", 400, None),
+        ("lines=1-2", 400, None),
+    ],
+)
+def test_a_part_of_a_blob(tmp_path: Path, header: str | None, status: int, body: bytes | None) -> None:
+    async def call() -> None:
+        digest = await FolderBlobStore(tmp_path).put(b"0123456789", topic="t")
+        headers = {} if header is None else {"Range": header}
+        async with (
+            serving(tmp_path) as url,
+            aiohttp.ClientSession() as session,
+            session.get(f"{url}/blobs/{digest.hex()}", headers=headers) as response,
+        ):
+            assert response.status == status
+            if body is not None:
+                assert await response.read() == body
+                assert response.headers["ETag"] == f'"{digest.hex()}"'
+            if status == 206 and body is not None:
+                assert answered_range(response.headers["Content-Range"]).length == len(body)
+
+    anyio.run(call)
+
+
+def test_long_lists_come_in_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blob_server, "PAGE_DIGESTS", 3)
+
+    async def call() -> None:
+        async with serving(tmp_path) as url, HttpBlobStore(url) as client:
+            digests = [await client.put(bytes([i]), topic="t") for i in range(10)]
+            assert list(await client.list("t")) == sorted(digests)
+
+    anyio.run(call)
+
+
+def test_connections_are_limited_and_silent_ones_are_cut(tmp_path: Path) -> None:
+    async def call() -> None:
+        async with serving(tmp_path, max_connections=3, stall_timeout_ms=200) as url:
+            port = URL(url).port
+            silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+            silent[0][1].write(b"GET /topics/a HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            refused = await reader.read()
+            assert refused.startswith(b"HTTP/1.1 503 ")
+            head, _, body = refused.partition(b"\r\n\r\n")
+            assert f"Content-Length: {len(body)}".encode() in head
+            writer.close()
+            # The silent ones are cut without a word, and there is room again.
+            for reader, writer in silent:
+                with suppress(ConnectionResetError):
+                    assert await reader.read() == b""
+                writer.close()
+            assert list(await HttpBlobStore(url).list("a")) == []
+
+    anyio.run(call)
+
+
+def test_a_reader_that_stops_reading_is_cut(tmp_path: Path) -> None:
+    async def call() -> None:
+        digest = await FolderBlobStore(tmp_path).put(bytes(32 << 20), topic="t")
+        async with serving(tmp_path, stall_timeout_ms=200, max_connections=1) as url:
+            with socket.create_connection(("127.0.0.1", URL(url).port)) as reader:
+                reader.sendall(f"GET /blobs/{digest.hex()} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                # There is room for another once the server has given this one up.
+                with pytest.raises(StoreUnreachable, match="503"):
+                    await HttpBlobStore(url, patience=QUICK).list("t")
+                patient = HttpBlobStore(url, patience=Patience(10.0, 8, 0.05))
+                assert list(await patient.list("t")) == [digest]
+
+    anyio.run(call)
+
+
+def test_large_headers_and_other_junk_are_refused_without_a_line_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def call() -> None:
+        async with serving(tmp_path) as url:
+            for head in (
+                b"GET /" + b"a" * 10_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+                b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 10_000 + b"\r\n\r\n",
+                b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 500 + b"\r\n",
+                b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 a client that speaks TLS\r\n\r\n",
+                b"GET / HTTP/1.1\r\n\r\n",
+            ):
+                reader, writer = await asyncio.open_connection("127.0.0.1", URL(url).port)
+                writer.write(head)
+                assert (await reader.read()).startswith(b"HTTP/1.0 400 ")
+                writer.close()
+
+    anyio.run(call)
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "example.org", "::"])  # noqa: S104 - refused
-def test_only_loopback_is_served(tmp_path: Path, host: str) -> None:
+def test_only_loopback_is_served_without_tls_and_keys(tmp_path: Path, host: str) -> None:
+    async def call(**settings: Any) -> None:
+        async with serving(tmp_path, host=host, **settings):
+            pytest.fail("listened")
+
+    for settings in ({}, {"accounts": (signer(1).address,)}, {"is_behind_proxy": True}):
+        with pytest.raises(ConfigRefused, match="loopback"):
+            anyio.run(partial(call, **settings))
+
+
+def test_it_listens_wider_with_tls_and_keys(tmp_path: Path) -> None:
+    authority, certificate, key = certificates(tmp_path)
+
     async def call() -> None:
-        async with serve_blobs(MemoryBlobStore(), host, 0):
-            pass
+        async with serving(
+            tmp_path / "store",
+            host="0.0.0.0",  # noqa: S104 - with TLS and keys
+            tls_certificate=str(certificate),
+            tls_key=str(key),
+            accounts=(signer(1).address,),
+        ) as url:
+            assert url.startswith("https://localhost:")
+            tls = client_tls(authority)
+            async with HttpBlobStore(url, signer=signer(1), tls=tls) as client:
+                digest = await client.put(b"blob", topic="t")
+            async with HttpBlobStore(url, tls=tls) as stranger:
+                assert await stranger.get(digest, max_bytes=4) == b"blob"
+                with pytest.raises(AccessRefused, match="signed"):
+                    await stranger.put(b"x", topic="t")
+            with pytest.raises(StoreUnreachable):
+                await HttpBlobStore(url, patience=Patience(5.0, 0)).get(digest, max_bytes=4)
+            plain = HttpBlobStore(url.replace("https", "http"), patience=Patience(5.0, 0))
+            with pytest.raises(StoreUnreachable):
+                await plain.get(digest, max_bytes=4)
 
-    with pytest.raises(ConfigRefused, match="loopback"):
-        anyio.run(call)
+    anyio.run(call)
 
 
-def test_a_taken_port_is_told(tmp_path: Path) -> None:
-    async def call() -> None:
-        async with (
-            serve_blobs(MemoryBlobStore(), port=0) as url,
-            serve_blobs(MemoryBlobStore(), port=int(url.rpartition(":")[2])),
-        ):
-            pass
+def test_a_taken_port_or_store_is_told(tmp_path: Path) -> None:
+    async def call(root: Path) -> None:
+        async with serving(tmp_path / "a") as url:
+            settings = StoreSettings(port=URL(url).port or 0)
+            async with serve_blobs(root, settings):
+                pytest.fail("listened")
 
     with pytest.raises(StoreUnreachable, match="cannot listen"):
-        anyio.run(call)
+        anyio.run(call, tmp_path / "b")
+    with pytest.raises(StorageError, match="another process"):
+        anyio.run(call, tmp_path / "a")
 
 
 # ---- the client, answered badly
-
-
-@asynccontextmanager
-async def answering(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
-    application = web.Application()
-    application.router.add_route("*", "/{path:.*}", handler)
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
 
 
 def test_a_lying_server_is_found_out() -> None:
@@ -310,7 +374,15 @@ def test_an_endless_answer_is_cut_off() -> None:
         (404, b'{"error": "no"}', BlobMissing),
         (404, b"<html>", StorageError),
         (503, b'{"error": "busy"}', StoreUnreachable),
-        (507, b'{"error": "disk full"}', StorageError),
+        (503, b"<html>a proxy's</html>", StoreUnreachable),
+        (401, b'{"error": "who?"}', AccessRefused),
+        (403, b'{"error": "not you"}', AccessRefused),
+        (413, b'{"error": "too large"}', BlobRefused),
+        (429, b'{"error": "not today"}', StoreFull),
+        (507, b'{"error": "disk full"}', StoreFull),
+        (418, b'{"error": "teapot"}', StorageError),
+        (200, b'{"digests": ["' + b"1" * 64 + b'", "' + b"0" * 64 + b'"]}', StorageError),
+        (200, b'{"digests": ["' + b"0" * 64 + b'"], "is_more": true}', StorageError),
     ],
 )
 def test_every_answer_becomes_one_of_our_errors(status: int, body: bytes, error: type[Exception]) -> None:
@@ -318,7 +390,7 @@ def test_every_answer_becomes_one_of_our_errors(status: int, body: bytes, error:
         return web.Response(status=status, body=body, headers={"Location": "http://127.0.0.1:1/"})
 
     async def call() -> None:
-        async with answering(answer) as url, HttpBlobStore(url) as client:
+        async with answering(answer) as url, HttpBlobStore(url, patience=QUICK) as client:
             await client.list("t")
 
     with pytest.raises(error) as raised:
@@ -326,11 +398,11 @@ def test_every_answer_becomes_one_of_our_errors(status: int, body: bytes, error:
     assert type(raised.value) is error
 
 
-def test_nobody_there_is_retryable() -> None:
+def test_nobody_there_is_retryable(tmp_path: Path) -> None:
     async def call() -> None:
-        async with serve_blobs(MemoryBlobStore(), port=0) as url:
+        async with serving(tmp_path) as url:
             pass
-        await HttpBlobStore(url).list("t")
+        await HttpBlobStore(url, patience=QUICK).list("t")
 
     with pytest.raises(StoreUnreachable) as raised:
         anyio.run(call)
@@ -344,9 +416,9 @@ def test_a_silent_server_is_given_up() -> None:
 
     async def call() -> None:
         async with answering(silent) as url:
-            await HttpBlobStore(url, timeout_s=0.05).list("t")
+            await HttpBlobStore(url, patience=Patience(0.05, 1, 0)).list("t")
 
-    with pytest.raises(StoreUnreachable, match="no answer"):
+    with pytest.raises(StoreLate, match="no answer"):
         anyio.run(call)
 
 
@@ -367,3 +439,123 @@ def test_a_silent_server_is_given_up() -> None:
 def test_what_cannot_be_a_server_is_refused(url: str) -> None:
     with pytest.raises(ConfigRefused, match="blobs"):
         HttpBlobStore(url)
+
+
+# ---- what breaks on the way
+
+
+def test_a_download_that_breaks_off_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    data = bytes(range(256)) * 4_096
+    asked = []
+
+    async def flaky(request: web.Request) -> web.StreamResponse:
+        asked.append(request.headers.get("Range"))
+        start = 0 if asked[-1] is None else int(asked[-1][6:-1])
+        headers = {"Content-Length": str(len(data) - start)}
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        response = web.StreamResponse(status=206 if start else 200, headers=headers)
+        await response.prepare(request)
+        await response.write(data[start : start + 400_000])
+        if start + 400_000 < len(data):
+            assert request.transport is not None
+            request.transport.close()
+        return response
+
+    async def call() -> None:
+        async with answering(flaky) as url, HttpBlobStore(url, patience=Patience(5.0, 3, 0)) as client:
+            assert await client.get(blake3_digest(data), max_bytes=len(data)) == data
+
+    anyio.run(call)
+    assert asked == [None, "bytes=400000-", "bytes=800000-"]
+
+
+@pytest.mark.parametrize("content_range", [None, "bytes 0-9/10", "bytes 4-3/10", "bytes 4-10/10", "x"])
+def test_another_part_than_was_asked_for_is_refused(content_range: str | None) -> None:
+    n_asked = 0
+
+    async def flaky(request: web.Request) -> web.StreamResponse:
+        nonlocal n_asked
+        n_asked += 1
+        if n_asked > 1:
+            headers = {} if content_range is None else {"Content-Range": content_range}
+            return web.Response(status=206, body=b"456789", headers=headers)
+        response = web.StreamResponse(headers={"Content-Length": "10"})
+        await response.prepare(request)
+        await response.write(b"0123")
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
+    async def call() -> None:
+        async with answering(flaky) as url, HttpBlobStore(url, patience=Patience(5.0, 3, 0)) as client:
+            await client.get(blake3_digest(b"0123456789"), max_bytes=10)
+
+    with pytest.raises(StorageError, match=r"range|Range"):
+        anyio.run(call)
+
+
+def test_a_busy_server_is_asked_again_and_a_refused_large_blob_is_not_sent(tmp_path: Path) -> None:
+    n_asked = 0
+
+    async def busy(request: web.Request) -> web.Response:
+        nonlocal n_asked
+        n_asked += 1
+        if n_asked < 3:
+            return web.json_response({"error": "busy"}, status=503)
+        return web.json_response({"digest": blake3_digest(await request.read()).hex()}, status=201)
+
+    async def call() -> None:
+        async with answering(busy) as url, HttpBlobStore(url, patience=Patience(5.0, 3, 0)) as client:
+            assert await client.put(b"x", topic="t") == blake3_digest(b"x")
+        async with serving(tmp_path, max_blob_bytes=100) as url, HttpBlobStore(url) as client:
+            with pytest.raises(BlobRefused, match="100 are allowed"):
+                await client.put(bytes(8 << 20), topic="t")
+            assert await client.put(bytes(100), topic="t")
+
+    anyio.run(call)
+    assert n_asked == 3
+
+
+def test_a_large_blob_is_streamed_both_ways_in_little_memory(tmp_path: Path) -> None:
+    """The server's own process: 64 MiB go in and out while it may not have 48 MiB more than it began with."""
+    program = """
+import anyio, resource, sys
+from pathlib import Path
+from galaxylearning.storage.blob_server import serve_blobs
+from galaxylearning.storage.store_settings import StoreSettings
+def size():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize")) << 10
+async def main():
+    async with serve_blobs(Path(sys.argv[1]), StoreSettings(port=0, keep_free_bytes=0)) as url:
+        await anyio.to_thread.run_sync(lambda: None)
+        limit = size() + (256 << 20)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print(url, flush=True)
+        await anyio.to_thread.run_sync(sys.stdin.readline)
+        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024, flush=True)
+anyio.run(main)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        data = os.urandom(64 << 20)
+
+        async def call() -> None:
+            async with HttpBlobStore(url) as client:
+                digest = await client.put(data, topic="t")
+                assert await client.get(digest, max_bytes=len(data)) == data
+
+        anyio.run(call)
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert int(process.stdout.readline()) < 48

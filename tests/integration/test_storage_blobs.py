@@ -172,14 +172,15 @@ def test_only_blobs_are_under_blobs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"Content", b"conten", b"content\0", b""])
-def test_an_altered_blob_is_refused_and_named(tmp_path: Path, content: bytes) -> None:
+def test_an_altered_blob_is_refused_named_and_put_right(tmp_path: Path, content: bytes) -> None:
     store, digest, path = _folder(tmp_path)
     path.write_bytes(content)
     with pytest.raises(BlobRefused, match=digest.hex()):
         get(store, digest)
     assert [(p.kind, p.name) for p in store.check()] == [("altered", f"blobs/{digest.hex()}")]
     assert put(store, b"content") == digest
-    assert path.read_bytes() == content
+    assert get(store, digest) == b"content"
+    assert store.check() == []
 
 
 def test_swapped_blobs_are_refused_and_both_named(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def gate(vectors: list[Vector], reference: Vector) -> Vector:
     low = (len(counted) - 1) // 2
     norm_median, cosine_median = sorted(norms.values())[low], sorted(cosines.values())[low]
     weights = {
-        i: math.floor(15 * min(1, norm_median / norms[i]) * min(1, cosines[i] / cosine_median) + 0.5)
+        i: math.floor(15 * min(1, norm_median / norms[i]) ** 2 * min(1, cosines[i] / cosine_median) + 0.5)
         for i in counted
     }
     return sum(w * vectors[i] for i, w in weights.items()) / sum(weights.values())

@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from galaxylearning import bootstrap
-from galaxylearning.cli import keys, output
-from galaxylearning.cli.options import pairs, smallest_units
+from galaxylearning.cli import keys, output, owner
+from galaxylearning.cli.options import Format, pairs, smallest_units
 from galaxylearning.config import Home
 from galaxylearning.errors import ConfigRefused, KeyUnavailable, StorageError
 from galaxylearning.protocol import job
 from galaxylearning.protocol.consent import OwnerPolicy
+from galaxylearning.sandbox.locks import Locks
 from galaxylearning.storage.keystore import KeyStore
 
 
@@ -146,6 +147,25 @@ def test_a_policy_that_could_not_be_read_again_is_not_written(tmp_path: Path) ->
     with pytest.raises(ConfigRefused, match="bytes"):
         bootstrap.save_policy(Home(tmp_path), OwnerPolicy(accepted=("ab" * 32,) * 2_000))
     assert not (tmp_path / "policy.json").exists()
+
+
+def test_a_policy_is_shown_with_its_defaults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    home = Home(tmp_path)
+    bootstrap.save_policy(home, OwnerPolicy(maximum_training_s=90, sandbox="best-effort"))
+    owner.policy(tmp_path, Format.JSON)
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["maximum_training_s"], shown["sandbox"]) == (90, "best-effort")
+    assert shown["maximum_memory_bytes"] == 8 << 30
+    owner.policy(tmp_path, Format.TABLE)
+    table = capsys.readouterr().out
+    assert "best-effort" in table
+    assert "8,589,934,592" in table
+
+
+def test_a_machine_that_cannot_lock_is_told_what_it_lets_happen() -> None:
+    progress = owner.not_locked(Locks({}, {}, ("files",)))
+    assert set(progress.facts) == {"network", "processes"}
+    assert "not fully locked" in progress.step
 
 
 def test_a_served_chain_is_found_only_while_it_is_served(tmp_path: Path) -> None:

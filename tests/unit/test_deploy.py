@@ -15,12 +15,14 @@ import yaml  # type: ignore[import-untyped]
 from galaxylearning.cli import app
 from galaxylearning.config import Invitation, Settings, invitation_from_json, settings_from_json
 from galaxylearning.protocol.consent import OwnerPolicy, policy_from_json
+from galaxylearning.storage.store_settings import StoreSettings, store_settings_from_json
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 READERS = {
     "galaxy": (settings_from_json, Settings),
     "invitation": (invitation_from_json, Invitation),
     "policy": (policy_from_json, OwnerPolicy),
+    "store": (store_settings_from_json, StoreSettings),
 }
 
 
@@ -49,6 +51,14 @@ def test_every_sample_is_read_and_shows_only_known_keys(path: Path) -> None:
 def test_the_sample_policy_has_every_field() -> None:
     shown = yaml.safe_load((DEPLOY / "samples" / "policy.json").read_text())
     assert set(shown) == set(OwnerPolicy.__struct_fields__)
+
+
+def test_the_sample_of_a_store_has_every_field_that_a_proxy_does_not_replace() -> None:
+    shown = yaml.safe_load((DEPLOY / "samples" / "store.json").read_text())
+    assert set(shown) == set(StoreSettings.__struct_fields__) - {"is_behind_proxy"}
+    store_settings_from_json((DEPLOY / "samples" / "store.json").read_bytes()).listening(DEPLOY).check(
+        keys=""
+    )
 
 
 @pytest.mark.parametrize("path", sorted((DEPLOY / "systemd").iterdir()), ids=lambda path: path.name)

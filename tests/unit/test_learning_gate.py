@@ -44,9 +44,9 @@ def reasons(table: GateTable) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", [np.int16, np.int32])
-def test_weights_bound_the_norm_by_the_median(kind: Any) -> None:
+def test_weights_fall_with_the_square_of_the_norm_over_the_median(kind: Any) -> None:
     table = gate(rows((10, 0), (20, 0), (40, 0)).astype(kind), REFERENCE)
-    assert table.weights.tolist() == [15, 15, 8]  # 15 * 20 / 40 = 7.5, rounded half up
+    assert table.weights.tolist() == [15, 15, 4]  # 15 * (20 / 40)**2 = 3.75
     assert table.accepted.all()
     assert reasons(table) == ["", "", ""]
     assert table.norms.tolist() == [10.0, 20.0, 40.0]
@@ -71,16 +71,17 @@ def test_who_points_elsewhere_than_the_median_weighs_less() -> None:
 
 
 def test_norm_and_cosine_both_count() -> None:
-    # half the median's cosine at twice its norm: a quarter of 15 is 3.75
+    # about half the median's cosine at twice its norm
     table = gate(rows((60, 80), (100, 0), (60, -80), (60, 190), (60, 190)), REFERENCE, max_weight=1000)
     cosine = 60 / math.hypot(60, 190)
     assert table.weights.tolist()[:3] == [1000, 1000, 1000]
-    assert table.weights[3] == table.weights[4] == round(1000 * (100 / math.hypot(60, 190)) * (cosine / 0.6))
+    expected = round(1000 * (100 / math.hypot(60, 190)) ** 2 * (cosine / 0.6))
+    assert table.weights[3] == table.weights[4] == expected == 126
 
 
 def test_the_median_is_over_the_positive_ones_alone() -> None:
     table = gate(rows((10, 0), (-1000, 0), (-1000, 1), (-1000, 2), (20, 0)), REFERENCE)
-    assert table.weights.tolist() == [15, 0, 0, 0, 8]
+    assert table.weights.tolist() == [15, 0, 0, 0, 4]
 
 
 def test_the_order_of_the_updates_does_not_matter() -> None:
@@ -133,11 +134,11 @@ def test_one_unit_of_product_decides() -> None:
 
 
 def test_a_weight_of_many_bits_is_exact() -> None:
-    # 4 * top**2 * median passes 63 bits: the quotients are taken in Python's integers
+    # 4 * top**2 * median**2 passes 63 bits: the quotients are taken in Python's integers
     top, small, large = 2**20, 2**31 - 2, 2**31 - 1
     found = gate(rows((small, 0, 0), (small, small, large)), i64(1, 0, 0), max_weight=top).weights
     square = 2 * small**2 + large**2
-    assert found.tolist() == [top, (math.isqrt(4 * top * top * small**2 // square) + 1) // 2]
+    assert found.tolist() == [top, (math.isqrt(4 * top * top * small**4 // square**2) + 1) // 2]
 
 
 @pytest.mark.parametrize(

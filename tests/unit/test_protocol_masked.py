@@ -12,6 +12,8 @@ from torch import nn
 from galaxylearning.errors import JobRefused, PhaseError, UpdateRefused
 from galaxylearning.graph import FlatModel
 from galaxylearning.learning import UpdateMatrix, aggregate
+from galaxylearning.learning.gate import AGAINST_REFERENCE, STANDS_BADLY
+from galaxylearning.learning.standing import FEWEST_ROUNDS
 from galaxylearning.messages.plan import Masking, Plan
 from galaxylearning.messages.terms import EvaluatorSeat, Terms
 from galaxylearning.protocol import outcomes
@@ -262,3 +264,35 @@ def test_both_modes_share_weights_alike(wide: FlatModel) -> None:
         assert [decision.reason for decision in found.decisions if decision.weight == 0] == [
             outcomes.STANDS_ALONE
         ] * int((found.weights == 0).sum())
+
+
+def test_one_good_round_after_bad_ones_is_not_enough(wide: FlatModel) -> None:
+    """Opened, answered in the clear and sealed alike; a plan without standing judges each round alone."""
+    plan = msgspec.structs.replace(MASKED, rounds=FEWEST_ROUNDS)
+    masked, clear = job_of(wide, masked_terms(plan)), job_of(wide, masked_terms(plan))
+    sealed = job_of(wide, masked_terms(plan, privacy="sealed"))
+    alone = job_of(wide, masked_terms(msgspec.structs.replace(plan, standing=False)))
+    for index in range(FEWEST_ROUNDS):
+        is_last = index == FEWEST_ROUNDS - 1
+        updates = along(masked, 0.9 if is_last else -0.9)
+        _, one = opened(masked, updates)
+        others = [job.advance_updates(updates, beacon=BEACON) for job in (clear, sealed, alone)]
+        for outcome in (one, *others[:2]):
+            assert outcome.weights.tolist() == one.weights.tolist()
+            assert outcome.reasons[OWNERS[0]] == (STANDS_BADLY if is_last else AGAINST_REFERENCE)
+            assert not any(outcome.reasons.get(who) == STANDS_BADLY for who in OWNERS[1:])
+        assert others[2].reasons.get(OWNERS[0]) != STANDS_BADLY
+
+
+def along(job: JobComputation, first: float) -> UpdateMatrix:
+    """Updates as long as the hidden-set step, with a cosine of 0.9 to it; of the first with another."""
+    step = job.hidden_step()[0].astype(np.float64)
+    rng = np.random.default_rng(job.round_index)
+    rows = np.empty((len(OWNERS), step.size), np.int16)
+    for place in range(len(OWNERS)):
+        aside = rng.standard_normal(step.size)
+        aside -= aside @ step / (step @ step) * step
+        aside *= np.sqrt(step @ step / (aside @ aside))
+        cosine = 0.9 if place else first
+        rows[place] = np.clip(np.rint(cosine * step + np.sqrt(1 - cosine**2) * aside), -32767, 32767)
+    return UpdateMatrix(OWNERS, rows, np.zeros((len(rows), 0), np.int32), job.terms.plan.bits)

@@ -15,6 +15,7 @@ from torch import nn
 from galaxylearning.errors import BlobRefused, GalaxyError, JobRefused, MessageRefused, UpdateRefused
 from galaxylearning.graph import FlatModel, compile_model
 from galaxylearning.learning import UpdateMatrix, encode_update
+from galaxylearning.learning.gate import TOO_LARGE
 from galaxylearning.messages.plan import Plan
 from galaxylearning.messages.records import UpdateBody, decode, encode
 from galaxylearning.messages.terms import Admission, Column, EvaluatorSeat, Price, Schema, Terms, Windows
@@ -410,16 +411,18 @@ def test_a_useless_update_is_rejected_and_leaves_no_trace(plain: FlatModel, kind
     assert job.model_bytes() == reference.model_bytes()
 
 
-def test_a_huge_update_weighs_what_its_norm_allows(plain: FlatModel) -> None:
+@pytest.mark.parametrize("times", [3, 100])
+def test_a_long_update_weighs_what_its_norm_allows(plain: FlatModel, times: int) -> None:
     job = start(plain)
     params, buffers = trained(job, OWNERS[0])
-    room = int((2**15 - 1) // np.abs(params).max())
-    assert room >= 3
-    large = (params * np.int32(room)).astype(np.int32)
+    # An update cannot be longer than its bits allow.
+    times = min(times, int((2**15 - 1) // np.abs(params).max()))
+    assert times >= 3
+    large = (params * np.int32(times)).astype(np.int32)
     outcome = job.advance(honest(job, *OWNERS[1:]) | {OWNERS[0]: sealed(job, OWNERS[0], (large, buffers))})
     weight, others = outcome.decisions[0].weight, [d.weight for d in outcome.decisions[1:]]
-    assert outcome.decisions[0].status == "accepted"
-    assert weight <= PLAN.max_weight // (room - 1) < min(others)
+    assert weight <= PLAN.max_weight // (times - 1) ** 2 < min(others)
+    assert outcome.decisions[0].reason == ("" if weight else TOO_LARGE)
 
 
 def test_nothing_accepted_leaves_the_model_as_it_was(plain: FlatModel) -> None:

@@ -38,7 +38,9 @@ class Deployment:
         for name, least in (("chain_id", 1), ("block_number", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 1 << 63:
-                raise ConfigRefused(f"must be a whole number of at least {least}", where=f"deployment.{name}")
+                raise ConfigRefused(
+                    f"must be a whole number from {least} to 2^63-1", where=f"deployment.{name}"
+                )
         for name in ("token", "registry", "jobs"):
             value = getattr(self, name)
             if not isinstance(value, str) or not is_checksum_address(value):

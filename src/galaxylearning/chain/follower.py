@@ -36,6 +36,7 @@ MAX_WINDOW_BLOCKS: Final = 8_192
 MAX_WALK_BLOCKS: Final = 256
 """A head that is further ahead than this is not walked back to; the window begins anew at the final block."""
 KEPT_BELOW_FINAL: Final = 64
+MOST_BLOCKS: Final = 10**9
 _AT_ONCE: Final = 16
 
 
@@ -193,6 +194,11 @@ class Follower:
 
     async def _begin(self, node: Transport, head: Header) -> None:
         """Begin the window at the final block: at the start, and after a long absence."""
+        if head.number - self._deployment.block_number > MOST_BLOCKS:
+            message = (
+                f"its head is block {hex(head.number)[:40]}, more than {MOST_BLOCKS} after the contracts"
+            )
+            raise AnswerRefused(message, where=node.name)
         first, final = self._deployment.block_number, await self._headers.final_number(node, head)
         if self._final is not None:
             await self._require(node, _block(self._final))

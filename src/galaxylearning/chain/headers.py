@@ -138,10 +138,12 @@ def logs_of_receipts(answer: Any, header: Header, *, where: str) -> list[Mapping
 
 def _receipt_bytes(receipt: Mapping[str, Any]) -> bytes:
     """A receipt as it is in the tree. Source: EIP-2718, EIP-658."""
-    logs: list[Any] = [
-        [as_bytes(log["address"]), [as_bytes(topic) for topic in log["topics"] or ()], as_bytes(log["data"])]
-        for log in as_objects(receipt["logs"])
-    ]
+    logs: list[Any] = []
+    for log in as_objects(receipt["logs"]):
+        if not isinstance(log["topics"], list):
+            raise LedgerError("the topics of a log are no list")
+        topics = [as_bytes(topic) for topic in log["topics"]]
+        logs.append([as_bytes(log["address"]), topics, as_bytes(log["data"])])
     status, gas = _number(receipt["status"]), _number(receipt["cumulativeGasUsed"])
     body = rlp.encode([status, gas, as_bytes(receipt["logsBloom"]), logs])
     kind = as_int(receipt["type"] or "0x0")

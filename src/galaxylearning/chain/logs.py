@@ -40,9 +40,14 @@ def raw_log(log: Mapping[str, Any]) -> RawLog:
     """
     if log["removed"]:
         raise LedgerError("the log is marked as removed")
+    if not isinstance(log["topics"], list):
+        raise LedgerError("the topics of a log are no list", where="topics")
+    for name in ("blockHash", "transactionHash"):
+        if len(as_bytes(log[name])) != 32:
+            raise LedgerError("a log has not its 32 bytes", where=name)
     return RawLog(
         address=as_address(log["address"]),
-        topics=tuple(as_bytes(topic) for topic in log["topics"] or ()),
+        topics=tuple(as_bytes(topic) for topic in log["topics"]),
         data=as_bytes(log["data"]),
         block=Block(as_int(log["blockNumber"]), as_bytes(log["blockHash"])),
         log_index=as_int(log["logIndex"]),

@@ -61,11 +61,12 @@ async def audit_home(
     """
     from galaxylearning import bootstrap
     from galaxylearning.chain.evm import KeySigner
+    from galaxylearning.cli.keys import blob_signer
     from galaxylearning.nodes.site import ChainView
     from galaxylearning.protocol.scoring import reference_values
     from galaxylearning.storage.journal import MemoryJournal
 
-    async with bootstrap.open_world(home) as world:
+    async with bootstrap.open_world(home, signer=blob_signer(home)) as world:
         signer = KeySigner(bootstrap.entropy(32))
         site = bootstrap.site_of(world, signer, MemoryJournal())
         view = ChainView(world.ledger, world.blobs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,17 @@ import msgspec
 import typer
 
 from galaxylearning.cli import output
-from galaxylearning.cli.options import DEFAULT_HOME, ChainOption, Format, FormatOption, HomeOption
+from galaxylearning.cli.options import (
+    DEFAULT_HOME,
+    ChainOption,
+    Format,
+    FormatOption,
+    HomeOption,
+    ProxyOption,
+    TlsCertOption,
+    TlsKeyOption,
+    read_lines,
+)
 from galaxylearning.config import (
     EMBEDDED,
     MAX_CONFIG_BYTES,
@@ -21,6 +32,7 @@ from galaxylearning.config import (
     invitation_to_json,
 )
 from galaxylearning.errors import ConfigRefused
+from galaxylearning.listening import Listening
 
 if TYPE_CHECKING:
     from galaxylearning.chain.deployment import Deployment
@@ -35,7 +47,11 @@ app = typer.Typer(
 )
 
 PortOption = Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.", min=0, max=65_535)]
-HostOption = Annotated[str, typer.Option(help="Loopback address to listen on.")]
+HostOption = Annotated[str, typer.Option(help="Address to listen on; others than loopback need TLS, keys.")]
+KeysOption = Annotated[
+    Path | None,
+    typer.Option("--access-keys", help="File of access keys, one a line; clients use https://host:port/KEY."),
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -44,6 +60,10 @@ def chain(
     home: HomeOption = DEFAULT_HOME,
     port: PortOption = DEFAULT_PORT,
     host: HostOption = "127.0.0.1",
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
+    behind_proxy: ProxyOption = False,
+    access_keys: KeysOption = None,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Serve this home's chain on localhost; the contracts are deployed at the first start.
@@ -51,7 +71,8 @@ def chain(
     Example: galaxy chain --port 8545
     """
     if context.invoked_subcommand is None:
-        anyio.run(_serve, Home(home), host, port, format)
+        place = Listening(host, port, tls_cert, tls_key, is_behind_proxy=behind_proxy)
+        anyio.run(_serve, Home(home), place, access_keys, format)
 
 
 @app.command()
@@ -59,16 +80,23 @@ def serve(
     home: HomeOption = DEFAULT_HOME,
     port: PortOption = DEFAULT_PORT,
     host: HostOption = "127.0.0.1",
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
+    behind_proxy: ProxyOption = False,
+    access_keys: KeysOption = None,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Serve this home's chain on localhost; the contracts are deployed at the first start.
 
     Other commands of the same home find it by themselves; other homes join it with 'galaxy chain join'. The
-    chain has an unlocked account that funds anybody: it is for development.
+    chain has an unlocked account that funds anybody who reaches it: it is for development. To be reached
+    from other machines it needs TLS and access keys.
 
     Example: galaxy chain serve --port 8545
+    Example: galaxy chain serve --host 0.0.0.0 --tls-cert chain.pem --tls-key chain.key --access-keys keys.txt
     """
-    anyio.run(_serve, Home(home), host, port, format)
+    place = Listening(host, port, tls_cert, tls_key, is_behind_proxy=behind_proxy)
+    anyio.run(_serve, Home(home), place, access_keys, format)
 
 
 @app.command()
@@ -120,10 +148,11 @@ def invite(
         raise ConfigRefused("no contracts are known here; 'galaxy chain' deploys them", where=str(home))
     reached = url or bootstrap.served_chain(place) or settings.chain
     deployment = Deployment.from_json(settings.deployment)
-    blobs = store or settings.blobs
-    if "://" not in blobs:
-        blobs = str((place.root / blobs).absolute())
-    invitation = Invitation(reached, deployment.jobs, blobs, deployment.block_number)
+    named = settings.stores if store is None else (store,)
+    blobs = tuple(one if "://" in one else str((place.root / one).absolute()) for one in named)
+    invitation = Invitation(
+        reached, deployment.jobs, blobs[0] if len(blobs) == 1 else blobs, deployment.block_number
+    )
     replace_whole(output_file.absolute(), invitation_to_json(invitation))
     facts = msgspec.structs.asdict(invitation)
     if format is Format.JSON:
@@ -158,13 +187,14 @@ def join(
     from galaxylearning.cli.keys import address_named
 
     place = Home(home)
+    blobs: str | tuple[str, ...] | None = store
     if "://" not in url:
         invitation = _read_invitation(Path(url))
-        url, jobs, store = invitation.chain, jobs or invitation.jobs, store or invitation.blobs
+        url, jobs, blobs = invitation.chain, jobs or invitation.jobs, store or invitation.blobs
         from_block = from_block or invitation.from_block
     if jobs is None:
         raise ConfigRefused("must be given with a URL", where="--jobs")
-    settings = bootstrap.load_settings(place, chain=url, blobs=store)
+    settings = bootstrap.load_settings(place, chain=url, blobs=blobs)
     bootstrap.open_blobs(place, settings)
     address = address_named(place, jobs, "--jobs")
 
@@ -209,13 +239,17 @@ def _read_invitation(file: Path) -> Invitation:
     return invitation_from_json(data)
 
 
-async def _serve(home: Home, host: str, port: int, format: Format) -> None:
+async def _serve(home: Home, place: Listening, keys_file: Path | None, format: Format) -> None:
     """Serve until interrupted."""
     from galaxylearning import bootstrap
     from galaxylearning.chain.embedded import serve as serve_chain
+    from galaxylearning.chain.embedded.server import HOW_TO_GIVE_KEYS
     from galaxylearning.chain.signer import KeySigner
     from galaxylearning.crypto.sign import new_private_key
 
+    access_keys = [] if keys_file is None else read_lines(keys_file, "--access-keys")
+    # Before anything is opened or deployed; serving asks again.
+    replace(place, has_keys=bool(access_keys)).check(keys=HOW_TO_GIVE_KEYS)
     settings = bootstrap.load_settings(home)
     if settings.chain != EMBEDDED:
         raise ConfigRefused(
@@ -228,8 +262,9 @@ async def _serve(home: Home, host: str, port: int, format: Format) -> None:
         settings = await bootstrap.deploy_contracts(home, signer)
     async with AsyncExitStack() as stack:
         world = await stack.enter_async_context(bootstrap.open_world(home))
-        server = await stack.enter_async_context(serve_chain(world.node, host, port))
-        stack.enter_context(bootstrap.announce_chain(home, server.url))
+        server = await stack.enter_async_context(serve_chain(world.node, place, access_keys=access_keys))
+        own_url = f"{server.url}/{access_keys[0]}" if access_keys else server.url
+        stack.enter_context(bootstrap.announce_chain(home, own_url))
         facts = {**_facts(settings), "served_at": server.url}
         if format is Format.JSON:
             output.print_line(facts)
@@ -251,7 +286,7 @@ def _facts(settings: Settings) -> dict[str, Any]:
         "token": found.token,
         "registry": found.registry,
         "jobs": found.jobs,
-        "blobs": settings.blobs,
+        "blobs": ", ".join(settings.stores),
     }
 
 

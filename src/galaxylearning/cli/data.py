@@ -193,7 +193,7 @@ def remove(
             signer = load_signer(Home(home), account)
 
             async def run() -> None:
-                async with bootstrap.open_world(Home(home), chain=chain) as world:
+                async with bootstrap.open_world(Home(home), signer=signer, chain=chain) as world:
                     await bootstrap.post_revocation(world, signer, entry.commitment, entry.schema_digest)
 
             anyio.run(run)
@@ -218,6 +218,7 @@ def match(
     Example: galaxy data match biopsies 1
     """
     from galaxylearning import bootstrap
+    from galaxylearning.cli.keys import blob_signer
     from galaxylearning.nodes.site import ChainView
     from galaxylearning.protocol.matching import match_schema
     from galaxylearning.storage.shelf import offered_dataset
@@ -229,7 +230,8 @@ def match(
         catalogue.close()
 
     async def run() -> MatchReport:
-        async with bootstrap.open_world(Home(home), chain=chain) as world:
+        reader = blob_signer(Home(home))
+        async with bootstrap.open_world(Home(home), signer=reader, chain=chain) as world:
             view = ChainView(world.ledger, world.blobs)
             await view.refresh()
             terms = await view.head_terms(job)

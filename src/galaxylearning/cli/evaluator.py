@@ -59,7 +59,7 @@ def register(
     _, signer, sealing = load_identity(place, account)
 
     async def enter() -> None:
-        async with bootstrap.open_world(place, chain=chain) as world:
+        async with bootstrap.open_world(place, signer=signer, chain=chain) as world:
             await node.register(bootstrap.site_of(world, signer, MemoryJournal()), sealing, units)
 
     anyio.run(enter)
@@ -158,7 +158,7 @@ def run(
 
     async def serve() -> None:
         async with (
-            bootstrap.open_world(place, chain=chain, node=f"evaluator-{name}") as world,
+            bootstrap.open_world(place, signer=signer, chain=chain, node=f"evaluator-{name}") as world,
             node_site(world, signer, f"evaluator-{name}", health) as site,
             serve_health(health, metrics_port),
         ):

@@ -97,7 +97,7 @@ def post(
     _, signer, sealing = load_identity(place, account)
 
     async def run() -> PostedJob:
-        async with bootstrap.open_world(place, chain=chain) as world:
+        async with bootstrap.open_world(place, signer=signer, chain=chain) as world:
             owned = int(await world.ledger.read(Call("token", "balanceOf", (signer.address,))))
             if owned < needed:
                 raise JobRefused(

@@ -98,6 +98,18 @@ def load_signer(home: Home, name: str | None) -> KeySigner:
     return KeySigner(open_keys(home).load_account(chosen, passphrase()))
 
 
+def blob_signer(home: Home) -> KeySigner | None:
+    """The key that the settings name for requests to blob servers; None where they name none.
+
+    Raises:
+        ConfigRefused, KeyUnavailable: no such account, or a wrong passphrase.
+    """
+    from galaxylearning import bootstrap
+
+    account = bootstrap.load_settings(home).blob_access.account
+    return load_signer(home, account) if account else None
+
+
 def load_identity(home: Home, name: str | None) -> tuple[str, KeySigner, SealingKey]:
     """Name, signing key and sealing key of an account; raises as ``load_signer``."""
     from galaxylearning.chain.signer import KeySigner

@@ -15,6 +15,8 @@ DEFAULT_HOME: Final = Path(".galaxy")
 DECIMALS: Final = 18
 """Of the token, and of the native coin."""
 
+MAX_LINES_BYTES: Final = 1 << 20
+
 _AMOUNT: Final = re.compile(rf"([0-9]{{1,30}})(?:\.([0-9]{{1,{DECIMALS}}}))?")
 
 
@@ -45,6 +47,16 @@ MetricsOption: TypeAlias = Annotated[
         min=0,
         max=65_535,
     ),
+]
+TlsCertOption: TypeAlias = Annotated[
+    Path | None, typer.Option("--tls-cert", help="Certificate (chain) in PEM; serves https.")
+]
+TlsKeyOption: TypeAlias = Annotated[
+    Path | None, typer.Option("--tls-key", help="Private key of the certificate, in PEM, not encrypted.")
+]
+ProxyOption: TypeAlias = Annotated[
+    bool,
+    typer.Option("--behind-proxy", help="A proxy in front speaks TLS; nobody else reaches this."),
 ]
 JobArgument: TypeAlias = Annotated[int, typer.Argument(help="Number of the job.", min=1)]
 
@@ -79,3 +91,23 @@ def smallest_units(amount: str, option: str) -> int:
         )
     whole, part = match.group(1), match.group(2) or ""
     return int(whole) * 10**DECIMALS + int(part.ljust(DECIMALS, "0"))
+
+
+def read_lines(file: Path, option: str) -> list[str]:
+    """The lines of a small file, without blank ones and comments (``#``).
+
+    Raises:
+        ConfigRefused: it cannot be read, is too large, or has no lines.
+    """
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(MAX_LINES_BYTES + 1)
+        text = data.decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigRefused(f"{file} cannot be read: {error}", where=option) from error
+    if len(data) > MAX_LINES_BYTES:
+        raise ConfigRefused(f"{file} must have at most {MAX_LINES_BYTES} bytes", where=option)
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    if not lines:
+        raise ConfigRefused(f"{file} has no lines", where=option)
+    return lines

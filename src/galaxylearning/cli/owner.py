@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from galaxylearning.messages.records import CredentialRecord
     from galaxylearning.nodes.site import Progress
     from galaxylearning.protocol.consent import OwnerPolicy
+    from galaxylearning.sandbox.locks import Locks
     from galaxylearning.units import Address
 
 app = typer.Typer(
@@ -63,6 +64,7 @@ def run(
     What is allowed stands in HOME/policy.json; a job accepted with 'galaxy job accept' is allowed too.
     Without either, every job is refused. The node signs and publishes; it sends no transaction and needs no
     coins. With --direct it also enrols and submits on chain, where nobody can leave it out, and pays the gas.
+    Models train in a locked worker process; 'galaxy doctor' says what it can and cannot do on this machine.
 
     Example: galaxy owner run --as hospital
     """
@@ -71,7 +73,6 @@ def run(
     from galaxylearning.cli.keys import load_identity
     from galaxylearning.cli.running import node_site
     from galaxylearning.nodes.data_owner import DataOwnerNode
-    from galaxylearning.sandbox.thread import ThreadTrainer
     from galaxylearning.storage.datasets import DatasetCatalog
     from galaxylearning.storage.shelf import CatalogueShelf
 
@@ -83,18 +84,24 @@ def run(
     book = bootstrap.open_privacy_book(place, catalogue)
     vouched = None if credential is None else own_credential(credential, signer.address)
 
+    policy = watched_policy(place, health.report)
+
     async def serve() -> None:
         async with (
-            bootstrap.open_world(place, chain=chain, node=f"owner-{name}") as world,
+            bootstrap.open_world(place, signer=signer, chain=chain, node=f"owner-{name}") as world,
             node_site(world, signer, f"owner-{name}", health) as site,
             serve_health(health, metrics_port),
+            bootstrap.locked_trainer(policy) as trainer,
         ):
+            locks = (await trainer.ready()).locks
+            if locks.open:
+                health.report(not_locked(locks))
             await DataOwnerNode(
                 site,
                 sealing,
                 shelf=CatalogueShelf(catalogue),
-                trainer=ThreadTrainer(),
-                policy=watched_policy(place, health.report),
+                trainer=trainer,
+                policy=policy,
                 credential=vouched,
                 jobs=None if job is None else frozenset(job),
                 is_direct=direct,
@@ -122,6 +129,42 @@ def own_credential(file: Path, address: Address) -> CredentialRecord:
             f"is for {record.data_owner}; a credential of {address} allowed", where="--credential"
         )
     return record
+
+
+@app.command()
+def policy(home: HomeOption = DEFAULT_HOME, format: FormatOption = Format.TABLE) -> None:
+    """Show what this home's owner allows, with the default wherever HOME/policy.json says nothing.
+
+    Example: galaxy owner policy --format json
+    """
+    import msgspec
+
+    from galaxylearning import bootstrap
+    from galaxylearning.cli import output
+
+    found = msgspec.to_builtins(bootstrap.read_policy(Home(home)))
+    if format is Format.JSON:
+        output.print_json(found)
+        return
+    output.print_facts("Policy", ((name, policy_words(value)) for name, value in found.items()))
+
+
+def policy_words(value: object) -> str:
+    """A value of a policy for people."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    if value is None:
+        return "no limit"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def not_locked(locks: Locks) -> Progress:
+    """What the policy lets a worker do that this machine cannot lock, as the first step of the node."""
+    from galaxylearning.nodes.site import Progress
+    from galaxylearning.sandbox.locks import STOPS
+
+    facts = {name: f"nothing makes sure that a worker {STOPS[name]}" for name in locks.open}
+    return Progress(0, "data owner", "the worker is not fully locked", facts)
 
 
 def watched_policy(home: Home, report: Callable[[Progress], None]) -> Callable[[], OwnerPolicy]:

@@ -21,7 +21,8 @@ def receipt(
     job: Annotated[int, typer.Argument(help="Number of the job.", min=1)],
     home: Annotated[Path, typer.Option(help="Home folder.", envvar="GALAXY_HOME")] = Path(".galaxy"),
     data_owner: Annotated[
-        str | None, typer.Option(help="Account or, in a demo, name of the data owner; all where left out.")
+        str | None,
+        typer.Option(help="Address or name (of an account here, or in a demo) of one; all where left out."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the receipt (JSON) to this file.")
@@ -53,18 +54,20 @@ def receipt(
 async def _receipts(home: Home, job_id: int) -> dict[Address, Mapping[str, Any]]:
     from galaxylearning import bootstrap
     from galaxylearning.chain.evm import KeySigner
+    from galaxylearning.cli.keys import blob_signer
     from galaxylearning.nodes.receipt import receipts
     from galaxylearning.storage.journal import MemoryJournal
 
-    async with bootstrap.open_world(home) as world:
+    async with bootstrap.open_world(home, signer=blob_signer(home)) as world:
         site = bootstrap.site_of(world, KeySigner(bootstrap.entropy(32)), MemoryJournal())
         return await receipts(site, job_id)
 
 
 def _names(home: Home) -> dict[str, Address]:
+    from galaxylearning.cli.keys import open_keys
     from galaxylearning.simulation import demo_keys
 
-    return demo_keys.names(home)
+    return {**open_keys(home).accounts(), **demo_keys.names(home)}
 
 
 def _show(found: Mapping[Address, Mapping[str, Any]], names: Mapping[Address, str], console: Console) -> None:

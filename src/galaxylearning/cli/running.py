@@ -42,10 +42,12 @@ async def reading_site(home: Home, chain: str | None, signer: Signer | None = No
     """
     from galaxylearning import bootstrap
     from galaxylearning.chain.signer import KeySigner
+    from galaxylearning.cli.keys import blob_signer
     from galaxylearning.crypto.sign import new_private_key
     from galaxylearning.storage.journal import MemoryJournal
 
-    async with bootstrap.open_world(home, chain=chain) as world:
+    asking = signer or blob_signer(home)
+    async with bootstrap.open_world(home, signer=asking, chain=chain) as world:
         if signer is None:
             signer = KeySigner(new_private_key(entropy=bootstrap.entropy))
         yield bootstrap.site_of(world, signer, MemoryJournal())

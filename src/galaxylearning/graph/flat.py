@@ -306,6 +306,26 @@ class FlatModel:
             _joined([tensors[e.name] for e in self._federated]),
         )
 
+    def local_bytes(self) -> bytes:
+        """The buffers that stay with their data owner, as they are now: raw bytes in order of name."""
+        return b"".join(_raw(self._state[name]) for name in sorted(self._local))
+
+    def restore_local(self, data: bytes) -> None:
+        """Go on from buffers that :meth:`local_bytes` of the same graph gave.
+
+        Raises:
+            ValueError: another number of bytes.
+        """
+        sizes = {name: len(_raw(self._state[name])) for name in sorted(self._local)}
+        if len(data) != sum(sizes.values()):
+            raise ValueError(f"{len(data)} bytes; {sum(sizes.values())} of local buffers are needed")
+        start = 0
+        for name, size in sizes.items():
+            held = self._state[name]
+            part = torch.frombuffer(bytearray(data[start : start + size]), dtype=held.dtype) if size else held
+            self._state[name] = part.view(held.shape).clone()
+            start += size
+
     def digest(self, params: Vector, buffers: Vector) -> Digest:
         """BLAKE3 of :meth:`state_bytes`."""
         return blake3_digest(self.state_bytes(params, buffers))
@@ -416,3 +436,7 @@ def _own(array: Array) -> Array:
 def _check_vector(vector: Vector, size: int, name: str) -> None:
     if vector.dtype != np.float32 or vector.shape != (size,):
         raise ValueError(f"{name} must be float32 [{size}], not {vector.dtype} {list(vector.shape)}")
+
+
+def _raw(tensor: torch.Tensor) -> bytes:
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -14,6 +14,7 @@ from galaxylearning.learning.quantise import (
     quantise_rows,
 )
 from galaxylearning.learning.server import ServerOptimizer, ServerState
+from galaxylearning.learning.standing import Standings
 from galaxylearning.learning.updates import UpdateMatrix
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Quantizer",
     "ServerOptimizer",
     "ServerState",
+    "Standings",
     "UpdateMatrix",
     "aggregate",
     "check_range",

@@ -1,8 +1,9 @@
 """The gate before anything is averaged: which updates count, and how much.
 
-An update counts when it points the way of a step on the hidden set. Its integer weight bounds its norm by
-the cohort's median, and shrinks where it points that way less than the median update does: whoever hides an
-attack across the hidden set's direction (a backdoor) pays for it in weight. All decisions are made in exact
+An update counts when it points the way of a step on the hidden set. Its integer weight falls with the square
+of its norm over the cohort's median, so that a longer update moves the model less, not more; and it shrinks
+where it points that way less than the median update does: whoever hides an attack across the hidden set's
+direction (a backdoor) pays for it in weight. All decisions are made in exact
 integers, so every evaluator makes the same ones, in any order of the updates. Nothing a data owner claims (a
 sample count) is looked at.
 """
@@ -32,8 +33,9 @@ NO_REFERENCE = "zero reference step"
 AGAINST_REFERENCE = "cosine to the hidden-set step is not positive"
 TOO_LARGE = "norm too far above the median"
 HARDLY_ALONG = "cosine to the hidden-set step too far below the median"
+STANDS_BADLY = "cosines to the hidden-set steps, over all rounds, too far below the medians"
 
-REASONS = ("", ZERO_UPDATE, NO_REFERENCE, AGAINST_REFERENCE, TOO_LARGE, HARDLY_ALONG)
+REASONS = ("", ZERO_UPDATE, NO_REFERENCE, AGAINST_REFERENCE, TOO_LARGE, HARDLY_ALONG, STANDS_BADLY)
 """Why an update does not count, by ``GateTable.reasons``; 0: it counts."""
 
 _COSINE_BITS = 256
@@ -63,7 +65,7 @@ class GateTable:
 def gate(updates: IntRows, reference: I64, *, max_weight: int = 15, spread: Spread = one_by_one) -> GateTable:
     """Decide on each row of ``updates`` [m, P] against ``reference`` int64[P], the quantised hidden-set step.
 
-    Accepted: a positive product with the reference. Weight: ``max_weight * min(1, norm_median / norm) *
+    Accepted: a positive product with the reference. Weight: ``max_weight * min(1, norm_median / norm) ** 2 *
     min(1, cosine / cosine_median)`` rounded half up, where the medians are the lower ones of the updates with
     a positive product; a weight of 0 is a rejection. A zero reference accepts nothing.
 
@@ -121,13 +123,14 @@ def gate_scalars(
 def _weights(top: int, products: BigInts, squares: BigInts) -> tuple[I64, npt.NDArray[np.int8]]:
     """``floor(top * sqrt(fit) + 1/2)`` without a float, and why it is 0 where it is.
 
-    ``fit`` is the product of two fractions of at most 1: the median's square over the square, and the squared
-    cosine over the median's. The weight is the largest w with ``2 w - 1 <= sqrt(4 top^2 fit)``.
+    ``fit`` is the product of two fractions of at most 1: the median's square over the square, all of it
+    squared, and the squared cosine over the median's. The weight is the largest w with
+    ``2 w - 1 <= sqrt(4 top^2 fit)``.
     """
     large, inner = squares.astype(object), products.astype(object)
     middle = (len(large) - 1) // 2
     norm_median = np.sort(large)[middle]
-    scaled, lengths = 4 * top * top * norm_median, np.maximum(large, norm_median)
+    scaled, lengths = 4 * top * top * norm_median**2, np.maximum(large, norm_median) ** 2
     # Squared cosines, but for the reference's norm: fractions whose order so many bits decide.
     cosines = (inner * inner << _COSINE_BITS) // large
     median = np.argsort(cosines, kind="stable")[middle]

@@ -74,6 +74,8 @@ class Plan(Part, frozen=True, forbid_unknown_fields=True):
     ``bits`` bits; ``loss_clip`` bounds a sample's loss in the utility, in nats; ``midpoints`` are the
     path integral's. The gate takes norms from products with ``projections`` random vectors of +-1 that are
     drawn once the round's updates are in; 0 means from the updates themselves, which masked mode cannot.
+    With ``standing`` the gate also lowers the weight of who went the hidden set's way too little in the
+    rounds so far.
     ``noise`` is for differential privacy; without it there is none.
     ``rule`` is the gate or, in sealed mode, another robust rule; of a round's updates ``faulty_fraction``
     may be bad as the other rules reckon.
@@ -100,6 +102,7 @@ class Plan(Part, frozen=True, forbid_unknown_fields=True):
     gate: bool = True
     max_weight: int = 15
     projections: int = 0
+    standing: bool = True
     rule: RuleName = "gate"
     faulty_fraction: float = 0.2
     novelty: bool = True

@@ -117,7 +117,8 @@ class TypedMessage:
         wanted = [name for _, name in cls.abi_fields()]
         if set(values) != set(wanted):
             raise MessageRefused(
-                f"fields {sorted(map(str, values))[:20]}; exactly {wanted} allowed", where=cls.__name__
+                f"fields {sorted(str(name)[:40] for name in values)[:20]}; exactly {wanted} allowed",
+                where=cls.__name__,
             )
         return cls(*(values[name] for name in wanted))
 

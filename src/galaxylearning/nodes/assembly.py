@@ -86,8 +86,17 @@ async def load_graph(site: Site, terms: Terms) -> ModelGraph:
     Raises:
         BlobMissing, GraphRefused: it cannot be had or is not acceptable.
     """
-    data = await site.blobs.get(Digest(bytes.fromhex(terms.graph)), max_bytes=MAX_GRAPH_BYTES)
-    return ModelGraph.from_bytes(data)
+    return ModelGraph.from_bytes(await load_graph_bytes(site, terms))
+
+
+async def load_graph_bytes(site: Site, terms: Terms) -> bytes:
+    """The job's model graph as its requester wrote it, not looked into.
+
+    Raises:
+        BlobMissing: it cannot be had.
+        BlobRefused: it is too long, or not what the terms name.
+    """
+    return await site.blobs.get(Digest(bytes.fromhex(terms.graph)), max_bytes=MAX_GRAPH_BYTES)
 
 
 async def open_parcel(

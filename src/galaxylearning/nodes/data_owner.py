@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.crypto.seal import SealingKey, seal
 from galaxylearning.errors import DataRefused, GalaxyError, MessageRefused, Refused
-from galaxylearning.graph import Cost, ModelGraph, meter, weights_size
 from galaxylearning.messages import typed
 from galaxylearning.messages.records import (
     MAX_SIGNED_BYTES,
@@ -44,7 +43,7 @@ from galaxylearning.nodes.site import (
     keep_going,
     registry_topic,
 )
-from galaxylearning.ports import DatasetShelf, OfferedDataset, PrivacyBook, Trainer
+from galaxylearning.ports import DatasetShelf, GraphFacts, OfferedDataset, PrivacyBook, Trainer
 from galaxylearning.protocol import calls
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.consent import OwnerPolicy, refusal
@@ -85,7 +84,7 @@ class DataOwnerNode:
         self._view = ChainView(site.ledger, site.blobs, site.journal)
         self._watch = ChainWatch(site)
         self._boards: dict[int, Board] = {}
-        self._graphs: dict[int, tuple[ModelGraph, Cost]] = {}
+        self._graphs: dict[int, tuple[bytes, GraphFacts]] = {}
         self._finished: set[int] = set()
         self._told: dict[int, str] = {}
         self._sent: set[tuple[int, int]] = set()
@@ -167,7 +166,8 @@ class DataOwnerNode:
 
     async def _choose(self, job_id: int, terms: Terms) -> OfferedDataset | None:
         """The first data set that matches and that the policy lets join."""
-        _, cost = await self._graph(job_id, terms)
+        _, facts = await self._graph(job_id, terms)
+        cost = facts.cost
         quantizer(terms.plan, cost.parameters)
         if terms.privacy == "masked":
             # A job whose range or noise would not hold is refused before anything is trained for it.
@@ -191,10 +191,12 @@ class DataOwnerNode:
         self._tell(job_id, "not enrolled", reason)
         return None
 
-    async def _graph(self, job_id: int, terms: Terms) -> tuple[ModelGraph, Cost]:
+    async def _graph(self, job_id: int, terms: Terms) -> tuple[bytes, GraphFacts]:
+        """The job's graph, which this process never looks into, and what the trainer found out about it."""
         if job_id not in self._graphs:
-            graph = await assembly.load_graph(self.site, terms)
-            self._graphs[job_id] = graph, meter(graph, terms.plan.batch_size)
+            graph = await assembly.load_graph_bytes(self.site, terms)
+            facts = await self.trainer.measure(graph, batch_size=terms.plan.batch_size)
+            self._graphs[job_id] = graph, facts
         return self._graphs[job_id]
 
     async def _is_registered(self, dataset: OfferedDataset) -> bool:
@@ -276,7 +278,7 @@ class DataOwnerNode:
 
     async def _open_model(self, state: JobState, board: Board, terms: Terms) -> tuple[Digest, bytes] | None:
         """The round's model, once a quorum of evaluators says which it is and a parcel of it opens."""
-        graph, _ = await self._graph(state.job_id, terms)
+        _, facts = await self._graph(state.job_id, terms)
         votes = await board.votes(f"round/{state.round_index}/openings", SignedOpening, state.seats)
         signers: dict[Digest, set[Address]] = {}
         parcels: dict[Digest, set[Digest]] = {}
@@ -297,7 +299,7 @@ class DataOwnerNode:
                         assembly.round_context(
                             self.site, state.job_id, state.round_index, "model", Address(terms.requester)
                         ),
-                        plaintext_bytes=weights_size(graph),
+                        plaintext_bytes=facts.weights_bytes,
                         recipients=state.cohort_size + len(state.evaluators),
                     )
                 except Refused:
@@ -310,10 +312,10 @@ class DataOwnerNode:
     async def _sealed_update(
         self, terms: Terms, job_id: int, round_index: int, dataset: str, state_bytes: bytes
     ) -> bytes:
-        graph, cost = await self._graph(job_id, terms)
+        graph, facts = await self._graph(job_id, terms)
         rows = encode_rows(terms.schema, self.shelf.columns(dataset))
         update = await self.trainer.train(
-            graph.to_bytes(),
+            graph,
             state_bytes,
             terms,
             rows,
@@ -328,7 +330,9 @@ class DataOwnerNode:
         ]
         if terms.privacy == "masked":
             model = blake3_digest(state_bytes)
-            return self._masked_body(terms, cost.parameters, job_id, round_index, model, update[0], keys)
+            return self._masked_body(
+                terms, facts.cost.parameters, job_id, round_index, model, update[0], keys
+            )
         body = encode_body(job_id, round_index, self.site.address, update, terms.plan.bits)
         context = assembly.round_context(self.site, job_id, round_index, "update", self.site.address)
         return seal(body, keys, context, entropy=self.site.entropy)

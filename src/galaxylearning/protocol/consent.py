@@ -5,6 +5,8 @@ Nothing is accepted by default: an empty policy refuses every job until its owne
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 import msgspec
 
 from galaxylearning.errors import ConfigRefused
@@ -14,7 +16,23 @@ from galaxylearning.protocol.matching import MatchReport
 from galaxylearning.units import Digest
 
 MAX_POLICY_BYTES = 1 << 16
+MAX_BOUNTY_DIGITS = 78
 ANYBODY = "*"
+Sandbox: TypeAlias = Literal["required", "best-effort"]
+_AT_LEAST = {
+    "maximum_rounds": 0,
+    "maximum_state_bytes": 0,
+    "maximum_activation_bytes": 0,
+    "maximum_flops": 0,
+    "maximum_training_s": 1,
+    "maximum_memory_bytes": 1 << 20,
+    "maximum_output_bytes": 0,
+}
+_AT_MOST = {
+    "maximum_training_s": 30 * 86_400,
+    "maximum_memory_bytes": 1 << 46,
+    "maximum_output_bytes": 1 << 46,
+}
 
 
 class OwnerPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -27,6 +45,11 @@ class OwnerPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``max_epsilon`` bounds what all jobs of all requesters together may tell of one data set, at ``delta``;
     with it, jobs without noise are refused.
+
+    The worker that trains gets ``maximum_training_s`` seconds for a round and ``maximum_memory_bytes`` on top
+    of what the libraries take, and may give back ``maximum_output_bytes``. With ``sandbox`` ``"required"``
+    nothing is trained on a machine that cannot lock the worker; with ``"best-effort"`` it is locked as far
+    as the machine can.
     """
 
     requesters: tuple[str, ...] = ()
@@ -41,13 +64,24 @@ class OwnerPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     accepted: tuple[str, ...] = ()
     max_epsilon: float | None = None
     delta: float = 1e-6
+    maximum_training_s: int = 3600
+    maximum_memory_bytes: int = 8 << 30
+    maximum_output_bytes: int = 2 << 30
+    sandbox: Sandbox = "required"
 
     def __post_init__(self) -> None:
-        if not self.minimum_bounty.isdecimal():
-            raise ConfigRefused("must be a whole number of smallest units, as text", where="minimum_bounty")
-        for name in ("maximum_rounds", "maximum_state_bytes", "maximum_activation_bytes", "maximum_flops"):
-            if getattr(self, name) < 0:
-                raise ConfigRefused("must be 0 or more", where=name)
+        digits = self.minimum_bounty
+        if not (digits.isascii() and digits.isdecimal() and len(digits) <= MAX_BOUNTY_DIGITS):
+            raise ConfigRefused(
+                f"must be a whole number of smallest units, as text of at most {MAX_BOUNTY_DIGITS} digits",
+                where="minimum_bounty",
+            )
+        for name, least in _AT_LEAST.items():
+            if getattr(self, name) < least:
+                raise ConfigRefused(f"must be {least} or more", where=name)
+        for name, most in _AT_MOST.items():
+            if getattr(self, name) > most:
+                raise ConfigRefused(f"must be {most} or less", where=name)
         if self.max_epsilon is not None and not 0 < self.max_epsilon <= 1e6:
             raise ConfigRefused("must be above 0 to 1e+06, or null", where="max_epsilon")
         if not 0 < self.delta <= 0.01:

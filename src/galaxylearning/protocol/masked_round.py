@@ -122,8 +122,8 @@ class MaskedRound:
             max_weight=self._job.terms.plan.max_weight,
             copies=count - 1,
         )
-        minimum = self._minimum_sum
-        weights, reasons = carried(table.weights, np.where(usable, table.reasons, faulty), minimum)
+        weights, reasons = self._job.stood(self.owners, table)
+        weights, reasons = carried(weights, np.where(usable, reasons, faulty), self._minimum_sum)
         self.gated = Gated(
             weights,
             table.cosines,

@@ -8,7 +8,7 @@ hidden test set arrives as arrays.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, TypeAlias
 
@@ -26,6 +26,8 @@ from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import GalaxyError, JobRefused, QuorumMissing, UpdateRefused
 from galaxylearning.graph.model import Model
 from galaxylearning.learning import (
+    GateTable,
+    Standings,
     UpdateMatrix,
     aggregate,
     gate,
@@ -33,7 +35,7 @@ from galaxylearning.learning import (
     projected_squares,
 )
 from galaxylearning.learning.exact import Spread, exact_products, one_by_one
-from galaxylearning.learning.gate import REASONS
+from galaxylearning.learning.gate import REASONS, STANDS_BADLY
 from galaxylearning.learning.quantise import row_type
 from galaxylearning.learning.rules import rule_named
 from galaxylearning.learning.vectors import exact_dot
@@ -145,6 +147,7 @@ class JobComputation:
         if self.masking is not None and buffers.size:
             raise JobRefused(BUFFERS_IN_MASKED, where="model")
         self.outcomes: list[RoundOutcome] = []
+        self._stood = (0, Standings())
 
     @property
     def round_index(self) -> int:
@@ -352,12 +355,31 @@ class JobComputation:
         else:
             table = gate(rows, step, max_weight=plan.max_weight, spread=self._spread)
         too_far = moved_too_far(updates.buffers, table.accepted, buffers)
-        weights, reasons = table.weights.copy(), table.reasons.copy()
+        weights, reasons = self.stood(updates.owners, table)
         weights[too_far], reasons[too_far] = 0, _TOO_FAR
         if plan.projections:
             # As in masked mode, so that one job has one course in both.
             weights, reasons = carried(weights, reasons, MIN_SUM)
         return weights, table.cosines, reasons
+
+    def stood(self, owners: Sequence[Address], table: GateTable) -> tuple[I64, NDArray[np.int8]]:
+        """The gate's weights int64[m], lowered by what past rounds say of everybody, and reasons int8[m]."""
+        weights, reasons = table.weights.copy(), table.reasons.copy()
+        if self.terms.plan.standing:
+            weights = self._standings().lowered(owners, table.cosines, weights)
+            reasons[(table.weights > 0) & (weights == 0)] = REASONS.index(STANDS_BADLY)
+        return weights, reasons
+
+    def _standings(self) -> Standings:
+        """Everybody's record, of all rounds that are over; anew where a round was taken back."""
+        noted, standings = self._stood
+        if noted > len(self.outcomes):
+            noted, standings = 0, Standings()
+        for outcome in self.outcomes[noted:]:
+            read = np.flatnonzero(outcome.codes < STATUSES.index("absent"))
+            standings.add([outcome.data_owners[i] for i in read.tolist()], outcome.cosines[read])
+        self._stood = (len(self.outcomes), standings)
+        return standings
 
     def _step(self, before: ModelState, updates: UpdateMatrix, weights: I64) -> ModelState:
         after = self.moved(*aggregate(updates.parameters, weights, spread=self._spread))

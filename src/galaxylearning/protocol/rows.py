@@ -61,7 +61,7 @@ def rows_from_bytes(data: bytes, *, n_rows: int) -> Rows:
     try:
         tensors = load(data)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise DataRefused(f"not a test set: {error}", where="test set") from error
+        raise DataRefused(f"not a test set: {str(error)[:200]}", where="test set") from error
     if set(tensors) != {"inputs", "labels"}:
         raise DataRefused("must hold inputs and labels", where="test set")
     inputs, labels = tensors["inputs"], tensors["labels"]

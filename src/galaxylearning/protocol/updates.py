@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from galaxylearning.errors import MessageRefused
+from galaxylearning.errors import MessageRefused, UpdateRefused
 from galaxylearning.graph.model import ExampleModel, Model
 from galaxylearning.learning import (
     GradientFunction,
@@ -145,6 +146,27 @@ def train_for_owner(
     )
     ints = quantizer(plan).quantize(clip_norm(result.update, plan.clip_norm))
     return ints, np.zeros(0, np.int32)
+
+
+def check_trained(terms: Terms, parameters: I32, buffers: I32) -> None:
+    """Whether a worker's update is one that ``train_for_owner`` can give, as far as it shows: no integer
+    beyond the quantiser's levels, and without noise no longer than the clipped norm. Whoever took a worker
+    over cannot send more than that.
+
+    Raises:
+        UpdateRefused: saying what is allowed.
+    """
+    levels = quantizer(terms.plan, parameters.size).levels
+    wide = parameters.astype(np.float64)
+    if wide.size and float(np.abs(wide).max()) > levels:
+        raise UpdateRefused(f"at most {levels} allowed", where="an integer of the update")
+    if terms.plan.noise is None:
+        # Rounding may move every coordinate by half a level, and clipping in float32 by a few units of 2^-24.
+        most = levels * (1 + 1e-6) + 0.5 * math.sqrt(parameters.size)
+        if float(np.sqrt(np.sum(wide * wide))) > most:
+            raise UpdateRefused(f"at most {terms.plan.clip_norm:g} allowed", where="the update's norm")
+    if buffers.size and int(buffers.min()) < -Quantizer(BUFFER_BITS, BUFFER_RANGE).levels:
+        raise UpdateRefused("outside the quantiser's range", where="a buffer of the update")
 
 
 def encode_body(

@@ -1,6 +1,7 @@
 """Training in a thread of the node: the graph is checked, metered and interpreted; no code of anybody runs.
 
-The graph of one job is prepared once and kept. Knows neither chain nor store.
+For simulations and demonstrations, where nobody is a stranger: it starts nothing and shares one process. A
+data owner's node trains in a locked worker (``locked``). Knows neither chain nor store.
 """
 
 from __future__ import annotations
@@ -14,22 +15,28 @@ from numpy.typing import NDArray
 
 from galaxylearning.graph import FlatModel, ModelGraph, weights_from_bytes
 from galaxylearning.messages.terms import Terms
+from galaxylearning.ports import GraphFacts
 from galaxylearning.protocol.rounds import Rows, training_seed
 from galaxylearning.protocol.updates import train_for_owner
-from galaxylearning.units import Address, Entropy
+from galaxylearning.sandbox.facts import facts_of
+from galaxylearning.units import Address, Digest, Entropy
 
 KEPT_MODELS = 4
 
 
 class ThreadTrainer:
-    """Implements ``ports.Trainer``; one update at a time."""
+    """Implements ``ports.Trainer``; one update at a time. A job's graph is prepared once and kept."""
 
     def __init__(self, entropy: Entropy = os.urandom) -> None:
         """``entropy`` is what noise is made of, where the plan asks for noise."""
         self._entropy = entropy
         torch.set_num_threads(1)
-        self._models: dict[bytes, FlatModel] = {}
+        self._models: dict[tuple[bytes, Digest], FlatModel] = {}
         self._one_at_a_time = anyio.CapacityLimiter(1)
+
+    async def measure(self, graph: bytes, *, batch_size: int) -> GraphFacts:
+        """See ``ports.Trainer.measure``."""
+        return facts_of(ModelGraph.from_bytes(graph), batch_size)
 
     async def train(
         self, graph: bytes, state: bytes, terms: Terms, rows: Rows, *, round_index: int, data_owner: Address
@@ -37,12 +44,11 @@ class ThreadTrainer:
         """See ``ports.Trainer.train``."""
 
         def work() -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-            model = self._model(graph, state)
-            received = model.from_state_bytes(state)
+            model = self._model(graph, state, terms.digest)
             return train_for_owner(
                 model,
                 terms,
-                received,
+                model.from_state_bytes(state),
                 rows,
                 rng=training_seed(terms, round_index, data_owner),
                 entropy=self._entropy,
@@ -50,15 +56,12 @@ class ThreadTrainer:
 
         return await anyio.to_thread.run_sync(work, limiter=self._one_at_a_time)
 
-    def sizes(self, graph: bytes, state: bytes) -> tuple[int, int]:
-        """How many numbers an update of this model has: parameters and buffers."""
-        model = self._model(graph, state)
-        return model.parameter_count, model.buffer_count
-
-    def _model(self, graph: bytes, state: bytes) -> FlatModel:
-        if graph not in self._models:
+    def _model(self, graph: bytes, state: bytes, job: Digest) -> FlatModel:
+        """The job's model; two jobs of one graph share nothing: each has buffers and constants of its own."""
+        if (graph, job) not in self._models:
             if len(self._models) >= KEPT_MODELS:
                 self._models.pop(next(iter(self._models)))
             parsed = ModelGraph.from_bytes(graph)
-            self._models[graph] = FlatModel(parsed, weights_from_bytes(parsed, state, max_bytes=len(state)))
-        return self._models[graph]
+            weights = weights_from_bytes(parsed, state, max_bytes=len(state))
+            self._models[graph, job] = FlatModel(parsed, weights)
+        return self._models[graph, job]

@@ -26,13 +26,14 @@ from galaxylearning.nodes import requester
 from galaxylearning.nodes.auditor import AuditReport
 from galaxylearning.nodes.data_owner import DataOwnerNode
 from galaxylearning.nodes.site import Progress
-from galaxylearning.ports import Block, Ledger, OfferedDataset
+from galaxylearning.ports import Block, GraphFacts, Ledger, OfferedDataset
 from galaxylearning.protocol.consent import OwnerPolicy
 from galaxylearning.protocol.job import CompiledJob
 from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.masking import simulated_beacon
 from galaxylearning.protocol.matching import DatasetArray, DatasetColumn
 from galaxylearning.protocol.rounds import I32, Rows
+from galaxylearning.sandbox.facts import facts_of
 from galaxylearning.simulation.players import Players
 from galaxylearning.simulation.stage import (
     EVALUATORS,
@@ -160,6 +161,11 @@ class _Trainer:
 
     def __init__(self, rounds: _Rounds, owner: int, model: FlatModel) -> None:
         self._rounds, self._owner, self._model = rounds, owner, model
+
+    async def measure(self, graph: bytes, *, batch_size: int) -> GraphFacts:
+        """Of the model that everybody here has."""
+        del graph
+        return facts_of(self._model.graph, batch_size)
 
     async def train(
         self, graph: bytes, state: bytes, terms: Terms, rows: Rows, *, round_index: int, data_owner: Address

@@ -103,11 +103,11 @@ def read_checkpoint(folder: Path, round_index: int) -> tuple[dict[str, Any], dic
         file = msgspec.msgpack.decode(data[:-DIGEST_BYTES], type=_File)
         if nesting(file.header) > MAX_NESTING:
             return None
-        header: dict[str, Any] = json.loads(file.header)
+        header = json.loads(file.header)
         arrays = {array.name: _array(array) for array in file.arrays}
-    except (msgspec.MsgspecError, ValueError):
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
-    if file.version != VERSION or header.get("round") != round_index:
+    if file.version != VERSION or not isinstance(header, dict) or header.get("round") != round_index:
         return None
     return header, arrays
 

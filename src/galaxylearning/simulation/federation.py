@@ -37,7 +37,7 @@ from galaxylearning.nodes.data_owner import DataOwnerNode
 from galaxylearning.nodes.evaluator import EvaluatorNode
 from galaxylearning.nodes.relayer import RelayerNode
 from galaxylearning.nodes.site import ChainView, Progress, Site
-from galaxylearning.ports import Trainer
+from galaxylearning.ports import GraphFacts, Trainer
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.consent import OwnerPolicy
 from galaxylearning.protocol.job import CompiledJob, Job, Price, compile_job, smallest_units
@@ -156,15 +156,20 @@ class Federation:
 class _FreeRider:
     """A trainer that does not train: noise of a few levels in place of an update."""
 
-    def __init__(self, trainer: ThreadTrainer, seed: int) -> None:
+    def __init__(self, trainer: Trainer, seed: int) -> None:
         self._trainer, self._seed = trainer, seed
+
+    async def measure(self, graph: bytes, *, batch_size: int) -> GraphFacts:
+        """As an honest trainer does."""
+        return await self._trainer.measure(graph, batch_size=batch_size)
 
     async def train(
         self, graph: bytes, state: bytes, terms: Terms, rows: Rows, *, round_index: int, data_owner: Address
     ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Noise of the right shape; the rows are not looked at."""
-        del terms, rows, data_owner
-        params, buffers = self._trainer.sizes(graph, state)
+        del state, rows, data_owner
+        facts = await self.measure(graph, batch_size=terms.plan.batch_size)
+        params, buffers = facts.cost.parameters, facts.buffers
         rng = np.random.default_rng([self._seed, round_index, 0xF4EE])
         return np.rint(rng.normal(0, NOISE_LEVELS, params)).astype(np.int32), np.zeros(buffers, np.int32)
 

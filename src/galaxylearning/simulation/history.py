@@ -126,13 +126,13 @@ class RoundRecord:
                 utility=float(document["utility"]),
                 accuracy=_maybe(document["accuracy"]),
                 seconds=float(document["seconds"]),
-                statuses=np.array([LETTERS.index(letter) for letter in document["statuses"]], np.int8),
+                statuses=_statuses(document["statuses"]),
                 values=np.array(document["values"], np.float64),
                 errors=np.array(document["errors"], np.float64),
                 loss=_maybe(document["loss"]),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise DataRefused(f"not a round's record: {error}", where="history") from error
+            raise DataRefused(f"not a round's record: {_told(error)}", where="history") from error
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -214,10 +214,12 @@ class History:
             document = json.loads(text)
             if document["format"] != FORMAT:
                 raise ValueError(f"format must be {FORMAT}")
+            if not isinstance(document["rounds"], list):
+                raise ValueError("rounds must be a list")
             rounds = tuple(RoundRecord.from_document(one) for one in document["rounds"])
             return cls(int(document["owners"]), rounds)
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
-            raise DataRefused(f"not a history: {error}", where="history") from error
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise DataRefused(f"not a history: {_told(error)}", where="history") from error
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """The same as a few arrays, for a checkpoint; what is None becomes NaN."""
@@ -294,8 +296,19 @@ class RunEnd:
     pays: tuple[int, ...] = ()
 
 
+def _statuses(letters: Any) -> I8:
+    if not isinstance(letters, str) or not set(letters) <= set(LETTERS):
+        raise ValueError(f"statuses must be letters of {LETTERS}")
+    return np.array([LETTERS.index(letter) for letter in letters], np.int8)
+
+
 def _maybe(number: Any) -> float | None:
     return None if number is None else float(number)
+
+
+def _told(error: Exception) -> str:
+    """What was wrong with a document: a missing field has no sentence of its own."""
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)[:200]
 
 
 def _number(value: float | None) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from galaxylearning.contribution import SentUpdates
-from galaxylearning.errors import StorageError
+from galaxylearning.errors import Refused, StorageError
 from galaxylearning.learning import ServerState
 from galaxylearning.protocol.rounds import Measured, ModelState, RoundOutcome
 from galaxylearning.simulation.history import RoundRecord
@@ -90,7 +90,7 @@ def unpack(
             arrays.get("previous_step"),
         )
         return outcome, state, RoundRecord.from_document(header["record"])
-    except (KeyError, ValueError, TypeError, IndexError) as error:
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError, OverflowError, Refused) as error:
         raise StorageError(
-            f"is not a checkpoint of this version: {error}", where=f"round {round_index}"
+            f"is not a checkpoint of this version: {str(error)[:200]}", where=f"round {round_index}"
         ) from error

@@ -96,7 +96,7 @@ class Database:
     def _storage_errors(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # a damaged file may hold any text
             if getattr(error, "sqlite_errorcode", None) in _BUSY:
                 message = f"another process has this {self._kind} open; one at a time may use it"
             else:

@@ -13,11 +13,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from galaxylearning.errors import StorageError
 
 TEMPORARY_PREFIX: Final = ".writing-"
+_STEP_BYTES: Final = 1 << 20
 
 
 @contextmanager
@@ -73,7 +74,17 @@ def replace_whole(path: Path, data: bytes, *, mode: int = 0o644) -> None:
 
 @contextmanager
 def _written(data: bytes, folder: Path, mode: int) -> Iterator[Path]:
-    """A synced temporary file holding ``data``, gone afterwards unless it was renamed.
+    """A synced temporary file holding ``data``, gone afterwards unless it was renamed."""
+    with temporary_file(folder, mode=mode) as (temporary, file):
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+        yield temporary
+
+
+@contextmanager
+def temporary_file(folder: Path, *, mode: int = 0o644) -> Iterator[tuple[Path, BinaryIO]]:
+    """A new file in ``folder`` to be written, gone afterwards unless it was renamed.
 
     It is locked for as long as it is needed: what nobody has locked is debris (see ``sweep``).
     """
@@ -86,10 +97,7 @@ def _written(data: bytes, folder: Path, mode: int) -> Iterator[Path]:
                 continue  # swept away before it was locked
             try:
                 os.fchmod(descriptor, mode)
-                file.write(data)
-                file.flush()
-                os.fsync(descriptor)
-                yield temporary
+                yield temporary, file
             finally:
                 temporary.unlink(missing_ok=True)
         return
@@ -115,6 +123,27 @@ def sweep(folder: Path) -> None:
 def read_whole(path: Path, *, max_bytes: int) -> bytes | None:
     """Contents of a regular file; None where it is larger than ``max_bytes`` or not a regular file.
 
+    Raises:
+        FileNotFoundError: there is no such file.
+        StorageError: it cannot be read.
+    """
+    file = open_regular(path)
+    if file is None:
+        return None
+    with file, storage_errors("read", path):
+        size = os.fstat(file.fileno()).st_size
+        if size > max_bytes:
+            return None
+        # In steps: the whole limit in one would be allocated, whatever the file's size.
+        data = file.read(size + 1)
+        while len(data) <= max_bytes and (more := file.read(_STEP_BYTES)):
+            data += more
+    return data if len(data) <= max_bytes else None
+
+
+def open_regular(path: Path) -> BinaryIO | None:
+    """A regular file to read; None where something else has that name.
+
     Links are not followed and a pipe or device is never waited for.
 
     Raises:
@@ -129,12 +158,7 @@ def read_whole(path: Path, *, max_bytes: int) -> bytes | None:
         if path.is_symlink():
             return None
         raise StorageError(f"could not read: {error.strerror}", where=str(path)) from error
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > max_bytes:
-            return None
-        with storage_errors("read", path), os.fdopen(descriptor, "rb", closefd=False) as file:
-            data = file.read(max_bytes + 1)
-    finally:
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-    return data if len(data) <= max_bytes else None
+        return None
+    return os.fdopen(descriptor, "rb")

@@ -1,51 +1,54 @@
-"""A blob store over HTTP: the server that offers one, and the client that is one.
+"""A blob store over HTTP: the client of ``blob_server``, which has the table of requests.
 
-::
-
-    PUT /topics/{topic}    the body is the blob    201 {"digest": "<BLAKE3 in hex>"}
-    GET /topics/{topic}                            200 {"digests": ["...", ...]}, ascending
-    GET /blobs/{digest}                            200 the blob
-
-A refusal is ``{"error": "..."}`` with a status of 4xx or 5xx. Nobody is believed: the server works out every
-digest itself, and the client checks every byte it is given.
+Nothing that answers is believed: every byte is checked against the digest it was asked for. A download that
+breaks off goes on where it stopped, and anything may be asked again, since a write changes nothing the second
+time. What a server can make its client wait for, or keep in memory, is bounded.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import io
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Final, Self, TypeVar
+from itertools import pairwise
+from typing import Final, Self, TypeAlias, TypeVar
 from urllib.parse import quote, urlsplit
 
 import aiohttp
 import msgspec
-from aiohttp import web
+from yarl import URL
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import BlobMissing, BlobRefused, ConfigRefused, GalaxyError, StorageError
-from galaxylearning.ports import BlobStore
-from galaxylearning.storage.blobs import DEFAULT_MAX_BLOB_BYTES, check_topic
-from galaxylearning.units import Digest
+from galaxylearning.messages.store_request import DIGEST_HEADER, SIGNATURE_HEADER, StoreRequest
+from galaxylearning.ports import Signer
+from galaxylearning.storage.blob_names import (
+    DEFAULT_MAX_BLOB_BYTES,
+    MAX_LISTED,
+    AccessRefused,
+    Patience,
+    StoreFull,
+    StoreLate,
+    StoreUnreachable,
+    check_digest,
+    check_size,
+    check_topic,
+    checked_blob,
+    digest_from_hex,
+    too_large,
+)
+from galaxylearning.storage.http_ranges import ByteRange, answered_range
+from galaxylearning.units import ZERO_DIGEST, Digest
 
-MAX_LISTED: Final = 100_000
-"""The most digests the server lists under one topic; the first ones, in ascending order."""
-
-MAX_REPLY_BYTES: Final = 8 << 20
-MAX_TRANSFERS: Final = 4
-"""Blobs that the server holds in memory at once, in each direction; the next ones wait."""
-
-TIMEOUT_S: Final = 30.0
-TRANSFER_TIMEOUT_S: Final = 600.0
-
+MAX_REPLY_BYTES: Final = 2 << 20
+VALIDITY_S: Final = 300
+_WAITS_FOR_ADMISSION_BYTES: Final = 1 << 16
+_R = TypeVar("_R")
 _T = TypeVar("_T", bound=msgspec.Struct)
-
-
-class StoreUnreachable(StorageError):  # noqa: N818 - named like its neighbours in errors.py
-    """The blob server did not answer, or not in time."""
-
-    retryable = True
+_Digests: TypeAlias = list[Digest]
 
 
 class _Stored(msgspec.Struct):
@@ -54,137 +57,11 @@ class _Stored(msgspec.Struct):
 
 class _Listed(msgspec.Struct):
     digests: list[str]
+    is_more: bool = False
 
 
 class _Refusal(msgspec.Struct):
     error: str
-
-
-# ---- server
-
-
-@asynccontextmanager
-async def serve_blobs(
-    store: BlobStore,
-    host: str = "127.0.0.1",
-    port: int = 8787,
-    *,
-    max_blob_bytes: int = DEFAULT_MAX_BLOB_BYTES,
-    timeout_s: float = TRANSFER_TIMEOUT_S,
-) -> AsyncIterator[str]:
-    """Serve ``store`` on a loopback address while the block runs; gives the URL. Port 0 picks a free one.
-
-    An upload that takes longer than ``timeout_s`` is cut off.
-
-    Raises:
-        ConfigRefused: ``host`` is not a loopback address, or the port is out of range.
-        StoreUnreachable: the port cannot be had.
-    """
-    if not _is_loopback(host):
-        raise ConfigRefused(f"{host[:80]!r} given; allowed: a loopback address", where="host")
-    if not 0 <= port <= 65_535:
-        raise ConfigRefused(f"{port} given; allowed: 0 to 65535", where="port")
-    runner = web.AppRunner(
-        _application(store, max_blob_bytes, timeout_s), access_log=None, shutdown_timeout=1.0
-    )
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, host, port)
-        try:
-            await site.start()
-        except OSError as error:
-            raise StoreUnreachable(f"cannot listen on {host} port {port}: {error.strerror}") from error
-        shown = f"[{host}]" if ":" in host else host
-        yield f"http://{shown}:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _application(store: BlobStore, max_blob_bytes: int, timeout_s: float) -> web.Application:
-    # Apart, so that uploads that stall keep nobody from reading.
-    arriving, leaving = asyncio.Semaphore(MAX_TRANSFERS), asyncio.Semaphore(MAX_TRANSFERS)
-
-    async def put(request: web.Request) -> web.Response:
-        topic = check_topic(request.match_info["topic"])
-        async with arriving, asyncio.timeout(timeout_s):
-            data = await _read(request.content, request.content_length, max_blob_bytes, "blob")
-            digest = await store.put(data, topic=topic)
-        return web.json_response({"digest": digest.hex()}, status=201)
-
-    async def listed(request: web.Request) -> web.Response:
-        digests = await store.list(request.match_info["topic"])
-        return web.json_response({"digests": [digest.hex() for digest in digests[:MAX_LISTED]]})
-
-    async def get(request: web.Request) -> web.Response:
-        digest = _digest(request.match_info["digest"])
-        async with leaving:
-            data = await store.get(digest, max_bytes=max_blob_bytes)
-        return web.Response(body=data, content_type="application/octet-stream")
-
-    application = web.Application(middlewares=[_refusals])
-    application.router.add_put("/topics/{topic:.+}", put)
-    application.router.add_get("/topics/{topic:.+}", listed)
-    application.router.add_get("/blobs/{digest:.+}", get)
-    return application
-
-
-_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-@web.middleware
-async def _refusals(request: web.Request, handler: _Handler) -> web.StreamResponse:
-    """Every refusal as JSON. What a web page sends (it carries an ``Origin``) is refused."""
-    if "Origin" in request.headers:
-        return _refusal(403, "requests from web pages are refused")
-    try:
-        return await handler(request)
-    except BlobMissing as error:
-        return _refusal(404, str(error))
-    except BlobRefused as error:
-        return _refusal(400, str(error))
-    except StorageError as error:
-        return _refusal(507, str(error))
-    except TimeoutError:
-        return _refusal(408, "the blob did not arrive in time")
-    except web.HTTPException as error:
-        return _refusal(error.status, error.reason)
-
-
-def _refusal(status: int, message: str) -> web.Response:
-    return web.json_response({"error": message}, status=status)
-
-
-def _digest(text: str) -> Digest:
-    try:
-        digest = bytes.fromhex(text)
-    except ValueError:
-        digest = b""
-    if len(digest) != 32 or digest.hex() != text:
-        raise BlobRefused("must be 64 lower-case hexadecimal digits", where="digest")
-    return Digest(digest)
-
-
-async def _read(content: aiohttp.StreamReader, stated: int | None, max_bytes: int, what: str) -> bytes:
-    """All of a body, refused as soon as it is known to be larger than ``max_bytes``."""
-    too_large = BlobRefused(f"larger than the {max_bytes} bytes allowed here", where=what)
-    if stated is not None and stated > max_bytes:
-        raise too_large
-    data = bytearray()
-    async for piece in content.iter_chunked(1 << 16):
-        if len(data) + len(piece) > max_bytes:
-            raise too_large
-        data += piece
-    return bytes(data)
-
-
-# ---- client
 
 
 def check_url(url: str) -> str:
@@ -206,23 +83,63 @@ def check_url(url: str) -> str:
     return url.rstrip("/")
 
 
-class HttpBlobStore:
-    """Implements ``ports.BlobStore`` over a server of blobs.
+def read_page(reply: bytes, *, after: Digest | None, where: str) -> tuple[list[Digest], bool]:
+    """A page of a list: digests in ascending order, all of them behind ``after``, and whether there are more.
 
-    Entered as a context it keeps its connections; otherwise each call makes its own.
+    Raises:
+        StorageError: anything else; ``where`` names the server.
+    """
+    listed = _decoded(reply, _Listed, where)
+    try:
+        page = [digest_from_hex(text) for text in listed.digests]
+    except BlobRefused as error:
+        raise StorageError("lists something that is no digest", where=where) from error
+    in_order = page if after is None else [after, *page]
+    if any(one >= other for one, other in pairwise(in_order)):
+        raise StorageError("lists digests out of order", where=where)
+    return page, listed.is_more and bool(page)
+
+
+def _decoded(reply: bytes, kind: type[_T], where: str) -> _T:
+    try:
+        return msgspec.json.decode(reply, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise StorageError("what answers is not a Galaxy blob server", where=where) from error
+
+
+class HttpBlobStore:
+    """Implements ``ports.BlobStore`` over a blob server.
+
+    Entered as a context it keeps its connections; otherwise each call makes its own. With a ``signer`` every
+    write is signed, and every read where ``signs_reads``. ``tls`` is what an https server is checked against,
+    the system's certificates where there is none.
 
     Raises:
         ConfigRefused: ``url`` cannot be a blob server's.
     """
 
     def __init__(
-        self, url: str, *, max_blob_bytes: int = DEFAULT_MAX_BLOB_BYTES, timeout_s: float = TIMEOUT_S
+        self,
+        url: str,
+        *,
+        signer: Signer | None = None,
+        signs_reads: bool = False,
+        tls: ssl.SSLContext | None = None,
+        patience: Patience | None = None,
+        max_blob_bytes: int = DEFAULT_MAX_BLOB_BYTES,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self.url = check_url(url)
-        self._max_blob_bytes = max_blob_bytes
+        address = URL(self.url)
+        host = (address.host_subcomponent or "").lower()
+        # What the Host header says, as the server will read it in the signature.
+        self._authority = host if address.is_default_port() else f"{host}:{address.port}"
+        self._signer, self._signs_reads, self._tls, self._now = signer, signs_reads, tls, now
+        self._patience = patience or Patience()
         self._timeout = aiohttp.ClientTimeout(
-            total=TRANSFER_TIMEOUT_S, sock_connect=timeout_s, sock_read=timeout_s
+            total=None, sock_connect=self._patience.timeout_s, sock_read=self._patience.timeout_s
         )
+        self._max_blob_bytes = max_blob_bytes
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -239,86 +156,204 @@ class HttpBlobStore:
 
         Raises:
             BlobRefused: too large, or the topic's name is malformed.
+            AccessRefused: the server does not take it from this account.
+            StoreFull: the server has no room, or not today.
             StoreUnreachable: no answer in time.
             StorageError: what answers is no blob server, or its disk failed.
         """
-        check_topic(topic)
-        if len(data) > self._max_blob_bytes:
-            raise BlobRefused(
-                f"{len(data)} bytes where at most {self._max_blob_bytes} are allowed", where="blob"
-            )
-        digest = blake3_digest(data)
-        reply = await self._ask("PUT", f"/topics/{quote(topic)}", f"topic {topic}", MAX_REPLY_BYTES, data)
-        if self._decoded(reply, _Stored).digest != digest.hex():
-            raise StorageError("stored something else than was sent", where=self.url)
-        return digest
+        return await self._upload(data, f"/topics/{quote(check_topic(topic))}", topic)
+
+    async def restore(self, data: bytes) -> None:
+        """Let the server hold ``data``, listed nowhere; raises as ``put``."""
+        await self._upload(data, f"/blobs/{blake3_digest(data).hex()}", "")
 
     async def get(self, digest: Digest, *, max_bytes: int) -> bytes:
         """The blob with this digest, verified; see ``ports.BlobStore``.
 
         Raises:
             BlobMissing: it is not there.
-            BlobRefused: larger than ``max_bytes`` (the rest is not fetched), or not what its digest says.
+            BlobRefused: larger than ``max_bytes`` (the rest is not fetched), or not what its digest says
+                (BlobAltered).
+            AccessRefused: the server does not give it to this account.
             StoreUnreachable: no answer in time.
             StorageError: what answers is no blob server, or its disk failed.
         """
-        if not isinstance(digest, bytes) or len(digest) != 32:
-            raise BlobRefused("must be 32 bytes", where="digest")
-        name = f"blob {digest.hex()}"
-        data = await self._ask("GET", f"/blobs/{digest.hex()}", name, max_bytes)
-        if blake3_digest(data) != digest:
-            raise BlobRefused("is not what its digest says", where=name)
-        return data
+        name = check_digest(digest)
+        data = bytearray()
+
+        async def attempt(limit: asyncio.Timeout) -> None:
+            await self._download(f"/blobs/{name}", name, data, max_bytes, limit)
+
+        await self._persist(attempt, 0)
+        return checked_blob(digest, bytes(data))
 
     async def list(self, topic: str) -> Sequence[Digest]:
         """Digests listed under ``topic``, ascending; the first 100,000 where there are more.
 
         Raises:
             BlobRefused: the topic's name is malformed.
+            AccessRefused: the server does not tell this account.
             StoreUnreachable: no answer in time.
             StorageError: what answers is no blob server, or its disk failed.
         """
-        check_topic(topic)
-        reply = await self._ask("GET", f"/topics/{quote(topic)}", f"topic {topic}", MAX_REPLY_BYTES)
-        try:
-            return sorted({_digest(text) for text in self._decoded(reply, _Listed).digests})
-        except BlobRefused as error:
-            raise StorageError("lists something that is no digest", where=self.url) from error
+        path = f"/topics/{quote(check_topic(topic))}"
+        found: _Digests = []
+        is_more = True
+        while is_more and len(found) < MAX_LISTED:
+            page, is_more = await self._page(path, topic, found[-1] if found else None)
+            found += page
+        return found[:MAX_LISTED]
 
-    async def _ask(
-        self, method: str, path: str, what: str, max_bytes: int, data: bytes | None = None
-    ) -> bytes:
+    async def _page(self, path: str, topic: str, after: Digest | None) -> tuple[_Digests, bool]:
+        query = {} if after is None else {"after": after.hex()}
+
+        async def attempt(_: asyncio.Timeout) -> tuple[_Digests, bool]:
+            async with self._asking("GET", path, f"topic {topic}", query=query) as response:
+                return read_page(await self._reply(response), after=after, where=self.url)
+
+        return await self._persist(attempt, 0)
+
+    async def _upload(self, data: bytes, path: str, topic: str) -> Digest:
+        check_size(data, self._max_blob_bytes)
+        digest = blake3_digest(data)
+
+        async def attempt(_: asyncio.Timeout) -> None:
+            async with self._asking("PUT", path, f"topic {topic}", data=data, topic=topic) as response:
+                if _decoded(await self._reply(response), _Stored, self.url).digest != digest.hex():
+                    raise StorageError("stored something else than was sent", where=self.url)
+
+        await self._persist(attempt, len(data))
+        return digest
+
+    async def _download(
+        self, path: str, name: str, data: bytearray, max_bytes: int, limit: asyncio.Timeout
+    ) -> None:
+        """Append to ``data`` what is missing of a blob, which is all of it where a server knows no ranges."""
+        headers = {"Range": f"bytes={len(data)}-"} if data else {}
+        async with self._asking("GET", path, f"blob {name}", headers=headers) as response:
+            if response.status == 206:
+                part = self._part(response.headers.get("Content-Range"))
+                if part.start != len(data):
+                    raise StorageError("sent another range than was asked for", where=self.url)
+                total = part.total
+            else:
+                data.clear()
+                total = response.content_length or 0
+            if total > max_bytes:
+                raise too_large(name, max_bytes)
+            begun_s = asyncio.get_running_loop().time()
+            async for piece in response.content.iter_any():
+                if len(data) + len(piece) > max_bytes:
+                    raise too_large(name, max_bytes)
+                data += piece
+                limit.reschedule(begun_s + self._patience.transfer_s(len(data)))
+
+    def _part(self, header: str | None) -> ByteRange:
+        try:
+            return answered_range(header)
+        except BlobRefused as error:
+            raise StorageError(str(error), where=self.url) from error
+
+    async def _persist(self, attempt: Callable[[asyncio.Timeout], Awaitable[_R]], n_bytes: int) -> _R:
+        """Repeat ``attempt`` while the server cannot be reached, with growing pauses and an end.
+
+        ``n_bytes`` are sent each time; an attempt that receives some may put its end off.
+        """
+        try:
+            async with asyncio.timeout(self._patience.transfer_s(n_bytes)) as limit:
+                for number in range(self._patience.retries):
+                    try:
+                        return await attempt(limit)
+                    except StoreUnreachable:
+                        await asyncio.sleep(self._patience.backoff_s * 2**number)
+                return await attempt(limit)
+        except TimeoutError as error:
+            raise StoreLate("too slow, or no answer in time", where=self.url) from error
+
+    @asynccontextmanager
+    async def _asking(
+        self,
+        method: str,
+        path: str,
+        what: str,
+        *,
+        data: bytes | None = None,
+        topic: str = "",
+        headers: Mapping[str, str] | None = None,
+        query: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """One request and its answer, if that is 200, 201 or 206."""
         session = self._session or self._new_session()
+        sent = dict(headers or {}) | self._signed(method, path, data, topic)
         try:
             async with session.request(
-                method, self.url + path, data=data, allow_redirects=False, timeout=self._timeout
+                method,
+                URL(self.url + path, encoded=True).with_query(query or {}),
+                data=None if data is None else io.BytesIO(data),
+                headers=sent,
+                expect100=data is not None and len(data) >= _WAITS_FOR_ADMISSION_BYTES,
+                allow_redirects=False,
+                ssl=True if self._tls is None else self._tls,
+                timeout=self._timeout,
             ) as response:
-                if response.status in (200, 201):
-                    return await _read(response.content, response.content_length, max_bytes, what)
-                reply = await _read(response.content, response.content_length, MAX_REPLY_BYTES, what)
-                raise self._refused(response.status, reply, what)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                if response.status not in (200, 201, 206):
+                    raise self._refused(response, await self._reply(response), what)
+                yield response
+        except (aiohttp.ServerTimeoutError, TimeoutError) as error:
+            raise StoreLate("no answer in time", where=self.url) from error
+        except (aiohttp.ClientError, OSError) as error:
             reason = str(error)[:200] or type(error).__name__
             raise StoreUnreachable(f"no answer: {reason}", where=self.url) from error
         finally:
             if session is not self._session:
                 await session.close()
 
-    def _refused(self, status: int, reply: bytes, what: str) -> GalaxyError:
-        message = self._decoded(reply, _Refusal).error[:300]
+    def _signed(self, method: str, path: str, data: bytes | None, topic: str) -> dict[str, str]:
+        """The headers that say whose request this is; a write says its digest in any case."""
+        digest = ZERO_DIGEST if data is None else blake3_digest(data)
+        stated = {} if data is None else {DIGEST_HEADER: digest.hex()}
+        if self._signer is None or (data is None and not self._signs_reads):
+            return stated
+        request = StoreRequest(
+            store=self._authority,
+            method=method,
+            path=path,
+            expires_at=int(self._now()) + VALIDITY_S,
+            topic=topic,
+            digest=digest,
+            length=len(data or b""),
+        )
+        return stated | {SIGNATURE_HEADER: request.signed_by(self._signer.address, self._signer.sign_digest)}
+
+    async def _reply(self, response: aiohttp.ClientResponse) -> bytes:
+        """All of a short answer.
+
+        Raises:
+            StorageError: it is too long to be a blob server's.
+        """
+        reply = bytearray()
+        async for piece in response.content.iter_any():
+            reply += piece
+            if len(reply) > MAX_REPLY_BYTES:
+                raise StorageError(f"answered more than {MAX_REPLY_BYTES} bytes", where=self.url)
+        return bytes(reply)
+
+    def _refused(self, response: aiohttp.ClientResponse, reply: bytes, what: str) -> GalaxyError:
+        status = response.status
+        if status in (502, 503, 504):  # A proxy may say so, in a language of its own.
+            return StoreUnreachable(f"answered {status}", where=self.url)
+        message = _decoded(reply, _Refusal, self.url).error[:300]
         if status == 404:
             return BlobMissing("is not in this store", where=what)
         if status in (400, 413):
             return BlobRefused(f"the store refused it: {message}", where=what)
-        if status in (408, 429, 500, 502, 503, 504):
+        if status in (401, 403):
+            return AccessRefused(f"the store refused it: {message}", where=what)
+        if status in (429, 507):
+            return StoreFull(f"answered {status}: {message}", where=self.url)
+        if status in (408, 416, 500):
             return StoreUnreachable(f"answered {status}: {message}", where=self.url)
         return StorageError(f"answered {status}: {message}", where=self.url)
-
-    def _decoded(self, reply: bytes, kind: type[_T]) -> _T:
-        try:
-            return msgspec.json.decode(reply, type=kind)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise StorageError("what answers is not a Galaxy blob server", where=self.url) from error
 
     def _new_session(self) -> aiohttp.ClientSession:
         # Nothing is unpacked: a few bytes on the wire must not become gigabytes here.

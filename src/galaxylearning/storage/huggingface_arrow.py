@@ -29,19 +29,24 @@ def read_stream(data: bytes, file: str, limits: TableLimits) -> Any:
     """
     try:
         return _read(data, file, limits)
-    except (pa.ArrowException, OSError, ValueError, struct.error) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError, struct.error) as error:
         refuse(file, f"is not a readable Arrow stream: {str(error)[:200]}")
 
 
 def _read(data: bytes, file: str, limits: TableLimits) -> Any:
     if data[:6] == b"ARROW1":
         refuse(file, "is an Arrow file, not the stream that Dataset.save_to_disk writes")
-    messages = pa.ipc.MessageReader.open_stream(pa.BufferReader(data))
+    buffer = pa.BufferReader(data)
+    messages = pa.ipc.MessageReader.open_stream(buffer)
+    at = 0
     schema = None
     batches: list[Any] = []
     n_rows = 0
     for message in messages:
+        at = buffer.tell()
         if schema is None:
+            if message.type != "schema":  # read as one, anything else would end the process
+                refuse(file, f"begins with a message of type {message.type}; a schema must come first")
             schema = pa.ipc.read_schema(message)
             continue
         if message.type != "record batch":
@@ -55,7 +60,7 @@ def _read(data: bytes, file: str, limits: TableLimits) -> Any:
         batches.append(batch)
     if schema is None:
         refuse(file, "is an empty Arrow stream")
-    if not data.endswith(_END):
+    if data[at:] not in _END:
         refuse(file, "is cut short: the end of the Arrow stream is missing")
     return pa.Table.from_batches(batches, schema)
 

@@ -33,7 +33,7 @@ from galaxylearning.storage.huggingface_columns import (
     read_features,
 )
 from galaxylearning.storage.huggingface_folder import check_sizes, find_files, saved_features
-from galaxylearning.storage.parquet_pages import claimed_size
+from galaxylearning.storage.parquet_pages import claimed_size, column_chunks
 from galaxylearning.storage.parquet_table import read_parquet
 from galaxylearning.storage.tables import (
     ReadOptions,
@@ -133,7 +133,7 @@ def _open(path: Path, options: ReadOptions) -> _Shard:
         refuse(path.name, f"must be a regular file of at most {options.limits.max_file_bytes} bytes")
     try:
         return (_parquet if path.suffix == ".parquet" else _arrow)(data, path, options)
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         refuse(path.name, f"is not readable: {str(error)[:200]}")
 
 
@@ -148,7 +148,7 @@ def _arrow(data: bytes, path: Path, options: ReadOptions) -> _Shard:
         with _arrow_errors(file, name):
             if form == "class":
                 column.validate(full=True)
-                numbers = column.fill_null(-1).cast(pa.int64()).to_numpy()
+                numbers = column.cast(pa.int64()).fill_null(-1).to_numpy()
                 return class_column(
                     numbers, class_names(features[name], name, file, options), name, file, options
                 )
@@ -177,7 +177,7 @@ def _parquet(data: bytes, path: Path, options: ReadOptions) -> _Shard:
             return read_parquet(data, file, alone).columns[name]
         leaf = f"{name}.bytes" if form == "picture" else name
         with _arrow_errors(file, name):
-            _check_claims(data, metadata, name, file, options)
+            _check_claims(data, name, file, options)
             # Bytes stay dictionary-encoded: a few of them may stand in every row.
             opened = pq.ParquetFile(
                 pa.BufferReader(data), read_dictionary=[leaf] if form == "picture" else None
@@ -217,15 +217,12 @@ def _forms(
     }
 
 
-def _check_claims(data: bytes, metadata: Any, name: str, file: str, options: ReadOptions) -> None:
+def _check_claims(data: bytes, name: str, file: str, options: ReadOptions) -> None:
     """Refuse a nested column whose pages unpack to more than is allowed, before any is unpacked."""
     total = 0
-    for i in range(metadata.num_row_groups):
-        group = metadata.row_group(i)
-        for j in range(group.num_columns):
-            chunk = group.column(j)
-            if f"{chunk.path_in_schema}.".startswith(f"{name}."):
-                total += claimed_size(data, chunk, item_bytes=8)
+    for chunk in column_chunks(data):
+        if f"{chunk.path}.".startswith(f"{name}."):
+            total += claimed_size(data, chunk, item_bytes=8)
     limit = options.limits.max_unpacked_bytes
     if total > limit:
         refuse(file, f"unpacks to {total} bytes; at most {limit} are allowed", column=name)
@@ -235,5 +232,5 @@ def _check_claims(data: bytes, metadata: Any, name: str, file: str, options: Rea
 def _arrow_errors(file: str, name: str) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         refuse(file, f"is not readable: {str(error)[:200]}", column=name)

@@ -6,10 +6,11 @@ import contextlib
 import runpy
 import sys
 import traceback
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from numpy.typing import NDArray
 
@@ -19,6 +20,8 @@ from galaxylearning.protocol.rounds import Rows
 from galaxylearning.protocol.rows import encode_rows
 from galaxylearning.storage.datasets import load_table
 from galaxylearning.storage.tables import ReadOptions
+
+MAX_JOB_FILE_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,6 +44,7 @@ def read_job_file(path: Path) -> JobFile:
     """
     if not path.is_file():
         raise JobRefused("there is no such file", where=str(path))
+    _check_source(path)
     folder = path.resolve().parent
     with _inside(folder):
         names = _run(path)
@@ -61,6 +65,20 @@ def read_test_set(job: Job) -> tuple[Rows, Mapping[str, NDArray[Any]]]:
     wanted = [column.name for column in schema.features] + [field.name for field in schema.arrays]
     table = load_table(Path(job.test_data), ReadOptions(only=(*wanted, schema.label.name)))
     return encode_rows(schema, table.columns), table.columns
+
+
+def _check_source(path: Path) -> None:
+    """Refuse what Python would run and nobody could read: archives with a ``__main__``, compiled code.
+
+    A job file is code, and its user's own. A model or data set from somebody else is neither.
+    """
+    with path.open("rb") as file:
+        start = file.read(MAX_JOB_FILE_BYTES + 1)
+    if path.suffix != ".py" or len(start) > MAX_JOB_FILE_BYTES or b"\0" in start or zipfile.is_zipfile(path):
+        raise JobRefused(
+            f"is no job file; Python source of at most {MAX_JOB_FILE_BYTES} bytes in a file .py allowed",
+            where=str(path),
+        )
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from galaxylearning.errors import StorageError
 from galaxylearning.storage.database import Database
 
 MAX_STEP_CHARS: Final = 500
@@ -26,6 +27,12 @@ def _check(step: str, payload: bytes) -> None:
         raise ValueError(f"a step's name has 1 to {MAX_STEP_CHARS} characters, not {len(step)}")
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise ValueError(f"a step's payload has at most {MAX_PAYLOAD_BYTES} bytes, not {len(payload)}")
+
+
+def _payload(value: object) -> bytes:
+    if not isinstance(value, bytes):
+        raise StorageError("the journal is damaged: a payload is not bytes")
+    return value
 
 
 class MemoryJournal:
@@ -75,12 +82,12 @@ class SqliteJournal:
         """
         _check(step, payload)
         self._database.execute("INSERT OR IGNORE INTO steps (step, payload) VALUES (?, ?)", (step, payload))
-        return bytes(self._database.execute("SELECT payload FROM steps WHERE step = ?", (step,))[0][0])
+        return _payload(self._database.execute("SELECT payload FROM steps WHERE step = ?", (step,))[0][0])
 
     def lookup(self, step: str) -> bytes | None:
         """What was recorded under ``step``, if anything."""
         rows = self._database.execute("SELECT payload FROM steps WHERE step = ?", (step,))
-        return bytes(rows[0][0]) if rows else None
+        return _payload(rows[0][0]) if rows else None
 
     def steps(self, prefix: str = "") -> Sequence[str]:
         """Names of the recorded steps that begin with ``prefix``, in the order of recording."""

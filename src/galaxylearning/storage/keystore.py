@@ -21,6 +21,7 @@ from eth_utils.address import to_checksum_address
 from galaxylearning.crypto.seal import SEED_BYTES, SealingKey
 from galaxylearning.crypto.sign import address_of, new_private_key
 from galaxylearning.errors import ConfigRefused, KeyUnavailable
+from galaxylearning.graph.document import nesting
 from galaxylearning.storage import files
 from galaxylearning.units import Address, Digest, Entropy
 
@@ -32,6 +33,8 @@ MAX_KEY_FILE_BYTES: Final = 1 << 16
 _SCRYPT_R: Final = 8
 _SCRYPT_P: Final = 1
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_MAX_NESTING: Final = 8
+_NO_KEY_FILE: Final = f"is not a key file: a JSON object of at most {MAX_KEY_FILE_BYTES} bytes allowed"
 _SEALING_FORMAT: Final = "galaxylearning sealing key 1"
 
 
@@ -92,9 +95,9 @@ class KeyStore:
         path = _existing_path(self._accounts, name)
         document = _read(path)
         stated = _stated_address(document, path)
-        _check_kdf(_part(_part(document, "crypto", path), "kdfparams", path), path)
+        checked = _checked_account(document, path)
         try:
-            private_key = bytes(decode_keyfile_json(dict(document), passphrase.encode()))
+            private_key = bytes(decode_keyfile_json(checked, passphrase.encode()))
         except (ValueError, TypeError, KeyError, NotImplementedError) as error:
             raise KeyUnavailable("wrong passphrase, or a damaged file", where=str(path)) from error
         if len(private_key) != 32 or address_of(private_key) != stated:
@@ -188,11 +191,13 @@ def _keep(path: Path, document: Mapping[str, Any]) -> None:
 def _read(path: Path) -> Mapping[str, Any]:
     try:
         data = files.read_whole(path, max_bytes=MAX_KEY_FILE_BYTES)
+        if data is not None and nesting(data) > _MAX_NESTING:
+            data = None
         document = None if data is None else json.loads(data)
     except (FileNotFoundError, ValueError, RecursionError) as error:
-        raise KeyUnavailable("is not a key file", where=str(path)) from error
+        raise KeyUnavailable(_NO_KEY_FILE, where=str(path)) from error
     if not isinstance(document, dict):
-        raise KeyUnavailable("is not a key file", where=str(path))
+        raise KeyUnavailable(_NO_KEY_FILE, where=str(path))
     return document
 
 
@@ -216,8 +221,34 @@ def _hex(document: Mapping[str, Any], field: str, path: Path, *, length: int | N
 def _stated_address(document: Mapping[str, Any], path: Path) -> Address:
     value = document.get("address")
     if not isinstance(value, str) or re.fullmatch(r"(0x)?[0-9a-fA-F]{40}", value) is None:
-        raise KeyUnavailable("is not a keystore file: no address", where=str(path))
+        raise KeyUnavailable("is not a keystore file: no address of 40 hexadecimal digits", where=str(path))
     return Address(to_checksum_address(value if value.startswith("0x") else f"0x{value}"))
+
+
+def _checked_account(document: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """What is decrypted of an account's file, and nothing else of it.
+
+    The library folds the case of all names and takes other ways of stretching a passphrase: a second ``N`` or
+    ``pbkdf2`` would get round the bounds that ``n`` was held to.
+    """
+    crypto = _part(document, "crypto", path)
+    parameters = _part(crypto, "kdfparams", path)
+    if document.get("version") != 3 or crypto.get("kdf") != "scrypt" or parameters.get("dklen") != 32:
+        raise KeyUnavailable("must be of version 3 and use scrypt with dklen 32", where=str(path))
+    _check_kdf(parameters, path)
+    initial = _hex(_part(crypto, "cipherparams", path), "iv", path, length=16)
+    hexes = {name: _hex(crypto, name, path, length=32).hex() for name in ("ciphertext", "mac")}
+    stretching = {name: parameters[name] for name in ("n", "r", "p", "dklen")}
+    return {
+        "version": 3,
+        "crypto": {
+            **hexes,
+            "cipher": "aes-128-ctr",
+            "cipherparams": {"iv": initial.hex()},
+            "kdf": "scrypt",
+            "kdfparams": {**stretching, "salt": _hex(parameters, "salt", path).hex()},
+        },
+    }
 
 
 def _check_kdf(parameters: Mapping[str, Any], path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import stat
 import struct
 import zipfile
 import zlib
@@ -44,6 +45,7 @@ _UNREADABLE: Final = (
     ValueError,
     RuntimeError,  # encrypted, or a feature zipfile does not have
 )
+_PATH_MARKS: Final = frozenset("/\\:\0")
 _METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ARRAY_TYPES: Final = ("float32", "float64", "int32", "int64", "uint8")
 
@@ -65,11 +67,17 @@ def read_npz(data: bytes, file: str, options: ReadOptions) -> Table:
         refuse(file, f"is not a readable npz archive: {str(error)[:200]}")
 
 
+def _is_link(entry: zipfile.ZipInfo) -> bool:
+    return stat.S_ISLNK(entry.external_attr >> 16)
+
+
 def _read(archive: zipfile.ZipFile, file: str, options: ReadOptions) -> Table:
     limits = options.limits
     entries = archive.infolist()
     for entry in entries:
-        if not entry.filename.endswith(".npy") or entry.compress_type not in _METHODS:
+        # Nothing is ever extracted; but no array of numpy.savez is called like a path, or is a link.
+        is_plain = not _PATH_MARKS.intersection(entry.orig_filename) and not _is_link(entry)
+        if not entry.filename.endswith(".npy") or entry.compress_type not in _METHODS or not is_plain:
             refuse(file, f"holds {entry.filename[:80]!r}, which is not an array as numpy.savez writes it")
     names = [entry.filename.removesuffix(".npy") for entry in entries]
     check_names(names, file, limits)

@@ -1,33 +1,90 @@
 """What the pages of a Parquet column unpack to, from their own headers: a file's footer may say anything.
 
 A nested column of a few bytes can hold a billion numbers. The reader checks a page against its header, so
-that the headers, summed before anything is unpacked, are what bounds memory.
+that the headers, summed before anything is unpacked, are what bounds memory. Where the pages begin is read
+from the footer here as well: pyarrow ends the process over column metadata that contradict each other.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 
 MAX_PAGES: Final = 1_000_000
 
 _MAX_NESTING: Final = 8
-_TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _STRUCT = 1, 2, 3, 4, 5, 6, 7, 8, 12
+_TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _STRUCT = 1, 2, 3, 4, 5, 6, 7, 8, 9, 12
 _UNPACKED_SIZE, _PACKED_SIZE, _DATA_PAGE, _DATA_PAGE_V2, _NUM_VALUES = 2, 3, 5, 8, 1
+_ROW_GROUPS, _COLUMNS, _METADATA = 4, 1, 3
+_PATH, _CHUNK_VALUES, _CHUNK_SIZE, _DATA_AT, _DICTIONARY_AT = 3, 5, 7, 9, 11
+_TAIL: Final = b"PAR1"
 
 
-def claimed_size(data: bytes, chunk: Any, *, item_bytes: int) -> int:
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One column of one row group: ``path`` as in ``a.list.element``, its values, and where its pages lie."""
+
+    path: str
+    num_values: int
+    start: int
+    end: int
+
+
+def column_chunks(data: bytes) -> Iterator[Chunk]:
+    """All column chunks that the footer of a file names, whatever it claims of them.
+
+    Raises:
+        ValueError: a footer that is malformed.
+    Source: Apache Parquet format 2.10, FileMetaData; Thrift compact protocol.
+    """
+    length = int.from_bytes(data[-8:-4], "little")
+    if len(data) < 12 or not data.endswith(_TAIL) or length > len(data) - 8:
+        raise ValueError("there is no footer")
+    footer, _ = _struct(data[-8 - length : -8], 0, 0)
+    for group in _list(footer, _ROW_GROUPS):
+        for column in _list(group, _COLUMNS):
+            fields = column.get(_METADATA) if isinstance(column, dict) else None
+            if not isinstance(fields, dict):
+                raise ValueError("a column chunk has no metadata")
+            yield _chunk(fields)
+
+
+def _list(fields: Any, number: int) -> list[Any]:
+    found = fields.get(number) if isinstance(fields, dict) else None
+    if not isinstance(found, list):
+        raise ValueError("a list is missing from the footer")
+    return found
+
+
+def _integer(fields: dict[int, Any], number: int) -> int:
+    found = fields.get(number)
+    if not isinstance(found, int):
+        raise ValueError("a column chunk lacks its values, size or offset")
+    return found
+
+
+def _chunk(fields: dict[int, Any]) -> Chunk:
+    values, size, start = (_integer(fields, name) for name in (_CHUNK_VALUES, _CHUNK_SIZE, _DATA_AT))
+    path = _list(fields, _PATH)
+    if not all(isinstance(name, bytes) for name in path):
+        raise ValueError("a column chunk has no path")
+    dictionary = fields.get(_DICTIONARY_AT)
+    if isinstance(dictionary, int) and 0 < dictionary < start:
+        start = dictionary
+    return Chunk(b".".join(path).decode("utf-8", "replace"), values, start, start + size)
+
+
+def claimed_size(data: bytes, chunk: Chunk, *, item_bytes: int) -> int:
     """Bytes that a column chunk unpacks to: its pages, or ``item_bytes`` for each value, whichever is more.
 
-    ``chunk`` is pyarrow's metadata of it, ``data`` the whole file.
+    ``data`` is the whole file.
 
     Raises:
         ValueError: headers that are malformed, or that contradict the footer.
     Source: Apache Parquet format 2.10, PageHeader; Thrift compact protocol.
     """
-    at = chunk.data_page_offset
-    if chunk.has_dictionary_page and 0 < chunk.dictionary_page_offset < at:
-        at = chunk.dictionary_page_offset
-    end = at + chunk.total_compressed_size
+    at, end = chunk.start, chunk.end
     if not 0 <= at <= end <= len(data):
         raise ValueError("a column chunk lies outside the file")
     unpacked = values = pages = 0
@@ -54,7 +111,7 @@ def claimed_size(data: bytes, chunk: Any, *, item_bytes: int) -> int:
 def _struct(data: bytes, at: int, depth: int) -> tuple[dict[int, Any], int]:
     """A Thrift struct's integers and structs by field number, and the position after it."""
     if depth > _MAX_NESTING:
-        raise ValueError("a page header is nested too deeply")
+        raise ValueError("a header is nested too deeply")
     fields: dict[int, Any] = {}
     number = 0
     while True:
@@ -80,10 +137,28 @@ def _value(data: bytes, at: int, kind: int, depth: int) -> tuple[Any, int]:
         return None, at + 8
     if kind == _BINARY:
         size, at = _unsigned(data, at)
-        return None, at + size
+        return data[at : at + size], at + size
+    if kind == _LIST:
+        return _elements(data, at, depth + 1)
     if kind == _STRUCT:
         return _struct(data, at, depth + 1)
-    raise ValueError(f"a page header has a field of type {kind}")
+    raise ValueError(f"a header has a field of type {kind}")
+
+
+def _elements(data: bytes, at: int, depth: int) -> tuple[list[Any], int]:
+    """A Thrift list and the position after it; every element takes a byte at least, so that it ends."""
+    if depth > _MAX_NESTING:
+        raise ValueError("a header is nested too deeply")
+    head = _byte(data, at)
+    count, at = (head >> 4, at + 1) if head >> 4 < 15 else _unsigned(data, at + 1)
+    if count > len(data):
+        raise ValueError("a list in a header is longer than the file")
+    found = []
+    for _ in range(count):
+        # A truth value is a byte of its own in a list, not a type.
+        value, at = _value(data, at, _BYTE if head & 15 in (_TRUE, _FALSE) else head & 15, depth)
+        found.append(value)
+    return found, at
 
 
 def _signed(data: bytes, at: int) -> tuple[int, int]:
@@ -99,10 +174,10 @@ def _unsigned(data: bytes, at: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, at
-    raise ValueError("a number in a page header is too long")
+    raise ValueError("a number in a header is too long")
 
 
 def _byte(data: bytes, at: int) -> int:
     if not 0 <= at < len(data):
-        raise ValueError("a page header is cut short")
+        raise ValueError("a header is cut short")
     return data[at]

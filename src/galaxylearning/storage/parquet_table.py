@@ -34,7 +34,7 @@ def read_parquet(data: bytes, file: str, options: ReadOptions) -> Table:
     """
     try:
         return _read(data, file, options)
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         refuse(file, f"is not a readable Parquet file: {str(error)[:200]}")
 
 

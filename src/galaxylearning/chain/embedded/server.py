@@ -1,17 +1,20 @@
-"""JSON-RPC over HTTP, for loopback unless told otherwise.
+"""JSON-RPC over HTTP, for loopback unless TLS and access keys protect it.
 
 The chain has an unlocked account and a clock anyone may turn, so requests that a web page sends (they carry
-an ``Origin``) are refused, and so is listening on other addresses than loopback without being asked to.
+an ``Origin``) are refused. Whoever has an access key writes it into the URL, ``https://host:port/{key}``, as
+with hosted nodes: every client can do that.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
+import hmac
 import json
-from collections.abc import AsyncIterator, Mapping
+import math
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any
 
@@ -19,6 +22,7 @@ from galaxylearning.chain import bounded_json
 from galaxylearning.chain.embedded.chain import EmbeddedChain
 from galaxylearning.chain.embedded.rpc_error import INVALID_REQUEST, PARSE_ERROR, RpcError
 from galaxylearning.errors import ConfigRefused, GalaxyError, LedgerUnreachable
+from galaxylearning.listening import Listening
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 MAX_HEADER_BYTES = 16 * 1024
@@ -26,22 +30,18 @@ MAX_BATCH = 1_000
 MAX_CONNECTIONS = 256
 _READ_TIMEOUT_S = 30.0
 _IDLE_TIMEOUT_S = 120.0
+_ACCESS_KEY = re.compile(r"[A-Za-z0-9_-]{32,128}")
+HOW_TO_GIVE_KEYS = "--access-keys FILE, one key a line"
 
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running server."""
+    """A running server; clients connect to ``url``."""
 
-    host: str
+    url: str
     port: int
-
-    @property
-    def url(self) -> str:
-        """Where clients connect."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}"
 
 
 class _HttpRefused(Exception):  # noqa: N818 - like its neighbours in errors.py
@@ -53,20 +53,27 @@ class _HttpRefused(Exception):  # noqa: N818 - like its neighbours in errors.py
 
 @asynccontextmanager
 async def serve(
-    chain: EmbeddedChain, host: str = "127.0.0.1", port: int = 8545, *, is_remote_allowed: bool = False
+    chain: EmbeddedChain,
+    listening: Listening | None = None,
+    *,
+    access_keys: Sequence[str] = (),
 ) -> AsyncIterator[Server]:
-    """Serve ``chain`` while the block runs; port 0 picks a free one.
+    """Serve ``chain`` while the block runs, on a free port of localhost where nothing else is said.
+
+    With ``access_keys`` a request's path must be one of them. The URL given has none in it.
 
     Raises:
-        ConfigRefused: ``host`` is not a loopback address and ``is_remote_allowed`` is false.
+        ConfigRefused: it would be open to the world without TLS and keys, or a key is too short.
         LedgerUnreachable: the port cannot be had.
     """
-    if not is_remote_allowed and not _is_loopback(host):
-        raise ConfigRefused(
-            f"{host} is not a loopback address; the chain has an unlocked account", where="host"
-        )
-    if not 0 <= port <= 65_535:
-        raise ConfigRefused("must be from 0 to 65535", where="port")
+    listening = replace(listening or Listening(), has_keys=bool(access_keys))
+    listening.check(keys=HOW_TO_GIVE_KEYS)
+    for key in access_keys:
+        if _ACCESS_KEY.fullmatch(key) is None:
+            raise ConfigRefused(
+                "must have 32 to 128 letters, digits, '-' or '_', a key a line", where="access keys"
+            )
+    tls = listening.tls()
     connections: set[asyncio.Task[None]] = set()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -79,7 +86,7 @@ async def serve(
                     writer, 503, _error(None, RpcError(INVALID_REQUEST, "too many connections")), False
                 )
             else:
-                await _converse(chain, reader, writer)
+                await _converse(chain, reader, writer, access_keys)
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass  # The client left, or the server is closing: there is nobody to tell.
         finally:
@@ -87,11 +94,21 @@ async def serve(
             writer.close()
 
     try:
-        listener = await asyncio.start_server(connected, host, port, limit=MAX_HEADER_BYTES)
+        listener = await asyncio.start_server(
+            connected,
+            listening.host,
+            listening.port,
+            limit=MAX_HEADER_BYTES,
+            ssl=tls,
+            ssl_handshake_timeout=None if tls is None else _READ_TIMEOUT_S,
+        )
     except OSError as error:
-        raise LedgerUnreachable(f"cannot listen on {host} port {port}: {error.strerror}") from error
+        raise LedgerUnreachable(
+            f"cannot listen on {listening.host} port {listening.port}: {error.strerror}"
+        ) from error
     try:
-        yield Server(host, int(listener.sockets[0].getsockname()[1]))
+        port = int(listener.sockets[0].getsockname()[1])
+        yield Server(listening.url(port), port)
     finally:
         listener.close()
         for task in list(connections):
@@ -100,18 +117,16 @@ async def serve(
         await listener.wait_closed()
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-async def _converse(chain: EmbeddedChain, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _converse(
+    chain: EmbeddedChain,
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    access_keys: Sequence[str],
+) -> None:
     is_open = True
     while is_open:
         try:
-            is_open, body = await _read_request(reader, writer)
+            is_open, body = await _read_request(reader, writer, access_keys)
         except _HttpRefused as refused:
             await _respond(writer, refused.status, _error(None, RpcError(refused.code, str(refused))), False)
             return
@@ -122,7 +137,7 @@ async def _converse(chain: EmbeddedChain, reader: asyncio.StreamReader, writer: 
 
 
 async def _read_request(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, access_keys: Sequence[str]
 ) -> tuple[bool, bytes | None]:
     """Whether the connection stays open, and a request's body; None at the end of the connection."""
     try:
@@ -147,6 +162,8 @@ async def _read_request(
         raise _HttpRefused(400, "not an HTTP/1 request")
     if parts[0] != "POST":
         raise _HttpRefused(405, "only POST is served")
+    if access_keys and not _is_known(parts[1], access_keys):
+        raise _HttpRefused(401, "an access key is required, as the path of the URL")
     if "origin" in headers:
         raise _HttpRefused(403, "requests from web pages are refused")
     if "transfer-encoding" in headers or "content-length" not in headers:
@@ -165,6 +182,12 @@ async def _read_request(
         raise _HttpRefused(408, f"body did not arrive within {_READ_TIMEOUT_S:.0f} s") from error
     is_open = headers.get("connection", "").lower() != "close" and parts[2] == "HTTP/1.1"
     return is_open, body
+
+
+def _is_known(path: str, access_keys: Sequence[str]) -> bool:
+    """Whether a path is one of the keys; how long that takes says nothing about them."""
+    given = path.removeprefix("/").encode("latin-1")
+    return sum(hmac.compare_digest(given, key.encode()) for key in access_keys) > 0
 
 
 async def _respond(writer: asyncio.StreamWriter, status: int, answer: Any, is_open: bool) -> None:
@@ -197,9 +220,13 @@ def _answer_one(chain: EmbeddedChain, request: Any) -> dict[str, Any] | None:
         return _error(None, RpcError(INVALID_REQUEST, "a request is an object"))
     identifier = request.get("id")
     if identifier is not None and (
-        isinstance(identifier, bool) or not isinstance(identifier, int | float | str)
+        isinstance(identifier, bool)
+        or not isinstance(identifier, int | float | str)
+        or (isinstance(identifier, float) and not math.isfinite(identifier))
     ):
-        return _error(None, RpcError(INVALID_REQUEST, "must be a string, a number or null", where="id"))
+        return _error(
+            None, RpcError(INVALID_REQUEST, "must be a string, a finite number or null", where="id")
+        )
     method, params = request.get("method"), request.get("params", [])
     if request.get("jsonrpc") != "2.0" or not isinstance(method, str):
         wrong = RpcError(INVALID_REQUEST, 'a request has "jsonrpc": "2.0" and a "method"')
