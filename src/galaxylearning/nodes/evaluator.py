@@ -171,8 +171,8 @@ class SeatedJob:
         if not _is_due(state, self.view.now, "anchorCohort", cohort.size):
             return
         is_closed = state.deadline is not None and self.view.now >= state.deadline
-        if not is_closed and not self._head.seats.issuperset(state.evaluators):
-            return  # A full cohort waits for the seats: one may be on its way, or was just rolled back.
+        if not is_closed and not state.seats.issuperset(state.evaluators):
+            return  # A full cohort waits for the seats to be final: else one that is rolled back is lost.
         anchor = typed.CohortAnchor(self.job_id, cohort.root, cohort.size, state.direct_head)
         await self._post_once(
             "cohort", CohortList(job_id=self.job_id, enrolments=cohort.relayed, direct=cohort.direct)
