@@ -34,7 +34,7 @@ from galaxylearning.chain.deployment import Deployment
 from galaxylearning.protocol.job import CompiledJob
 
 RESULTS: Final = Path(__file__).parents[1] / "results" / "reorgs.json"
-WANTED: Final = {"sealed": 1_200, "masked": 300, "deeper": 40}
+WANTED: Final = {"sealed": 1_000, "masked": 200, "deeper": 20}
 QUICK: Final = {"sealed": 40, "masked": 10, "deeper": 2}
 OFTEN: Final = 0.1
 DEEPER_FINALITY_BLOCKS: Final = 6

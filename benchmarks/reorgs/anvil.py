@@ -105,7 +105,7 @@ class Chain:
             block = await self.ask("eth_getBlockByNumber", hex(number), False)
             hashes = [] if block is None else block["transactions"]
             found += [await self.ask("eth_getRawTransactionByHash", one) for one in hashes]
-        return found
+        return [raw for raw in found if raw is not None]
 
     async def reorganise(self, depth: int, again: Sequence[tuple[str, int]] = ()) -> None:
         """Put new blocks in the place of the last ``depth``; ``again``: raw transactions, and in which.
