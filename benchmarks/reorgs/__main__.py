@@ -16,8 +16,8 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -34,7 +34,7 @@ from galaxylearning.chain.deployment import Deployment
 from galaxylearning.protocol.job import CompiledJob
 
 RESULTS: Final = Path(__file__).parents[1] / "results" / "reorgs.json"
-WANTED: Final = {"sealed": 1_000, "masked": 200, "deeper": 20}
+WANTED: Final = {"sealed": 1_000, "masked": 200, "deeper": 10}
 QUICK: Final = {"sealed": 40, "masked": 10, "deeper": 2}
 OFTEN: Final = 0.1
 DEEPER_FINALITY_BLOCKS: Final = 6
@@ -74,37 +74,31 @@ class Ground:
     seats: tuple[str, ...]
 
     async def play(self, seed: int, often: float) -> Ending:
-        """One play from here, after which the chain is as it was."""
-        snapshot = await self.chain.snapshot()
-        try:
-            play = Play(self.chain, self.deployment, self.compiled, self.seats, seed, often)
-            return await play.run()
-        finally:
-            await self.chain.revert(snapshot)
+        """One play from here."""
+        return await Play(self.chain, self.deployment, self.compiled, self.seats, seed, often).run()
 
     async def deeper(self, seed: int) -> tuple[int, int, list[str]]:
         """One play that ends with what was final being taken back."""
-        snapshot = await self.chain.snapshot()
         rng = Random(seed)  # noqa: S311 - when blocks go is no secret
-        try:
-            play = Play(
-                self.chain,
-                self.deployment,
-                self.compiled,
-                self.seats,
-                seed,
-                finality_blocks=DEEPER_FINALITY_BLOCKS,
-            )
-            return await deeper_than_final(play, rng.randint(4, 20), rng.randint(0, 40))
-        finally:
-            await self.chain.revert(snapshot)
+        play = Play(
+            self.chain,
+            self.deployment,
+            self.compiled,
+            self.seats,
+            seed,
+            finality_blocks=DEEPER_FINALITY_BLOCKS,
+        )
+        return await deeper_than_final(play, rng.randint(4, 20), rng.randint(0, 40))
 
 
-async def _ground(stack: AsyncExitStack, *, is_masked: bool) -> Ground:
-    url = stack.enter_context(running_anvil())
-    chain = await stack.enter_async_context(open_chain(url))
-    seats = MASKED if is_masked else SEALED
-    return Ground(chain, await found_town(url, seats), compiled_job(is_masked=is_masked), seats)
+@asynccontextmanager
+async def _ground(*, is_masked: bool) -> AsyncIterator[Ground]:
+    """A fresh chain for each play: anvil forgets states after some thousand blocks that came and went."""
+    with running_anvil() as url:
+        async with open_chain(url) as chain:
+            seats = MASKED if is_masked else SEALED
+            deployment = await found_town(url, seats)
+            yield Ground(chain, deployment, compiled_job(is_masked=is_masked), seats)
 
 
 class Session:
@@ -125,20 +119,19 @@ class Session:
 
     async def run(self) -> None:
         """Sealed jobs, masked jobs, and what is deeper than final."""
-        async with AsyncExitStack() as stack:
-            ground = await _ground(stack, is_masked=False)
+        async with _ground(is_masked=False) as ground:
             calm = await ground.play(self.seed, 0.0)
-            self._tell("undisturbed", calm, calm.problems)
-            self.found.wrong_jobs["sealed"] += bool(calm.problems)
-            await self._storms("sealed", ground, calm)
-            await self._deeper(ground)
-        async with AsyncExitStack() as stack:
-            await self._storms("masked", await _ground(stack, is_masked=True), None)
+        self._tell("undisturbed", calm, calm.problems)
+        self.found.wrong_jobs["sealed"] += bool(calm.problems)
+        await self._storms("sealed", calm)
+        await self._deeper()
+        await self._storms("masked", None)
 
-    async def _storms(self, kind: str, ground: Ground, calm: Ending | None) -> None:
+    async def _storms(self, kind: str, calm: Ending | None) -> None:
         done, seed = 0, self.seed
         while done < self.wanted[kind] and not self._is_over():
-            ending = await ground.play(seed, OFTEN)
+            async with _ground(is_masked=kind == "masked") as ground:
+                ending = await ground.play(seed, OFTEN)
             problems = list(ending.problems)
             if calm is not None:
                 problems += _differences(calm, ending)
@@ -147,11 +140,12 @@ class Session:
             done += sum(ending.struck.values())
             seed += 1
 
-    async def _deeper(self, ground: Ground) -> None:
+    async def _deeper(self) -> None:
         for seed in range(self.seed, self.seed + self.wanted["deeper"]):
             if self._is_over():
                 return
-            halted, refused, problems = await ground.deeper(seed)
+            async with _ground(is_masked=False) as ground:
+                halted, refused, problems = await ground.deeper(seed)
             print(f"deeper:{seed}: {halted} halted, {refused} refused to start again", flush=True)
             for problem in problems:
                 print(f"  VIOLATION {problem}", flush=True)
@@ -204,16 +198,17 @@ def _differences(calm: Ending, ending: Ending) -> list[str]:
 async def _replay(name: str) -> int:
     """One play again; how many problems it had."""
     kind, _, seed = name.partition(":")
-    async with AsyncExitStack() as stack:
-        ground = await _ground(stack, is_masked=kind == "masked")
+    async with _ground(is_masked=kind == "masked") as ground:
         if kind == "deeper":
             halted, refused, problems = await ground.deeper(int(seed))
             print(f"{halted} halted, {refused} refused to start again")
         else:
-            calm = await ground.play(int(seed), 0.0)
             ending = await ground.play(int(seed), OFTEN)
             print(f"{dict(sorted(ending.struck.items()))}\n{ending.facts}")
-            problems = [*ending.problems, *(_differences(calm, ending) if kind == "sealed" else ())]
+            problems = list(ending.problems)
+    if kind == "sealed":
+        async with _ground(is_masked=False) as ground:
+            problems += _differences(await ground.play(int(seed), 0.0), ending)
     print("\n".join(problems) or "no violation")
     return len(problems)
 
