@@ -10,7 +10,7 @@ BENCH ?=
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: help demo test check bench bench-peers bench-robust bench-robust-oracle bench-scale bench-private \
-  bench-secagg bench-fairness blob-faults fuzz faults behaviours contracts contracts-slow lock setup \
+  bench-secagg bench-fairness blob-faults fuzz faults reorgs behaviours contracts contracts-slow lock setup \
   setup-dev clean
 
 help: ## Show what can be made
@@ -84,6 +84,9 @@ bench-robust-oracle: setup benchmarks/.venv-byzfl/.installed benchmarks/.venv-fl
 
 bench-fairness: setup ## Who is paid what when one data owner does not play fair (BENCH="--seeds 1 --twin-seeds 5")
 	$(BIN)/python -m benchmarks.fairness $(BENCH)
+
+reorgs: setup-dev ## Whole jobs on a chain that takes blocks back (BENCH="--budget-minutes N --seed S --quick")
+	$(BIN)/python -m benchmarks.reorgs $(BENCH)
 
 blob-faults: setup-dev ## Lost, flipped, truncated, swapped and late blobs in every kind of store (BENCH=--quick)
 	$(BIN)/python -m benchmarks.blob_faults $(BENCH)

@@ -251,7 +251,7 @@ class _Play:
             task.cancel()
             await asyncio.wait([task])
             if not task.cancelled() and task.exception() is not None:
-                raise task.exception()  # type: ignore[misc]
+                raise task.exception()
         return played
 
     async def _ended(self) -> None:
@@ -319,4 +319,4 @@ def _fingerprint(played: Played) -> str:
 
 
 def _plain(event: Event) -> tuple[Any, ...]:
-    return event.name, event.block_number, event.timestamp, sorted(event.arguments.items())
+    return event.name, event.block.number, event.timestamp, sorted(event.arguments.items())

@@ -57,7 +57,7 @@ def seeded_sealing() -> Iterator[None]:
     """While this lasts, equal entropy gives equal envelopes."""
     kept = seal._wrap, SealingKey._unwrap
     seal._wrap = _wrap
-    SealingKey._unwrap = _unwrap  # type: ignore[method-assign]
+    SealingKey._unwrap = _unwrap  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:

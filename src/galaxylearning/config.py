@@ -15,6 +15,8 @@ MAX_CONFIG_BYTES: Final = 1 << 16
 EMBEDDED: Final = "embedded:"
 MAX_STORES: Final = 8
 CHAIN_SCHEMES: Final = ("http", "https", "ws", "wss")
+MAX_WITNESSES: Final = 4
+MAX_FINALITY_BLOCKS: Final = 4_096
 
 
 class BlobAccess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,6 +54,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``chain``: ``embedded:`` (a chain inside this home) or the URL of an EVM node. ``blobs``: a folder,
     relative to the home or absolute, the URL of a blob server, ``s3://bucket/prefix``, or a list of these
     that hold the same. ``deployment``: where the contracts are, as JSON, empty before they are.
+
+    ``chain_witnesses``: URLs of further nodes of the same chain. ``finality_blocks``: how far below the head
+    a block is final; null leaves it to the node (on development chains: at once). ``final_endpoints``: how
+    many of the nodes must agree before a block is final; 0 means all. ``check_blocks``: whether headers must
+    have their hashes and logs be proven by receipts; only for chains that hash otherwise it is false.
+    ``rpc_timeout_s``: for one answer; ``rpc_patience_s``: so long a node may ask us to wait.
+    ``head_stall_s``: a head that stands still for longer is told of; 0 means never.
     """
 
     chain: str = EMBEDDED
@@ -60,6 +69,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     poll_ms: int = 500
     stagger_ms: int = 2_000
     blob_access: BlobAccess = BlobAccess()
+    chain_witnesses: tuple[str, ...] = ()
+    finality_blocks: int | None = None
+    final_endpoints: int = 0
+    check_blocks: bool = True
+    rpc_timeout_s: int = 30
+    rpc_patience_s: int = 60
+    head_stall_s: int = 600
 
     def __post_init__(self) -> None:
         check_chain(self.chain)
@@ -68,9 +84,26 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ConfigRefused(f"must name a store, or up to {MAX_STORES} different ones", where="blobs")
         if self.blob_access.copies > len(stores):
             raise ConfigRefused(f"there are only {len(stores)} stores", where="blob_access.copies")
-        for name, low, high in (("poll_ms", 1, 3_600_000), ("stagger_ms", 0, 3_600_000)):
-            if not low <= getattr(self, name) <= high:
+        for name, low, high in (
+            ("poll_ms", 1, 3_600_000),
+            ("stagger_ms", 0, 3_600_000),
+            ("finality_blocks", 0, MAX_FINALITY_BLOCKS),
+            ("final_endpoints", 0, 1 + len(self.chain_witnesses)),
+            ("rpc_timeout_s", 1, 600),
+            ("rpc_patience_s", 0, 3_600),
+            ("head_stall_s", 0, 86_400),
+        ):
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
                 raise ConfigRefused(f"must be from {low} to {high}", where=name)
+        if self.chain_witnesses and self.chain == EMBEDDED:
+            raise ConfigRefused("an embedded chain has no other nodes", where="chain_witnesses")
+        if len(self.chain_witnesses) > MAX_WITNESSES:
+            raise ConfigRefused(f"at most {MAX_WITNESSES} allowed", where="chain_witnesses")
+        for witness in self.chain_witnesses:
+            if witness == EMBEDDED or witness == self.chain:
+                raise ConfigRefused("must be the URL of another node", where="chain_witnesses")
+            check_chain(witness, where="chain_witnesses")
 
     @property
     def stores(self) -> tuple[str, ...]:
@@ -78,7 +111,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return (self.blobs,) if isinstance(self.blobs, str) else self.blobs
 
 
-def check_chain(chain: str) -> str:
+def check_chain(chain: str, *, where: str = "chain") -> str:
     """``chain`` as it is, where it names a chain.
 
     Raises:
@@ -95,7 +128,7 @@ def check_chain(chain: str) -> str:
     if not is_url:
         raise ConfigRefused(
             f"{chain[:100]!r} given; allowed: {EMBEDDED!r} or a URL of {', '.join(CHAIN_SCHEMES)}",
-            where="chain",
+            where=where,
         )
     return chain
 
@@ -149,6 +182,10 @@ class Home:
     def journal(self, name: str) -> Path:
         """Journal of one node."""
         return self.root / "journals" / f"{name}.sqlite"
+
+    def outbox(self, name: str) -> Path:
+        """Outbox of one node: its transactions."""
+        return self.root / "journals" / f"{name}.outbox.sqlite"
 
     def is_new(self) -> bool:
         """Whether there are no settings yet."""

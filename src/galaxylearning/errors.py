@@ -17,6 +17,9 @@
     ├── BlobMissing              a blob that should exist does not
     ├── LedgerError              the chain could not be read or written
     │   ├── LedgerUnreachable    nothing answered in time (retryable)
+    │   │   └── AnswerRefused    what answered said what cannot be
+    │   ├── ChainDisagreement    endpoints contradict each other, or one the chain it was (retryable)
+    │   ├── FinalityBroken       a block that was final is no longer there; nothing may be signed any more
     │   └── TransactionReverted  a contract refused, with its reason
     ├── StorageError             a disk or database failed
     │   └── DiskFull             nothing more can be written (retryable)
@@ -132,6 +135,22 @@ class LedgerUnreachable(LedgerError):
     """No answer in time."""
 
     retryable = True
+
+
+class AnswerRefused(LedgerUnreachable):
+    """An endpoint said what cannot be: a malformed or cut-off answer, a header or log that is none."""
+
+
+class ChainDisagreement(LedgerError):
+    """Endpoints of one chain contradict each other about what is final."""
+
+    retryable = True
+
+
+class FinalityBroken(LedgerError):
+    """A block that was final is not on the chain any more: whoever acted on it must stop and look."""
+
+    exit_code = 10
 
 
 class TransactionReverted(LedgerError):

@@ -32,25 +32,51 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
+class Block:
+    """A block by number and 32-byte hash: a number alone names another block after a reorganisation."""
+
+    number: int
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """A decoded log entry. ``arguments`` holds structs as dicts, bytes as bytes, addresses checksummed."""
 
     contract: Contract
     name: str
     arguments: Mapping[str, Any]
-    block_number: int
+    block: Block
     timestamp: int
     log_index: int
     transaction_hash: bytes
-    sender: Address
+
+
+@dataclass(frozen=True, slots=True)
+class ChainLog:
+    """The events of both contracts from some block on, oldest first, as far as the chain has them now.
+
+    ``final`` ones stay for good. ``provisional`` ones are those after ``final_block``, up to ``head``: the
+    next reading may have others in their place. ``rollbacks`` counts how often blocks were seen to be taken
+    back. ``hold`` says why nothing that cannot be undone may be done now, or is None; ``notices`` are what
+    the operator should know.
+    """
+
+    final: Sequence[Event]
+    provisional: Sequence[Event]
+    final_block: Block
+    head: Block
+    rollbacks: int = 0
+    hold: str | None = None
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """A mined, successful transaction."""
+    """A successful transaction in a block, which may yet be taken back."""
 
     transaction_hash: bytes
-    block_number: int
+    block: Block
     gas_used: int
     sender: Address
     events: tuple[Event, ...]
@@ -83,7 +109,7 @@ class Ledger(Protocol):
         """Timestamp of the latest block, or of the next one where the chain knows it; Unix seconds."""
         ...
 
-    async def randomness(self, block_number: int) -> bytes:
+    async def randomness(self, block: Block) -> bytes:
         """32 bytes that nobody could choose or foresee well before this block (``prevRandao``, EIP-4399).
 
         Raises:
@@ -110,8 +136,28 @@ class Ledger(Protocol):
         """
         ...
 
-    async def events(self, *, job_id: int | None = None, since_block: int = 0) -> Sequence[Event]:
-        """Logs of both contracts (those of one job where given), oldest first."""
+    @property
+    def is_irrevocable(self) -> bool:
+        """Whether no block of this chain is ever taken back: then everything is final at once."""
+        ...
+
+    async def follow(self, since_block: int) -> ChainLog:
+        """The events of both contracts in blocks from ``since_block`` on; those before count as final.
+
+        Raises:
+            FinalityBroken: a block that was final is not there any more.
+            ChainDisagreement: the chain's endpoints contradict each other.
+            LedgerUnreachable: no answer in time, or none that can be true.
+        """
+        ...
+
+    async def has_block(self, block: Block) -> bool:
+        """Whether a block is on the chain now, or another one in its place.
+
+        Raises:
+            ChainDisagreement: one endpoint has it, another has not.
+            LedgerUnreachable: no answer in time, or the chain does not go so far.
+        """
         ...
 
 
@@ -158,6 +204,62 @@ class Journal(Protocol):
     def lookup(self, step: str) -> bytes | None: ...
 
     def steps(self, prefix: str = "") -> Sequence[str]: ...
+
+
+EntryState = Literal["intended", "signed", "sent", "mined", "final", "replaced", "void"]
+"""How far a transaction has come: meant; signed, perhaps sent; sent; in a block; in a final block.
+
+``replaced``: another of ours was signed with its nonce. ``void``: it can never be mined.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxEntry:
+    """One transaction of one account: what for, its nonce, and every raw transaction signed for it.
+
+    ``raws`` are alternatives with the same nonce, oldest first, so at most one of them is ever mined. Gas in
+    units, fees in wei per unit of gas, times in Unix seconds, 0 where it has not happened.
+    """
+
+    number: int
+    effect: Digest
+    account: Address
+    nonce: int
+    to: Address | None
+    data: bytes
+    gas: int
+    max_fee_wei: int
+    priority_fee_wei: int
+    state: EntryState = "intended"
+    raws: tuple[bytes, ...] = ()
+    first_sent_s: int = 0
+    last_sent_s: int = 0
+    block_number: int = 0
+    block_hash: bytes = b""
+    is_told: bool = False
+    """Whether who asked for it could know its receipt, by answer or by looking at the chain afterwards."""
+    reason: str = ""
+    """Why it is void."""
+
+
+class Outbox(Protocol):
+    """A node's transactions, each on disk before it is sent. One process at a time holds one."""
+
+    def add(self, entry: OutboxEntry) -> OutboxEntry:
+        """Write a new intent down; returned with its number, which is larger than any before."""
+        ...
+
+    def save(self, entry: OutboxEntry) -> OutboxEntry:
+        """Write an entry's new state over its old one; what was given."""
+        ...
+
+    def last(self, effect: Digest) -> OutboxEntry | None:
+        """The newest entry for an effect that is neither final nor void."""
+        ...
+
+    def unfinished(self, account: Address | None = None) -> Sequence[OutboxEntry]:
+        """Entries that are neither final nor void, of one account or all, by account and nonce."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

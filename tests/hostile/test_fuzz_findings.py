@@ -22,7 +22,7 @@ from galaxylearning.chain import bounded_json
 from galaxylearning.chain.deployment import Deployment
 from galaxylearning.chain.embedded import EmbeddedChain
 from galaxylearning.chain.embedded.server import answer_body
-from galaxylearning.chain.evm import connect
+from galaxylearning.chain.evm import Following, connect
 from galaxylearning.chain.transport import error_of
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import DataRefused, GalaxyError, LedgerError, MessageRefused, StorageError
@@ -270,11 +270,22 @@ def test_a_request_whose_number_is_none_is_refused(identifier: str) -> None:
     assert "finite" in json.dumps(answer, allow_nan=False)
 
 
+def block(number: str) -> dict[str, Any]:
+    """A block of this number, as good as any where hashes are not computed again."""
+    fields = dict.fromkeys(("hash", "parentHash", "mixHash", "receiptsRoot"), HASH)
+    return {**fields, "number": number, "timestamp": "0x1", "logsBloom": "0x" + "ff" * 256}
+
+
 class Node:
     """Answers as it was told."""
 
     def __init__(self, **answers: Any) -> None:
-        self._answers = {"eth_chainId": "0x1", "eth_getCode": "0x00", **answers}
+        self._answers = {
+            "eth_chainId": "0x1",
+            "eth_getCode": "0x00",
+            "eth_getBlockByNumber": block("0x1"),
+            **answers,
+        }
 
     async def make_request(self, method: str, params: Any) -> Any:  # noqa: ARG002
         """The answer for the method, or null."""
@@ -286,8 +297,10 @@ def read_events(**answers: Any) -> object:
 
     async def read() -> object:
         async with asyncio.timeout(30):
-            ledger = await connect(Node(**answers), Deployment(1, TOKEN, REGISTRY, JOBS, 0))  # type: ignore[arg-type]
-            return await ledger.events()
+            deployment = Deployment(1, TOKEN, REGISTRY, JOBS, 0)  # type: ignore[arg-type]
+            following = Following(finality_blocks=0, is_checked=False)
+            ledger = await connect(Node(**answers), deployment, following=following)
+            return (await ledger.follow(0)).final
 
     return asyncio.run(read())
 
@@ -308,15 +321,15 @@ def log(**changes: Any) -> dict[str, Any]:
 
 def test_a_node_that_claims_an_endless_chain_is_not_followed_for_ever() -> None:
     with pytest.raises(LedgerError):
-        read_events(eth_blockNumber=hex(2**63), eth_getLogs=[])
+        read_events(eth_getBlockByNumber=block(hex(2**63)), eth_getLogs=[])
 
 
 def test_a_node_that_gives_the_same_logs_for_all_blocks_is_refused() -> None:
     with pytest.raises(LedgerError):
-        read_events(eth_blockNumber=hex(50_000), eth_getLogs=[log()])
+        read_events(eth_getBlockByNumber=block(hex(50_000)), eth_getLogs=[log()])
 
 
 @pytest.mark.parametrize("changes", [{"topics": 7}, {"topics": 0.5}, {"topics": None}])
 def test_a_log_without_a_list_of_topics_is_refused(changes: Mapping[str, Any]) -> None:
     with pytest.raises(LedgerError):
-        read_events(eth_blockNumber="0x2", eth_getLogs=[log(**changes)])
+        read_events(eth_getLogs=[log(**changes)])

@@ -24,6 +24,7 @@ def test_settings_come_back_as_they_were_kept() -> None:
         Settings(),
         Settings("ws://localhost:8546", "/var/blobs", '{"chain_id": 1}', 1, 0),
         Settings(chain="https://user:secret@node.example:443/path?key=1"),
+        Settings("http://a", chain_witnesses=("http://b", "ws://c"), finality_blocks=64, final_endpoints=2),
     ):
         assert settings_from_json(settings_to_json(settings)) == settings
     assert json.loads(settings_to_json(Settings()))["chain"] == EMBEDDED
@@ -74,6 +75,22 @@ def test_anything_else_is_refused_briefly(url: str) -> None:
         (b'{"stagger_ms": -1}', "stagger_ms"),
         (b'{"blobs": ""}', "blobs"),
         (b'{"chain": 5}', "chain"),
+        (b'{"chain": "http://a", "chain_witnesses": ["ftp://b"]}', "chain_witnesses"),
+        (b'{"chain": "http://a", "chain_witnesses": ["http://a"]}', "chain_witnesses"),
+        (b'{"chain": "http://a", "chain_witnesses": ["embedded:"]}', "chain_witnesses"),
+        (b'{"chain_witnesses": ["http://b"]}', "chain_witnesses"),
+        (
+            b'{"chain": "http://a", "chain_witnesses": ["http://b1", "http://b2", "http://b3", "http://b4", '
+            b'"http://b5"]}',
+            "chain_witnesses",
+        ),
+        (b'{"chain": "http://a", "chain_witnesses": ["http://b"], "final_endpoints": 3}', "final_endpoints"),
+        (b'{"final_endpoints": -1}', "final_endpoints"),
+        (b'{"finality_blocks": -1}', "finality_blocks"),
+        (b'{"finality_blocks": 4097}', "finality_blocks"),
+        (b'{"finality_blocks": "64"}', "finality_blocks"),
+        (b'{"rpc_timeout_s": 0}', "rpc_timeout_s"),
+        (b'{"check_blocks": 1}', "check_blocks"),
         (b'{"chain": "\xff"}', "galaxy.json"),
         (b"[" * 50_000, "galaxy.json"),
         (b" " * (MAX_CONFIG_BYTES + 1), "galaxy.json"),

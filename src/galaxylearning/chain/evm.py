@@ -3,77 +3,123 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from galaxylearning.chain.abi_codec import codec
+from galaxylearning.chain.agreement import Following
 from galaxylearning.chain.deployment import Deployment, deploy, fund
+from galaxylearning.chain.endpoints import Endpoints
+from galaxylearning.chain.follower import Follower
+from galaxylearning.chain.logs import CONTRACTS, SPAN_BLOCKS, WATCHED, LogReader, raw_log
 from galaxylearning.chain.signer import KeySigner
-from galaxylearning.chain.transactions import RECEIPT_TIMEOUT_S, Sender
+from galaxylearning.chain.transactions import RECEIPT_TIMEOUT_S, Fees, Sender
 from galaxylearning.chain.transport import (
+    PATIENCE_S,
     REQUEST_TIMEOUT_S,
     Node,
-    Transport,
     as_address,
     as_bytes,
     as_int,
     as_object,
     as_objects,
 )
-from galaxylearning.errors import ConfigRefused, LedgerError
-from galaxylearning.ports import Call, Contract, Event, Receipt, Signer
+from galaxylearning.errors import ConfigRefused, FinalityBroken, LedgerError, LedgerUnreachable
+from galaxylearning.ports import Block, Call, ChainLog, Contract, Outbox, Receipt, Signer
 from galaxylearning.units import Address
 
-__all__ = ["Deployment", "EvmLedger", "KeySigner", "connect", "deploy", "fund"]
+__all__ = ["Deployment", "EvmLedger", "Following", "KeySigner", "connect", "deploy", "fund"]
 
-_LOG_SPAN_BLOCKS = 10_000
-_KNOWN_LIMIT = 50_000
-_MOST_BLOCKS = 10**9
-_CONTRACTS: tuple[Contract, ...] = ("jobs", "registry", "token")
+LOOK_EVERY_S = 1.0
 
 
 async def connect(
-    url_or_provider: Node,
+    url_or_provider: Node | Sequence[Node],
     deployment: Deployment,
     *,
     request_timeout_s: float = REQUEST_TIMEOUT_S,
     receipt_timeout_s: float = RECEIPT_TIMEOUT_S,
+    patience_s: float = PATIENCE_S,
+    following: Following | None = None,
+    outbox: Outbox | None = None,
+    fees: Fees | None = None,
 ) -> EvmLedger:
     """A ledger over a node, once the node turned out to be the chain the deployment is on.
 
+    What an earlier process left unfinished in ``outbox`` is taken up before anything else is asked.
+
     Args:
         url_or_provider: http(s):// or ws(s):// URL, a web3.py provider, an ``AsyncWeb3``, or an
-            ``EmbeddedChain``.
+            ``EmbeddedChain``; or several of them, the first of which is asked as long as it answers.
+        request_timeout_s: for one answer.
+        receipt_timeout_s: for a transaction to be mined.
+        patience_s: so long in all a request waits for a node that limits our rate.
+        following: what counts as final, and what is checked.
+        outbox: where transactions are written down before they are sent; without it they are forgotten with
+            the process.
+        fees: what may be paid for gas.
 
     Raises:
         ConfigRefused: wrong kind of URL, another chain, or no contract at one of the addresses.
         LedgerUnreachable: no answer in time.
     """
-    transport = Transport(url_or_provider, timeout_s=request_timeout_s)
+    nodes: list[Any] = [url_or_provider]
+    if isinstance(url_or_provider, list | tuple):
+        nodes = list(url_or_provider)
+    endpoints = Endpoints(nodes, timeout_s=request_timeout_s, patience_s=patience_s)
     try:
-        chain_id = as_int(await transport.request("eth_chainId"))
-        if chain_id != deployment.chain_id:
-            raise ConfigRefused(f"the node's chain is {chain_id}, not {deployment.chain_id}", where="chain")
-        for contract in _CONTRACTS:
+        await _check_chain_ids(endpoints, deployment)
+        for contract in CONTRACTS:
             address = deployment.address_of(contract)
-            if await transport.request("eth_getCode", address, "latest") in ("0x", None):
+            if await endpoints.request("eth_getCode", address, "latest") in ("0x", None):
                 raise ConfigRefused(f"there is no contract at {address}", where=f"deployment.{contract}")
+        sender = Sender(
+            endpoints,
+            chain_id=deployment.chain_id,
+            receipt_timeout_s=receipt_timeout_s,
+            outbox=outbox,
+            fees=fees,
+        )
+        await sender.recover()
     except BaseException:
-        await transport.close()
+        await endpoints.close()
         raise
-    return EvmLedger(transport, deployment, receipt_timeout_s=receipt_timeout_s)
+    return EvmLedger(endpoints, deployment, sender, following or Following())
+
+
+async def _check_chain_ids(endpoints: Endpoints, deployment: Deployment) -> None:
+    """Refuse an endpoint of another chain. One that does not answer is left for later, if another does."""
+    answered = 0
+    for node in endpoints.all:
+        try:
+            chain_id = as_int(await node.request("eth_chainId"))
+        except LedgerUnreachable as error:
+            endpoints.blame(node, error)
+            if node is endpoints.all[-1] and not answered:
+                raise
+            continue
+        answered += 1
+        if chain_id != deployment.chain_id:
+            raise ConfigRefused(
+                f"{node.name} is on chain {chain_id}, the contracts are on {deployment.chain_id}",
+                where="chain",
+            )
 
 
 class EvmLedger:
     """Implements ``ports.Ledger``. Made by ``connect``."""
 
-    def __init__(self, transport: Transport, deployment: Deployment, *, receipt_timeout_s: float) -> None:
-        self._transport = transport
+    def __init__(
+        self, endpoints: Endpoints, deployment: Deployment, sender: Sender, following: Following
+    ) -> None:
+        self._transport = endpoints
         self._deployment = deployment
-        self._sender = Sender(transport, chain_id=deployment.chain_id, receipt_timeout_s=receipt_timeout_s)
-        self._contract_at = {deployment.address_of(contract): contract for contract in _CONTRACTS}
-        self._timestamps: dict[str, int] = {}
-        self._senders: dict[str, Address] = {}
+        self._sender = sender
+        self._reader = LogReader(deployment)
+        self._head: Block | None = None
+        """Of an embedded chain, on which a number names one block for good."""
+        self._follower = Follower(endpoints, deployment, following, on_change=self._look_after_outbox)
 
     @property
     def chain_id(self) -> int:
@@ -110,18 +156,19 @@ class EvmLedger:
                 return as_int(as_object(block)["timestamp"])
         raise LedgerError("the node has no latest block")
 
-    async def randomness(self, block_number: int) -> bytes:
+    async def randomness(self, block: Block) -> bytes:
         """``prevRandao`` of a block; see ``ports.Ledger.randomness``.
 
         Raises:
             LedgerError: the chain has no such block, or none of its own randomness.
             LedgerUnreachable: no answer in time.
         """
-        block = await self._transport.request("eth_getBlockByNumber", hex(block_number), False)
-        found = None if block is None else as_object(block).get("mixHash")
-        if found is None or len(as_bytes(found)) != 32:
-            raise LedgerError("the chain does not tell its randomness", where=f"block {block_number}")
-        return as_bytes(found)
+        if not self.is_irrevocable:
+            return (await self._follower.header(block)).prev_randao
+        answer = await self._transport.request("eth_getBlockByHash", "0x" + block.hash.hex(), False)
+        if answer is None:
+            raise LedgerError("the chain has no such block", where=f"block {block.number}")
+        return as_bytes(as_object(answer)["mixHash"])
 
     async def read(self, call: Call) -> Any:
         """Result of a view at the latest block; see ``ports.Ledger.read``.
@@ -139,110 +186,122 @@ class EvmLedger:
         """Send a transaction and wait for its receipt; see ``ports.Ledger.submit``.
 
         Raises:
+            FinalityBroken: a block that was final is gone; nothing is sent any more.
             TransactionReverted: the contract refused, with its custom error's name in ``reason``.
             LedgerUnreachable: no receipt in time; the transaction may still be mined.
             ValueError: no such function, or arguments that do not fit it.
         """
         function = codec(call.contract).function(call.function)
         data = function.encode(call.arguments)
-        receipt = await self._sender.send(signer, to=self.address_of(call.contract), data=data)
-        sender = as_address(receipt["from"])
-        self._senders[receipt["transactionHash"]] = sender
+        sending = asyncio.ensure_future(
+            self._sender.send(signer, to=self.address_of(call.contract), data=data)
+        )
+        try:
+            receipt = await self._followed(sending)
+        finally:
+            sending.cancel()
+        logs = as_objects(receipt["logs"])
+        timestamp = await self._timestamp(receipt, logs) if logs else 0
+        events = (self._reader.decode(raw_log(log), timestamp) for log in logs)
         return Receipt(
             transaction_hash=as_bytes(receipt["transactionHash"]),
-            block_number=as_int(receipt["blockNumber"]),
+            block=Block(as_int(receipt["blockNumber"]), as_bytes(receipt["blockHash"])),
             gas_used=as_int(receipt["gasUsed"]),
-            sender=sender,
-            events=tuple(await self._decoded(as_objects(receipt["logs"]))),
+            sender=as_address(receipt["from"]),
+            events=tuple(event for event in events if event is not None),
         )
 
-    async def events(self, *, job_id: int | None = None, since_block: int = 0) -> Sequence[Event]:
-        """Logs of the jobs and registry contracts, or of one job, oldest first.
+    async def _followed(self, sending: asyncio.Future[Mapping[str, Any]]) -> Mapping[str, Any]:
+        """Wait for a receipt; meanwhile follow the chain, for a reorganisation may drop what must go first.
+
+        Raises:
+            FinalityBroken: a block that was final is gone.
+        """
+        self._follower.check_unbroken()
+        while not (await asyncio.wait({sending}, timeout=LOOK_EVERY_S))[0]:
+            if self._follower.is_following:
+                try:
+                    await self._follower.advance()
+                except FinalityBroken:
+                    raise
+                except LedgerError:
+                    continue  # Who waits for the receipt will hear of it.
+        return sending.result()
+
+    async def _timestamp(self, receipt: Mapping[str, Any], logs: Sequence[Mapping[str, Any]]) -> int:
+        """When a transaction was mined, as the node says: Unix seconds."""
+        if (stamp := logs[0]["blockTimestamp"]) is not None:
+            return as_int(stamp)
+        block = await self._transport.request("eth_getBlockByHash", receipt["blockHash"], False)
+        if block is None:
+            raise LedgerUnreachable("its block was taken back", where=str(receipt["transactionHash"]))
+        return as_int(as_object(block)["timestamp"])
+
+    async def settle_pending(self, final_block: int | None = None) -> None:
+        """Send again what a reorganisation dropped; see ``transactions.Sender.settle_pending``.
 
         Raises:
             LedgerUnreachable: no answer in time.
         """
-        if job_id is not None and not 0 <= job_id < 1 << 256:
-            raise ValueError("job_id must fit 256 bits")
-        wanted: dict[str, Any] = {"address": [self.address_of("jobs"), self.address_of("registry")]}
-        if job_id is not None:
-            wanted = {
-                "address": self.address_of("jobs"),
-                "topics": [None, "0x" + job_id.to_bytes(32).hex()],
-            }
-        head = as_int(await self._transport.request("eth_blockNumber"))
-        if head - self._deployment.block_number > _MOST_BLOCKS:
-            raise LedgerError(
-                f"the node claims to be at block {hex(head)[:40]}; at most {_MOST_BLOCKS} after that of the "
-                "contracts allowed"
-            )
-        logs: list[Mapping[str, Any]] = []
-        for first in range(max(since_block, self._deployment.block_number), head + 1, _LOG_SPAN_BLOCKS):
-            last = min(first + _LOG_SPAN_BLOCKS - 1, head)
-            span = {**wanted, "fromBlock": hex(first), "toBlock": hex(last)}
-            found = as_objects(await self._transport.request("eth_getLogs", span))
-            if any(not first <= as_int(log["blockNumber"]) <= last for log in found):
-                raise LedgerError(f"the node gives logs from outside of blocks {first} to {last}")
-            logs.extend(found)
-        return await self._decoded(logs)
+        await self._sender.settle_pending(final_block)
 
-    async def _decoded(self, logs: Sequence[Mapping[str, Any]]) -> list[Event]:
-        """The events among these logs; logs of other contracts and of no known event are left out."""
-        ordered = sorted(logs, key=lambda log: (as_int(log["blockNumber"]), as_int(log["logIndex"])))
-        known = []
-        for log in ordered:
-            if not isinstance(log["topics"], list):
-                raise LedgerError("the node gives a log whose topics are no list", where="topics")
-            topics = [as_bytes(topic) for topic in log["topics"]]
-            contract = self._contract_at.get(as_address(log["address"]))
-            if contract is not None and topics and topics[0] in codec(contract).events:
-                for name in ("blockHash", "transactionHash"):
-                    if len(as_bytes(log[name])) != 32:
-                        raise LedgerError("the node gives a log without its 32 bytes", where=name)
-                known.append((contract, topics, log))
-        await self._learn([log for _, _, log in known])
-        events = []
-        for contract, topics, log in known:
-            kind = codec(contract).events[topics[0]]
-            events.append(
-                Event(
-                    contract=contract,
-                    name=kind.name,
-                    arguments=kind.decode(topics, as_bytes(log["data"])),
-                    block_number=as_int(log["blockNumber"]),
-                    timestamp=self._timestamps[log["blockHash"]],
-                    log_index=as_int(log["logIndex"]),
-                    transaction_hash=as_bytes(log["transactionHash"]),
-                    sender=self._senders[log["transactionHash"]],
-                )
-            )
-        return events
+    # ---- following
 
-    async def _learn(self, logs: Sequence[Mapping[str, Any]]) -> None:
-        """Find out the time of each log's block and the sender of its transaction, once each."""
-        if len(self._timestamps) + len(self._senders) > _KNOWN_LIMIT:
-            self._timestamps.clear()
-            self._senders.clear()
-        for log in logs:
-            stamp = log.get("blockTimestamp")
-            if stamp is not None:
-                self._timestamps[log["blockHash"]] = stamp if isinstance(stamp, int) else as_int(stamp)
-        blocks = {log["blockHash"] for log in logs} - self._timestamps.keys()
-        hashes = {log["transactionHash"] for log in logs} - self._senders.keys()
-        await asyncio.gather(
-            *map(self._learn_timestamp, sorted(blocks)), *map(self._learn_sender, sorted(hashes))
+    @property
+    def is_irrevocable(self) -> bool:
+        """Whether the chain lives in this process, where no block is ever taken back."""
+        return self._transport.is_embedded
+
+    async def follow(self, since_block: int) -> ChainLog:
+        """The events from a block on, final and provisional; see ``ports.Ledger.follow``.
+
+        Raises:
+            FinalityBroken: a block that was final is not there any more.
+            ChainDisagreement: the chain's endpoints contradict each other.
+            LedgerUnreachable: no answer in time, or none that can be true.
+        """
+        if self.is_irrevocable:
+            return await self._all_final(since_block)
+        follower = self._follower
+        await follower.advance()
+        first = bisect_left(follower.final_events, since_block, key=lambda event: event.block.number)
+        return ChainLog(
+            final=follower.final_events[first:],
+            provisional=[one for one in follower.provisional_events if one.block.number >= since_block],
+            final_block=Block(follower.final.number, follower.final.hash),
+            head=Block(follower.head.number, follower.head.hash),
+            rollbacks=follower.rollbacks,
+            hold=follower.hold,
+            notices=follower.notices,
         )
 
-    async def _learn_timestamp(self, block_hash: str) -> None:
-        block = await self._transport.request("eth_getBlockByHash", block_hash, False)
-        if block is None:
-            raise LedgerError("the chain was reorganised while it was read; read again", where=block_hash)
-        self._timestamps[block_hash] = as_int(as_object(block)["timestamp"])
+    async def _all_final(self, since_block: int) -> ChainLog:
+        """An embedded chain's log."""
+        head = self._head
+        if head is None or as_int(await self._transport.request("eth_blockNumber")) != head.number:
+            latest = as_object(await self._transport.request("eth_getBlockByNumber", "latest", False))
+            head = self._head = Block(as_int(latest["number"]), as_bytes(latest["hash"]))
+        answer: list[Mapping[str, Any]] = []
+        first = max(since_block, self._deployment.block_number)
+        for low in range(first, head.number + 1, SPAN_BLOCKS):
+            wanted = {
+                "address": [self.address_of(contract) for contract in WATCHED],
+                "fromBlock": hex(low),
+                "toBlock": hex(min(low + SPAN_BLOCKS - 1, head.number)),
+            }
+            answer += as_objects(await self._transport.request("eth_getLogs", wanted))
+        events = (self._reader.decode(raw_log(log), as_int(log["blockTimestamp"])) for log in answer)
+        return ChainLog([event for event in events if event is not None], (), head, head)
 
-    async def _learn_sender(self, transaction_hash: str) -> None:
-        transaction = await self._transport.request("eth_getTransactionByHash", transaction_hash)
-        if transaction is None:
-            raise LedgerError(
-                "the chain was reorganised while it was read; read again", where=transaction_hash
-            )
-        self._senders[transaction_hash] = as_address(as_object(transaction)["from"])
+    async def has_block(self, block: Block) -> bool:
+        """Whether a block is on the chain now; see ``ports.Ledger.has_block``.
+
+        Raises:
+            ChainDisagreement: one endpoint has it, another has not.
+            LedgerUnreachable: no answer in time.
+        """
+        return self.is_irrevocable or await self._follower.has_block(block)
+
+    async def _look_after_outbox(self) -> None:
+        """Give the chain the transactions again that it took back; note those that are final."""
+        await self._sender.settle_pending(self._follower.final.number)

@@ -6,12 +6,13 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeAlias
+from urllib.parse import urlsplit
 
 from eth_utils.address import to_checksum_address
 
 from galaxylearning.chain.abi_codec import describe_revert
-from galaxylearning.chain.bounded_json import recursion_limit_kept
 from galaxylearning.errors import (
+    AnswerRefused,
     ConfigRefused,
     GalaxyError,
     LedgerError,
@@ -21,7 +22,15 @@ from galaxylearning.errors import (
 from galaxylearning.units import Address
 
 REQUEST_TIMEOUT_S = 30.0
+PATIENCE_S = 60.0
 _REVERT_CODE = 3
+_LIMIT_CODE = -32005
+_FIRST_WAIT_S = 0.25
+_LONGEST_WAIT_S = 15.0
+_MOVED = ("header not found", "unknown block", "missing trie node", "blockoutofrange", "out of range")
+"""What nodes say of a block that a reorganisation took, or that one of several behind a URL has not got."""
+_TOO_MUCH = ("block range", "results", "blocks", "logs", "too large")
+"""What an error -32005 speaks of that asks for a smaller question and not for patience."""
 
 
 class SupportsMakeRequest(Protocol):
@@ -55,19 +64,33 @@ class NodeRefused(LedgerError):  # noqa: N818 - named like its parents
         self.code = code
 
 
+class RateLimited(LedgerUnreachable):
+    """The node asks for patience; ``wait_s`` is how long, where it says."""
+
+    def __init__(self, message: str, *, wait_s: float | None = None, where: str | None = None) -> None:
+        super().__init__(message, where=where)
+        self.wait_s = wait_s
+
+
 class Transport:
     """Sends requests. Nothing but errors of ``galaxylearning.errors`` comes out of it.
 
     Args:
         node: a URL (http, https, ws, wss), an asynchronous web3.py provider of requests and answers, an
             ``AsyncWeb3`` over one, or an embedded chain.
+        timeout_s: for one answer.
+        patience_s: so long in all a request is held back and asked again while the node asks for patience.
 
     Raises:
         ConfigRefused: none of these.
     """
 
-    def __init__(self, node: Node, *, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
-        self._timeout_s = timeout_s
+    def __init__(
+        self, node: Node, *, timeout_s: float = REQUEST_TIMEOUT_S, patience_s: float = PATIENCE_S
+    ) -> None:
+        self.name = shown_url(node) if isinstance(node, str) else type(node).__name__
+        """What the endpoint is called in messages: a URL without its secrets."""
+        self._timeout_s, self._patience_s = timeout_s, patience_s
         self._is_ours = isinstance(node, str)
         self._embedded: SupportsRequest | None = None
         self._provider: Any = None
@@ -86,16 +109,36 @@ class Transport:
                 "persistent providers of web3.py are not supported; give the URL", where="chain"
             )
 
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the chain lives in this process: then no block is ever taken back, and nobody lies."""
+        return self._embedded is not None
+
     async def request(self, method: str, *params: Any) -> Any:
-        """The result of a JSON-RPC call, as JSON.
+        """The result of a JSON-RPC call, as JSON. A node that asks for patience is asked again later.
 
         Raises:
             TransactionReverted: the contract refused.
             NodeRefused: the node refused.
-            LedgerUnreachable: nothing answered in time, or what answered is no node.
+            AnswerRefused: what answered is no node, or its answer was cut off or too long.
+            LedgerUnreachable: nothing answered in time, or the node's rate limit outlasts the patience.
         """
         if self._embedded is not None:
             return self._ask_embedded(method, list(params))
+        waited_s, pause_s = 0.0, _FIRST_WAIT_S
+        while True:
+            try:
+                return await self._ask(method, params)
+            except RateLimited as limited:
+                wait_s = pause_s if limited.wait_s is None else limited.wait_s
+                waited_s, pause_s = waited_s + wait_s, min(2 * pause_s, _LONGEST_WAIT_S)
+                if waited_s > self._patience_s:
+                    raise LedgerUnreachable(
+                        f"{self.name} limits our rate; waited {self._patience_s:g} s", where=method
+                    ) from limited
+                await asyncio.sleep(wait_s)
+
+    async def _ask(self, method: str, params: tuple[Any, ...]) -> Any:
         try:
             async with asyncio.timeout(self._timeout_s):
                 response = await self._provider.make_request(method, list(params))
@@ -106,7 +149,7 @@ class Transport:
         except Exception as error:  # whatever a provider's transport raises ends here
             raise _mapped(error, method) from error
         if not isinstance(response, Mapping) or not ("result" in response or "error" in response):
-            raise LedgerUnreachable("the answer is not a JSON-RPC response", where=method)
+            raise AnswerRefused("the answer is not a JSON-RPC response", where=method)
         if response.get("error") is not None:
             raise error_of(response["error"], method)
         return response.get("result")
@@ -139,13 +182,18 @@ def _provider_of_url(url: str, timeout_s: float) -> Any:
         from galaxylearning.chain.websocket import WebSocketLink
 
         return WebSocketLink(url)
-    from aiohttp import ClientTimeout
+    from galaxylearning.chain.http_link import HttpLink  # slow to import; an embedded chain can do without
 
-    with recursion_limit_kept():
-        from web3 import AsyncHTTPProvider  # slow to import, and an embedded chain can do without
+    return HttpLink(url, timeout_s)
 
-    timeout = ClientTimeout(total=timeout_s)
-    return AsyncHTTPProvider(url, request_kwargs={"timeout": timeout}, exception_retry_configuration=None)
+
+def shown_url(url: str) -> str:
+    """Scheme, host and port of a URL: paths, queries and user names of RPC endpoints often hold keys."""
+    try:
+        parts = urlsplit(url)
+        return f"{parts.scheme}://{parts.hostname}" + ("" if parts.port is None else f":{parts.port}")
+    except ValueError:
+        return "a malformed URL"
 
 
 def _mapped(error: Exception, method: str) -> LedgerError:
@@ -154,7 +202,7 @@ def _mapped(error: Exception, method: str) -> LedgerError:
     if isinstance(response, Mapping) and response.get("error") is not None:
         return error_of(response["error"], method)
     if isinstance(error, ValueError | TypeError) and not isinstance(error, OSError):
-        return LedgerUnreachable(f"what answered is no JSON-RPC node ({type(error).__name__})", where=method)
+        return AnswerRefused(f"what answered is no JSON-RPC node ({type(error).__name__})", where=method)
     reason = str(error) or type(error).__name__
     return LedgerUnreachable(f"the node cannot be reached: {reason[:200]}", where=method)
 
@@ -172,6 +220,10 @@ def error_of(error: Any, method: str) -> LedgerError:
     if code == _REVERT_CODE or (revert and "revert" in message.lower()):
         reason, sentence = describe_revert(revert or b"")
         return TransactionReverted(f"the contract refused: {sentence}", reason=reason)
+    if any(words in message.lower() for words in _MOVED):
+        return LedgerUnreachable(f"the chain moved while it was read: {message}", where=method)
+    if code == _LIMIT_CODE and not any(words in message.lower() for words in _TOO_MUCH):
+        return RateLimited(message, where=method)
     return NodeRefused(message, code=code if isinstance(code, int) else 0, where=method)
 
 

@@ -234,7 +234,7 @@ def match(
         async with bootstrap.open_world(Home(home), signer=reader, chain=chain) as world:
             view = ChainView(world.ledger, world.blobs)
             await view.refresh()
-            terms = await view.terms(job)
+            terms = await view.head_terms(job)
         return match_schema(terms.schema, offered.columns, arrays=offered.arrays)
 
     report = anyio.run(run)

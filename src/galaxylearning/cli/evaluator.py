@@ -90,7 +90,8 @@ def list_(
 
     async def read() -> list[dict[str, str]]:
         async with reading_site(Home(home), chain) as site:
-            events = await site.ledger.events()
+            log = await site.ledger.follow(0)
+            events = (*log.final, *log.provisional)
             seen = [e.arguments["evaluator"] for e in events if e.name == "EvaluatorRegistered"]
             rows = []
             for address in dict.fromkeys(seen):
@@ -157,7 +158,7 @@ def run(
 
     async def serve() -> None:
         async with (
-            bootstrap.open_world(place, signer=signer, chain=chain) as world,
+            bootstrap.open_world(place, signer=signer, chain=chain, node=f"evaluator-{name}") as world,
             node_site(world, signer, f"evaluator-{name}", health) as site,
             serve_health(health, metrics_port),
         ):

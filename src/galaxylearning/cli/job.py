@@ -105,7 +105,7 @@ def post(
                     f"{output.tokens(needed)}",
                     where="escrow",
                 )
-            site = bootstrap.site_of(world, signer, MemoryJournal())
+            site = bootstrap.site_of(world, signer, MemoryJournal(), report=output.tell_progress)
             return await requester.post(site, compiled, evaluators=seats, sealing_key=sealing)
 
     posted = anyio.run(run)
@@ -137,7 +137,7 @@ def list_(
         async with reading_site(Home(home), chain) as site:
             view = ChainView(site.ledger, site.blobs)
             await view.refresh()
-            return [await _row(view, job_id) for job_id in view.job_ids]
+            return [await _row(view, job_id) for job_id in view.head_job_ids]
 
     rows = anyio.run(run)
     if format is Format.JSON:
@@ -167,7 +167,7 @@ def list_(
 async def _row(view: Any, job_id: int) -> dict[str, Any]:
     """One job in a list; what cannot be read is told in its place."""
     try:
-        state, terms = await view.state(job_id), await view.terms(job_id)
+        state, terms = await view.head_state(job_id), await view.head_terms(job_id)
     except GalaxyError as error:
         if error.exit_code not in (3, 4, 7):
             raise
@@ -242,7 +242,7 @@ def watch(
             async def turn() -> bool:
                 nonlocal told
                 await view.refresh()
-                state = await view.state(job)
+                state = await view.head_state(job)
                 facts = job_facts.state_facts(state, view.now)
                 if {**facts, "now": 0} != told:
                     told = {**facts, "now": 0}

@@ -54,10 +54,10 @@ async def read_job(site: Site, job_id: int) -> ReadJob:
     """
     view = ChainView(site.ledger, site.blobs)
     await view.refresh()
-    terms = await view.terms(job_id)
+    terms = await view.head_terms(job_id)
     graph = await assembly.load_graph(site, terms)
     cost = meter(graph, terms.plan.batch_size)
-    return ReadJob(job_id, terms, await view.state(job_id), view.now, graph, cost)
+    return ReadJob(job_id, terms, await view.head_state(job_id), view.now, graph, cost)
 
 
 def accept_job(home: Home, job: ReadJob) -> dict[str, Any]:
@@ -98,7 +98,7 @@ async def claim_payout(site: Site, job_id: int, payee: Address) -> dict[str, Any
     """
     view = ChainView(site.ledger, site.blobs)
     await view.refresh()
-    state = await view.state(job_id)
+    state = await view.head_state(job_id)
     _require_phase(state, Phase.SETTLED)
     tree = await settled_tree(site, state)
     owed = {row.account: row for row in tree.rows}
@@ -125,15 +125,14 @@ async def post_bond(site: Site, job_id: int, data_owner: Address) -> dict[str, A
     """
     view = ChainView(site.ledger, site.blobs)
     await view.refresh()
-    state, terms = await view.state(job_id), await view.terms(job_id)
+    state, terms = await view.head_state(job_id), await view.head_terms(job_id)
     _require_phase(state, Phase.ENROLLING)
     amount = int(terms.price.bond)
     if amount == 0:
         raise JobRefused("asks for no bond", where=f"job {job_id}")
     if data_owner in state.bonds:
         raise JobRefused(f"the bond of {data_owner} was posted already", where=f"job {job_id}")
-    await site.submit(("approve", (site.ledger.address_of("jobs"), amount)), "token")
-    receipt = await site.submit(calls.deposit_bond(job_id, data_owner))
+    receipt = await site.submit_spending(amount, calls.deposit_bond(job_id, data_owner))
     return {
         "job": str(job_id),
         "data_owner": data_owner,
@@ -151,14 +150,14 @@ async def cancel_job(site: Site, job_id: int) -> dict[str, Any]:
     """
     view = ChainView(site.ledger, site.blobs)
     await view.refresh()
-    state = await view.state(job_id)
+    state = await view.head_state(job_id)
     if state.requester != site.address:
         raise JobRefused(f"only its requester {state.requester} may cancel it", where=f"job {job_id}")
     _require_phase(state, Phase.ENROLLING)
     await site.submit(calls.cancel(job_id))
     await site.submit_if_first(calls.refund(job_id))
     await view.refresh()
-    return {"job": str(job_id), "refunded": str((await view.state(job_id)).refunded)}
+    return {"job": str(job_id), "refunded": str((await view.head_state(job_id)).refunded)}
 
 
 def _require_phase(state: JobState, phase: Phase) -> None:

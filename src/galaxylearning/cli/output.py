@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from galaxylearning.cli.options import DECIMALS
+
+if TYPE_CHECKING:
+    from galaxylearning.nodes.site import Progress
 
 PIPE_WIDTH: Final = 160
 
@@ -75,3 +78,9 @@ def print_plain(text: str) -> None:
     """One line for people, at once; harmless whoever wrote it."""
     sys.stdout.write(harmless(text) + "\n")
     sys.stdout.flush()
+
+
+def tell_progress(progress: Progress) -> None:
+    """One line on standard error, beside a command's result."""
+    sys.stderr.write(harmless(f"job {progress.job_id}  {progress.actor}: {progress.step}") + "\n")
+    sys.stderr.flush()

@@ -32,7 +32,17 @@ from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
 from galaxylearning.nodes.presence import PresenceBoard
 from galaxylearning.nodes.privacy import PrivacyKeeper
-from galaxylearning.nodes.site import Board, ChainView, Progress, Site, is_passing, keep_going, registry_topic
+from galaxylearning.nodes.site import (
+    Board,
+    ChainView,
+    ChainWatch,
+    Progress,
+    Site,
+    is_fatal,
+    is_passing,
+    keep_going,
+    registry_topic,
+)
 from galaxylearning.ports import DatasetShelf, GraphFacts, OfferedDataset, PrivacyBook, Trainer
 from galaxylearning.protocol import calls
 from galaxylearning.protocol import events as ev
@@ -71,7 +81,8 @@ class DataOwnerNode:
         self.policy, self.credential, self.is_direct = policy, credential, is_direct
         self.privacy = PrivacyKeeper(book, site.ledger)
         self._only = jobs
-        self._view = ChainView(site.ledger, site.blobs)
+        self._view = ChainView(site.ledger, site.blobs, site.journal)
+        self._watch = ChainWatch(site)
         self._boards: dict[int, Board] = {}
         self._graphs: dict[int, tuple[bytes, GraphFacts]] = {}
         self._finished: set[int] = set()
@@ -85,6 +96,8 @@ class DataOwnerNode:
     async def turn(self) -> bool:
         """One look around; whether everything asked for is finished."""
         await self._view.refresh()
+        self._watch.tell(self._view)
+        self._view.require_agreement()
         for job_id in self._view.job_ids:
             if job_id in self._finished or (self._only is not None and job_id not in self._only):
                 continue
@@ -92,6 +105,8 @@ class DataOwnerNode:
                 if await self._serve(job_id):
                     self._finished.add(job_id)
             except GalaxyError as error:
+                if is_fatal(error):
+                    raise
                 if is_passing(error):
                     self.site.pulse(error)
                     continue
@@ -139,7 +154,7 @@ class DataOwnerNode:
         """Enrol on chain, where not done yet; the blobs the enrolment names are stored first."""
         done = (
             event.enrolment.data_owner
-            for event in self._view.events_of(state.job_id)
+            for event in self._view.head_events_of(state.job_id)
             if isinstance(event, ev.EnrolledDirectly)
         )
         if self.site.address in done:

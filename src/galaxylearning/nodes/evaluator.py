@@ -33,7 +33,16 @@ from galaxylearning.nodes.member import Member
 from galaxylearning.nodes.openings import Openings
 from galaxylearning.nodes.presence import Missing, PresenceBoard
 from galaxylearning.nodes.relayer import show_evidence
-from galaxylearning.nodes.site import Board, ChainView, Progress, Site, is_passing, keep_going
+from galaxylearning.nodes.site import (
+    Board,
+    ChainView,
+    ChainWatch,
+    Progress,
+    Site,
+    is_fatal,
+    is_passing,
+    keep_going,
+)
 from galaxylearning.ports import Call
 from galaxylearning.protocol import calls, scoring
 from galaxylearning.protocol import events as ev
@@ -62,7 +71,8 @@ class EvaluatorNode:
     ) -> None:
         self.site, self.sealing_key, self.stagger_s = site, sealing_key, stagger_s
         self._only = None if jobs is None else frozenset(jobs)
-        self._view = ChainView(site.ledger, site.blobs)
+        self._view = ChainView(site.ledger, site.blobs, site.journal)
+        self._watch = ChainWatch(site)
         self._serving: dict[int, SeatedJob] = {}
         self._finished: set[int] = set()
 
@@ -73,6 +83,8 @@ class EvaluatorNode:
     async def turn(self) -> bool:
         """One look around; whether everything asked for is finished."""
         await self._view.refresh()
+        self._watch.tell(self._view)
+        self._view.require_agreement()
         for job_id in self._view.job_ids:
             if job_id in self._finished or (self._only is not None and job_id not in self._only):
                 continue
@@ -80,6 +92,8 @@ class EvaluatorNode:
                 if await self._serve(job_id):
                     self._finished.add(job_id)
             except GalaxyError as error:
+                if is_fatal(error):
+                    raise
                 if is_passing(error):
                     self.site.pulse(error)
                     continue
@@ -108,6 +122,7 @@ class SeatedJob:
         self.site, self.key, self.view = node.site, node.sealing_key, view
         self.job_id, self.terms, self.stagger_s = job_id, terms, node.stagger_s
         self.board = Board(node.site, job_id)
+        self._head: JobState
         self._computation: JobComputation | None = None
         self._cohort: Cohort | None = None
         self._openings: Openings | None = None
@@ -118,12 +133,14 @@ class SeatedJob:
         self._posted: set[tuple[str, bytes]] = set()
 
     async def turn(self, state: JobState) -> bool:
-        """Do what is due; whether nothing more will be."""
-        if (
-            state.expires_at is not None
-            and self.view.now >= state.expires_at
-            and self._my_turn(state, "expire")
-        ):
+        """Do what is due; whether nothing more will be.
+
+        ``state`` is final: whatever is signed, posted, opened or revealed follows from it. The head says
+        which transactions are under way, so that they are not sent again.
+        """
+        self._head = await self.view.head_state(self.job_id)
+        is_expired = self._is_expired(state) and self._is_expired(self._head)
+        if is_expired and self._my_turn(state, "expire"):
             await self.site.submit_if_first(calls.expire(self.job_id))
             return False
         match state.phase:
@@ -141,26 +158,36 @@ class SeatedJob:
                 return True
         return False
 
+    def _is_expired(self, state: JobState) -> bool:
+        return state.expires_at is not None and self.view.now >= state.expires_at
+
     # ---- enrolling
 
     async def _enrolling(self, state: JobState) -> None:
         if self.site.address not in state.seats:
-            await self.site.submit_if_first(calls.take_seat(self.job_id))
+            if self.site.address not in self._head.seats:
+                await self.site.submit_if_first(calls.take_seat(self.job_id))
             return
         cohort = await assembly.current_cohort(self.site, self.board, self.view, self.terms, state)
         if not _is_due(state, self.view.now, "anchorCohort", cohort.size):
             return
+        is_closed = state.deadline is not None and self.view.now >= state.deadline
+        if not is_closed and not state.seats.issuperset(state.evaluators):
+            return  # A full cohort waits for the seats to be final: else one that is rolled back is lost.
         anchor = typed.CohortAnchor(self.job_id, cohort.root, cohort.size, state.direct_head)
         await self._post_once(
             "cohort", CohortList(job_id=self.job_id, enrolments=cohort.relayed, direct=cohort.direct)
         )
         votes = await self._vote("cohort/votes", SignedCohortAnchor, anchor, state)
-        if len(votes) >= state.quorum and self._my_turn(state, "cohort"):
+        is_open = self._head.phase is Phase.ENROLLING
+        if len(votes) >= state.quorum and is_open and self._my_turn(state, "cohort"):
             await self.site.submit_if_first(calls.anchor_cohort(anchor, votes))
 
     # ---- training
 
     async def _training(self, state: JobState) -> None:
+        if self.site.address not in state.seats:
+            return  # Too late to take it: nothing that is said without a seat counts.
         computed = await self._up_to_date(state)
         if computed is None:
             return
@@ -171,7 +198,7 @@ class SeatedJob:
             self.site, self.board, self.view, self.terms, state, cohort, model
         )
         # Before the round is voted for: a bond goes back only after more votes and their transactions.
-        await show_evidence(self.site, self.board, self.view, state, state.round_index)
+        await show_evidence(self.site, self.board, self.view, self._head, state.round_index)
         if not await self._may_anchor(state, job, cohort, accepted):
             return
         name = f"round/{state.round_index}"
@@ -188,7 +215,8 @@ class SeatedJob:
             ),
         )
         votes = await self._vote(f"{name}/votes", SignedRoundAnchor, anchor, state)
-        if len(votes) >= state.quorum and self._my_turn(state, name):
+        is_open = self._head.round_index == state.round_index
+        if len(votes) >= state.quorum and is_open and self._my_turn(state, name):
             receipt = await self.site.submit_if_first(calls.anchor_round(anchor, votes))
             if receipt is not None:
                 facts = {"round": state.round_index, "updates": accepted.count, "gas": receipt.gas_used}
@@ -353,7 +381,8 @@ class SeatedJob:
         return scoring.score_table(job, cohort.data_owners)
 
     async def _committing(self, state: JobState) -> None:
-        if self.site.address not in state.seats or self.site.address in state.committed:
+        me = self.site.address
+        if me not in state.seats or me in state.committed or me in self._head.committed:
             return
         if await self._up_to_date(state) is None:
             return
@@ -380,6 +409,8 @@ class SeatedJob:
         revealed = dict(state.revealed)
         me = self.site.address
         if me in state.committed and me not in revealed:
+            if me in dict(self._head.revealed):
+                return
             table, salt = await self._journalled_table(state)
             await self.board.put("scores", table)
             await self.site.submit_if_first(calls.reveal_scores(self.job_id, blake3_digest(table), salt))
@@ -388,7 +419,8 @@ class SeatedJob:
             return
         settlement = await self._settlement(state)
         votes = await self._vote("settlement/votes", SignedSettlement, settlement, state)
-        if len(votes) >= state.quorum and self._my_turn(state, "settle"):
+        is_open = self._head.phase is Phase.REVEALING
+        if len(votes) >= state.quorum and is_open and self._my_turn(state, "settle"):
             await self.site.submit_if_first(calls.settle(settlement, votes))
 
     async def _settlement(self, state: JobState) -> typed.Settlement:
@@ -430,8 +462,10 @@ class SeatedJob:
 
         Every seat does: only the requester can tell a true release from a false one on the board.
         """
+        if self.site.address not in state.seats:
+            return True
         job, _ = await self._computed(state)
-        if self.site.address not in state.seats or job.model_digest() != state.model_digest:
+        if job.model_digest() != state.model_digest:
             return True
         key = await self.site.blobs.get(
             Digest(bytes.fromhex(self.terms.requester_key)), max_bytes=assembly.SEALING_KEY_BYTES
@@ -515,5 +549,4 @@ async def register(site: Site, sealing_key: SealingKey, stake: int) -> None:
         await site.submit(calls.register_evaluator(sealing_key.digest), "registry")
     missing = stake - (int(known["staked"]) - int(known["withdrawing"]))
     if missing > 0:
-        await site.submit(("approve", (site.ledger.address_of("registry"), missing)), "token")
-        await site.submit(calls.deposit_stake(missing), "registry")
+        await site.submit_spending(missing, calls.deposit_stake(missing), "registry")

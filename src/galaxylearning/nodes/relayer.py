@@ -18,7 +18,18 @@ from galaxylearning.messages.records import (
     verify,
 )
 from galaxylearning.nodes import assembly
-from galaxylearning.nodes.site import Board, ChainView, Progress, Site, is_passing, keep_going, registry_topic
+from galaxylearning.nodes.site import (
+    Board,
+    ChainView,
+    ChainWatch,
+    Progress,
+    Site,
+    is_fatal,
+    is_passing,
+    keep_going,
+    registry_topic,
+)
+from galaxylearning.ports import Block, Receipt
 from galaxylearning.protocol import calls
 from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.settlement import PayoutTree, payout_chunks, payout_tree
@@ -32,7 +43,10 @@ class RelayerNode:
         self.site = site
         self._only = None if jobs is None else frozenset(jobs)
         self._view = ChainView(site.ledger, site.blobs)
+        self._watch = ChainWatch(site)
         self._relayed: set[Digest] = set()
+        self._pushed: dict[int, Block] = {}
+        self._left: dict[int, tuple[int, int, int, int]] = {}
         self._boards: dict[int, Board] = {}
         self._finished: set[int] = set()
 
@@ -43,6 +57,7 @@ class RelayerNode:
     async def turn(self) -> bool:
         """One look around; whether everything asked for is finished."""
         await self._view.refresh()
+        self._watch.tell(self._view)
         await self._relay_datasets()
         for job_id in self._view.job_ids:
             if job_id in self._finished or (self._only is not None and job_id not in self._only):
@@ -51,6 +66,8 @@ class RelayerNode:
                 if await self._serve(await self._view.state(job_id)):
                     self._finished.add(job_id)
             except GalaxyError as error:
+                if is_fatal(error):
+                    raise
                 if is_passing(error):
                     self.site.pulse(error)
                     continue
@@ -75,20 +92,47 @@ class RelayerNode:
                 message, signature = record.message, record.signature
                 if isinstance(record, SignedRevocation):
                     await self.site.submit_if_first(calls.revoke_dataset(message, signature), "registry")
-                elif not self._view.is_dataset_known(message.dataset_id()):
+                elif not self._view.is_dataset_known_ahead(message.dataset_id()):
                     await self.site.submit_if_first(calls.register_dataset(message, signature), "registry")
                 self._relayed.add(digest)
 
     async def _serve(self, state: JobState) -> bool:
+        """Show evidence and push what is owed; done once the block of the last payment is final."""
         # Of an ended job too: what is shown before its bonds go back still counts.
         board = self._boards.setdefault(state.job_id, Board(self.site, state.job_id))
+        head = await self._view.head_state(state.job_id)
         for round_index in range(min(state.round_index + 1, state.rounds)):
-            await show_evidence(self.site, board, self._view, state, round_index)
+            await show_evidence(self.site, board, self._view, head, round_index)
         if state.phase not in (Phase.SETTLED, Phase.ABORTED):
             return False
-        await self._view.refresh()
-        await push_payments(self.site, await self._view.state(state.job_id))
-        return True
+        pushed = self._pushed.get(state.job_id)
+        if pushed is None or not await self._may_stand(pushed):
+            await self._view.refresh()
+            last = await push_payments(self.site, await self._view.head_state(state.job_id))
+            await self._view.refresh()
+            self._pushed[state.job_id] = pushed = last or self._view.head
+        if self._view.final_block.number < pushed.number or not await self._may_stand(pushed):
+            return False
+        return self.site.ledger.is_irrevocable or self._is_paid(await self._view.state(state.job_id))
+
+    def _is_paid(self, state: JobState) -> bool:
+        """Whether nothing is owed any more, or what is was pushed for in vain.
+
+        Of several payments some may have been in blocks that went: what is left after the last one became
+        final is pushed once more.
+        """
+        left = state.paid, state.fees_paid, state.refunded, len(state.bonds)
+        is_open = state.phase is Phase.SETTLED and state.claims_expired_amount is None
+        is_owed = is_open and (state.paid < state.total or state.fees_paid < state.fees_owed)
+        if not (is_owed or state.refundable or state.bonds) or self._left.get(state.job_id) == left:
+            return True
+        self._left[state.job_id] = left
+        del self._pushed[state.job_id]
+        return False
+
+    async def _may_stand(self, block: Block) -> bool:
+        """Whether a block is final, or may still become so."""
+        return self._view.final_block.number < block.number or await self.site.ledger.has_block(block)
 
 
 async def show_evidence(site: Site, board: Board, view: ChainView, state: JobState, round_index: int) -> None:
@@ -103,25 +147,32 @@ async def show_evidence(site: Site, board: Board, view: ChainView, state: JobSta
             )
 
 
-async def push_payments(site: Site, state: JobState) -> None:
+async def push_payments(site: Site, state: JobState) -> Block | None:
     """Pay everybody whom an ended job owes: payouts in chunks, fees, the refund, bonds.
+
+    Returns the block of the last payment, None where nothing was owed or somebody else was first.
 
     Raises:
         BlobMissing: the payout table is not there (yet).
     """
+    receipts: list[Receipt | None] = []
     if state.phase is Phase.SETTLED and state.claims_expired_amount is None:
         if state.paid < state.total:
             for chunk in payout_chunks(await settled_tree(site, state)):
                 receipt = await site.submit_if_first(calls.pay(state.job_id, chunk))
+                receipts.append(receipt)
                 if receipt is not None:
                     facts = {"payees": len(chunk.payouts), "gas": receipt.gas_used}
                     site.report(Progress(state.job_id, "relayer", "paid", facts))
         if state.fees_paid < state.fees_owed:
-            await site.submit_if_first(calls.pay_fees(state.job_id))
+            receipts.append(await site.submit_if_first(calls.pay_fees(state.job_id)))
     if state.refundable:
-        await site.submit_if_first(calls.refund(state.job_id))
-    for data_owner in sorted(state.bonds):
+        receipts.append(await site.submit_if_first(calls.refund(state.job_id)))
+    receipts += [
         await site.submit_if_first(calls.return_bond(state.job_id, data_owner))
+        for data_owner in sorted(state.bonds)
+    ]
+    return max((one.block for one in receipts if one), key=lambda block: block.number, default=None)
 
 
 async def settled_tree(site: Site, state: JobState) -> PayoutTree:

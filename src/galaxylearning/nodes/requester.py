@@ -12,9 +12,10 @@ from galaxylearning.graph import weights_from_bytes, weights_size
 from galaxylearning.messages.records import MAX_LIST_BYTES, ModelRelease
 from galaxylearning.messages.terms import Terms, encode_terms
 from galaxylearning.nodes import assembly
-from galaxylearning.nodes.site import Board, ChainView, Site
+from galaxylearning.nodes.site import Board, ChainView, Progress, Site, keep_going
 from galaxylearning.ports import Call
 from galaxylearning.protocol import calls
+from galaxylearning.protocol.events import JobPosted
 from galaxylearning.protocol.job import CompiledJob, terms_of
 from galaxylearning.protocol.machine import Phase
 from galaxylearning.protocol.rows import rows_to_bytes
@@ -36,6 +37,8 @@ async def post(
     site: Site, compiled: CompiledJob, *, evaluators: Sequence[Address], sealing_key: SealingKey
 ) -> PostedJob:
     """Seal model and test set to the evaluators, publish the terms, escrow bounty and fees.
+
+    Returns once the posting is final: from then on the requester may go offline.
 
     Raises:
         JobRefused: an evaluator is not registered, or the terms are not acceptable.
@@ -63,12 +66,45 @@ async def post(
         test_digest=blake3_digest(test),
     )
     await site.blobs.put(encode_terms(terms), topic=topic)
-    await site.submit(("approve", (site.ledger.address_of("jobs"), calls.escrow(terms))), "token")
-    receipt = await site.submit(calls.post_job(terms))
+    view = ChainView(site.ledger, site.blobs)
+    await view.refresh()
+    before = _jobs_under(view, terms)
+    receipt = await site.submit_spending(calls.escrow(terms), calls.post_job(terms))
     for event in receipt.events:
         if event.name == "JobPosted":
-            return PostedJob(int(event.arguments["jobId"]), terms, receipt.gas_used)
+            job_id = int(event.arguments["jobId"])
+            if not site.ledger.is_irrevocable:
+                job_id = await _final_job_id(site, view, terms, before, job_id)
+            return PostedJob(job_id, terms, receipt.gas_used)
     raise LedgerError("the receipt of the posting holds no JobPosted", where="postJob")
+
+
+async def _final_job_id(
+    site: Site, view: ChainView, terms: Terms, before: frozenset[int], provisional: int
+) -> int:
+    """The number of a posted job once its posting is final: a reorganisation may give it another one."""
+    is_told = False
+
+    async def turn() -> bool:
+        nonlocal is_told
+        await view.refresh()
+        if not _jobs_under(view, terms) > before and not is_told:
+            is_told = True
+            site.report(Progress(provisional, "requester", "posted, waiting until that is final"))
+        return _jobs_under(view, terms) > before
+
+    await keep_going(site, turn)
+    return max(_jobs_under(view, terms) - before)
+
+
+def _jobs_under(view: ChainView, terms: Terms) -> frozenset[int]:
+    """The jobs that are finally posted under these terms."""
+    posted = ((job_id, view.events_of(job_id)[0]) for job_id in view.job_ids)
+    return frozenset(
+        job_id
+        for job_id, event in posted
+        if isinstance(event, JobPosted) and event.terms_digest == terms.digest
+    )
 
 
 async def _evaluator_key(site: Site, evaluator: Address) -> bytes:

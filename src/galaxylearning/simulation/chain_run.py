@@ -26,7 +26,7 @@ from galaxylearning.nodes import requester
 from galaxylearning.nodes.auditor import AuditReport
 from galaxylearning.nodes.data_owner import DataOwnerNode
 from galaxylearning.nodes.site import Progress
-from galaxylearning.ports import GraphFacts, Ledger, OfferedDataset
+from galaxylearning.ports import Block, GraphFacts, Ledger, OfferedDataset
 from galaxylearning.protocol.consent import OwnerPolicy
 from galaxylearning.protocol.job import CompiledJob
 from galaxylearning.protocol.machine import JobState, Phase
@@ -84,9 +84,9 @@ class _Foreseen:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ledger, name)
 
-    async def randomness(self, block_number: int) -> bytes:
+    async def randomness(self, block: Block) -> bytes:
         """The same for every block."""
-        del block_number
+        del block
         return self._beacon
 
 

@@ -13,7 +13,17 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import BlobDamaged, BlobMissing, DiskFull, GalaxyError, LedgerUnreachable
-from galaxylearning.ports import BlobStore, Call, Contract, Event, Journal, Ledger, Receipt, Signer
+from galaxylearning.ports import (
+    BlobStore,
+    Block,
+    Call,
+    ChainLog,
+    Contract,
+    Journal,
+    Ledger,
+    Receipt,
+    Signer,
+)
 from galaxylearning.simulation.faults import LATE_S, LEG_S, TIMEOUT_S, Fault, FaultSource, NodeDied
 from galaxylearning.simulation.virtual_time import WaywardClock
 from galaxylearning.storage.blob_names import StoreUnreachable
@@ -161,11 +171,11 @@ class FaultyLedger:
 
         return await self._wire.read("read the time", look, self._lost)
 
-    async def randomness(self, block_number: int) -> bytes:
+    async def randomness(self, block: Block) -> bytes:
         """A block's randomness."""
 
         async def look(_fault: Fault | None) -> bytes:
-            return await self._ledger.randomness(block_number)
+            return await self._ledger.randomness(block)
 
         return await self._wire.read("read randomness", look, self._lost, FINAL)
 
@@ -189,17 +199,35 @@ class FaultyLedger:
         kinds = tuple(kind for kind in WRITING if kind is not Fault.DUPLICATE or call.function not in PAYING)
         return await self._wire.write(f"submit {call.function}", send, self._lost, kinds)
 
-    async def events(self, *, job_id: int | None = None, since_block: int = 0) -> Sequence[Event]:
+    @property
+    def is_irrevocable(self) -> bool:
+        """As the ledger behind it."""
+        return self._ledger.is_irrevocable
+
+    async def follow(self, since_block: int) -> ChainLog:
         """Logs, perhaps without the latest blocks."""
 
-        async def look(fault: Fault | None) -> Sequence[Event]:
-            found = await self._ledger.events(job_id=job_id, since_block=since_block)
+        async def look(fault: Fault | None) -> ChainLog:
+            found = await self._ledger.follow(since_block)
             if fault is not Fault.STALE:
                 return found
             horizon = self._chain_now() - self._wire.lag_s(fault)
-            return [event for event in found if event.timestamp <= horizon]
+            late = [event.block.number for event in found.final if event.timestamp > horizon]
+            if not late:
+                return found
+            head = Block(late[0] - 1, b"")
+            final = [event for event in found.final if event.block.number < late[0]]
+            return ChainLog(final=final, provisional=(), final_block=head, head=head)
 
-        return await self._wire.read("read events", look, self._lost)
+        return await self._wire.read("follow", look, self._lost)
+
+    async def has_block(self, block: Block) -> bool:
+        """Whether a block is there."""
+
+        async def look(_fault: Fault | None) -> bool:
+            return await self._ledger.has_block(block)
+
+        return await self._wire.read("look for a block", look, self._lost, FINAL)
 
 
 class StoreRoom:

@@ -8,15 +8,16 @@ it, refused calls too, on the contracts themselves (``benchmarks.faults.fidelity
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from galaxylearning.crypto.digest import keccak
 from galaxylearning.crypto.sign import recover_signer
 from galaxylearning.errors import LedgerError, MessageRefused, TransactionReverted
 from galaxylearning.messages import typed
-from galaxylearning.ports import Call, Contract, Event, Receipt, Signer
+from galaxylearning.ports import Block, Call, ChainLog, Contract, Event, Receipt, Signer
 from galaxylearning.simulation.light_jobs import Jobs
 from galaxylearning.simulation.light_registry import Registry, Token, require, revert
 from galaxylearning.units import Address
@@ -31,6 +32,12 @@ class Transaction:
     call: Call
     events: tuple[tuple[Contract, str, Mapping[str, Any]], ...]
     refused: str | None
+
+
+@lru_cache(maxsize=1 << 12)
+def light_block(number: int) -> Block:
+    """The block of a number; there is never another one in its place."""
+    return Block(number, keccak(b"light block" + number.to_bytes(8, "big")))
 
 
 class LightLedger:
@@ -79,15 +86,15 @@ class LightLedger:
         """Timestamp of the next block."""
         return self.timestamp
 
-    async def randomness(self, block_number: int) -> bytes:
+    async def randomness(self, block: Block) -> bytes:
         """What stands for a block's randomness: it follows from its number.
 
         Raises:
             LedgerError: there is no such block.
         """
-        if not 0 < block_number <= self._block:
-            raise LedgerError("there is no such block", where=f"block {block_number}")
-        return keccak(b"randomness of a light block" + block_number.to_bytes(8, "big"))
+        if not await self.has_block(block):
+            raise LedgerError("there is no such block", where=f"block {block.number}")
+        return keccak(b"randomness of a light block" + block.number.to_bytes(8, "big"))
 
     async def read(self, call: Call) -> Any:
         """Result of a view."""
@@ -101,15 +108,24 @@ class LightLedger:
         """
         return self.mine(call, signer.address)
 
-    async def events(self, *, job_id: int | None = None, since_block: int = 0) -> Sequence[Event]:
-        """Logs from a block on, of one job where given; oldest first."""
+    @property
+    def is_irrevocable(self) -> bool:
+        """Every block is final at once."""
+        return True
+
+    async def follow(self, since_block: int) -> ChainLog:
+        """Logs from a block on, all of them final; oldest first."""
         found = []
         for event in reversed(self.log):
-            if event.block_number < since_block:
+            if event.block.number < since_block:
                 break
-            if job_id is None or (event.contract == "jobs" and event.arguments["jobId"] == job_id):
-                found.append(event)
-        return found[::-1]
+            found.append(event)
+        head = light_block(self._block)
+        return ChainLog(final=found[::-1], provisional=(), final_block=head, head=head)
+
+    async def has_block(self, block: Block) -> bool:
+        """Whether there is this block."""
+        return 0 < block.number <= self._block and block == light_block(block.number)
 
     # ---- blocks
 
@@ -127,15 +143,15 @@ class LightLedger:
             self._note(timestamp, sender, call, (), refused.reason)
             raise
         self._block, self._timestamp = self._block + 1, timestamp
-        number = self._block.to_bytes(8, "big")
-        transaction_hash = keccak(b"light transaction" + number)
+        block = light_block(self._block)
+        transaction_hash = keccak(b"light transaction" + block.hash)
         events = tuple(
-            Event(contract, name, arguments, self._block, timestamp, index, transaction_hash, sender)
+            Event(contract, name, arguments, block, timestamp, index, transaction_hash)
             for index, (contract, name, arguments) in enumerate(self._pending)
         )
         self.log.extend(event for event in events if event.contract != "token")
         self._note(timestamp, sender, call, tuple(self._pending), None)
-        return Receipt(transaction_hash, self._block, 0, sender, events)
+        return Receipt(transaction_hash, block, 0, sender, events)
 
     def _note(self, timestamp: int, sender: Address, call: Call, events: Any, refused: str | None) -> None:
         if self._keeps:

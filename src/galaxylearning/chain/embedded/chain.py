@@ -117,6 +117,7 @@ class EmbeddedChain:
             "eth_sendTransaction": (1, 1, self._send_transaction),
             "eth_getTransactionByHash": (1, 1, self._get_transaction),
             "eth_getTransactionReceipt": (1, 1, self._get_receipt),
+            "eth_getBlockReceipts": (1, 1, self._get_block_receipts),
             "eth_getBlockByNumber": (1, 2, self._get_block_by_number),
             "eth_getBlockByHash": (1, 2, self._get_block_by_hash),
             "eth_getLogs": (1, 1, self._get_logs),
@@ -331,9 +332,22 @@ class EmbeddedChain:
         found = self._find(value)
         if found is None:
             return None
-        row, transaction, block = found
+        return self._show_receipt(*found)
+
+    def _show_receipt(self, row: TransactionRow, transaction: SignedTransaction, block: BlockRow) -> Any:
         logs = self._engine.store.logs(block.number, block.number)
         return format_receipt(row, transaction, block, logs)
+
+    def _get_block_receipts(self, value: Any) -> Any:
+        """By number, tag or hash."""
+        if isinstance(value, str) and len(value) == 66:
+            block = self._engine.store.block_by_hash(data(value, "hash", length=32))
+        else:
+            block = self._block(block_tag(value, "block"))
+        if block is None:
+            return None
+        row = self._engine.store.transaction_of_block(block.number)
+        return [] if row is None else [self._show_receipt(row, self._decode(row.raw), block)]
 
     def _get_logs(self, value: Any) -> Any:
         wanted = log_filter(value, "filter")

@@ -1,0 +1,1 @@
+"""Jobs on a chain that takes blocks back again and again, against the same job on one that does not."""
