@@ -21,7 +21,7 @@ from galaxylearning.messages import typed
 from galaxylearning.messages.records import SignedRevocation, encode
 from galaxylearning.messages.terms import Column, Schema
 from galaxylearning.nodes.site import Progress, Site, ignore_progress, ignore_pulse, registry_topic
-from galaxylearning.ports import BlobStore, Call, Journal, Ledger, Signer
+from galaxylearning.ports import BlobStore, Call, DrandNetwork, Journal, Ledger, Signer
 from galaxylearning.storage import files
 from galaxylearning.storage.journal import MemoryJournal
 from galaxylearning.units import Address, Digest
@@ -108,6 +108,7 @@ class World:
     """What speaks JSON-RPC: a URL or an embedded chain."""
     ledger: Ledger
     blobs: BlobStore
+    drand: DrandNetwork | None = None
 
 
 @asynccontextmanager
@@ -316,7 +317,12 @@ async def open_world(
         blobs = open_blobs(home, settings, signer=signer)
         if isinstance(blobs, AbstractAsyncContextManager):
             await stack.enter_async_context(blobs)
-        yield World(home, settings, place, ledger, blobs)
+        drand = None
+        if settings.drand_url:
+            from galaxylearning.chain.drand_http import HttpDrand
+
+            drand = HttpDrand(settings.drand_url, timeout_s=settings.rpc_timeout_s)
+        yield World(home, settings, place, ledger, blobs, drand)
 
 
 async def deploy_contracts(home: Home, signer: Signer, **overrides: Any) -> Settings:
@@ -487,6 +493,7 @@ def site_of(
         entropy=entropy,
         report=report,
         pulse=pulse,
+        drand=world.drand,
         poll_s=world.settings.poll_ms / 1000 if poll_s is None else poll_s,
     )
 

@@ -60,7 +60,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     many of the nodes must agree before a block is final; 0 means all. ``check_blocks``: whether headers must
     have their hashes and logs be proven by receipts; only for chains that hash otherwise it is false.
     ``rpc_timeout_s``: for one answer; ``rpc_patience_s``: so long a node may ask us to wait.
-    ``head_stall_s``: a head that stands still for longer is told of; 0 means never.
+    ``head_stall_s``: a head that stands still for longer is told of; 0 means never. ``drand_url``: a relay of
+    the drand network that a job's terms name, for evaluators; empty where others put its rounds on the board.
     """
 
     chain: str = EMBEDDED
@@ -76,6 +77,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rpc_timeout_s: int = 30
     rpc_patience_s: int = 60
     head_stall_s: int = 600
+    drand_url: str = ""
 
     def __post_init__(self) -> None:
         check_chain(self.chain)
@@ -100,6 +102,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ConfigRefused("an embedded chain has no other nodes", where="chain_witnesses")
         if len(self.chain_witnesses) > MAX_WITNESSES:
             raise ConfigRefused(f"at most {MAX_WITNESSES} allowed", where="chain_witnesses")
+        if self.drand_url and not self.drand_url.startswith(("http://", "https://")):
+            raise ConfigRefused("must be a URL of http or https", where="drand_url")
         for witness in self.chain_witnesses:
             if witness == EMBEDDED or witness == self.chain:
                 raise ConfigRefused("must be the URL of another node", where="chain_witnesses")

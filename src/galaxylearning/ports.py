@@ -161,6 +161,18 @@ class Ledger(Protocol):
         ...
 
 
+class DrandNetwork(Protocol):
+    """A way to a drand network, which is trusted with nothing: what it gives is checked."""
+
+    async def signature(self, number: int) -> bytes:
+        """The signature of a round.
+
+        Raises:
+            LedgerUnreachable: no answer in time, or the round has not come yet.
+        """
+        ...
+
+
 class BlobStore(Protocol):
     """Content-addressed, write-once storage, with topics under which blobs can be found.
 

@@ -71,7 +71,7 @@ class EvaluatorNode:
     ) -> None:
         self.site, self.sealing_key, self.stagger_s = site, sealing_key, stagger_s
         self._only = None if jobs is None else frozenset(jobs)
-        self._view = ChainView(site.ledger, site.blobs, site.journal)
+        self._view = ChainView(site.ledger, site.blobs, site.journal, site.drand)
         self._watch = ChainWatch(site)
         self._serving: dict[int, SeatedJob] = {}
         self._finished: set[int] = set()

@@ -31,12 +31,14 @@ from galaxylearning.messages.records import (
 )
 from galaxylearning.messages.terms import MAX_TERMS_BYTES, Terms, decode_terms
 from galaxylearning.messages.typed import JOBS_DOMAIN, REGISTRY_DOMAIN, Domain
+from galaxylearning.nodes.drand import drand_randomness
 from galaxylearning.ports import (
     BlobStore,
     Block,
     Call,
     Clock,
     Contract,
+    DrandNetwork,
     Event,
     Journal,
     Ledger,
@@ -87,6 +89,7 @@ class Site:
     entropy: Entropy
     report: Callable[[Progress], None] = ignore_progress
     pulse: Callable[[GalaxyError | None], None] = ignore_pulse
+    drand: DrandNetwork | None = None
     poll_s: float = 1.0
 
     @property
@@ -149,8 +152,14 @@ class ChainView:
     on where the chain has another history.
     """
 
-    def __init__(self, ledger: Ledger, blobs: BlobStore, journal: Journal | None = None) -> None:
-        self._ledger, self._blobs, self._journal = ledger, blobs, journal
+    def __init__(
+        self,
+        ledger: Ledger,
+        blobs: BlobStore,
+        journal: Journal | None = None,
+        drand: DrandNetwork | None = None,
+    ) -> None:
+        self._ledger, self._blobs, self._journal, self._drand = ledger, blobs, journal, drand
         self._next_block = 0
         self._is_checked = False
         self._terms: dict[Digest, Terms] = {}
@@ -160,7 +169,7 @@ class ChainView:
         self._ahead: dict[int, list[JobEvent]] = {}
         self._datasets: dict[Digest, Address] = {}
         self._datasets_ahead: dict[Digest, Address | None] = {}
-        self._anchored_in: dict[tuple[int, int], Block] = {}
+        self._anchored_in: dict[tuple[int, int], tuple[Block, int]] = {}
         self._beacons: dict[tuple[int, int], bytes] = {}
         self.now = 0
         self.final_block = Block(0, b"")
@@ -223,7 +232,7 @@ class ChainView:
         elif event.contract == "jobs":
             found = event_from_log(event.name, event.arguments, event.timestamp)
             if isinstance(found, RoundAnchored):
-                self._anchored_in[found.job_id, found.round_index] = event.block
+                self._anchored_in[found.job_id, found.round_index] = event.block, event.timestamp
             if found is not None:
                 self._jobs.setdefault(found.job_id, []).append(found)
 
@@ -267,19 +276,28 @@ class ChainView:
         return (*self._jobs.get(job_id, ()), *self._ahead.get(job_id, ()))
 
     async def beacon(self, job_id: int, round_index: int) -> bytes:
-        """The randomness of the block that anchored a round: it did not exist before the updates were in.
+        """The randomness of a round: it did not exist before the updates were in.
 
-        The block is final: another one in its place would have other randomness, hence other questions.
+        It is that of the block that anchored the round or, where the terms name a drand network, of the first
+        drand round that comes some time after that block. The block is final: another one in its place would
+        have other randomness, hence other questions.
 
         Raises:
             MessageRefused: the round is not anchored.
             LedgerError: the chain does not tell.
+            LedgerUnreachable: neither the drand network nor the board has its round yet.
         """
         key = (job_id, round_index)
         if key not in self._beacons:
             if key not in self._anchored_in:
                 raise MessageRefused(f"round {round_index} is not anchored", where=f"job {job_id}")
-            self._beacons[key] = await self._ledger.randomness(self._anchored_in[key])
+            block, anchored_at = self._anchored_in[key]
+            drand = (await self.terms(job_id)).drand
+            if drand is None:
+                self._beacons[key] = await self._ledger.randomness(block)
+            else:
+                number = drand.round_for(anchored_at)
+                self._beacons[key] = await drand_randomness(self._blobs, self._drand, drand, number)
         return self._beacons[key]
 
     def is_dataset_known(self, dataset_id: Digest) -> bool:
