@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from galaxylearning.storage.blob_names import RestorableBlobStore
     from galaxylearning.storage.datasets import DatasetCatalog
     from galaxylearning.storage.journal import SqliteJournal
+    from galaxylearning.storage.outbox import SqliteOutbox
     from galaxylearning.storage.privacy_book import SqlitePrivacyBook
     from galaxylearning.storage.replicated_blobs import BlobFault
     from galaxylearning.storage.store_settings import StoreSettings
@@ -271,12 +272,18 @@ def blob_problems(blobs: BlobStore) -> list[str] | None:
 
 
 @asynccontextmanager
-async def open_world(home: Home, *, signer: Signer | None = None, **overrides: Any) -> AsyncIterator[World]:
+async def open_world(
+    home: Home, *, signer: Signer | None = None, node: str | None = None, **overrides: Any
+) -> AsyncIterator[World]:
     """The chain and the blob store of a home, until the block ends; ``signer`` signs what servers are asked.
+
+    With ``node``, the name of its journal, every transaction is kept in that node's outbox, and those that an
+    earlier process left are taken up first.
 
     Raises:
         ConfigRefused: settings that are not allowed, or contracts that are not deployed.
         LedgerUnreachable: nothing answers at the chain's URL.
+        StorageError: another process runs this very node.
     """
     from galaxylearning.chain.evm import Deployment, connect
 
@@ -287,13 +294,14 @@ async def open_world(home: Home, *, signer: Signer | None = None, **overrides: A
             where=str(home.settings_file),
         )
     async with AsyncExitStack() as stack:
-        node = await stack.enter_async_context(open_node(home, settings))
-        ledger = await connect(node, Deployment.from_json(settings.deployment))
+        outbox = None if node is None else stack.enter_context(open_outbox(home, node))
+        place = await stack.enter_async_context(open_node(home, settings))
+        ledger = await connect(place, Deployment.from_json(settings.deployment), outbox=outbox)
         stack.push_async_callback(ledger.close)
         blobs = open_blobs(home, settings, signer=signer)
         if isinstance(blobs, AbstractAsyncContextManager):
             await stack.enter_async_context(blobs)
-        yield World(home, settings, node, ledger, blobs)
+        yield World(home, settings, place, ledger, blobs)
 
 
 async def deploy_contracts(home: Home, signer: Signer, **overrides: Any) -> Settings:
@@ -429,6 +437,13 @@ def open_journal(home: Home, name: str) -> SqliteJournal:
     path = home.journal(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     return SqliteJournal(path)
+
+
+def open_outbox(home: Home, name: str) -> SqliteOutbox:
+    """The transactions of one node; a second process is refused."""
+    from galaxylearning.storage.outbox import SqliteOutbox
+
+    return SqliteOutbox(home.outbox(name))
 
 
 def open_privacy_book(home: Home, catalogue: DatasetCatalog) -> SqlitePrivacyBook:

@@ -150,6 +150,10 @@ class Home:
         """Journal of one node."""
         return self.root / "journals" / f"{name}.sqlite"
 
+    def outbox(self, name: str) -> Path:
+        """Outbox of one node: its transactions."""
+        return self.root / "journals" / f"{name}.outbox.sqlite"
+
     def is_new(self) -> bool:
         """Whether there are no settings yet."""
         return not self.settings_file.exists()

@@ -159,6 +159,62 @@ class Journal(Protocol):
     def steps(self, prefix: str = "") -> Sequence[str]: ...
 
 
+EntryState = Literal["intended", "signed", "sent", "mined", "final", "replaced", "void"]
+"""How far a transaction has come: meant; signed, perhaps sent; sent; in a block; in a final block.
+
+``replaced``: another of ours was signed with its nonce. ``void``: it can never be mined.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxEntry:
+    """One transaction of one account: what for, its nonce, and every raw transaction signed for it.
+
+    ``raws`` are alternatives with the same nonce, oldest first, so at most one of them is ever mined. Gas in
+    units, fees in wei per unit of gas, times in Unix seconds, 0 where it has not happened.
+    """
+
+    number: int
+    effect: Digest
+    account: Address
+    nonce: int
+    to: Address | None
+    data: bytes
+    gas: int
+    max_fee_wei: int
+    priority_fee_wei: int
+    state: EntryState = "intended"
+    raws: tuple[bytes, ...] = ()
+    first_sent_s: int = 0
+    last_sent_s: int = 0
+    block_number: int = 0
+    block_hash: bytes = b""
+    is_told: bool = False
+    """Whether who asked for it could know its receipt, by answer or by looking at the chain afterwards."""
+    reason: str = ""
+    """Why it is void."""
+
+
+class Outbox(Protocol):
+    """A node's transactions, each on disk before it is sent. One process at a time holds one."""
+
+    def add(self, entry: OutboxEntry) -> OutboxEntry:
+        """Write a new intent down; returned with its number, which is larger than any before."""
+        ...
+
+    def save(self, entry: OutboxEntry) -> OutboxEntry:
+        """Write an entry's new state over its old one; what was given."""
+        ...
+
+    def last(self, effect: Digest) -> OutboxEntry | None:
+        """The newest entry for an effect that is neither final nor void."""
+        ...
+
+    def unfinished(self, account: Address | None = None) -> Sequence[OutboxEntry]:
+        """Entries that are neither final nor void, of one account or all, by account and nonce."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class OfferedDataset:
     """A data set of this data owner: what it looks like and the commitment it is registered under."""

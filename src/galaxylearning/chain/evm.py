@@ -9,7 +9,7 @@ from typing import Any
 from galaxylearning.chain.abi_codec import codec
 from galaxylearning.chain.deployment import Deployment, deploy, fund
 from galaxylearning.chain.signer import KeySigner
-from galaxylearning.chain.transactions import RECEIPT_TIMEOUT_S, Sender
+from galaxylearning.chain.transactions import RECEIPT_TIMEOUT_S, Fees, Sender
 from galaxylearning.chain.transport import (
     REQUEST_TIMEOUT_S,
     Node,
@@ -21,7 +21,7 @@ from galaxylearning.chain.transport import (
     as_objects,
 )
 from galaxylearning.errors import ConfigRefused, LedgerError
-from galaxylearning.ports import Call, Contract, Event, Receipt, Signer
+from galaxylearning.ports import Call, Contract, Event, Outbox, Receipt, Signer
 from galaxylearning.units import Address
 
 __all__ = ["Deployment", "EvmLedger", "KeySigner", "connect", "deploy", "fund"]
@@ -38,12 +38,19 @@ async def connect(
     *,
     request_timeout_s: float = REQUEST_TIMEOUT_S,
     receipt_timeout_s: float = RECEIPT_TIMEOUT_S,
+    outbox: Outbox | None = None,
+    fees: Fees | None = None,
 ) -> EvmLedger:
     """A ledger over a node, once the node turned out to be the chain the deployment is on.
+
+    What an earlier process left unfinished in ``outbox`` is taken up before anything else is asked.
 
     Args:
         url_or_provider: http(s):// or ws(s):// URL, a web3.py provider, an ``AsyncWeb3``, or an
             ``EmbeddedChain``.
+        outbox: where transactions are written down before they are sent; without it they are forgotten with
+            the process.
+        fees: what may be paid for gas.
 
     Raises:
         ConfigRefused: wrong kind of URL, another chain, or no contract at one of the addresses.
@@ -58,19 +65,23 @@ async def connect(
             address = deployment.address_of(contract)
             if await transport.request("eth_getCode", address, "latest") in ("0x", None):
                 raise ConfigRefused(f"there is no contract at {address}", where=f"deployment.{contract}")
+        sender = Sender(
+            transport, chain_id=chain_id, receipt_timeout_s=receipt_timeout_s, outbox=outbox, fees=fees
+        )
+        await sender.recover()
     except BaseException:
         await transport.close()
         raise
-    return EvmLedger(transport, deployment, receipt_timeout_s=receipt_timeout_s)
+    return EvmLedger(transport, deployment, sender)
 
 
 class EvmLedger:
     """Implements ``ports.Ledger``. Made by ``connect``."""
 
-    def __init__(self, transport: Transport, deployment: Deployment, *, receipt_timeout_s: float) -> None:
+    def __init__(self, transport: Transport, deployment: Deployment, sender: Sender) -> None:
         self._transport = transport
         self._deployment = deployment
-        self._sender = Sender(transport, chain_id=deployment.chain_id, receipt_timeout_s=receipt_timeout_s)
+        self._sender = sender
         self._contract_at = {deployment.address_of(contract): contract for contract in _CONTRACTS}
         self._timestamps: dict[str, int] = {}
         self._senders: dict[str, Address] = {}
@@ -155,6 +166,14 @@ class EvmLedger:
             sender=sender,
             events=tuple(await self._decoded(as_objects(receipt["logs"]))),
         )
+
+    async def settle_pending(self, final_block: int | None = None) -> None:
+        """Send again what a reorganisation dropped; see ``transactions.Sender.settle_pending``.
+
+        Raises:
+            LedgerUnreachable: no answer in time.
+        """
+        await self._sender.settle_pending(final_block)
 
     async def events(self, *, job_id: int | None = None, since_block: int = 0) -> Sequence[Event]:
         """Logs of the jobs and registry contracts, or of one job, oldest first.

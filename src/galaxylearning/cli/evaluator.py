@@ -157,7 +157,7 @@ def run(
 
     async def serve() -> None:
         async with (
-            bootstrap.open_world(place, signer=signer, chain=chain) as world,
+            bootstrap.open_world(place, signer=signer, chain=chain, node=f"evaluator-{name}") as world,
             node_site(world, signer, f"evaluator-{name}", health) as site,
             serve_health(health, metrics_port),
         ):

@@ -88,7 +88,7 @@ def run(
 
     async def serve() -> None:
         async with (
-            bootstrap.open_world(place, signer=signer, chain=chain) as world,
+            bootstrap.open_world(place, signer=signer, chain=chain, node=f"owner-{name}") as world,
             node_site(world, signer, f"owner-{name}", health) as site,
             serve_health(health, metrics_port),
             bootstrap.locked_trainer(policy) as trainer,
