@@ -10,7 +10,6 @@ import typer
 
 from galaxylearning.cli import output
 from galaxylearning.cli.options import (
-    DECIMALS,
     DEFAULT_HOME,
     AsOption,
     ChainOption,
@@ -20,7 +19,7 @@ from galaxylearning.cli.options import (
     JobArgument,
 )
 from galaxylearning.config import Home
-from galaxylearning.errors import ConfigRefused, GalaxyError, JobRefused
+from galaxylearning.errors import ConfigRefused, GalaxyError
 
 if TYPE_CHECKING:
     from galaxylearning.nodes.requester import PostedJob
@@ -82,30 +81,24 @@ def post(
     from galaxylearning import bootstrap
     from galaxylearning.cli.job_file import compile_file
     from galaxylearning.cli.keys import address_named, load_identity
+    from galaxylearning.cli.running import node_site
     from galaxylearning.nodes import requester
-    from galaxylearning.ports import Call
+    from galaxylearning.nodes.site import ignore_progress
     from galaxylearning.protocol import calls
-    from galaxylearning.storage.journal import MemoryJournal
 
     place = Home(home)
     seats = [address_named(place, name.strip(), "--evaluators") for name in evaluators.split(",")]
     if len(set(seats)) != len(seats):
         raise ConfigRefused("one evaluator is named twice", where="--evaluators")
     compiled = compile_file(file)
-    price = compiled.job.price.in_units(seats[0], DECIMALS)
-    needed = int(price.bounty) + int(price.fee_per_seat) * len(seats)
-    _, signer, sealing = load_identity(place, account)
+    name, signer, sealing = load_identity(place, account)
 
     async def run() -> PostedJob:
-        async with bootstrap.open_world(place, signer=signer, chain=chain) as world:
-            owned = int(await world.ledger.read(Call("token", "balanceOf", (signer.address,))))
-            if owned < needed:
-                raise JobRefused(
-                    f"the account owns {output.tokens(owned)} tokens; bounty and fees are "
-                    f"{output.tokens(needed)}",
-                    where="escrow",
-                )
-            site = bootstrap.site_of(world, signer, MemoryJournal())
+        node = f"requester-{name}"
+        async with (
+            bootstrap.open_world(place, chain=chain, node=node) as world,
+            node_site(world, signer, node, ignore_progress) as site,
+        ):
             return await requester.post(site, compiled, evaluators=seats, sealing_key=sealing)
 
     posted = anyio.run(run)

@@ -132,7 +132,7 @@ async def post_bond(site: Site, job_id: int, data_owner: Address) -> dict[str, A
         raise JobRefused("asks for no bond", where=f"job {job_id}")
     if data_owner in state.bonds:
         raise JobRefused(f"the bond of {data_owner} was posted already", where=f"job {job_id}")
-    await site.submit(("approve", (site.ledger.address_of("jobs"), amount)), "token")
+    await site.approve("jobs", amount)
     receipt = await site.submit(calls.deposit_bond(job_id, data_owner))
     return {
         "job": str(job_id),

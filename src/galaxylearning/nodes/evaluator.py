@@ -502,5 +502,5 @@ async def register(site: Site, sealing_key: SealingKey, stake: int) -> None:
         await site.submit(calls.register_evaluator(sealing_key.digest), "registry")
     missing = stake - (int(known["staked"]) - int(known["withdrawing"]))
     if missing > 0:
-        await site.submit(("approve", (site.ledger.address_of("registry"), missing)), "token")
+        await site.approve("registry", missing)
         await site.submit(calls.deposit_stake(missing), "registry")

@@ -1,8 +1,8 @@
 """An evaluator as a member of the decryption committee: it answers, once, and votes on which answers count.
 
-An answer is journalled before it is published, so a restarted member never gives another one. Which questions
-it answers is the law of :mod:`galaxylearning.secagg.member`; that they are the right ones follows from their
-being computed here, from the committed test set, the public model and the chain.
+An answer and a vote are journalled before they are published, so a restarted member never gives another one.
+Which questions it answers is the law of :mod:`galaxylearning.secagg.member`; that they are the right ones
+follows from their being computed here, from the committed test set, the public model and the chain.
 """
 
 from __future__ import annotations
@@ -215,9 +215,12 @@ class Member:
     # ---- voting
 
     async def _vote(self, openings: Openings, asked: Asked, state: JobState) -> None:
-        votes = await self.board.votes(f"{asked.topic}/sets", SignedAnswerSet, state.seats)
-        if any(self.site.address in group for group in votes.values()):
+        if f"{asked.topic}/sets" in self._posted:
             return
+        if (kept := self.site.journal.lookup(self._vote_step(asked))) is not None:
+            await self._sign_set(asked, tuple(_digests(kept)))
+            return
+        votes = await self.board.votes(f"{asked.topic}/sets", SignedAnswerSet, state.seats)
         answers = await self._usable(openings, asked, state)
         if len(answers) <= self.plan.threshold:
             return
@@ -254,11 +257,20 @@ class Member:
             found[record.signer] = digest
         return {who: digest for who, digest in found.items() if who not in twice}
 
+    def _vote_step(self, asked: Asked) -> str:
+        return f"job/{self.job_id}/{asked.topic}/set"
+
     async def _sign_set(self, asked: Asked, answers: tuple[Digest, ...]) -> None:
+        """Vote for a set of answers, once and for all: a second vote could make two quorums."""
+        kept = self.site.journal.record(self._vote_step(asked), asked.digest + b"".join(answers))
+        if kept[:DIGEST_BYTES] != asked.digest:
+            raise PhaseError("a vote was cast on another question in its place", where=asked.topic)
+        answers = tuple(_digests(kept))
         message = typed.AnswerSet(
             self.job_id, asked.round_index, int(asked.phase), asked.digest, answers_root(answers)
         )
         await self._sign(f"{asked.topic}/sets", SignedAnswerSet, message, answers=answers)
+        self._posted.add(f"{asked.topic}/sets")
 
     async def _sign(
         self,
@@ -271,3 +283,8 @@ class Member:
         await self.board.post(
             topic, kind.from_message(message, evaluator=self.site.address, signature=signature, **rest)
         )
+
+
+def _digests(kept: bytes) -> list[Digest]:
+    """The answers of a journalled vote, which follow the digest of their question."""
+    return [Digest(kept[at : at + DIGEST_BYTES]) for at in range(DIGEST_BYTES, len(kept), DIGEST_BYTES)]

@@ -112,6 +112,8 @@ async def push_payments(site: Site, state: JobState) -> None:
     if state.phase is Phase.SETTLED and state.claims_expired_amount is None:
         if state.paid < state.total:
             for chunk in payout_chunks(await settled_tree(site, state)):
+                if all(state.paid_indices >> payout.index & 1 for payout in chunk.payouts):
+                    continue
                 receipt = await site.submit_if_first(calls.pay(state.job_id, chunk))
                 if receipt is not None:
                     facts = {"payees": len(chunk.payouts), "gas": receipt.gas_used}

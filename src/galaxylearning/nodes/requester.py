@@ -1,9 +1,14 @@
-"""The requester: posts a job with its bounty in escrow, may then go offline, and later fetches the model."""
+"""The requester: posts a job with its bounty in escrow, may then go offline, and later fetches the model.
+
+What is posted is journalled by what it says: a posting that was interrupted is gone on with when the same job
+is posted again, never escrowed twice. Once it is through, posting the same job again is another job.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.crypto.seal import SealContext, SealingKey, seal
@@ -18,18 +23,18 @@ from galaxylearning.protocol import calls
 from galaxylearning.protocol.job import CompiledJob, terms_of
 from galaxylearning.protocol.machine import Phase
 from galaxylearning.protocol.rows import rows_to_bytes
-from galaxylearning.units import Address, Digest
+from galaxylearning.units import ZERO_DIGEST, Address, Digest
 
 TOKEN_DECIMALS = 18
 
 
 @dataclass(frozen=True, slots=True)
 class PostedJob:
-    """A job on chain: its number, terms, and what posting it cost."""
+    """A job on chain: its number, its terms, and what posting it cost (None where a restart came between)."""
 
     job_id: int
     terms: Terms
-    gas_used: int
+    gas_used: int | None
 
 
 async def post(
@@ -38,37 +43,79 @@ async def post(
     """Seal model and test set to the evaluators, publish the terms, escrow bounty and fees.
 
     Raises:
-        JobRefused: an evaluator is not registered, or the terms are not acceptable.
-        TransactionReverted: the contract refused, or the account has too few tokens.
-        StorageError, LedgerUnreachable: the store or the chain failed; nothing is escrowed then.
+        JobRefused: an evaluator is not registered, the terms are not acceptable, or the account has too few
+            tokens.
+        TransactionReverted: the contract refused.
+        StorageError, LedgerUnreachable: the store or the chain failed; nothing is escrowed then, or posting
+            the same job again goes on with it.
     """
     keys = [await _evaluator_key(site, evaluator) for evaluator in evaluators]
-    topic = f"terms/{site.address.lower()}"
     test = rows_to_bytes(compiled.test)
+
+    def terms_with(model_blob: Digest, test_blob: Digest) -> Terms:
+        return terms_of(
+            compiled,
+            requester=site.address,
+            requester_key=sealing_key.digest,
+            evaluators=[(who, blake3_digest(key)) for who, key in zip(evaluators, keys, strict=True)],
+            token=site.ledger.address_of("token"),
+            decimals=TOKEN_DECIMALS,
+            model_blob=model_blob,
+            test_blob=test_blob,
+            test_digest=blake3_digest(test),
+        )
+
+    step = _posting_step(site, terms_with(ZERO_DIGEST, ZERO_DIGEST))
+    topic = f"terms/{site.address.lower()}"
+    is_resumed = len(site.journal.steps(f"{step}/")) > 0
     blobs = []
     for kind, plaintext in (("initial-model", compiled.model_bytes), ("test-set", test)):
         context = SealContext(site.ledger.chain_id, site.ledger.address_of("jobs"), 0, 0, kind, site.address)
-        blobs.append(await site.blobs.put(seal(plaintext, keys, context, entropy=site.entropy), topic=topic))
+        blob = site.journal.lookup(f"{step}/{kind}")
+        if blob is None:
+            sealed = seal(plaintext, keys, context, entropy=site.entropy)
+            # Stored first: a restarted requester has the digest, not what was sealed.
+            blob = site.journal.record(f"{step}/{kind}", await site.blobs.put(sealed, topic=topic))
+        blobs.append(Digest(blob))
     await site.blobs.put(compiled.graph.to_bytes(), topic=topic)
     await site.blobs.put(sealing_key.public, topic=f"keys/{site.address.lower()}")
-    terms = terms_of(
-        compiled,
-        requester=site.address,
-        requester_key=sealing_key.digest,
-        evaluators=[(who, blake3_digest(key)) for who, key in zip(evaluators, keys, strict=True)],
-        token=site.ledger.address_of("token"),
-        decimals=TOKEN_DECIMALS,
-        model_blob=blobs[0],
-        test_blob=blobs[1],
-        test_digest=blake3_digest(test),
-    )
+    terms = terms_with(*blobs)
     await site.blobs.put(encode_terms(terms), topic=topic)
-    await site.submit(("approve", (site.ledger.address_of("jobs"), calls.escrow(terms))), "token")
-    receipt = await site.submit(calls.post_job(terms))
-    for event in receipt.events:
-        if event.name == "JobPosted":
-            return PostedJob(int(event.arguments["jobId"]), terms, receipt.gas_used)
-    raise LedgerError("the receipt of the posting holds no JobPosted", where="postJob")
+    posted = await _posted_before(site, terms) if is_resumed else None
+    if posted is None:
+        await _require_tokens(site, calls.escrow(terms))
+        await site.approve("jobs", calls.escrow(terms))
+        receipt = await site.submit(calls.post_job(terms))
+        for event in receipt.events:
+            if event.name == "JobPosted":
+                posted = PostedJob(int(event.arguments["jobId"]), terms, receipt.gas_used)
+    if posted is None:
+        raise LedgerError("the receipt of the posting holds no JobPosted", where="postJob")
+    site.journal.record(f"{step}/job", str(posted.job_id).encode())
+    return posted
+
+
+async def _require_tokens(site: Site, needed: int) -> None:
+    owned = int(await site.ledger.read(Call("token", "balanceOf", (site.address,))))
+    if owned < needed:
+        shown, wanted = (format(Decimal(units).scaleb(-TOKEN_DECIMALS), "f") for units in (owned, needed))
+        raise JobRefused(f"the account owns {shown} tokens; bounty and fees are {wanted}", where="escrow")
+
+
+def _posting_step(site: Site, draft: Terms) -> str:
+    """The journal's name for the next posting of these terms, which hold no blobs yet."""
+    contract = site.ledger.address_of("jobs").lower()
+    name = f"post/{site.ledger.chain_id}/{contract}/{blake3_digest(encode_terms(draft)).hex()}"
+    done = sum(step.endswith("/job") for step in site.journal.steps(f"{name}/"))
+    return f"{name}/{done}"
+
+
+async def _posted_before(site: Site, terms: Terms) -> PostedJob | None:
+    """The job with these terms where it is on chain already: no two postings have the same sealed blobs."""
+    for event in await site.ledger.events():
+        if event.name == "JobPosted" and bytes(event.arguments["termsDigest"]) == terms.digest:
+            return PostedJob(int(event.arguments["jobId"]), terms, None)
+    return None
 
 
 async def _evaluator_key(site: Site, evaluator: Address) -> bytes:

@@ -90,6 +90,12 @@ class Site:
         function, arguments = function_call
         return await self.ledger.submit(Call(contract, function, arguments), self.signer)
 
+    async def approve(self, spender: Contract, amount: int) -> None:
+        """Let a contract take ``amount`` smallest units of this node's tokens, where it may not already."""
+        holder = (self.address, self.ledger.address_of(spender))
+        if int(await self.ledger.read(Call("token", "allowance", holder))) < amount:
+            await self.submit(("approve", (self.ledger.address_of(spender), amount)), "token")
+
     async def submit_if_first(
         self, function_call: tuple[str, tuple[Any, ...]], contract: Contract = "jobs"
     ) -> Receipt | None:
