@@ -1,7 +1,8 @@
 """The requester: posts a job with its bounty in escrow, may then go offline, and later fetches the model.
 
-What is posted is journalled by what it says: a posting that was interrupted is gone on with when the same job
-is posted again, never escrowed twice. Once it is through, posting the same job again is another job.
+What is sealed for a job is journalled by what the job says: until the job is over, posting the same one again
+goes on with it where it was interrupted, or finds it on chain, and never escrows twice. Once it is over,
+posting the same again is another job.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import count
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.crypto.seal import SealContext, SealingKey, seal
@@ -20,6 +22,7 @@ from galaxylearning.nodes import assembly
 from galaxylearning.nodes.site import Board, ChainView, Site
 from galaxylearning.ports import Call
 from galaxylearning.protocol import calls
+from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.job import CompiledJob, terms_of
 from galaxylearning.protocol.machine import Phase
 from galaxylearning.protocol.rows import rows_to_bytes
@@ -65,34 +68,51 @@ async def post(
             test_digest=blake3_digest(test),
         )
 
-    step = _posting_step(site, terms_with(ZERO_DIGEST, ZERO_DIGEST))
+    contract = site.ledger.address_of("jobs").lower()
+    draft = blake3_digest(encode_terms(terms_with(ZERO_DIGEST, ZERO_DIGEST))).hex()
     topic = f"terms/{site.address.lower()}"
-    is_resumed = len(site.journal.steps(f"{step}/")) > 0
-    blobs = []
-    for kind, plaintext in (("initial-model", compiled.model_bytes), ("test-set", test)):
-        context = SealContext(site.ledger.chain_id, site.ledger.address_of("jobs"), 0, 0, kind, site.address)
-        blob = site.journal.lookup(f"{step}/{kind}")
-        if blob is None:
-            sealed = seal(plaintext, keys, context, entropy=site.entropy)
-            # Stored first: a restarted requester has the digest, not what was sealed.
-            blob = site.journal.record(f"{step}/{kind}", await site.blobs.put(sealed, topic=topic))
-        blobs.append(Digest(blob))
+    for number in count():
+        step = f"post/{site.ledger.chain_id}/{contract}/{draft}/{number}"
+        is_resumed = len(site.journal.steps(f"{step}/")) > 0
+        blobs = []
+        for kind, plaintext in (("initial-model", compiled.model_bytes), ("test-set", test)):
+            context = SealContext(
+                site.ledger.chain_id, site.ledger.address_of("jobs"), 0, 0, kind, site.address
+            )
+            blob = site.journal.lookup(f"{step}/{kind}")
+            if blob is None:
+                sealed = seal(plaintext, keys, context, entropy=site.entropy)
+                # Stored first: a restarted requester has the digest, not what was sealed.
+                blob = site.journal.record(f"{step}/{kind}", await site.blobs.put(sealed, topic=topic))
+            blobs.append(Digest(blob))
+        terms = terms_with(*blobs)
+        await site.blobs.put(encode_terms(terms), topic=topic)
+        known = await _on_chain(site, terms) if is_resumed else None
+        if known is None:
+            break
+        job_id, is_over = known
+        if not is_over:
+            return PostedJob(job_id, terms, None)
     await site.blobs.put(compiled.graph.to_bytes(), topic=topic)
     await site.blobs.put(sealing_key.public, topic=f"keys/{site.address.lower()}")
-    terms = terms_with(*blobs)
-    await site.blobs.put(encode_terms(terms), topic=topic)
-    posted = await _posted_before(site, terms) if is_resumed else None
-    if posted is None:
-        await _require_tokens(site, calls.escrow(terms))
-        await site.approve("jobs", calls.escrow(terms))
-        receipt = await site.submit(calls.post_job(terms))
-        for event in receipt.events:
-            if event.name == "JobPosted":
-                posted = PostedJob(int(event.arguments["jobId"]), terms, receipt.gas_used)
-    if posted is None:
-        raise LedgerError("the receipt of the posting holds no JobPosted", where="postJob")
-    site.journal.record(f"{step}/job", str(posted.job_id).encode())
-    return posted
+    await _require_tokens(site, calls.escrow(terms))
+    await site.approve("jobs", calls.escrow(terms))
+    receipt = await site.submit(calls.post_job(terms))
+    for event in receipt.events:
+        if event.name == "JobPosted":
+            return PostedJob(int(event.arguments["jobId"]), terms, receipt.gas_used)
+    raise LedgerError("the receipt of the posting holds no JobPosted", where="postJob")
+
+
+async def _on_chain(site: Site, terms: Terms) -> tuple[int, bool] | None:
+    """The job with these terms and whether it is over; no two postings have the same sealed blobs."""
+    view = ChainView(site.ledger, site.blobs)
+    await view.refresh()
+    for job_id in view.job_ids:
+        first = view.events_of(job_id)[0]
+        if isinstance(first, ev.JobPosted) and first.terms_digest == terms.digest:
+            return job_id, (await view.state(job_id)).phase in (Phase.SETTLED, Phase.ABORTED)
+    return None
 
 
 async def _require_tokens(site: Site, needed: int) -> None:
@@ -100,22 +120,6 @@ async def _require_tokens(site: Site, needed: int) -> None:
     if owned < needed:
         shown, wanted = (format(Decimal(units).scaleb(-TOKEN_DECIMALS), "f") for units in (owned, needed))
         raise JobRefused(f"the account owns {shown} tokens; bounty and fees are {wanted}", where="escrow")
-
-
-def _posting_step(site: Site, draft: Terms) -> str:
-    """The journal's name for the next posting of these terms, which hold no blobs yet."""
-    contract = site.ledger.address_of("jobs").lower()
-    name = f"post/{site.ledger.chain_id}/{contract}/{blake3_digest(encode_terms(draft)).hex()}"
-    done = sum(step.endswith("/job") for step in site.journal.steps(f"{name}/"))
-    return f"{name}/{done}"
-
-
-async def _posted_before(site: Site, terms: Terms) -> PostedJob | None:
-    """The job with these terms where it is on chain already: no two postings have the same sealed blobs."""
-    for event in await site.ledger.events():
-        if event.name == "JobPosted" and bytes(event.arguments["termsDigest"]) == terms.digest:
-            return PostedJob(int(event.arguments["jobId"]), terms, None)
-    return None
 
 
 async def _evaluator_key(site: Site, evaluator: Address) -> bytes:
