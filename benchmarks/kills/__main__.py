@@ -32,6 +32,7 @@ from benchmarks.rows import RESULTS
 TARGET_KILLS: Final = 1_800
 TARGET_STEPS: Final = 36
 RECOVERY_TARGET_S: Final = 10.0
+QUICK_KILLS: Final = 60
 AT_ONCE: Final = 6
 """Kills in one job."""
 RUN_LIMIT_S: Final = 120.0
@@ -51,6 +52,7 @@ class Matrix:
     recoveries_s: list[float] = field(default_factory=list)
     runs: int = 0
     audited: int = 0
+    is_forgetful: bool = False
 
     @property
     def kills(self) -> int:
@@ -65,7 +67,7 @@ class Matrix:
         name = f"{privacy} seed {seed}, run {self.runs}"
         folder = self.folder / f"run-{self.runs}"
         sealed = self.folder / f"sealed-{privacy}-{seed}"
-        place = Place(self.towns[privacy], folder, seed, sealed)
+        place = Place(self.towns[privacy], folder, seed, sealed, self.is_forgetful)
         try:
             return _in_a_fork(place, targets, is_audited=is_audited)
         except RuntimeError as error:
@@ -286,9 +288,10 @@ def matrix_of(
     minutes: float,
     modes: Sequence[Privacy] = ("sealed", "masked"),
     at_once: int = AT_ONCE,
+    is_forgetful: bool = False,
 ) -> Matrix:
     """A filled matrix; ``folder`` holds what is written meanwhile."""
-    matrix = Matrix(folder, warmed(folder, modes))
+    matrix = Matrix(folder, warmed(folder, modes), is_forgetful=is_forgetful)
     fill(matrix, seed, kills, time.monotonic() + 60 * minutes, at_once)
     return matrix
 
@@ -298,10 +301,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kills", description=__doc__)
     parser.add_argument("--budget-minutes", type=float, default=90.0)
     parser.add_argument("--seed", type=int, default=1, help="the first seed")
-    parser.add_argument("--kills", type=int, default=TARGET_KILLS, help="stop after so many")
+    parser.add_argument("--kills", type=int, help=f"stop after so many ({TARGET_KILLS})")
     parser.add_argument("--at-once", type=int, default=AT_ONCE, help="kills in one job")
-    parser.add_argument("--quick", action="store_true", help="60 kills, sealed mode, and no file of results")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_KILLS} kills, sealed mode, no results")
+    parser.add_argument(
+        "--forgetful",
+        action="store_true",
+        help="victims lose their memory: it must fail",
+    )
     given = parser.parse_args(arguments)
+    kills = given.kills or (QUICK_KILLS if given.quick else TARGET_KILLS)
     base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - a folder in memory
     folder = Path(tempfile.mkdtemp(prefix="kills-", dir=base))
     began = time.monotonic()
@@ -309,10 +318,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         matrix = matrix_of(
             folder,
             seed=given.seed,
-            kills=60 if given.quick else given.kills,
+            kills=kills,
             minutes=given.budget_minutes,
             modes=("sealed",) if given.quick else ("sealed", "masked"),
             at_once=given.at_once,
+            is_forgetful=given.forgetful,
         )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -330,7 +340,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{matrix.runs} jobs, {spent_s:.0f} s, {len(matrix.violations)} violations, "
         f"{len(matrix.missed)} not reached"
     )
-    if not given.quick:
+    if not (given.quick or given.forgetful):
         RESULTS.mkdir(exist_ok=True)
         text = "[\n" + ",\n".join(json.dumps(row) for row in found) + "\n]\n"
         (RESULTS / "kills.json").write_text(text, encoding="utf-8")

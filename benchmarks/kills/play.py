@@ -90,6 +90,8 @@ class Place:
     seed: int
     sealed: Path
     """Where sealing is remembered, for seeds that do."""
+    is_forgetful: bool = False
+    """Whether victims lose their journal and outbox when they die: then the job must notice."""
 
     @property
     def is_exact(self) -> bool:
@@ -146,6 +148,8 @@ class Actor:
         chance = self.place.chance(self.name)
         home, reaper = self.place.home(self.name), self.reaper
         if self._is_mortal:
+            if self.place.is_forgetful:
+                shutil.rmtree(home.root / "journals", ignore_errors=True)
             journal = bootstrap.open_journal(home, self.name)
             outbox = bootstrap.open_outbox(home, self.name)
             kept = Written(journal._database, home.journal(self.name), reaper)
