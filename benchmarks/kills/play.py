@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import anyio
 from benchmarks.kills.mortal import (
     Chance,
     MortalBook,
@@ -76,9 +77,9 @@ class Clock:
         """Seconds of virtual time."""
         return float(self.time_s)
 
-    async def sleep(self, seconds: float) -> None:
-        """Nobody sleeps here."""
-        raise AssertionError(f"a node slept for {seconds} s")
+    async def sleep(self, _seconds: float) -> None:
+        """Time stands still during a turn: sleep until cancelled."""
+        await anyio.sleep_forever()
 
 
 @dataclass(frozen=True, slots=True)

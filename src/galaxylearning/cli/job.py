@@ -78,12 +78,10 @@ def post(
 
     Example: galaxy job post my-job/job.py --evaluators 0x…,0x…,0x…
     """
-    from galaxylearning import bootstrap
     from galaxylearning.cli.job_file import compile_file
     from galaxylearning.cli.keys import address_named, load_identity
-    from galaxylearning.cli.running import node_site
+    from galaxylearning.cli.running import posting_site
     from galaxylearning.nodes import requester
-    from galaxylearning.nodes.site import ignore_progress
     from galaxylearning.protocol import calls
 
     place = Home(home)
@@ -94,11 +92,7 @@ def post(
     name, signer, sealing = load_identity(place, account)
 
     async def run() -> PostedJob:
-        node = f"requester-{name}"
-        async with (
-            bootstrap.open_world(place, chain=chain, node=node) as world,
-            node_site(world, signer, node, ignore_progress) as site,
-        ):
+        async with posting_site(place, chain, signer, f"requester-{name}") as site:
             return await requester.post(site, compiled, evaluators=seats, sealing_key=sealing)
 
     posted = anyio.run(run)
