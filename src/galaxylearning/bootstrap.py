@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from galaxylearning.protocol.consent import OwnerPolicy
     from galaxylearning.sandbox.locked import LockedTrainer
     from galaxylearning.storage.blob_names import RestorableBlobStore
+    from galaxylearning.storage.checkpoints import CheckpointFolder
     from galaxylearning.storage.datasets import DatasetCatalog
     from galaxylearning.storage.journal import SqliteJournal
     from galaxylearning.storage.outbox import SqliteOutbox
@@ -444,6 +445,13 @@ def open_outbox(home: Home, name: str) -> SqliteOutbox:
     from galaxylearning.storage.outbox import SqliteOutbox
 
     return SqliteOutbox(home.outbox(name))
+
+
+def open_checkpoints(home: Home, name: str) -> CheckpointFolder:
+    """Where one data owner's node saves long trainings."""
+    from galaxylearning.storage.checkpoints import CheckpointFolder
+
+    return CheckpointFolder(home.checkpoints(name), monotonic_s=time.monotonic)
 
 
 def open_privacy_book(home: Home, catalogue: DatasetCatalog) -> SqlitePrivacyBook:

@@ -154,6 +154,10 @@ class Home:
         """Outbox of one node: its transactions."""
         return self.root / "journals" / f"{name}.outbox.sqlite"
 
+    def checkpoints(self, name: str) -> Path:
+        """Folder of the checkpoints of one node's trainings."""
+        return self.root / "checkpoints" / name
+
     def is_new(self) -> bool:
         """Whether there are no settings yet."""
         return not self.settings_file.exists()

@@ -85,6 +85,7 @@ def run(
     vouched = None if credential is None else own_credential(credential, signer.address)
 
     policy = watched_policy(place, health.report)
+    checkpoints = bootstrap.open_checkpoints(place, f"owner-{name}")
 
     async def serve() -> None:
         async with (
@@ -106,6 +107,7 @@ def run(
                 jobs=None if job is None else frozenset(job),
                 is_direct=direct,
                 book=book,
+                checkpoints=checkpoints,
             ).run()
 
     try:

@@ -35,7 +35,14 @@ from galaxylearning.nodes import assembly
 from galaxylearning.nodes.presence import PresenceBoard
 from galaxylearning.nodes.privacy import PrivacyKeeper
 from galaxylearning.nodes.site import Board, ChainView, Progress, Site, is_passing, keep_going, registry_topic
-from galaxylearning.ports import DatasetShelf, GraphFacts, OfferedDataset, PrivacyBook, Trainer
+from galaxylearning.ports import (
+    Checkpoints,
+    DatasetShelf,
+    GraphFacts,
+    OfferedDataset,
+    PrivacyBook,
+    Trainer,
+)
 from galaxylearning.protocol import calls
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.consent import OwnerPolicy, refusal
@@ -44,6 +51,7 @@ from galaxylearning.protocol.masking import masking_plan
 from galaxylearning.protocol.matching import match_schema
 from galaxylearning.protocol.rounds import encode_body, quantizer
 from galaxylearning.protocol.rows import encode_rows
+from galaxylearning.protocol.updates import training_name
 from galaxylearning.secagg.owner import mask_update
 from galaxylearning.units import Address, Digest
 
@@ -70,10 +78,12 @@ class DataOwnerNode:
         jobs: frozenset[int] | None = None,
         is_direct: bool = False,
         book: PrivacyBook | None = None,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         self.site, self.key, self.shelf, self.trainer = site, sealing_key, shelf, trainer
         self.policy, self.credential, self.is_direct = policy, credential, is_direct
         self.privacy = PrivacyKeeper(book, site.ledger)
+        self.checkpoints = checkpoints
         self._only = jobs
         self._view = ChainView(site.ledger, site.blobs)
         self._boards: dict[int, Board] = {}
@@ -247,6 +257,8 @@ class DataOwnerNode:
                 partial(self._sealed_update, terms, job_id, round_index, dataset, state_bytes),
             )
             kept = self.site.journal.record(f"{name}/update", model + body)
+        if self.checkpoints is not None:
+            self.checkpoints.discard(training_name(terms, round_index, self.site.address))
         model_digest, body = Digest(kept[:DIGEST_BYTES]), kept[DIGEST_BYTES:]
         digest = await board.put(f"round/{round_index}/bodies", body)
         message = typed.Update(
