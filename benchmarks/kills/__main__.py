@@ -71,10 +71,14 @@ class Matrix:
         try:
             return _in_a_fork(place, targets, is_audited=is_audited)
         except RuntimeError as error:
-            self.violations.append(f"{name}: {error}; killed at {_shown(targets)}")
+            self._violated(f"{name}: {error}; killed at {_shown(targets)}")
             return None
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _violated(self, what: str) -> None:
+        self.violations.append(what)
+        print(f"VIOLATION {what}", flush=True)
 
     def baseline(self, privacy: Privacy, seed: int) -> Result:
         """The undisturbed run of a seed.
@@ -104,7 +108,7 @@ class Matrix:
             if value != (expected.facts.get(name) if name != "audit" else "ok")
         }
         for name, (before, after) in wrong.items():
-            self.violations.append(
+            self._violated(
                 f"{privacy} seed {seed}, run {self.runs}: {name} is {_differing(before, after)}; "
                 f"killed at {_shown(found.died)}"
             )
@@ -331,8 +335,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(row))
     for target in matrix.missed:
         print(f"not reached: {_shown([target])}")
-    for violation in matrix.violations:
-        print(f"VIOLATION {violation}")
     is_ok = not matrix.violations and not any(row["violations"] for row in found)
     spent_s = time.monotonic() - began
     print(

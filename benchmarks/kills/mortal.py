@@ -22,6 +22,7 @@ import signal
 import sqlite3
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,7 @@ from galaxylearning.nodes import data_owner, evaluator, member, requester
 from galaxylearning.ports import Call, Journal, Ledger, Outbox, OutboxEntry, Receipt, Signer
 from galaxylearning.storage import files
 from galaxylearning.storage.blobs import FolderBlobStore
+from galaxylearning.storage.checkpoints import CheckpointFolder, FileCheckpoint
 from galaxylearning.storage.database import Database
 from galaxylearning.units import Address, Digest
 
@@ -235,11 +237,7 @@ class MortalStore:
     async def put(self, data: bytes, *, topic: str) -> Digest:
         name, reaper = "put " + _short(topic), self._reaper
         reaper.begin(name)
-        for moment, part in (("write", data[: len(data) // 2]), ("intent", data)):
-            if (target := reaper.armed(name, moment)) is not None:  # type: ignore[arg-type]
-                _, path = tempfile.mkstemp(prefix=files.TEMPORARY_PREFIX, dir=self._root / "tmp")
-                Path(path).write_bytes(part)
-                reaper.kill(target)
+        _die_writing(reaper, name, data, self._root / "tmp")
         if (target := reaper.armed(name, "middle")) is not None:
             path_of = self._root / "blobs" / blake3_digest(data).hex()
             files.write_once(path_of, data, folder=self._root / "tmp")
@@ -346,6 +344,51 @@ class MortalTrainer:
         for moment in MOMENTS[1:]:
             reaper.at(name, moment)  # it was quicker than the timer
         return found
+
+
+class MortalCheckpoints:
+    """Checkpoints, due at every pass, whose writer may die around and inside one."""
+
+    def __init__(self, folder: Path, reaper: Reaper) -> None:
+        self._kept = CheckpointFolder(folder, monotonic_s=time.monotonic, every_s=0.0)
+        self._folder, self._reaper = folder, reaper
+
+    def of(self, name: str) -> MortalCheckpoint:
+        step = f"checkpoint/{name.split('/')[1]}"
+        return MortalCheckpoint(self._kept.of(name), step, self._folder, self._reaper)
+
+    def discard(self, name: str) -> None:
+        self._kept.discard(name)
+
+
+class MortalCheckpoint:
+    """One checkpoint of these."""
+
+    def __init__(self, kept: FileCheckpoint, step: str, folder: Path, reaper: Reaper) -> None:
+        self._kept, self._step, self._folder, self._reaper = kept, step, folder, reaper
+
+    def load(self) -> bytes | None:
+        return self._kept.load()
+
+    def is_due(self) -> bool:
+        return self._kept.is_due()
+
+    def save(self, state: bytes) -> None:
+        step, reaper = self._step, self._reaper
+        reaper.begin(step)
+        _die_writing(reaper, step, state, self._folder)
+        self._kept.save(state)
+        reaper.at(step, "middle")
+        reaper.at_next(step)
+
+
+def _die_writing(reaper: Reaper, step: str, data: bytes, folder: Path) -> None:
+    """Leave half a file or a whole one behind, under a name for writing, if that is a moment to die at."""
+    for moment, part in (("write", data[: len(data) // 2]), ("intent", data)):
+        if (target := reaper.armed(step, moment)) is not None:  # type: ignore[arg-type]
+            _, path = tempfile.mkstemp(prefix=files.TEMPORARY_PREFIX, dir=folder)
+            Path(path).write_bytes(part)
+            reaper.kill(target)
 
 
 class MortalBook:

@@ -24,6 +24,7 @@ import anyio
 from benchmarks.kills.mortal import (
     Chance,
     MortalBook,
+    MortalCheckpoints,
     MortalJournal,
     MortalLedger,
     MortalOutbox,
@@ -181,6 +182,7 @@ class Actor:
         home = self.place.home(self.name)
         catalogue = DatasetCatalog(home.catalogue)
         book = bootstrap.open_privacy_book(home, catalogue)
+        checkpoints = MortalCheckpoints(home.checkpoints(self.name), self.reaper)
         policy = OwnerPolicy(requesters=(signer("requester").address,), datasets=("things",))
         return DataOwnerNode(
             site,
@@ -188,7 +190,8 @@ class Actor:
             shelf=MortalShelf(
                 CatalogueShelf(catalogue), Written(catalogue._database, home.catalogue, self.reaper)
             ),
-            trainer=MortalTrainer(ThreadTrainer(), self.reaper),
+            trainer=MortalTrainer(ThreadTrainer(checkpoints=checkpoints), self.reaper),
+            checkpoints=checkpoints,
             policy=lambda: policy,
             jobs=frozenset([JOB_ID]),
             is_direct=is_direct(self.name, town),
@@ -242,16 +245,20 @@ class Victim:
     async def do(self, command: Command, _node: Any) -> Any:
         """Have the process carry out a command; False where it died of it or is still away.
 
-        Who says things directly is back before anybody else has its turn: where what it says on chain comes
-        later than what it says on the board, the others need not wait for it, and the job is another one.
+        Where the others need not wait for what it was doing, it is back before anybody has its turn: were it
+        late, the job would rightly be another one.
         """
         if self._away:
             self._away -= 1
             return False
         found = self._carried_out(command)
-        while found is None and is_direct(self.name, self.place.town):
+        while found is None and not self._is_waited_for(self.died[-1]):
             found = self._carried_out(command)
         return False if found is None else found
+
+    def _is_waited_for(self, target: Target) -> bool:
+        """Not whoever takes a seat, beyond a quorum; nor for what is said on chain and on the board."""
+        return target.step != "send takeSeat" and not is_direct(self.name, self.place.town)
 
     def _carried_out(self, command: Command) -> Any:
         """What the process answers; None where it died."""
@@ -326,8 +333,8 @@ class Victim:
             raise RuntimeError(f"{self.name} died of something else")
         self.died.append(target)
         self.targets.remove(target)
-        is_awaited = command != "turn" or is_direct(self.name, self.place.town)
-        self._away = 0 if is_awaited else target.variant % 3
+        is_late = command == "turn" and self._is_waited_for(target)
+        self._away = target.variant % 3 if is_late else 0
         self._dead_since = time.perf_counter()
 
     def end(self) -> None:
