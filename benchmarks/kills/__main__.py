@@ -276,12 +276,11 @@ def rows(matrix: Matrix, first_seed: int) -> list[dict[str, Any]]:
     ]
 
 
-def warmed(folder: Path, modes: Sequence[Privacy]) -> dict[Privacy, Town]:
-    """Towns, in a process that has played a job of each kind: what forks from it need not learn again."""
+def warm(folder: Path, modes: Sequence[Privacy]) -> None:
+    """Play a job of each kind in this process: what forks from it later need not learn how again."""
     for privacy in modes:
         town = founded(folder / f"warm-town-{privacy}", privacy, clock_at_genesis())
         run(Place(town, folder / f"warm-{privacy}", 1, folder / "none"), [])
-    return {privacy: founded(folder / f"town-{privacy}", privacy, clock_at_genesis()) for privacy in modes}
 
 
 def matrix_of(
@@ -295,7 +294,10 @@ def matrix_of(
     is_forgetful: bool = False,
 ) -> Matrix:
     """A filled matrix; ``folder`` holds what is written meanwhile."""
-    matrix = Matrix(folder, warmed(folder, modes), is_forgetful=is_forgetful)
+    if kills > QUICK_KILLS:
+        warm(folder, modes)
+    towns = {mode: founded(folder / f"town-{mode}", mode, clock_at_genesis()) for mode in modes}
+    matrix = Matrix(folder, towns, is_forgetful=is_forgetful)
     fill(matrix, seed, kills, time.monotonic() + 60 * minutes, at_once)
     return matrix
 
