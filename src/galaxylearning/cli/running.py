@@ -43,7 +43,7 @@ async def posting_site(home: Home, chain: str | None, signer: Signer, name: str)
     """
     from galaxylearning import bootstrap
 
-    async with bootstrap.open_world(home, node=name, chain=chain) as world:
+    async with bootstrap.open_world(home, signer=signer, node=name, chain=chain) as world:
         with bootstrap.open_journal(world.home, name) as journal:
             yield bootstrap.site_of(world, signer, journal)
 
