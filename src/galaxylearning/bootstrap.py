@@ -287,6 +287,7 @@ async def open_world(
         StorageError: another process runs this very node.
     """
     from galaxylearning.chain.evm import Deployment, connect
+    from galaxylearning.chain.transactions import Fees
 
     settings = load_settings(home, **overrides)
     if not settings.deployment:
@@ -297,7 +298,9 @@ async def open_world(
     async with AsyncExitStack() as stack:
         outbox = None if node is None else stack.enter_context(open_outbox(home, node))
         place = await stack.enter_async_context(open_node(home, settings))
-        ledger = await connect(place, Deployment.from_json(settings.deployment), outbox=outbox)
+        fees = Fees(bump_after_s=settings.fee_bump_s, max_fee_wei=settings.max_fee_gwei * 10**9)
+        deployment = Deployment.from_json(settings.deployment)
+        ledger = await connect(place, deployment, outbox=outbox, fees=fees)
         stack.push_async_callback(ledger.close)
         blobs = open_blobs(home, settings, signer=signer)
         if isinstance(blobs, AbstractAsyncContextManager):

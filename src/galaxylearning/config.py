@@ -52,6 +52,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``chain``: ``embedded:`` (a chain inside this home) or the URL of an EVM node. ``blobs``: a folder,
     relative to the home or absolute, the URL of a blob server, ``s3://bucket/prefix``, or a list of these
     that hold the same. ``deployment``: where the contracts are, as JSON, empty before they are.
+    ``fee_bump_s``: a transaction that is in no block for so long is offered an eighth more for, up to
+    ``max_fee_gwei`` for a unit of gas.
     """
 
     chain: str = EMBEDDED
@@ -59,6 +61,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     deployment: str = ""
     poll_ms: int = 500
     stagger_ms: int = 2_000
+    fee_bump_s: int = 45
+    max_fee_gwei: int = 500
     blob_access: BlobAccess = BlobAccess()
 
     def __post_init__(self) -> None:
@@ -68,7 +72,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ConfigRefused(f"must name a store, or up to {MAX_STORES} different ones", where="blobs")
         if self.blob_access.copies > len(stores):
             raise ConfigRefused(f"there are only {len(stores)} stores", where="blob_access.copies")
-        for name, low, high in (("poll_ms", 1, 3_600_000), ("stagger_ms", 0, 3_600_000)):
+        for name, low, high in (
+            ("poll_ms", 1, 3_600_000),
+            ("stagger_ms", 0, 3_600_000),
+            ("fee_bump_s", 1, 86_400),
+            ("max_fee_gwei", 1, 10**9),
+        ):
             if not low <= getattr(self, name) <= high:
                 raise ConfigRefused(f"must be from {low} to {high}", where=name)
 
