@@ -10,6 +10,7 @@ import typer
 
 from galaxylearning.cli import output
 from galaxylearning.cli.options import (
+    DECIMALS,
     DEFAULT_HOME,
     AsOption,
     ChainOption,
@@ -19,7 +20,7 @@ from galaxylearning.cli.options import (
     JobArgument,
 )
 from galaxylearning.config import Home
-from galaxylearning.errors import ConfigRefused, GalaxyError
+from galaxylearning.errors import ConfigRefused, GalaxyError, JobRefused
 
 if TYPE_CHECKING:
     from galaxylearning.nodes.requester import PostedJob
@@ -82,6 +83,7 @@ def post(
     from galaxylearning.cli.keys import address_named, load_identity
     from galaxylearning.cli.running import posting_site
     from galaxylearning.nodes import requester
+    from galaxylearning.ports import Call
     from galaxylearning.protocol import calls
 
     place = Home(home)
@@ -89,10 +91,19 @@ def post(
     if len(set(seats)) != len(seats):
         raise ConfigRefused("one evaluator is named twice", where="--evaluators")
     compiled = compile_file(file)
+    price = compiled.job.price.in_units(seats[0], DECIMALS)
+    needed = int(price.bounty) + int(price.fee_per_seat) * len(seats)
     name, signer, sealing = load_identity(place, account)
 
     async def run() -> PostedJob:
         async with posting_site(place, chain, signer, f"requester-{name}") as site:
+            owned = int(await site.ledger.read(Call("token", "balanceOf", (signer.address,))))
+            if owned < needed and not site.journal.steps("post/"):  # else its escrow may be paid already
+                raise JobRefused(
+                    f"the account owns {output.tokens(owned)} tokens; bounty and fees are "
+                    f"{output.tokens(needed)}",
+                    where="escrow",
+                )
             return await requester.post(site, compiled, evaluators=seats, sealing_key=sealing)
 
     posted = anyio.run(run)
