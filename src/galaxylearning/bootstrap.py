@@ -412,12 +412,14 @@ def save_policy(home: Home, policy: OwnerPolicy) -> None:
     files.replace_whole(home.policy, data)
 
 
-def locked_trainer(policy: Callable[[], OwnerPolicy]) -> LockedTrainer:
+def locked_trainer(
+    policy: Callable[[], OwnerPolicy], checkpoints: CheckpointFolder | None = None
+) -> LockedTrainer:
     """What trains for a data owner's node: a locked worker under the caps of the policy as it stands."""
     from galaxylearning.sandbox.caps import Caps
     from galaxylearning.sandbox.locked import LockedTrainer
 
-    return LockedTrainer(lambda: Caps.of(policy()))
+    return LockedTrainer(lambda: Caps.of(policy()), checkpoints=checkpoints)
 
 
 async def post_revocation(world: World, signer: Signer, commitment: Digest, schema_digest: Digest) -> None:

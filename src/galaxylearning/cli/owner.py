@@ -92,7 +92,7 @@ def run(
             bootstrap.open_world(place, signer=signer, chain=chain, node=f"owner-{name}") as world,
             node_site(world, signer, f"owner-{name}", health) as site,
             serve_health(health, metrics_port),
-            bootstrap.locked_trainer(policy) as trainer,
+            bootstrap.locked_trainer(policy, checkpoints) as trainer,
         ):
             locks = (await trainer.ready()).locks
             if locks.open:

@@ -57,7 +57,7 @@ class ThreadTrainer:
                 rng=training_seed(terms, round_index, data_owner),
                 entropy=self._entropy,
                 checkpoint=None
-                if self._checkpoints is None
+                if self._checkpoints is None or model.local_bytes()
                 else self._checkpoints.of(training_name(terms, round_index, data_owner)),
             )
 
