@@ -328,6 +328,9 @@ class MortalTrainer:
     def __init__(self, trainer: Any, reaper: Reaper, usual_s: float = 0.02) -> None:
         self._trainer, self._reaper, self._usual_s = trainer, reaper, usual_s
 
+    async def measure(self, graph: bytes, *, batch_size: int) -> Any:
+        return await self._trainer.measure(graph, batch_size=batch_size)
+
     async def train(self, *arguments: Any, round_index: int, **rest: Any) -> Any:
         name, reaper = f"train/{round_index}", self._reaper
         reaper.begin(name)
