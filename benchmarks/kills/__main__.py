@@ -264,7 +264,7 @@ def rows(matrix: Matrix, first_seed: int) -> list[dict[str, Any]]:
             for moment in MOMENTS
         ),
         {
-            "row": "recovery after a kill, from its death to the end of its next turn, at most 10 s",
+            "row": "recovery after a kill: from its start to the end of its first turn, at most 10 s",
             "count": len(matrix.recoveries_s),
             "violations": late,
             "target": 0,

@@ -240,7 +240,7 @@ class Victim:
     _pid: int = 0
     _away: int = 0
     _doom: Target | None = None
-    _dead_since: float | None = None
+    _started_s: float | None = None
 
     async def do(self, command: Command, _node: Any) -> Any:
         """Have the process carry out a command; False where it died of it or is still away.
@@ -277,9 +277,9 @@ class Victim:
             elif kind == "error":
                 raise RuntimeError(f"{self.name}: {what}")
             else:
-                if self._dead_since is not None:
-                    self.recoveries_s.append(time.perf_counter() - self._dead_since)
-                    self._dead_since = None
+                if self._started_s is not None:
+                    self.recoveries_s.append(time.perf_counter() - self._started_s)
+                    self._started_s = None
                 return what
 
     def _answer(self, method: str, params: Any) -> Any:
@@ -289,6 +289,7 @@ class Victim:
             return {"jsonrpc": "2.0", "id": 1, "error": error.as_json()}
 
     def _spawned(self) -> Connection:
+        self._started_s = time.perf_counter() if self.died else None
         here, there = Pipe()
         pid = os.fork()
         if pid == 0:
@@ -335,7 +336,6 @@ class Victim:
         self.targets.remove(target)
         is_late = command == "turn" and self._is_waited_for(target)
         self._away = target.variant % 3 if is_late else 0
-        self._dead_since = time.perf_counter()
 
     def end(self) -> None:
         """Let the process end, and its files be read."""
