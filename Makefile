@@ -10,8 +10,8 @@ BENCH ?=
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: help demo test check bench bench-peers bench-robust bench-robust-oracle bench-scale bench-private \
-  bench-secagg bench-fairness blob-faults fuzz faults reorgs behaviours contracts contracts-slow lock setup \
-  setup-dev clean
+  bench-secagg bench-fairness blob-faults fuzz faults reorgs kill-matrix behaviours contracts contracts-slow lock \
+  setup setup-dev clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  make %-16s %s\n", $$1, $$2}'
@@ -96,6 +96,9 @@ fuzz: setup ## Millions of bad inputs to every parser, a few core-minutes (BENCH
 
 faults: setup ## Whole jobs under simulated faults, half an hour (BENCH="--budget-minutes N --replay SEED")
 	$(BIN)/python -m benchmarks.faults $(BENCH)
+
+kill-matrix: setup ## SIGKILL at every step of every actor, restart, same outcome (BENCH="--budget-minutes 5 --seed 7", --quick)
+	$(BIN)/python -m benchmarks.kills $(BENCH)
 
 behaviours: setup ## Every behaviour at 200 data owners and 30 rounds
 	$(BIN)/python benchmarks/behaviours.py

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from galaxylearning.protocol.consent import OwnerPolicy
     from galaxylearning.sandbox.locked import LockedTrainer
     from galaxylearning.storage.blob_names import RestorableBlobStore
+    from galaxylearning.storage.checkpoints import CheckpointFolder
     from galaxylearning.storage.datasets import DatasetCatalog
     from galaxylearning.storage.journal import SqliteJournal
     from galaxylearning.storage.outbox import SqliteOutbox
@@ -290,6 +291,7 @@ async def open_world(
         StorageError: another process runs this very node.
     """
     from galaxylearning.chain.evm import Deployment, Following, connect
+    from galaxylearning.chain.transactions import Fees
 
     settings = load_settings(home, **overrides)
     if not settings.deployment:
@@ -312,6 +314,7 @@ async def open_world(
                 head_stall_s=settings.head_stall_s,
             ),
             outbox=outbox,
+            fees=Fees(bump_after_s=settings.fee_bump_s, max_fee_wei=settings.max_fee_gwei * 10**9),
         )
         stack.push_async_callback(ledger.close)
         blobs = open_blobs(home, settings, signer=signer)
@@ -429,12 +432,14 @@ def save_policy(home: Home, policy: OwnerPolicy) -> None:
     files.replace_whole(home.policy, data)
 
 
-def locked_trainer(policy: Callable[[], OwnerPolicy]) -> LockedTrainer:
+def locked_trainer(
+    policy: Callable[[], OwnerPolicy], checkpoints: CheckpointFolder | None = None
+) -> LockedTrainer:
     """What trains for a data owner's node: a locked worker under the caps of the policy as it stands."""
     from galaxylearning.sandbox.caps import Caps
     from galaxylearning.sandbox.locked import LockedTrainer
 
-    return LockedTrainer(lambda: Caps.of(policy()))
+    return LockedTrainer(lambda: Caps.of(policy()), checkpoints=checkpoints)
 
 
 async def post_revocation(world: World, signer: Signer, commitment: Digest, schema_digest: Digest) -> None:
@@ -465,6 +470,13 @@ def open_outbox(home: Home, name: str) -> SqliteOutbox:
     from galaxylearning.storage.outbox import SqliteOutbox
 
     return SqliteOutbox(home.outbox(name))
+
+
+def open_checkpoints(home: Home, name: str) -> CheckpointFolder:
+    """Where one data owner's node saves long trainings."""
+    from galaxylearning.storage.checkpoints import CheckpointFolder
+
+    return CheckpointFolder(home.checkpoints(name), monotonic_s=time.monotonic)
 
 
 def open_privacy_book(home: Home, catalogue: DatasetCatalog) -> SqlitePrivacyBook:

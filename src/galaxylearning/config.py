@@ -62,6 +62,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``rpc_timeout_s``: for one answer; ``rpc_patience_s``: so long a node may ask us to wait.
     ``head_stall_s``: a head that stands still for longer is told of; 0 means never. ``drand_url``: a relay of
     the drand network that a job's terms name, for evaluators; empty where others put its rounds on the board.
+    ``fee_bump_s``: a transaction that is in no block for so long is offered an eighth more for, up to
+    ``max_fee_gwei`` for a unit of gas.
     """
 
     chain: str = EMBEDDED
@@ -69,6 +71,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     deployment: str = ""
     poll_ms: int = 500
     stagger_ms: int = 2_000
+    fee_bump_s: int = 45
+    max_fee_gwei: int = 500
     blob_access: BlobAccess = BlobAccess()
     chain_witnesses: tuple[str, ...] = ()
     finality_blocks: int | None = None
@@ -89,6 +93,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for name, low, high in (
             ("poll_ms", 1, 3_600_000),
             ("stagger_ms", 0, 3_600_000),
+            ("fee_bump_s", 1, 86_400),
+            ("max_fee_gwei", 1, 10**9),
             ("finality_blocks", 0, MAX_FINALITY_BLOCKS),
             ("final_endpoints", 0, 1 + len(self.chain_witnesses)),
             ("rpc_timeout_s", 1, 600),
@@ -190,6 +196,10 @@ class Home:
     def outbox(self, name: str) -> Path:
         """Outbox of one node: its transactions."""
         return self.root / "journals" / f"{name}.outbox.sqlite"
+
+    def checkpoints(self, name: str) -> Path:
+        """Folder of the checkpoints of one node's trainings."""
+        return self.root / "checkpoints" / name
 
     def is_new(self) -> bool:
         """Whether there are no settings yet."""

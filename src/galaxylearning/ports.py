@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from galaxylearning.graph.cost import Cost
     from galaxylearning.learning.accounting import Release
+    from galaxylearning.learning.checkpoint import Checkpoint
     from galaxylearning.messages.terms import Terms
     from galaxylearning.protocol.matching import DatasetArray, DatasetColumn
     from galaxylearning.protocol.privacy import Spending
@@ -341,6 +342,19 @@ class GraphFacts:
     buffers: int
     weights_bytes: int
     local_bytes: int
+
+
+class Checkpoints(Protocol):
+    """Where a trainer saves how far long trainings are, by ``protocol.updates.training_name``.
+
+    Only to save time: what is lost is trained again.
+    """
+
+    def of(self, name: str) -> Checkpoint: ...
+
+    def discard(self, name: str) -> None:
+        """Forget a training that is over."""
+        ...
 
 
 class Trainer(Protocol):

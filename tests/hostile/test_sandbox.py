@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -230,6 +231,29 @@ def test_the_cap_on_time_holds_even_where_nobody_watches(host: WorkerHost) -> No
 
 
 @pytest.mark.parametrize(
+    ("name", "said", "times"),
+    [
+        ("kept too long", "wanted to keep 1099511627776 bytes; at most 8 allowed", 0),
+        ("kept by half", "sent 5 bytes of 8", 0),
+        ("kept twice", "", 2),
+    ],
+)
+def test_what_a_worker_keeps_is_bounded_and_only_stored(
+    host: WorkerHost, name: str, said: str, times: int
+) -> None:
+    kept: list[bytes] = []
+    allowed = replace(BRIEF, kept_bytes=8)
+    work = Work(Request("measure", len(name)), graph=name.encode())
+    if said:
+        with pytest.raises(WorkerRefused, match=said):
+            host.run(work, allowed, kept.append)
+    else:
+        assert host.run(work, allowed, kept.append) == bytes(8)
+    assert kept == [bytes(8)] * times
+    assert is_honest(host)
+
+
+@pytest.mark.parametrize(
     ("name", "said"),
     [
         ("nothing", "ended without an answer, exit code 7"),
@@ -237,6 +261,7 @@ def test_the_cap_on_time_holds_even_where_nobody_watches(host: WorkerHost) -> No
         ("half a head", "sent 7 bytes and ended"),
         ("garbage", "sent something that is no answer"),
         ("unknown status", "sent something that is no answer"),
+        ("kept unasked", "sent something that is no answer"),
         ("too little", "sent 5 bytes of 8"),
         ("too much", "sent more than 8 bytes"),
         ("too long", "wanted to send 16 bytes; exactly 8 allowed"),

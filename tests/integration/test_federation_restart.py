@@ -138,8 +138,7 @@ def test_a_data_owner_killed_at_every_step_is_paid_the_same(
         assert {effect.split("/")[-1] for effect in fate.struck if "journal" in effect} == {
             "consent",
             "enrolment",
-            "body",
-            "model",
+            "update",
         }
         # registration, enrolment; in each of two rounds a sign of life, a body and an update
         assert sum(effect.startswith("after put") for effect in fate.struck) == 2 + 2 * 3

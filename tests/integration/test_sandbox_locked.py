@@ -265,3 +265,52 @@ def test_caps_are_those_of_the_policy() -> None:
     ):
         with pytest.raises(ConfigRefused):
             policy_from_json(wrong)
+
+
+LONG = terms_of(msgspec.structs.replace(PLAN, steps=9))
+"""Three passes over 24 rows."""
+
+
+class Kept:
+    """Checkpoints in memory, due whenever asked for, beginning with these."""
+
+    def __init__(self, *states: bytes) -> None:
+        self.states = list(states)
+
+    def of(self, name: str) -> Kept:
+        assert name == f"{LONG.digest.hex()}/0/{ACCOUNT}"
+        return self
+
+    def discard(self, name: str) -> None:
+        """Nothing is forgotten."""
+
+    def load(self) -> bytes | None:
+        return self.states[-1] if self.states else None
+
+    def is_due(self) -> bool:
+        return True
+
+    def save(self, state: bytes) -> None:
+        self.states.append(state)
+
+
+def test_a_worker_goes_on_from_what_another_one_kept(models: dict[str, Model]) -> None:
+    """To the same bytes; what is no checkpoint of this training, whatever it is, changes nothing."""
+
+    async def run(kept: Kept) -> Update:
+        async with LockedTrainer(Caps, checkpoints=kept, keep_every_s=1e-9) as trainer:
+            return await train(trainer, models["mlp"], LONG)
+
+    async def main() -> None:
+        whole = Kept()
+        wanted = await run(whole)
+        passes = len(whole.states)
+        assert passes == 3
+        for states in (whole.states[:1], [b"junk"], [bytes(1 << 24)], [whole.states[0][:-1]]):
+            again = Kept(*states)
+            found = await run(again)
+            assert [part.tobytes() for part in found] == [part.tobytes() for part in wanted]
+            new = len(again.states) - 1
+            assert new == (passes - 1 if states == whole.states[:1] else passes)
+
+    anyio.run(main)

@@ -241,7 +241,7 @@ def test_an_owner_that_forgets_what_it_sent_is_found(monkeypatch: pytest.MonkeyP
     honest = MemoryJournal.record
 
     def forgetting(self: MemoryJournal, step: str, payload: bytes) -> bytes:
-        return payload if "/round/0/body" in step else honest(self, step, payload)
+        return payload if "/round/0/update" in step else honest(self, step, payload)
 
     monkeypatch.setattr(MemoryJournal, "record", forgetting)
     _, found = checked(calm(), source=Scripted(rule))

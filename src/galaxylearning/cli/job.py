@@ -79,13 +79,12 @@ def post(
 
     Example: galaxy job post my-job/job.py --evaluators 0x…,0x…,0x…
     """
-    from galaxylearning import bootstrap
     from galaxylearning.cli.job_file import compile_file
     from galaxylearning.cli.keys import address_named, load_identity
+    from galaxylearning.cli.running import posting_site
     from galaxylearning.nodes import requester
     from galaxylearning.ports import Call
     from galaxylearning.protocol import calls
-    from galaxylearning.storage.journal import MemoryJournal
 
     place = Home(home)
     seats = [address_named(place, name.strip(), "--evaluators") for name in evaluators.split(",")]
@@ -94,18 +93,17 @@ def post(
     compiled = compile_file(file)
     price = compiled.job.price.in_units(seats[0], DECIMALS)
     needed = int(price.bounty) + int(price.fee_per_seat) * len(seats)
-    _, signer, sealing = load_identity(place, account)
+    name, signer, sealing = load_identity(place, account)
 
     async def run() -> PostedJob:
-        async with bootstrap.open_world(place, signer=signer, chain=chain) as world:
-            owned = int(await world.ledger.read(Call("token", "balanceOf", (signer.address,))))
-            if owned < needed:
+        async with posting_site(place, chain, signer, f"requester-{name}") as site:
+            owned = int(await site.ledger.read(Call("token", "balanceOf", (signer.address,))))
+            if owned < needed and not site.journal.steps("post/"):  # else its escrow may be paid already
                 raise JobRefused(
                     f"the account owns {output.tokens(owned)} tokens; bounty and fees are "
                     f"{output.tokens(needed)}",
                     where="escrow",
                 )
-            site = bootstrap.site_of(world, signer, MemoryJournal(), report=output.tell_progress)
             return await requester.post(site, compiled, evaluators=seats, sealing_key=sealing)
 
     posted = anyio.run(run)

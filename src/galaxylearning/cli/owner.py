@@ -85,13 +85,14 @@ def run(
     vouched = None if credential is None else own_credential(credential, signer.address)
 
     policy = watched_policy(place, health.report)
+    checkpoints = bootstrap.open_checkpoints(place, f"owner-{name}")
 
     async def serve() -> None:
         async with (
             bootstrap.open_world(place, signer=signer, chain=chain, node=f"owner-{name}") as world,
             node_site(world, signer, f"owner-{name}", health) as site,
             serve_health(health, metrics_port),
-            bootstrap.locked_trainer(policy) as trainer,
+            bootstrap.locked_trainer(policy, checkpoints) as trainer,
         ):
             locks = (await trainer.ready()).locks
             if locks.open:
@@ -106,6 +107,7 @@ def run(
                 jobs=None if job is None else frozenset(job),
                 is_direct=direct,
                 book=book,
+                checkpoints=checkpoints,
             ).run()
 
     try:

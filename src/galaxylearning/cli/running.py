@@ -34,6 +34,22 @@ async def node_site(world: World, signer: Signer, journal: str, health: NodeHeal
 
 
 @asynccontextmanager
+async def posting_site(home: Home, chain: str | None, signer: Signer, name: str) -> AsyncIterator[Site]:
+    """The ports for a command that must not do twice what it was killed in: journal and outbox of its own.
+
+    Raises:
+        ConfigRefused, LedgerUnreachable: the home or its chain cannot be used.
+        StorageError: another process does the same with this account.
+    """
+    from galaxylearning import bootstrap
+    from galaxylearning.cli import output
+
+    async with bootstrap.open_world(home, signer=signer, node=name, chain=chain) as world:
+        with bootstrap.open_journal(world.home, name) as journal:
+            yield bootstrap.site_of(world, signer, journal, report=output.tell_progress)
+
+
+@asynccontextmanager
 async def reading_site(home: Home, chain: str | None, signer: Signer | None = None) -> AsyncIterator[Site]:
     """The ports for a command that keeps nothing; it signs with a throw-away key unless ``signer`` is given.
 

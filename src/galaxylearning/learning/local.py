@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from galaxylearning.errors import UpdateRefused
+from galaxylearning.learning.checkpoint import Checkpoint, Keeper, Position
 from galaxylearning.learning.plan import MAX_STEPS, LocalPlan
 from galaxylearning.learning.vectors import F32, I64, require_integer, require_vector
 
 MAX_ROWS = 1 << 40
 _F32 = np.dtype(np.float32)
+_NOTHING = np.empty(0, np.int64)
 
 
 class GradientFunction(Protocol):
@@ -50,8 +52,12 @@ def train_local(
     plan: LocalPlan,
     *,
     rng: np.random.Generator,
+    checkpoint: Checkpoint | None = None,
 ) -> LocalResult:
     """Train from ``params`` by ``plan`` on rows ``0..n_rows-1``; the inputs are left unchanged.
+
+    At the end of a pass over the rows the position is saved in ``checkpoint`` where that is due, and a
+    training that finds its own position there goes on from it to the same bytes.
 
     With ``epochs`` every pass is a fresh permutation cut into ``ceil(n_rows / batch_size)`` batches whose
     sizes differ by at most one (so that no pass ends in a batch of one row). With ``steps`` every batch has
@@ -67,13 +73,19 @@ def train_local(
     require_integer(n_rows, "n_rows", low=1, high=MAX_ROWS, error=ValueError)
     if plan.epochs is not None and plan.epochs * _batches_per_epoch(n_rows, plan) > MAX_STEPS:
         raise ValueError(f"epochs must give at most {MAX_STEPS} steps over {n_rows} rows")
-    current = start.copy()
     apply = optimizer_step(plan, start.size)
-    first_loss = last_loss = math.nan
-    step = 0
+    keeper = Keeper(checkpoint, plan, n_rows, start, state, rng)
+    kept = keeper.resume(start, state, apply.memory)
+    current, step, first_loss, last_loss = start.copy(), 0, math.nan, math.nan
+    if kept is not None:
+        current, state, step = kept.parameters, kept.buffers, kept.step
+        first_loss, last_loss = kept.first_loss, kept.last_loss
+        apply.remember(kept.memory)
+    drawn = batches(n_rows, plan, rng, done=step, queue=None if kept is None else kept.queue)
+    per_pass = _batches_per_epoch(n_rows, plan)
     # A diverging run is caught by the checks below, with the step's number: numpy need not warn as well.
     with np.errstate(over="ignore", invalid="ignore"):
-        for rows in batches(n_rows, plan, rng):
+        for rows in drawn:
             step += 1
             last_loss, slope, state = _checked(
                 gradient(current, state, rows, rng), step, start.size, state.size
@@ -81,6 +93,9 @@ def train_local(
             if step == 1:
                 first_loss = last_loss
             apply(current, pulled(slope, plan, current, start), step)
+            if step % per_pass == 0 and keeper.is_due():
+                queue = drawn.queue if isinstance(drawn, EndlessBatches) else _NOTHING
+                keeper.save(Position(step, first_loss, last_loss, current, state, apply.memory, queue))
         update = current - start
     if not bool(np.isfinite(update).all()):
         raise UpdateRefused(f"the parameters are not finite after step {step}", where="update")
@@ -123,80 +138,119 @@ def _batches_per_epoch(n_rows: int, plan: LocalPlan) -> int:
     return -(-n_rows // plan.batch_size)
 
 
-def batches(n_rows: int, plan: LocalPlan, rng: np.random.Generator) -> Iterator[I64]:
-    """Row numbers of every batch of a local training, int64[b] each; draws only permutations from ``rng``."""
+def batches(
+    n_rows: int, plan: LocalPlan, rng: np.random.Generator, *, done: int = 0, queue: I64 | None = None
+) -> Iterator[I64]:
+    """Row numbers of every batch of a local training, int64[b] each; draws only permutations from ``rng``.
+
+    The first ``done`` batches, which end a pass, are left out as if they had been drawn, and ``queue`` was
+    left of them (see ``EndlessBatches``).
+    """
     if plan.order == "stored":
-        yield from _stored_batches(n_rows, plan)
-    elif plan.epochs is not None:
-        pieces = _batches_per_epoch(n_rows, plan)
-        for _ in range(plan.epochs):
-            yield from np.array_split(_permutation(n_rows, rng), pieces)
-    else:
-        yield from _endless_batches(n_rows, plan, rng)
+        return _stored_batches(n_rows, plan, done)
+    if plan.epochs is not None:
+        return _epoch_batches(n_rows, plan, rng, done)
+    return EndlessBatches(n_rows, plan, rng, done, _NOTHING if queue is None else queue)
 
 
-def _stored_batches(n_rows: int, plan: LocalPlan) -> Iterator[I64]:
+def _epoch_batches(n_rows: int, plan: LocalPlan, rng: np.random.Generator, done: int) -> Iterator[I64]:
+    pieces = _batches_per_epoch(n_rows, plan)
+    for _ in range(done // pieces, plan.epochs or 0):
+        yield from np.array_split(_permutation(n_rows, rng), pieces)
+
+
+def _stored_batches(n_rows: int, plan: LocalPlan, done: int) -> Iterator[I64]:
     per_pass = [
         np.arange(start, min(start + plan.batch_size, n_rows), dtype=np.int64)
         for start in range(0, n_rows, plan.batch_size)
     ]
     steps = plan.steps if plan.epochs is None else plan.epochs * len(per_pass)
-    for step in range(steps or 0):
+    for step in range(done, steps or 0):
         yield per_pass[step % len(per_pass)]
 
 
-def _endless_batches(n_rows: int, plan: LocalPlan, rng: np.random.Generator) -> Iterator[I64]:
-    size = min(plan.batch_size, n_rows)
-    queue = _permutation(n_rows, rng)
-    for _ in range(plan.steps or 0):
-        if queue.size < size:
-            queue = np.concatenate([queue, _permutation(n_rows, rng)])
-        yield queue[:size]
-        queue = queue[size:]
+class EndlessBatches:
+    """Batches of an endless run of permutations; ``queue`` int64[k] is what is drawn and not used yet."""
+
+    def __init__(self, n_rows: int, plan: LocalPlan, rng: np.random.Generator, done: int, queue: I64) -> None:
+        self.queue = queue
+        self._n_rows, self._rng = n_rows, rng
+        self._size = min(plan.batch_size, n_rows)
+        self._left = (plan.steps or 0) - done
+
+    def __iter__(self) -> EndlessBatches:
+        return self
+
+    def __next__(self) -> I64:
+        if self._left <= 0:
+            raise StopIteration
+        self._left -= 1
+        while self.queue.size < self._size:
+            self.queue = np.concatenate([self.queue, _permutation(self._n_rows, self._rng)])
+        found, self.queue = self.queue[: self._size], self.queue[self._size :]
+        return found
 
 
 def _permutation(n_rows: int, rng: np.random.Generator) -> I64:
     return rng.permutation(n_rows).astype(np.int64, copy=False)
 
 
-_Apply = Callable[[F32, F32, int], None]
+class Optimizer(Protocol):
+    """``optimizer(parameters f32[size], gradient f32[size], step)`` makes one step, in place.
 
-
-def optimizer_step(plan: LocalPlan, size: int) -> _Apply:
-    """``apply(parameters f32[size], gradient f32[size], step)``: one step of the plan's optimiser, in place.
-
-    Steps are counted from 1; what the optimiser remembers lives in the function.
+    Steps are counted from 1; ``memory`` is what it remembers between them, f32[size] each.
     """
-    return _adam(plan, size) if plan.optimizer == "adam" else _sgd(plan, size)
+
+    memory: tuple[F32, ...]
+
+    def __call__(self, current: F32, slope: F32, step: int, /) -> None: ...
+
+    def remember(self, memory: Sequence[F32]) -> None:
+        """Take up what an optimiser of the same plan remembered."""
+        ...
 
 
-def _sgd(plan: LocalPlan, size: int) -> _Apply:
+def optimizer_step(plan: LocalPlan, size: int) -> Optimizer:
+    """The plan's optimiser for ``size`` parameters."""
+    return _Adam(plan, size) if plan.optimizer == "adam" else _Sgd(plan, size)
+
+
+class _Remembering:
+    memory: tuple[F32, ...]
+
+    def remember(self, memory: Sequence[F32]) -> None:
+        for mine, other in zip(self.memory, memory, strict=True):
+            mine[:] = other
+
+
+class _Sgd(_Remembering):
     """``v = momentum * v + g; w -= learning_rate * v`` (as PyTorch: no dampening)."""
-    velocity = np.zeros(size if plan.momentum else 0, np.float32)
-    scaled = np.empty(size, np.float32)
-    rate, momentum = np.float32(plan.learning_rate), np.float32(plan.momentum)
 
-    def apply(current: F32, slope: F32, _step: int) -> None:
-        if plan.momentum:
-            np.multiply(velocity, momentum, out=velocity)
+    def __init__(self, plan: LocalPlan, size: int) -> None:
+        self.memory = (np.zeros(size, np.float32),) if plan.momentum else ()
+        self._scaled = np.empty(size, np.float32)
+        self._rate, self._momentum = np.float32(plan.learning_rate), np.float32(plan.momentum)
+
+    def __call__(self, current: F32, slope: F32, _step: int, /) -> None:
+        for velocity in self.memory:
+            np.multiply(velocity, self._momentum, out=velocity)
             slope = np.add(velocity, slope, out=velocity)
-        np.multiply(slope, rate, out=scaled)
-        np.subtract(current, scaled, out=current)
-
-    return apply
+        np.multiply(slope, self._rate, out=self._scaled)
+        np.subtract(current, self._scaled, out=current)
 
 
-def _adam(plan: LocalPlan, size: int) -> _Apply:
+class _Adam(_Remembering):
     """Adam with bias correction. Source: Kingma & Ba 2014 (arXiv 1412.6980), algorithm 1."""
-    first, second = np.zeros(size, np.float32), np.zeros(size, np.float32)
-    beta1, beta2 = np.float32(plan.beta1), np.float32(plan.beta2)
-    one = np.float32(1)
 
-    def apply(current: F32, slope: F32, step: int) -> None:
+    def __init__(self, plan: LocalPlan, size: int) -> None:
+        self.memory = np.zeros(size, np.float32), np.zeros(size, np.float32)
+        self._plan = plan
+
+    def __call__(self, current: F32, slope: F32, step: int, /) -> None:
+        plan, (first, second) = self._plan, self.memory
+        beta1, beta2, one = np.float32(plan.beta1), np.float32(plan.beta2), np.float32(1)
         np.add(first * beta1, (one - beta1) * slope, out=first)
         np.add(second * beta2, (one - beta2) * (slope * slope), out=second)
         rate = np.float32(plan.learning_rate / (1.0 - plan.beta1**step))
         root = np.sqrt(second / np.float32(1.0 - plan.beta2**step))
         current -= rate * first / (root + np.float32(plan.epsilon))
-
-    return apply

@@ -15,6 +15,7 @@ import numpy as np
 
 from galaxylearning.crypto.secret_stream import SecretStream
 from galaxylearning.errors import UpdateRefused
+from galaxylearning.learning.checkpoint import Checkpoint, Keeper, Position
 from galaxylearning.learning.discrete_gaussian import discrete_gaussian
 from galaxylearning.learning.local import MAX_ROWS, LocalResult, optimizer_step, pulled
 from galaxylearning.learning.plan import MAX_STEPS, LocalPlan
@@ -97,6 +98,7 @@ def train_private(
     *,
     rng: np.random.Generator,
     entropy: Entropy,
+    checkpoint: Checkpoint | None = None,
 ) -> LocalResult:
     """DP-SGD: train from ``params`` on rows ``0..n_rows-1``, the inputs left unchanged.
 
@@ -105,6 +107,9 @@ def train_private(
     ``batch_size``, however many took part, and given to the plan's optimiser. Which rows take part and the
     noise come from ``entropy``; ``rng`` is for dropout, which protects nobody. A gradient that is not finite
     counts as zero: to refuse it would tell of its row. The result's losses are NaN: no loss is protected.
+
+    A training that goes on from ``checkpoint`` draws the noise of its remaining steps anew: as many noisy
+    steps are told of as without a restart.
 
     Raises:
         UpdateRefused: the result is not finite, or gradients have a wrong shape.
@@ -117,14 +122,22 @@ def train_private(
     state = require_vector(buffers, "buffers", np.float32)
     steps = private_steps(n_rows, plan)
     stream = SecretStream(entropy)
-    current, apply = start.copy(), optimizer_step(plan, start.size)
+    current, apply, done = start.copy(), optimizer_step(plan, start.size), 0
+    keeper = Keeper(checkpoint, plan, n_rows, start, state, rng)
+    if (kept := keeper.resume(start, state, apply.memory)) is not None:
+        current, done = kept.parameters, kept.step
+        apply.remember(kept.memory)
+    per_pass = -(-n_rows // plan.batch_size)
     with np.errstate(over="ignore", invalid="ignore"):
-        for step in range(1, steps + 1):
+        for step in range(done + 1, steps + 1):
             rows = poisson_sample(n_rows, plan.batch_size, stream=stream)
             total = clipped_sum(gradients, current, state, rows, noise, rng=rng)
             total += discrete_gaussian(start.size, GRID * GRID, stream=stream)
             slope = (total * (noise.unit / plan.batch_size)).astype(np.float32)
             apply(current, pulled(slope, plan, current, start), step)
+            if step % per_pass == 0 and keeper.is_due():
+                nothing = np.empty(0, np.int64)
+                keeper.save(Position(step, math.nan, math.nan, current, state, apply.memory, nothing))
         update = current - start
     if not bool(np.isfinite(update).all()):
         raise UpdateRefused(f"the parameters are not finite after step {steps}", where="update")

@@ -1,13 +1,15 @@
 """The data owner: offers data sets, consents or not, trains at home, is paid. Need send no transaction.
 
 What leaves the node: a signed enrolment, and in each round one clipped, quantised update, sealed or masked.
-An update is journalled before it is published, so a restarted node can never send two different ones.
+An update is journalled with the model it was made from before it is published, so a restarted node can never
+send two different ones; the data set that was chosen is journalled before anything is signed about it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +45,14 @@ from galaxylearning.nodes.site import (
     keep_going,
     registry_topic,
 )
-from galaxylearning.ports import DatasetShelf, GraphFacts, OfferedDataset, PrivacyBook, Trainer
+from galaxylearning.ports import (
+    Checkpoints,
+    DatasetShelf,
+    GraphFacts,
+    OfferedDataset,
+    PrivacyBook,
+    Trainer,
+)
 from galaxylearning.protocol import calls
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.consent import OwnerPolicy, refusal
@@ -52,8 +61,11 @@ from galaxylearning.protocol.masking import masking_plan
 from galaxylearning.protocol.matching import match_schema
 from galaxylearning.protocol.rounds import encode_body, quantizer
 from galaxylearning.protocol.rows import encode_rows
+from galaxylearning.protocol.updates import training_name
 from galaxylearning.secagg.owner import mask_update
 from galaxylearning.units import Address, Digest
+
+DIGEST_BYTES: Final = 32
 
 
 class DataOwnerNode:
@@ -76,10 +88,12 @@ class DataOwnerNode:
         jobs: frozenset[int] | None = None,
         is_direct: bool = False,
         book: PrivacyBook | None = None,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         self.site, self.key, self.shelf, self.trainer = site, sealing_key, shelf, trainer
         self.policy, self.credential, self.is_direct = policy, credential, is_direct
         self.privacy = PrivacyKeeper(book, site.ledger)
+        self.checkpoints = checkpoints
         self._only = jobs
         self._view = ChainView(site.ledger, site.blobs, site.journal)
         self._watch = ChainWatch(site)
@@ -139,10 +153,9 @@ class DataOwnerNode:
             dataset = await self._choose(state.job_id, terms)
             if dataset is None or not await self._is_registered(dataset):
                 return
-            enrolment = self._enrolment(state.job_id, terms, dataset)
-            self.privacy.reserve(terms, state.job_id, dataset)
             self.site.journal.record(f"job/{state.job_id}/consent", dataset.name.encode())
-            kept = self.site.journal.record(step, encode(enrolment))
+            self.privacy.reserve(terms, state.job_id, dataset)
+            kept = self.site.journal.record(step, encode(self._enrolment(state.job_id, terms, dataset)))
             self._tell(state.job_id, "enrolled", dataset.name)
         await board.put("enrolments", kept)
         if self.is_direct:
@@ -165,15 +178,18 @@ class DataOwnerNode:
         await self.site.submit_if_first(calls.enrol_directly(enrolment.message, enrolment.signature))
 
     async def _choose(self, job_id: int, terms: Terms) -> OfferedDataset | None:
-        """The first data set that matches and that the policy lets join."""
+        """The first data set that matches and that the policy lets join; one chosen before stays chosen."""
         _, facts = await self._graph(job_id, terms)
         cost = facts.cost
         quantizer(terms.plan, cost.parameters)
         if terms.privacy == "masked":
             # A job whose range or noise would not hold is refused before anything is trained for it.
             masking_plan(terms, cost.parameters)
+        chosen = self.site.journal.lookup(f"job/{job_id}/consent")
         reason = "no data set is offered"
         for dataset in self.shelf.offered():
+            if chosen is not None and dataset.name != chosen.decode():
+                continue
             report = match_schema(terms.schema, dataset.columns, arrays=dataset.arrays)
             policy = self.policy()
             reason_here = refusal(
@@ -237,10 +253,9 @@ class DataOwnerNode:
         if (job_id, round_index) in self._sent:
             return
         name = f"job/{job_id}/round/{round_index}"
-        kept_model = self.site.journal.lookup(f"{name}/model")
-        kept_body = self.site.journal.lookup(f"{name}/body")
+        kept = self.site.journal.lookup(f"{name}/update")
         terms = await self._view.terms(job_id)
-        if kept_model is None or kept_body is None:
+        if kept is None:
             found = await self._open_model(state, board, terms)
             if found is None:
                 return
@@ -256,15 +271,17 @@ class DataOwnerNode:
                 "training",
                 partial(self._sealed_update, terms, job_id, round_index, dataset, state_bytes),
             )
-            kept_body = self.site.journal.record(f"{name}/body", body)
-            kept_model = self.site.journal.record(f"{name}/model", model)
-        digest = await board.put(f"round/{round_index}/bodies", kept_body)
+            kept = self.site.journal.record(f"{name}/update", model + body)
+        if self.checkpoints is not None:
+            self.checkpoints.discard(training_name(terms, round_index, self.site.address))
+        model_digest, body = Digest(kept[:DIGEST_BYTES]), kept[DIGEST_BYTES:]
+        digest = await board.put(f"round/{round_index}/bodies", body)
         message = typed.Update(
             job_id=job_id,
             round_index=round_index,
             terms_digest=terms.digest,
             data_owner=self.site.address,
-            model_digest=Digest(kept_model),
+            model_digest=model_digest,
             update_digest=digest,
         )
         signature = self.site.signer.sign_digest(message.digest(self.site.domain()))

@@ -159,6 +159,8 @@ async def push_payments(site: Site, state: JobState) -> Block | None:
     if state.phase is Phase.SETTLED and state.claims_expired_amount is None:
         if state.paid < state.total:
             for chunk in payout_chunks(await settled_tree(site, state)):
+                if all(state.paid_indices >> payout.index & 1 for payout in chunk.payouts):
+                    continue
                 receipt = await site.submit_if_first(calls.pay(state.job_id, chunk))
                 receipts.append(receipt)
                 if receipt is not None:

@@ -1,9 +1,16 @@
-"""The requester: posts a job with its bounty in escrow, may then go offline, and later fetches the model."""
+"""The requester: posts a job with its bounty in escrow, may then go offline, and later fetches the model.
+
+What is sealed for a job is journalled by what the job says: until the job is over, posting the same one again
+goes on with it where it was interrupted, or finds it on chain, and never escrows twice. Once it is over,
+posting the same again is another job.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
+from itertools import count
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.crypto.seal import SealContext, SealingKey, seal
@@ -15,22 +22,22 @@ from galaxylearning.nodes import assembly
 from galaxylearning.nodes.site import Board, ChainView, Progress, Site, keep_going
 from galaxylearning.ports import Call
 from galaxylearning.protocol import calls
-from galaxylearning.protocol.events import JobPosted
+from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.job import CompiledJob, terms_of
 from galaxylearning.protocol.machine import Phase
 from galaxylearning.protocol.rows import rows_to_bytes
-from galaxylearning.units import Address, Digest
+from galaxylearning.units import ZERO_DIGEST, Address, Digest
 
 TOKEN_DECIMALS = 18
 
 
 @dataclass(frozen=True, slots=True)
 class PostedJob:
-    """A job on chain: its number, terms, and what posting it cost."""
+    """A job on chain: its number, its terms, and what posting it cost (None where a restart came between)."""
 
     job_id: int
     terms: Terms
-    gas_used: int
+    gas_used: int | None
 
 
 async def post(
@@ -41,34 +48,59 @@ async def post(
     Returns once the posting is final: from then on the requester may go offline.
 
     Raises:
-        JobRefused: an evaluator is not registered, or the terms are not acceptable.
-        TransactionReverted: the contract refused, or the account has too few tokens.
-        StorageError, LedgerUnreachable: the store or the chain failed; nothing is escrowed then.
+        JobRefused: an evaluator is not registered, the terms are not acceptable, or the account has too few
+            tokens.
+        TransactionReverted: the contract refused.
+        StorageError, LedgerUnreachable: the store or the chain failed; nothing is escrowed then, or posting
+            the same job again goes on with it.
     """
     keys = [await _evaluator_key(site, evaluator) for evaluator in evaluators]
-    topic = f"terms/{site.address.lower()}"
     test = rows_to_bytes(compiled.test)
-    blobs = []
-    for kind, plaintext in (("initial-model", compiled.model_bytes), ("test-set", test)):
-        context = SealContext(site.ledger.chain_id, site.ledger.address_of("jobs"), 0, 0, kind, site.address)
-        blobs.append(await site.blobs.put(seal(plaintext, keys, context, entropy=site.entropy), topic=topic))
+
+    def terms_with(model_blob: Digest, test_blob: Digest) -> Terms:
+        return terms_of(
+            compiled,
+            requester=site.address,
+            requester_key=sealing_key.digest,
+            evaluators=[(who, blake3_digest(key)) for who, key in zip(evaluators, keys, strict=True)],
+            token=site.ledger.address_of("token"),
+            decimals=TOKEN_DECIMALS,
+            model_blob=model_blob,
+            test_blob=test_blob,
+            test_digest=blake3_digest(test),
+        )
+
+    contract = site.ledger.address_of("jobs").lower()
+    draft = blake3_digest(encode_terms(terms_with(ZERO_DIGEST, ZERO_DIGEST))).hex()
+    topic = f"terms/{site.address.lower()}"
+    for number in count():
+        step = f"post/{site.ledger.chain_id}/{contract}/{draft}/{number}"
+        is_resumed = len(site.journal.steps(f"{step}/")) > 0
+        blobs = []
+        for kind, plaintext in (("initial-model", compiled.model_bytes), ("test-set", test)):
+            context = SealContext(
+                site.ledger.chain_id, site.ledger.address_of("jobs"), 0, 0, kind, site.address
+            )
+            blob = site.journal.lookup(f"{step}/{kind}")
+            if blob is None:
+                sealed = seal(plaintext, keys, context, entropy=site.entropy)
+                # Stored first: a restarted requester has the digest, not what was sealed.
+                blob = site.journal.record(f"{step}/{kind}", await site.blobs.put(sealed, topic=topic))
+            blobs.append(Digest(blob))
+        terms = terms_with(*blobs)
+        await site.blobs.put(encode_terms(terms), topic=topic)
+        known = await _on_chain(site, terms) if is_resumed else None
+        if known is None:
+            break
+        job_id, is_over = known
+        if not is_over:
+            return PostedJob(job_id, terms, None)
     await site.blobs.put(compiled.graph.to_bytes(), topic=topic)
     await site.blobs.put(sealing_key.public, topic=f"keys/{site.address.lower()}")
-    terms = terms_of(
-        compiled,
-        requester=site.address,
-        requester_key=sealing_key.digest,
-        evaluators=[(who, blake3_digest(key)) for who, key in zip(evaluators, keys, strict=True)],
-        token=site.ledger.address_of("token"),
-        decimals=TOKEN_DECIMALS,
-        model_blob=blobs[0],
-        test_blob=blobs[1],
-        test_digest=blake3_digest(test),
-    )
-    await site.blobs.put(encode_terms(terms), topic=topic)
     view = ChainView(site.ledger, site.blobs)
     await view.refresh()
     before = _jobs_under(view, terms)
+    await _require_tokens(site, calls.escrow(terms))
     receipt = await site.submit_spending(calls.escrow(terms), calls.post_job(terms))
     for event in receipt.events:
         if event.name == "JobPosted":
@@ -103,8 +135,26 @@ def _jobs_under(view: ChainView, terms: Terms) -> frozenset[int]:
     return frozenset(
         job_id
         for job_id, event in posted
-        if isinstance(event, JobPosted) and event.terms_digest == terms.digest
+        if isinstance(event, ev.JobPosted) and event.terms_digest == terms.digest
     )
+
+
+async def _on_chain(site: Site, terms: Terms) -> tuple[int, bool] | None:
+    """The job with these terms and whether it is over; no two postings have the same sealed blobs."""
+    view = ChainView(site.ledger, site.blobs)
+    await view.refresh()
+    for job_id in view.job_ids:
+        first = view.events_of(job_id)[0]
+        if isinstance(first, ev.JobPosted) and first.terms_digest == terms.digest:
+            return job_id, (await view.state(job_id)).phase in (Phase.SETTLED, Phase.ABORTED)
+    return None
+
+
+async def _require_tokens(site: Site, needed: int) -> None:
+    owned = int(await site.ledger.read(Call("token", "balanceOf", (site.address,))))
+    if owned < needed:
+        shown, wanted = (format(Decimal(units).scaleb(-TOKEN_DECIMALS), "f") for units in (owned, needed))
+        raise JobRefused(f"the account owns {shown} tokens; bounty and fees are {wanted}", where="escrow")
 
 
 async def _evaluator_key(site: Site, evaluator: Address) -> bytes:

@@ -117,11 +117,12 @@ class Site:
     ) -> Receipt:
         """Send a transaction by which a contract takes ``amount`` of this account's tokens, approved before.
 
-        A reorganisation in between may drop the approval; then it is given again.
+        An approval that stands is not given again; one that a reorganisation in between drops is.
         """
         spender = self.ledger.address_of(contract)
         for _ in range(APPROVALS):
-            await self.submit(("approve", (spender, amount)), "token")
+            if int(await self.ledger.read(Call("token", "allowance", (self.address, spender)))) < amount:
+                await self.submit(("approve", (spender, amount)), "token")
             try:
                 return await self.submit(function_call, contract)
             except TransactionReverted as error:

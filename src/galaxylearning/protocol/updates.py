@@ -21,6 +21,7 @@ from galaxylearning.learning import (
     encode_update,
     train_local,
 )
+from galaxylearning.learning.checkpoint import Checkpoint
 from galaxylearning.learning.private import noisy_integers, train_private
 from galaxylearning.messages.plan import Plan
 from galaxylearning.messages.records import UpdateBody, decode, encode
@@ -79,8 +80,19 @@ def training_seed(terms: Terms, round_index: int, data_owner: Address) -> np.ran
     return np.random.default_rng([terms.seed, round_index, int(data_owner, 16)])
 
 
+def training_name(terms: Terms, round_index: int, data_owner: Address) -> str:
+    """The name of one data owner's training in one round, over all jobs."""
+    return f"{terms.digest.hex()}/{round_index}/{data_owner}"
+
+
 def train_update(
-    model: Model, terms: Terms, state: tuple[F32, F32], rows: Rows, *, rng: np.random.Generator
+    model: Model,
+    terms: Terms,
+    state: tuple[F32, F32],
+    rows: Rows,
+    *,
+    rng: np.random.Generator,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[I32, I32]:
     """Train without noise: ``(parameters int32[P], buffers int32[B])``, clipped and quantised.
 
@@ -89,7 +101,8 @@ def train_update(
     """
     params, buffers = state
     gradient = _mean_gradient(model, rows)
-    result = train_local(gradient, params, buffers, len(rows), local_plan(terms.plan), rng=rng)
+    plan = local_plan(terms.plan)
+    result = train_local(gradient, params, buffers, len(rows), plan, rng=rng, checkpoint=checkpoint)
     ints = quantizer(terms.plan, params.size).quantize(clip_norm(result.update, terms.plan.clip_norm))
     return ints, Quantizer(BUFFER_BITS, BUFFER_RANGE).quantize(result.buffers - buffers)
 
@@ -112,8 +125,11 @@ def train_for_owner(
     *,
     rng: np.random.Generator,
     entropy: Entropy,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[I32, I32]:
     """What may leave a data owner: ``train_update``, with the noise that the plan asks for, from ``entropy``.
+
+    A long training saves where it stands in ``checkpoint``, and goes on from there.
 
     Raises:
         UpdateRefused: training diverged.
@@ -121,11 +137,12 @@ def train_for_owner(
     """
     noise, plan, (params, buffers) = terms.plan.noise, terms.plan, state
     if noise is None:
-        return train_update(model, terms, state, rows, rng=rng)
+        return train_update(model, terms, state, rows, rng=rng, checkpoint=checkpoint)
     check_protectable(model)
     if noise.kind == "central":
         gradient = _mean_gradient(model, rows)
-        result = train_local(gradient, params, buffers, len(rows), local_plan(plan), rng=rng)
+        steps = local_plan(plan)
+        result = train_local(gradient, params, buffers, len(rows), steps, rng=rng, checkpoint=checkpoint)
         scale, variance = quantizer(plan, params.size), share_variance(plan, params.size)
         ints = noisy_integers(result.update, scale, plan.clip_norm, variance, entropy=entropy)
         return ints, np.zeros(0, np.int32)
@@ -143,6 +160,7 @@ def train_for_owner(
         example_noise(noise),
         rng=rng,
         entropy=entropy,
+        checkpoint=checkpoint,
     )
     ints = quantizer(plan).quantize(clip_norm(result.update, plan.clip_norm))
     return ints, np.zeros(0, np.int32)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from typing import Final, Literal, TypeAlias
 
 import msgspec
@@ -133,7 +134,10 @@ class ArrayShape(msgspec.Struct, frozen=True):
 
 
 class Request(msgspec.Struct, frozen=True):
-    """To a worker; graph, state, terms, local buffers, inputs and labels follow as bytes, in this order."""
+    """To a worker; graph, state, terms, local buffers, checkpoint, inputs and labels follow, in this order.
+
+    With ``keep_every_s`` above 0 it says how far it is, at most so often.
+    """
 
     kind: Literal["measure", "train"]
     graph_bytes: int
@@ -141,6 +145,8 @@ class Request(msgspec.Struct, frozen=True):
     state_bytes: int = 0
     terms_bytes: int = 0
     local_bytes: int = 0
+    checkpoint_bytes: int = 0
+    keep_every_s: float = 0.0
     inputs: ArrayShape = ArrayShape("|u1", (0,))
     labels: ArrayShape = ArrayShape("|u1", (0,))
     round_index: int = 0
@@ -157,6 +163,9 @@ class Work:
     terms: bytes = b""
     local: bytes = b""
     rows: Rows | None = None
+    checkpoint: bytes = b""
+    keep: Callable[[bytes], None] | None = None
+    """At the worker's: says how far it is, for the next worker to go on from."""
 
     def parts(self) -> list[memoryview]:
         """What is sent, in order."""
@@ -164,7 +173,7 @@ class Work:
         arrays = () if self.rows is None else (self.rows.inputs, self.rows.labels)
         return [
             memoryview(_LENGTH.pack(len(head)) + head),
-            *(memoryview(part) for part in (self.graph, self.state, self.terms, self.local)),
+            *(memoryview(part) for part in (self.graph, self.state, self.terms, self.local, self.checkpoint)),
             *(np.ascontiguousarray(array).data.cast("B") for array in arrays if array.nbytes),
         ]
 
@@ -186,11 +195,13 @@ def read_work(descriptor: int) -> Work:
     state = bytes(_read(descriptor, request.state_bytes))
     terms = bytes(_read(descriptor, request.terms_bytes))
     local = bytes(_read(descriptor, request.local_bytes))
+    checkpoint = bytes(_read(descriptor, request.checkpoint_bytes))
     inputs, labels = (
         np.frombuffer(_read(descriptor, part.n_bytes), part.dtype).reshape(part.shape)
         for part in (request.inputs, request.labels)
     )
-    return Work(request, graph, state, terms, local, Rows(inputs, labels))
+    keep = partial(write_kept, descriptor) if request.keep_every_s > 0 else None
+    return Work(request, graph, state, terms, local, Rows(inputs, labels), checkpoint, keep)
 
 
 def _read(descriptor: int, length: int) -> bytearray:
@@ -214,6 +225,8 @@ class Status(IntEnum):
     CONFIG_REFUSED = 4
     OUT_OF_MEMORY = 5
     FAILED = 6
+    KEPT = 7
+    """It is not done yet, and says how far it is."""
 
 
 ERRORS: Final[dict[Status, type[GalaxyError]]] = {
@@ -224,11 +237,20 @@ ERRORS: Final[dict[Status, type[GalaxyError]]] = {
 }
 
 
-def write_answer(descriptor: int, status: Status, body: bytes) -> None:
-    """What a worker says before it ends."""
+def write_kept(descriptor: int, body: bytes) -> None:
+    """What a worker says while it trains."""
+    _write(descriptor, Status.KEPT, body)
+
+
+def _write(descriptor: int, status: Status, body: bytes) -> None:
     data = memoryview(_HEAD.pack(_MAGIC, int(status), len(body)) + body)
     while data:
         data = data[os.write(descriptor, data[:_CHUNK]) :]
+
+
+def write_answer(descriptor: int, status: Status, body: bytes) -> None:
+    """What a worker says before it ends."""
+    _write(descriptor, status, body)
     # Who ends with something unread takes what it has said with it.
     while os.read(descriptor, _LEFT_BYTES):
         pass

@@ -12,7 +12,7 @@ import sysconfig
 import tempfile
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,11 +50,15 @@ _WHERE: Final = "worker"
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """What one piece of work may take: seconds of wall time, bytes of memory, exactly so many of answer."""
+    """What one piece of work may take: seconds of wall time, bytes of memory, exactly so many of answer.
+
+    ``kept_bytes`` are the most that it may say of how far it is, at a time.
+    """
 
     seconds: float
     memory_bytes: int
     answer_bytes: int
+    kept_bytes: int = 0
 
 
 class WorkerHost:
@@ -81,8 +85,10 @@ class WorkerHost:
         self.is_dead = True
         self._close()
 
-    def run(self, work: Work, allowed: Allowed) -> bytes:
+    def run(self, work: Work, allowed: Allowed, keep: Callable[[bytes], None] | None = None) -> bytes:
         """Have a worker of its own do this; the body of its answer, of exactly the expected length.
+
+        ``keep`` is given what it says of how far it is, which proves nothing.
 
         Raises:
             WorkerRefused: a cap was hit, named; or the worker crashed, or sent anything else.
@@ -95,7 +101,7 @@ class WorkerHost:
                 fork = Fork(allowed.memory_bytes, int(allowed.seconds) + 2)
                 self._ask(fork, Forked, [theirs.fileno()])
             try:
-                heard = _converse(ours, work, allowed.answer_bytes, deadline)
+                heard = _converse(ours, work, allowed, deadline, keep)
             finally:
                 ended = self._ask(End(), Ended)
         if isinstance(heard, bytes):
@@ -138,8 +144,15 @@ class _Wrong:
 _Heard = bytes | _Late | _Said | _Wrong
 
 
-def _converse(end: socket.socket, work: Work, expected: int, deadline: float) -> _Heard:
-    """Send the work, read the answer: a head, exactly ``expected`` bytes, and the end."""
+def _converse(
+    end: socket.socket,
+    work: Work,
+    allowed: Allowed,
+    deadline: float,
+    keep: Callable[[bytes], None] | None,
+) -> _Heard:
+    """Send the work, read the answer: a head, exactly as many bytes as expected, and the end."""
+    expected = allowed.answer_bytes
     try:
         # Who hangs up before it has read everything may have said why.
         with suppress(BrokenPipeError, ConnectionResetError):
@@ -147,13 +160,22 @@ def _converse(end: socket.socket, work: Work, expected: int, deadline: float) ->
                 _send(end, part, deadline)
         with suppress(OSError):
             end.shutdown(socket.SHUT_WR)
-        head = _receive(end, HEAD_BYTES, deadline)
-        if len(head) < HEAD_BYTES:
-            return _Wrong("ended without an answer" if not head else f"sent {len(head)} bytes and ended")
-        read = read_head(head)
-        if read is None:
-            return _Wrong("sent something that is no answer")
-        status, length = read
+        while True:
+            head = _receive(end, HEAD_BYTES, deadline)
+            if len(head) < HEAD_BYTES:
+                return _Wrong("ended without an answer" if not head else f"sent {len(head)} bytes and ended")
+            read = read_head(head)
+            if read is None or (read[0] is Status.KEPT and keep is None):
+                return _Wrong("sent something that is no answer")
+            status, length = read
+            if status is not Status.KEPT or keep is None:
+                break
+            if length > allowed.kept_bytes:
+                return _Wrong(f"wanted to keep {length} bytes; at most {allowed.kept_bytes} allowed")
+            kept = _receive(end, length, deadline)
+            if len(kept) < length:
+                return _Wrong(f"sent {len(kept)} bytes of {length}")
+            keep(kept)
         most = expected if status is Status.DONE else MAX_TEXT_BYTES
         if length > most or (status is Status.DONE and length != expected):
             return _Wrong(f"wanted to send {length} bytes; exactly {expected} allowed")

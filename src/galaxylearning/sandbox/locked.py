@@ -3,10 +3,10 @@
 The node passes bytes and reads back integers of exactly the expected number; it never looks into a stranger's
 graph. What locks the worker is in ``locks``, what it does in ``work``.
 
-A worker keeps nothing and tells nothing before it is done: a training that is cut short begins again. What a
-training is to find again in the next one goes through the node as bytes of a length that is known before, as
-the buffers do that stay with their data owner (``Request.local_bytes``). Checkpoints within a round would be
-a part of the request and an answer more of exact length (``frames.Status``).
+A worker keeps nothing. What a training is to find again in the next one goes through the node: the buffers
+that stay with their data owner, of a length that is known before (``Request.local_bytes``), and how far a
+long training is (``Status.KEPT``), of a bounded length, which the node stores unread and gives to the next
+worker for this training and to nobody else. A model with buffers that stay begins the round anew.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import ConfigRefused, UpdateRefused, WorkerRefused
+from galaxylearning.learning.checkpoint import Checkpoint
 from galaxylearning.messages.terms import Terms, encode_terms
-from galaxylearning.ports import GraphFacts
+from galaxylearning.ports import Checkpoints, GraphFacts
 from galaxylearning.protocol.hidden_set import Rows
-from galaxylearning.protocol.updates import check_trained
+from galaxylearning.protocol.updates import check_trained, training_name
 from galaxylearning.sandbox.caps import MEASURING_S, Caps
 from galaxylearning.sandbox.facts import FACTS_BYTES, facts_from_bytes
 from galaxylearning.sandbox.frames import Ready, Request, Work, shape_of
@@ -34,6 +35,10 @@ from galaxylearning.sandbox.host import SERVER, Allowed, WorkerHost, find_bubble
 from galaxylearning.sandbox.locks import STOPS, Locks
 from galaxylearning.units import Address, Digest
 
+KEEP_EVERY_S: Final = 10.0
+KEPT_ROOM_BYTES: Final = 1 << 16
+_VECTORS: Final = 3
+"""Parameters, and what an optimiser remembers of each: two numbers at most."""
 KEPT_GRAPHS: Final = 64
 KEPT_BUFFERS: Final = 16
 _Key = tuple[Digest, int]
@@ -55,8 +60,10 @@ class LockedTrainer:
         *,
         program: Sequence[str] = SERVER,
         bubblewrap: str | None = None,
+        checkpoints: Checkpoints | None = None,
+        keep_every_s: float = KEEP_EVERY_S,
     ) -> None:
-        self._caps = caps
+        self._caps, self._checkpoints, self._keep_every_s = caps, checkpoints, keep_every_s
         self._start = partial(WorkerHost, program, bubblewrap=bubblewrap or find_bubblewrap())
         self._host: WorkerHost | None = None
         self._one_at_a_time = anyio.Lock()
@@ -129,20 +136,28 @@ class LockedTrainer:
             )
         mine = blake3_digest(graph), terms.digest, data_owner
         local, encoded = self._local.get(mine, b""), encode_terms(terms)
+        kept, checkpoint, kept_bytes = None, b"", 0
+        if self._checkpoints is not None and not facts.local_bytes:
+            kept = self._checkpoints.of(training_name(terms, round_index, data_owner))
+            kept_bytes = _VECTORS * 4 * parameters + 4 * buffers + 8 * 2 * len(rows) + KEPT_ROOM_BYTES
+            checkpoint = kept.load() or b""
+            checkpoint = checkpoint if len(checkpoint) <= kept_bytes else b""
         request = Request(
             "train",
             len(graph),
             state_bytes=len(state),
             terms_bytes=len(encoded),
             local_bytes=len(local),
+            checkpoint_bytes=len(checkpoint),
+            keep_every_s=self._keep_every_s if kept is not None else 0.0,
             inputs=shape_of(rows.inputs),
             labels=shape_of(rows.labels),
             round_index=round_index,
             data_owner=data_owner,
         )
-        work = Work(request, graph, state, encoded, local, rows)
-        allowed = Allowed(caps.training_s, caps.memory_bytes, answer_bytes)
-        answer = await self._run(work, allowed, caps)
+        work = Work(request, graph, state, encoded, local, rows, checkpoint)
+        allowed = Allowed(caps.training_s, caps.memory_bytes, answer_bytes, kept_bytes)
+        answer = await self._run(work, allowed, caps, None if kept is None else partial(_save, kept))
         integers = np.frombuffer(answer, "<i4", parameters + buffers).astype(np.int32)
         try:
             check_trained(terms, integers[:parameters], integers[parameters:])
@@ -152,16 +167,24 @@ class LockedTrainer:
             _keep(self._local, mine, answer[update_bytes:], KEPT_BUFFERS)
         return integers[:parameters], integers[parameters:]
 
-    async def _run(self, work: Work, allowed: Allowed, caps: Caps) -> bytes:
+    async def _run(
+        self, work: Work, allowed: Allowed, caps: Caps, keep: Callable[[bytes], None] | None = None
+    ) -> bytes:
         async with self._one_at_a_time:
             host = await self._started(caps)
-            return await _in_thread(partial(host.run, work, allowed), host)
+            return await _in_thread(partial(host.run, work, allowed, keep), host)
 
     async def _started(self, caps: Caps) -> WorkerHost:
         if self._host is None or self._host.is_dead:
             self._host = await anyio.to_thread.run_sync(self._start)
         require_locks(self._host.ready.locks, caps)
         return self._host
+
+
+def _save(kept: Checkpoint, state: bytes) -> None:
+    """Store what a worker says, no more often than is due, however often it says something."""
+    if kept.is_due():
+        kept.save(state)
 
 
 def require_locks(locks: Locks, caps: Caps) -> None:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from galaxylearning.graph import FlatModel, ModelGraph, weights_from_bytes
 from galaxylearning.messages.terms import Terms
-from galaxylearning.ports import GraphFacts
+from galaxylearning.ports import Checkpoints, GraphFacts
 from galaxylearning.protocol.rounds import Rows, training_seed
-from galaxylearning.protocol.updates import train_for_owner
+from galaxylearning.protocol.updates import train_for_owner, training_name
 from galaxylearning.sandbox.facts import facts_of
 from galaxylearning.units import Address, Digest, Entropy
 
@@ -27,8 +27,12 @@ KEPT_MODELS = 4
 class ThreadTrainer:
     """Implements ``ports.Trainer``; one update at a time. A job's graph is prepared once and kept."""
 
-    def __init__(self, entropy: Entropy = os.urandom) -> None:
-        """``entropy`` is what noise is made of, where the plan asks for noise."""
+    def __init__(self, entropy: Entropy = os.urandom, *, checkpoints: Checkpoints | None = None) -> None:
+        """``entropy`` is what noise is made of, where the plan asks for noise.
+
+        A long training saves where it stands in ``checkpoints``, and goes on from what it finds there.
+        """
+        self._checkpoints = checkpoints
         self._entropy = entropy
         torch.set_num_threads(1)
         self._models: dict[tuple[bytes, Digest], FlatModel] = {}
@@ -52,6 +56,9 @@ class ThreadTrainer:
                 rows,
                 rng=training_seed(terms, round_index, data_owner),
                 entropy=self._entropy,
+                checkpoint=None
+                if self._checkpoints is None or model.local_bytes()
+                else self._checkpoints.of(training_name(terms, round_index, data_owner)),
             )
 
         return await anyio.to_thread.run_sync(work, limiter=self._one_at_a_time)

@@ -6,6 +6,8 @@ Runs in a process that can do nothing else. What it gives back is an answer of `
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -40,6 +42,24 @@ def do(work: Work, *, entropy: Entropy = os.urandom) -> tuple[Status, bytes]:
         raise
 
 
+class _Kept:
+    """A checkpoint that goes through the node: what it sent along, and what is to be sent back."""
+
+    def __init__(self, work: Work, keep: Callable[[bytes], None]) -> None:
+        self._work, self._keep = work, keep
+        self._last_s = time.monotonic()
+
+    def load(self) -> bytes | None:
+        return self._work.checkpoint or None
+
+    def is_due(self) -> bool:
+        return time.monotonic() - self._last_s >= self._work.request.keep_every_s
+
+    def save(self, state: bytes) -> None:
+        self._last_s = time.monotonic()
+        self._keep(state)
+
+
 def _measure(work: Work) -> bytes:
     return facts_to_bytes(facts_of(ModelGraph.from_bytes(work.graph), work.request.batch_size))
 
@@ -57,6 +77,7 @@ def _train(work: Work, entropy: Entropy) -> bytes:
         Rows(np.zeros(0), np.zeros(0)) if work.rows is None else work.rows,
         rng=training_seed(terms, work.request.round_index, Address(work.request.data_owner)),
         entropy=entropy,
+        checkpoint=None if work.keep is None or model.local_bytes() else _Kept(work, work.keep),
     )
     return b"".join(
         (parameters.astype("<i4").tobytes(), buffers.astype("<i4").tobytes(), model.local_bytes())

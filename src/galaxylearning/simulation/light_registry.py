@@ -78,6 +78,10 @@ class Token:
         """Tokens of an account."""
         return self.balances.get(account, 0)
 
+    def view_allowance(self, owner: Address, spender: Address) -> int:
+        """What ``spender`` may take of ``owner``'s."""
+        return self._allowances.get((owner, spender), 0)
+
     def _transferred(self, payer: Address, payee: Address, amount: int) -> None:
         self._ledger.emit("token", "Transfer", **{"from": payer, "to": payee, "value": amount})
 

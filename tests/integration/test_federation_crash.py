@@ -1,0 +1,325 @@
+"""What each actor does after ``kill -9`` at the places where two answers would be possible."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+
+from galaxylearning import bootstrap
+from galaxylearning.chain.transport import Transport
+from galaxylearning.config import Home
+from galaxylearning.errors import LedgerUnreachable, PhaseError, StorageError
+from galaxylearning.messages.records import SignedAnswerSet
+from galaxylearning.nodes import requester
+from galaxylearning.nodes.asked import Asked
+from galaxylearning.nodes.asked import Phase as AskedPhase
+from galaxylearning.nodes.data_owner import DataOwnerNode
+from galaxylearning.nodes.member import Member
+from galaxylearning.ports import Call, Ledger, Receipt, Signer
+from galaxylearning.protocol import events as ev
+from galaxylearning.protocol.consent import OwnerPolicy
+from galaxylearning.protocol.machine import JobState, Phase
+from galaxylearning.protocol.masking import masking_plan
+from galaxylearning.sandbox import ThreadTrainer
+from galaxylearning.secagg.member import GateAsked
+from galaxylearning.simulation.stage import sealing_key, signer
+from galaxylearning.storage.checkpoints import CheckpointFolder, FileCheckpoint
+from galaxylearning.storage.datasets import DatasetCatalog
+from galaxylearning.storage.journal import MemoryJournal, SqliteJournal
+from galaxylearning.storage.shelf import CatalogueShelf
+from galaxylearning.units import Digest
+
+if TYPE_CHECKING:
+    from tests.integration.conftest import Outcome, Stage, Town
+
+
+class Killed(BaseException):
+    """``kill -9``: nothing of ours may catch it."""
+
+
+# ---- two copies of a node
+
+
+def test_two_copies_of_one_node_refuse_each_other(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    with bootstrap.open_journal(home, "owner-alice"), bootstrap.open_outbox(home, "owner-alice"):
+        with pytest.raises(StorageError, match="another process has this journal open"):
+            bootstrap.open_journal(home, "owner-alice")
+        with pytest.raises(StorageError, match="another process has this outbox open"):
+            bootstrap.open_outbox(home, "owner-alice")
+        bootstrap.open_journal(home, "owner-bob").close()
+        bootstrap.open_outbox(home, "owner-bob").close()
+    bootstrap.open_outbox(home, "owner-alice").close()
+
+
+# ---- the data owner
+
+
+class MortalCheckpoint(FileCheckpoint):
+    """Its writer dies once it has written."""
+
+    def save(self, state: bytes) -> None:
+        super().save(state)
+        raise Killed
+
+
+class MortalCheckpoints(CheckpointFolder):
+    """Checkpoints due at every pass; whose writer dies as often as told, and counts what it finds again."""
+
+    def __init__(self, folder: Path, *, deaths: int) -> None:
+        super().__init__(folder, monotonic_s=lambda: 0.0, every_s=0.0)
+        self.deaths, self.found = deaths, 0
+
+    def of(self, name: str) -> FileCheckpoint:
+        kind = MortalCheckpoint if self.deaths else FileCheckpoint
+        one = kind(self._path(name), monotonic_s=lambda: 0.0, every_s=0.0, max_bytes=1 << 20)
+        self.deaths -= self.deaths > 0
+        self.found += one.load() is not None
+        return one
+
+
+def test_a_data_owner_killed_while_it_trains_goes_on_from_its_checkpoint(
+    town: Town, undisturbed: Outcome, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            stage.killed = Killed
+            kept = MortalCheckpoints(tmp_path / "checkpoints", deaths=1)
+            allowed = OwnerPolicy(requesters=(signer("requester").address,), datasets=("things",))
+            journal = MemoryJournal()
+
+            def make() -> DataOwnerNode:
+                return DataOwnerNode(
+                    stage.site("east", journal=journal),
+                    sealing_key("east"),
+                    shelf=CatalogueShelf(DatasetCatalog(stage.folder / "east" / "data.sqlite")),
+                    trainer=ThreadTrainer(checkpoints=kept),
+                    policy=lambda: allowed,
+                    jobs=frozenset([stage.job_id]),
+                    checkpoints=kept,
+                )
+
+            stage.cast("east", make)
+            await stage.play()
+            found = await stage.outcome()
+            assert (stage.deaths, kept.found) == (1, 1)
+            assert (found.model, found.paid) == (undisturbed.model, undisturbed.paid)
+            assert list((tmp_path / "checkpoints").iterdir()) == []
+
+    anyio.run(main)
+
+
+class DiesAfter:
+    """A journal whose holder dies once, after a record whose name ends so."""
+
+    def __init__(self, journal: MemoryJournal, end: str) -> None:
+        self._journal, self._end = journal, end
+
+    def record(self, step: str, payload: bytes) -> bytes:
+        found = self._journal.record(step, payload)
+        if self._end and step.endswith(self._end):
+            self._end = ""
+            raise Killed
+        return found
+
+    def lookup(self, step: str) -> bytes | None:
+        return self._journal.lookup(step)
+
+    def steps(self, prefix: str = "") -> Sequence[str]:
+        return self._journal.steps(prefix)
+
+
+@pytest.mark.parametrize("is_allowed_after", [True, False])
+def test_the_data_set_that_was_chosen_stays_chosen(
+    town: Town, tmp_path: Path, is_allowed_after: bool
+) -> None:
+    """Killed between choosing and signing; meanwhile the owner allows another data set."""
+
+    async def main() -> None:
+        async with town.stage(tmp_path / "stage") as stage:
+            stage.killed = Killed
+            stage.add_owner("east")
+            catalogue = DatasetCatalog(stage.folder / "east" / "data.sqlite")
+            (stage.folder / "east" / "copy.csv").write_text(
+                (stage.folder / "east" / "things.csv").read_text().replace("round", "square", 1)
+            )
+            catalogue.add(
+                "a-copy",
+                stage.folder / "east" / "copy.csv",
+                "kind",
+                kinds={"height": "number", "width": "number"},
+                units={"height": "mm", "width": "mm"},
+                entropy=bytes,
+            )
+            journal = DiesAfter(MemoryJournal(), "/consent")
+            allowed = ["things"]
+
+            def make() -> DataOwnerNode:
+                policy = OwnerPolicy(requesters=(signer("requester").address,), datasets=tuple(allowed))
+                return DataOwnerNode(
+                    stage.site("east", journal=journal),
+                    sealing_key("east"),
+                    shelf=CatalogueShelf(DatasetCatalog(stage.folder / "east" / "data.sqlite")),
+                    trainer=ThreadTrainer(),
+                    policy=lambda: policy,
+                    jobs=frozenset([stage.job_id]),
+                )
+
+            stage.cast("east", make)
+            stage.add_relayer()
+            for turn in range(8):
+                if stage.deaths and turn:
+                    allowed[:] = ["a-copy", "things"] if is_allowed_after else ["a-copy"]
+                    stage.nodes["east"] = make()
+                await stage.play(until=lambda _: True)
+                stage.time_s += 20
+            assert stage.deaths == 1
+            assert journal.lookup("job/1/consent") == b"things"
+            enrolled = await stage.blobs.list(stage.board().topic("enrolments"))
+            assert len(enrolled) == (1 if is_allowed_after else 0)
+
+    anyio.run(main)
+
+
+# ---- the member
+
+
+def test_a_restarted_member_never_votes_for_another_set_of_answers(masked_town: Town, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with masked_town.stage(tmp_path / "stage") as stage:
+            journal, terms, board = MemoryJournal(), await stage.terms(), stage.board()
+            plan = masking_plan(terms, masked_town.compiled.model.parameter_count)
+            one, two, three = (Digest(bytes([number]) * 32) for number in (1, 2, 3))
+
+            async def votes(question: Digest, answers: tuple[Digest, ...]) -> set[tuple[bytes, ...]]:
+                site = stage.site("evaluator-1", journal=journal)
+                key = sealing_key("evaluator-1")
+                member = Member(site, board, terms, stage.job_id, key, plan, stagger_s=20)
+                asked = Asked(AskedPhase.GATE, GateAsked(0, one, question, 17), 8)
+                await member._sign_set(asked, answers)
+                found = await board.read(f"{asked.topic}/sets", SignedAnswerSet)
+                return {record.answers for record in found.values()}
+
+            assert await votes(two, (one, two)) == {(one, two)}
+            assert await votes(two, (one, two, three)) == {(one, two)}
+            with pytest.raises(PhaseError, match="another question"):
+                await votes(three, (one, two, three))
+            assert await votes(two, (three,)) == {(one, two)}
+
+    anyio.run(main)
+
+
+# ---- the requester
+
+
+async def _posted(stage: Stage, town: Town, journal: Any) -> int:
+    posted = await requester.post(
+        stage.site("requester", journal=journal),
+        replace(town.compiled, job=replace(town.compiled.job, title="Another")),
+        evaluators=[signer(name).address for name in stage.evaluators],
+        sealing_key=sealing_key("requester"),
+    )
+    return posted.job_id
+
+
+def test_a_posting_that_was_cut_off_is_found_again_until_its_job_is_over(town: Town, tmp_path: Path) -> None:
+    class Forgetful:
+        """A ledger that posts, and whose caller dies before it is told."""
+
+        def __init__(self, ledger: Ledger) -> None:
+            self._ledger = ledger
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._ledger, name)
+
+        async def submit(self, call: Call, by: Signer) -> Receipt:
+            receipt = await self._ledger.submit(call, by)
+            if call.function == "postJob":
+                raise Killed
+            return receipt
+
+    async def main() -> None:
+        async with town.stage(tmp_path / "stage") as stage:
+            escrowed = (await stage.state()).escrow
+            before = await stage.balance(signer("requester").address)
+            ledger, path = stage.ledger, tmp_path / "requester.journal"
+            stage.ledger = Forgetful(ledger)
+            with SqliteJournal(path) as journal, pytest.raises(Killed):
+                await _posted(stage, town, journal)
+            stage.ledger = ledger
+            with SqliteJournal(path) as journal:
+                assert [await _posted(stage, town, journal) for _ in range(3)] == [2, 2, 2]
+            assert await stage.balance(signer("requester").address) == before - escrowed
+            await stage.site("requester").submit(("cancel", (2,)))
+            with SqliteJournal(path) as journal:
+                assert await _posted(stage, town, journal) == 3
+            assert (
+                await _posted(stage, town, MemoryJournal()) == 4
+            )  # another requester's memory knows nothing
+
+    anyio.run(main)
+
+
+# ---- the coordinator is whoever is there
+
+
+class Idle:
+    """A ledger through which nothing that one of the committee may do for all gets out."""
+
+    SHARED = ("anchorCohort", "anchorRound", "settle", "expire")
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ledger, name)
+
+    async def submit(self, call: Call, by: Signer) -> Receipt:
+        if call.function in self.SHARED:
+            raise LedgerUnreachable("no answer", where=call.function)
+        return await self._ledger.submit(call, by)
+
+
+@pytest.mark.parametrize("coordinator", ["evaluator-1", "evaluator-3"])
+def test_any_evaluator_can_anchor_and_settle_alone_and_is_waited_for_a_bounded_time(
+    town: Town, undisturbed: Outcome, tmp_path: Path, coordinator: str
+) -> None:
+    """The other two vote and do nothing for the committee; the one is made again between any two turns of the
+    first half, so that no waiting of its own survives for longer than three turns.
+    """
+
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            for name in town.evaluators:
+                if name != coordinator:
+                    stage.add_evaluator(name, site=partial(stage.site, name, ledger=Idle(stage.ledger)))
+            turns = 0
+
+            async def restart() -> None:
+                nonlocal turns
+                turns += 1
+                if turns % 4 == 0:
+                    stage.nodes[coordinator] = stage.makers[coordinator]()
+
+            state: JobState = await stage.play(between=restart, most=60)
+            found = await stage.outcome()
+            assert (found.model, found.paid) == (undisturbed.model, undisturbed.paid)
+            anchors = (ev.CohortAnchored.__name__, ev.RoundAnchored.__name__, ev.JobSettled.__name__)
+            node = Transport(stage.chain)
+            senders = set()
+            for event in (await stage.view()).log:
+                if event.name in anchors:
+                    sent: Any = await node.request(
+                        "eth_getTransactionByHash", "0x" + event.transaction_hash.hex()
+                    )
+                    senders.add(sent["from"].lower())
+            assert senders == {signer(coordinator).address.lower()}
+            assert state.phase is Phase.SETTLED
+
+    anyio.run(main)
