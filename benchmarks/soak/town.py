@@ -49,8 +49,8 @@ from galaxylearning.storage.journal import MemoryJournal, SqliteJournal
 from galaxylearning.storage.shelf import CatalogueShelf
 
 POLL_S: Final = 30.0
-STAGGER_S: Final = 4 * POLL_S
-"""Long enough that an answer which faults held up for a poll or two is waited for."""
+STAGGER_S: Final = 10 * POLL_S
+"""Long enough that whoever faults hold up for some polls is waited for: with a liar among five, four are too few."""
 WINDOW_S: Final = 900
 WINDOWS: Final = Windows(WINDOW_S, WINDOW_S, WINDOW_S, WINDOW_S, WINDOW_S, WINDOW_S, 30 * 86_400)
 ROUNDS: Final = 2
@@ -104,7 +104,7 @@ def job_of(seed: int, privacy: str) -> CompiledJob:
 
 def weather(seed: int) -> Weather:
     """Mild faults without end."""
-    roughness = chance(f"soak weather {seed}").uniform(*CALM)
+    roughness = chance(f"soak weather {seed}").uniform(CALM[0], 2 * CALM[0])
     rates = {kind: roughness * weight for kind, weight in RATES.items() if kind not in DEADLY}
     return Weather(rates, NEVER)
 
