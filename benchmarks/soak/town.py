@@ -50,7 +50,7 @@ from galaxylearning.storage.shelf import CatalogueShelf
 
 POLL_S: Final = 30.0
 STAGGER_S: Final = 10 * POLL_S
-"""Long enough that whoever faults hold up for some polls is waited for: with a liar among five, four are too few."""
+"""So that whoever faults hold up for some polls is waited for: with a liar among five, four are too few."""
 WINDOW_S: Final = 900
 WINDOWS: Final = Windows(WINDOW_S, WINDOW_S, WINDOW_S, WINDOW_S, WINDOW_S, WINDOW_S, 30 * 86_400)
 ROUNDS: Final = 2

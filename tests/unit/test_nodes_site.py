@@ -48,6 +48,7 @@ class Log:
         self.add("jobs", "CohortAnchored", jobId=job_id, root=bytes(32), size=1, directHead=bytes(32))
 
     async def events(self, *, job_id: int | None = None, since_block: int = 0) -> Sequence[Event]:
+        assert job_id is None
         return [event for event in self.events_so_far if event.block_number >= since_block]
 
     async def now(self) -> int:
