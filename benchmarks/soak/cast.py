@@ -24,8 +24,9 @@ from galaxylearning.nodes.site import Board
 from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.rounds import Rows, training_seed
 from galaxylearning.protocol.updates import train_for_owner
+from galaxylearning.sandbox import ThreadTrainer
 from galaxylearning.secagg.plan import MaskingPlan
-from galaxylearning.units import Address, Digest, Entropy
+from galaxylearning.units import Address, Digest
 
 HONEST_EVALUATORS: Final = ("evaluator-1", "evaluator-2", "evaluator-3")
 LIAR, VANISHING = "evaluator-4", "evaluator-5"
@@ -124,11 +125,8 @@ EVALUATOR_KINDS: Final[Mapping[str, type[EvaluatorNode]]] = {
 # ---- data owners
 
 
-class HonestTrainer:
-    """Implements ``ports.Trainer`` in the loop itself, where time is virtual and there are no threads."""
-
-    def __init__(self, entropy: Entropy) -> None:
-        self._entropy = entropy
+class HonestTrainer(ThreadTrainer):
+    """Trains in the loop itself, where time is virtual and there are no threads."""
 
     async def train(
         self, graph: bytes, state: bytes, terms: Terms, rows: Rows, *, round_index: int, data_owner: Address
@@ -147,7 +145,7 @@ class HonestTrainer:
         return update
 
 
-class FreeRider:
+class FreeRider(ThreadTrainer):
     """Sends zeros or, in every other round, a little noise."""
 
     async def train(

@@ -32,6 +32,7 @@ PATHS: Final = {"chain": "chain.sqlite", "journals": "journals", "store": "store
 class Soaked:
     """What came of it."""
 
+    nodes: int = 0
     jobs: int = 0
     counts: Mapping[str, Count] = field(default_factory=dict)
     faults: Counter[Fault] = field(default_factory=Counter)
@@ -55,7 +56,7 @@ class Soaked:
         """What is written to the results."""
         found = [_row(name, count.count, len(count.found)) for name, count in self.counts.items()]
         found[0] |= {"seed": seed, "virtual_days": round(self.virtual_s / 86_400, 2)}
-        found.append(_row("nodes that never stopped", 20, len(self.ended)))
+        found.append(_row("nodes that never stopped", self.nodes, len(self.ended)))
         found.append(_row("faults", self.faults.total(), 0))
         rss = [one.rss_bytes // MEGABYTE for one in self.held]
         drift = _row("memory drift, %", self.jobs, round(self.drift_percent, 2))
@@ -87,6 +88,7 @@ async def _soak(folder: Path, loop: VirtualLoop, jobs: int, seed: int, tell: Cal
     found = Soaked()
     async with open_town(folder, loop, seed) as town:
         lives = {name: loop.create_task(node.run(), name=name) for name, node in town.nodes().items()}
+        found.nodes = len(lives)
         judge = Judge(town)
         found.counts, found.faults = judge.counts, town.source.counts
         poster = _Poster(town)

@@ -177,7 +177,7 @@ class Town:
 
     def _data_owner(self, name: str) -> cast.DataOwnerNode:
         policy = OwnerPolicy(requesters=(signer("requester").address,), datasets=(DATASET,))
-        trainer = cast.FreeRider() if name == cast.FREE_RIDER else cast.HonestTrainer(os.urandom)
+        trainer = cast.FreeRider() if name == cast.FREE_RIDER else cast.HonestTrainer()
         return cast.OWNER_KINDS.get(name, cast.DataOwnerNode)(
             self.site(name),
             sealing_key(name),
