@@ -45,7 +45,7 @@ LAG_S: Final = (5.0, 60.0)
 """How far behind what is read may be."""
 SLOW_S: Final = (1.0, TIMEOUT_S)
 TORN_S: Final = (5.0, 90.0)
-MOST_LISTED: Final = 10_000
+MOST_LISTED: Final = 2_000
 """Of how many listings it is kept when they were made; older ones everybody sees by then."""
 FULL_S: Final = (5.0, 90.0)
 JUMP_S: Final = (1.0, 300.0)
