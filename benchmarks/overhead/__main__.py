@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from dataclasses import replace
@@ -71,6 +72,7 @@ def rows_of(one: Measured, setting: Setting) -> list[dict[str, Any]]:
         | {
             "bare_wall_s": _rounded(bare.wall_s for bare in one.bare),
             "federated_wall_s": _rounded(fed.wall_s for fed in one.federated),
+            "load": round(os.getloadavg()[1], 2),
         },
         _row(f"{name}: CPU time beyond bare training", rounds, one.cpu_percent, MOST_PERCENT, "%")
         | {

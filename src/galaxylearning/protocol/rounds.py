@@ -148,6 +148,7 @@ class JobComputation:
             raise JobRefused(BUFFERS_IN_MASKED, where="model")
         self.outcomes: list[RoundOutcome] = []
         self._stood = (0, Standings())
+        self._initial_digest: Digest | None = None
 
     @property
     def round_index(self) -> int:
@@ -160,7 +161,12 @@ class JobComputation:
 
     def model_digest(self) -> Digest:
         """BLAKE3 of ``model_bytes``."""
-        return self.outcomes[-1].model_digest if self.outcomes else blake3_digest(self.model_bytes())
+        if self.outcomes:
+            return self.outcomes[-1].model_digest
+        if self._initial_digest is None:
+            # Evaluators ask at every look, for as long as the first round takes.
+            self._initial_digest = blake3_digest(self.model_bytes())
+        return self._initial_digest
 
     def advance(
         self, bodies: Mapping[Address, bytes | GalaxyError | None], *, beacon: bytes | None = None
