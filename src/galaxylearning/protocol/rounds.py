@@ -148,7 +148,7 @@ class JobComputation:
             raise JobRefused(BUFFERS_IN_MASKED, where="model")
         self.outcomes: list[RoundOutcome] = []
         self._stood = (0, Standings())
-        self._initial_digest: Digest | None = None
+        self._hashed: tuple[ModelState, Digest] | None = None
 
     @property
     def round_index(self) -> int:
@@ -163,10 +163,10 @@ class JobComputation:
         """BLAKE3 of ``model_bytes``."""
         if self.outcomes:
             return self.outcomes[-1].model_digest
-        if self._initial_digest is None:
+        if self._hashed is None or self._hashed[0] is not self.state:
             # Evaluators ask at every look, for as long as the first round takes.
-            self._initial_digest = blake3_digest(self.model_bytes())
-        return self._initial_digest
+            self._hashed = self.state, blake3_digest(self.model_bytes())
+        return self._hashed[1]
 
     def advance(
         self, bodies: Mapping[Address, bytes | GalaxyError | None], *, beacon: bytes | None = None
