@@ -17,6 +17,7 @@ from benchmarks.soak.town import ROUNDS, WINDOW_S, Town, job_of, open_town, seal
 
 from galaxylearning.errors import GalaxyError
 from galaxylearning.nodes import requester
+from galaxylearning.nodes.site import ChainView
 from galaxylearning.simulation.faults import LATE_S, Fault, chance
 from galaxylearning.simulation.virtual_time import VirtualLoop
 
@@ -133,6 +134,7 @@ class _Poster:
 
     def __init__(self, town: Town) -> None:
         self._town, self._site, self._last = town, town.site("requester"), 0
+        self._view = ChainView(town.ledger, town.blobs)
 
     async def post(self, seed: int, privacy: str) -> int:
         """The number of the posted job."""
@@ -156,8 +158,11 @@ class _Poster:
 
     async def _newest(self) -> int:
         """The last job on the chain; numbers count from 1."""
-        events = await self._town.ledger.events()
-        return max((int(e.arguments["jobId"]) for e in events if e.name == "JobPosted"), default=0)
+        await self._view.refresh()
+        newest = max(self._view.job_ids, default=self._last)
+        for job_id in self._view.job_ids:
+            self._view.forget(job_id)
+        return newest
 
 
 def _sizes(folder: Path) -> dict[str, int]:

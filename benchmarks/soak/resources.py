@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import threading
@@ -25,8 +26,11 @@ class Held:
 
 
 def held() -> Held:
-    """Of this process, now."""
+    """Of this process, now; what was freed is given back to the system first, where its library can."""
     gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
     resident = int((PROC / "statm").read_text(encoding="ascii").split()[1])
     return Held(
         rss_bytes=resident * os.sysconf("SC_PAGE_SIZE"),

@@ -15,7 +15,7 @@ from galaxylearning.storage import files
 
 _BUSY: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _SHARED_WAIT_S: Final = 5.0
-_CACHE_KIB: Final = 256
+_CACHE_KIB: Final = 64
 """Of pages in memory: what is written here is seldom read again, and a machine may hold many of these."""
 
 
