@@ -8,6 +8,7 @@ from benchmarks.soak import cast
 from benchmarks.soak.town import STAKE, Town, sealing_key, signer
 
 from galaxylearning.errors import GalaxyError
+from galaxylearning.messages.records import MAX_TABLE_BYTES, ScoreTable, decode
 from galaxylearning.nodes import requester
 from galaxylearning.nodes.auditor import Auditor
 from galaxylearning.nodes.site import ChainView
@@ -88,7 +89,7 @@ class Judge:
         self._check(SETTLED, state.phase is Phase.SETTLED, f"job {job_id} is {state.phase.name.lower()}")
         spent = state.paid + state.fees_paid + state.refunded
         self._check(MONEY, spent == state.escrow, f"job {job_id}: {spent} of {state.escrow} left the escrow")
-        self._payments(job_id)
+        await self._payments(job_id, state)
         self._faulty(job_id, state)
         await self._stakes(job_id)
         await self._collected(job_id)
@@ -110,15 +111,32 @@ class Judge:
     def _check(self, row: str, holds: bool, what: str) -> None:
         self.counts[row].check(holds, what)
 
-    def _payments(self, job_id: int) -> None:
+    async def _payments(self, job_id: int, state: JobState) -> None:
         paid = {e.account: e.amount for e in self.view.events_of(job_id) if isinstance(e, ev.Paid)}
         for name in cast.OWNERS:
             amount = paid.get(signer(name).address, 0)
             self.paid[name] += amount
             if name in cast.HONEST_OWNERS:
-                self._check(PAID, amount > 0, f"job {job_id}: {name} was paid nothing")
+                why = await self._why(name, state) if not amount else ""
+                self._check(PAID, amount > 0, f"job {job_id}: {name} was paid nothing: {why}")
             elif name in (cast.SPOILER, cast.TWO_FACED):
                 self._check(UNPAID, amount == 0, f"job {job_id}: {name} was paid {amount}")
+
+    async def _why(self, name: str, state: JobState) -> str:
+        """What an honest evaluator's scores say of a data owner in each round."""
+        revealed = dict(state.revealed)
+        for seat in (signer(evaluator).address for evaluator in cast.HONEST_EVALUATORS):
+            if seat in revealed:
+                data = await self.town.blobs.get(revealed[seat], max_bytes=MAX_TABLE_BYTES)
+                table = decode(data, ScoreTable, max_bytes=MAX_TABLE_BYTES)
+                own = [
+                    score
+                    for scores in table.rounds
+                    for score in scores.owners
+                    if score.data_owner == signer(name).address
+                ]
+                return "; ".join(f"{score.status} {score.reason} {score.value}" for score in own)
+        return "no scores"
 
     def _faulty(self, job_id: int, state: JobState) -> None:
         names = {signer(name).address: name for name in cast.EVALUATORS}

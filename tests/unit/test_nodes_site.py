@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import anyio
@@ -10,7 +9,7 @@ import pytest
 
 from galaxylearning.errors import MessageRefused
 from galaxylearning.nodes.site import ChainView
-from galaxylearning.ports import Event
+from galaxylearning.ports import Block, ChainLog, Event
 from galaxylearning.storage.blobs import MemoryBlobStore
 from galaxylearning.units import Address, Digest
 
@@ -23,12 +22,12 @@ class Log:
 
     def __init__(self) -> None:
         self.events_so_far: list[Event] = []
+        self.provisional = 0
 
     def add(self, contract: Any, name: str, **arguments: Any) -> None:
         number = len(self.events_so_far) + 1
-        self.events_so_far.append(
-            Event(contract, name, arguments, number, 1_000 + number, 0, bytes(32), OWNERS[0])
-        )
+        block = Block(number, bytes([number]) * 32)
+        self.events_so_far.append(Event(contract, name, arguments, block, 1_000 + number, 0, bytes(32)))
 
     def register(self, place: int) -> None:
         self.add("registry", "DatasetRegistered", datasetId=SETS[place], dataOwner=OWNERS[place])
@@ -47,9 +46,13 @@ class Log:
     def anchor(self, job_id: int) -> None:
         self.add("jobs", "CohortAnchored", jobId=job_id, root=bytes(32), size=1, directHead=bytes(32))
 
-    async def events(self, *, job_id: int | None = None, since_block: int = 0) -> Sequence[Event]:
-        assert job_id is None
-        return [event for event in self.events_so_far if event.block_number >= since_block]
+    async def follow(self, since_block: int) -> ChainLog:
+        """The last ``self.provisional`` events are not final yet."""
+        last = len(self.events_so_far) - self.provisional
+        new = [event for event in self.events_so_far if event.block.number >= since_block]
+        final = [event for event in new if event.block.number <= last]
+        ahead = [event for event in new if event.block.number > last]
+        return ChainLog(final, ahead, Block(last, bytes(32)), Block(len(self.events_so_far), bytes(32)))
 
     async def now(self) -> int:
         return 2_000
@@ -95,6 +98,20 @@ def test_which_data_sets_were_active_at_an_anchor_does_not_depend_on_forgotten_j
     view.forget(1)
     assert view.datasets_at_anchor(2) == {SETS[0]: OWNERS[0], SETS[1]: OWNERS[1]}
     assert view.datasets == {SETS[1]: OWNERS[1]}
+
+
+def test_provisional_events_of_a_forgotten_job_do_not_bring_it_back() -> None:
+    log = Log()
+    log.post(1)
+    view = seen(log)
+    view.forget(1)
+    log.post(2)
+    log.add("jobs", "SeatTaken", jobId=1, evaluator=OWNERS[0])
+    log.provisional = 2
+    seen(log, view)
+    assert list(view.job_ids) == []
+    assert list(view.head_job_ids) == [2]
+    assert view.head_events_of(1) == ()
 
 
 def test_stakes_are_nobodys_business_for_long() -> None:
