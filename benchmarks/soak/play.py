@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -107,10 +106,11 @@ async def _soak(folder: Path, loop: VirtualLoop, jobs: int, seed: int, tell: Cal
         judge.sum_up()
         found.virtual_s = loop.time()
         found.bytes_per_job = {name: (size - sizes[name]) // jobs for name, size in _sizes(folder).items()}
-        for life in lives.values():
-            life.cancel()
-            with suppress(asyncio.CancelledError):
-                await life
+        while alive := [life for life in lives.values() if not life.done()]:
+            # Whoever just ends a wait of its own may miss a cancellation: it is asked again.
+            for life in alive:
+                life.cancel()
+            await asyncio.wait(alive, timeout=LOOK_S)
     return found
 
 
