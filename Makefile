@@ -10,8 +10,8 @@ BENCH ?=
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: help demo test check bench bench-peers bench-robust bench-robust-oracle bench-scale bench-private \
-  bench-secagg bench-fairness blob-faults fuzz faults reorgs kill-matrix behaviours contracts contracts-slow lock \
-  setup setup-dev clean
+  bench-secagg bench-fairness bench-overhead blob-faults fuzz faults soak reorgs kill-matrix behaviours \
+  contracts contracts-slow lock setup setup-dev clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  make %-16s %s\n", $$1, $$2}'
@@ -99,6 +99,13 @@ faults: setup ## Whole jobs under simulated faults, half an hour (BENCH="--budge
 
 kill-matrix: setup ## SIGKILL at every step of every actor, restart, same outcome (BENCH="--budget-minutes 5 --seed 7", --quick)
 	$(BIN)/python -m benchmarks.kills $(BENCH)
+
+soak: setup ## Twenty long-lived nodes, six of them misbehaving, serve a hundred jobs (BENCH="--jobs N --seed S --quick")
+	$(BIN)/python -m benchmarks.soak $(BENCH)
+
+bench-overhead: setup ## What the protocol costs beside bare training: time, and bytes of a data owner (BENCH=--quick)
+	$(BIN)/python -m benchmarks.overhead $(BENCH)
+	$(BIN)/python -m benchmarks.render
 
 behaviours: setup ## Every behaviour at 200 data owners and 30 rounds
 	$(BIN)/python benchmarks/behaviours.py

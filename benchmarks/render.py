@@ -5,8 +5,10 @@ Run as: python -m benchmarks.render
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.rows import RESULTS, Row, megabytes, read_rows, seconds
 from benchmarks.targets import Verdict, peer_verdicts, ratio, scale_verdicts
@@ -25,7 +27,7 @@ _NAMES = {
 }
 
 
-def figures(peers: Sequence[Row], scale: Sequence[Row]) -> str:
+def figures(peers: Sequence[Row], scale: Sequence[Row], overhead: Sequence[Mapping[str, Any]] = ()) -> str:
     """The generated part of the page, as Markdown."""
     parts = ["## Against peers", *_origin(peers)]
     parts += [_against(peers, work) for work in WORKLOADS if any(row.work == work for row in peers)]
@@ -34,10 +36,14 @@ def figures(peers: Sequence[Row], scale: Sequence[Row]) -> str:
     parts += ["## As it grows", *_origin(scale)]
     if scale:
         parts += [_growth(scale), "### Targets", _targets(scale_verdicts(scale))]
+    if overhead:
+        parts += ["## What the protocol costs", _measured_on(overhead[0]["machine"]), _costs(overhead)]
     return "\n\n".join(parts)
 
 
-def render(page: str, peers: Sequence[Row], scale: Sequence[Row]) -> str:
+def render(
+    page: str, peers: Sequence[Row], scale: Sequence[Row], overhead: Sequence[Mapping[str, Any]] = ()
+) -> str:
     """The page with its generated part renewed.
 
     Raises:
@@ -47,7 +53,7 @@ def render(page: str, peers: Sequence[Row], scale: Sequence[Row]) -> str:
     _, ended, after = rest.partition(END)
     if not begun or not ended:
         raise ValueError(f"{BEGIN} and {END} must stand in the page, in this order")
-    return f"{before}{BEGIN}\n\n{figures(peers, scale)}\n\n{END}{after}"
+    return f"{before}{BEGIN}\n\n{figures(peers, scale, overhead)}\n\n{END}{after}"
 
 
 def _origin(rows: Sequence[Row]) -> list[str]:
@@ -57,14 +63,18 @@ def _origin(rows: Sequence[Row]) -> list[str]:
         machine = row.extra.get("machine")
         if not isinstance(machine, dict):
             raise ValueError(f"{row.work} {row.system}: machine is missing")
-        text = (
-            f"Measured on {machine['date']}: {machine['cpu']}, {machine['cores']} cores, "
-            f"{machine['memory_gib']} GiB, {machine['system']}, Python {machine['python']}."
-        )
+        text = _measured_on(machine)
         found[text] = max(found.get(text, 0), int(row.extra.get("repeats", 1)))
     if not found:
         return ["Not measured yet."]
     return [f"{text} Up to {repeats} runs of each program." for text, repeats in found.items()]
+
+
+def _measured_on(machine: Mapping[str, Any]) -> str:
+    return (
+        f"Measured on {machine['date']}: {machine['cpu']}, {machine['cores']} cores, "
+        f"{machine['memory_gib']} GiB, {machine['system']}, Python {machine['python']}."
+    )
 
 
 def _against(rows: Sequence[Row], work: str) -> str:
@@ -133,6 +143,23 @@ def _targets(verdicts: Sequence[Verdict]) -> str:
     return markdown(["target", "asked", "found", ""], lines)
 
 
+def _costs(rows: Sequence[Mapping[str, Any]]) -> str:
+    lines = []
+    for row in rows:
+        target, found, unit = row["target"], row["violations"], row["unit"]
+        asked = "" if target is None else f"<= {target:g} {unit}"
+        verdict = "" if target is None else "met" if found <= target else "missed"
+        lines.append(
+            [row["row"], f"{found:,.4g} {unit}" if found < 1e4 else f"{found:,.0f} {unit}", asked, verdict]
+        )
+    return markdown(["figure", "found", "asked", ""], lines)
+
+
+def overhead_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file that ``benchmarks.overhead`` wrote; none where there is no file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+
+
 def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """A Markdown table, its first column left and the others right aligned."""
     rule = ["---", *("---:" for _ in header[1:])]
@@ -142,7 +169,12 @@ def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 def main() -> None:
     """Renew the page."""
     page = PAGE.read_text(encoding="utf-8")
-    renewed = render(page, read_rows(RESULTS / "peers.json"), read_rows(RESULTS / "scale.json"))
+    renewed = render(
+        page,
+        read_rows(RESULTS / "peers.json"),
+        read_rows(RESULTS / "scale.json"),
+        overhead_rows(RESULTS / "overhead.json"),
+    )
     if renewed != page:
         PAGE.write_text(renewed, encoding="utf-8")
 

@@ -218,7 +218,8 @@ def machined(**changes: Any) -> Row:
 def test_the_page_holds_exactly_what_the_results_files_say() -> None:
     page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     peers, scale = (rows.read_rows(rows.RESULTS / name) for name in ("peers.json", "scale.json"))
-    assert render.render(page, peers, scale) == page, "stale: run `python -m benchmarks.render`"
+    overhead = render.overhead_rows(rows.RESULTS / "overhead.json")
+    assert render.render(page, peers, scale, overhead) == page, "stale: run `python -m benchmarks.render`"
 
 
 def test_a_page_is_renewed_from_rows_and_one_without_marks_is_refused() -> None:
@@ -235,6 +236,20 @@ def test_a_page_is_renewed_from_rows_and_one_without_marks_is_refused() -> None:
         render.render("no marks", [], [])
     with pytest.raises(ValueError, match="machine is missing"):
         render.render(page, [row()], [])
+
+
+def test_what_the_protocol_costs_is_told_with_its_targets() -> None:
+    machine = machined().extra["machine"]
+    costs = [
+        {"row": "time", "count": 2, "violations": 8.25, "target": 15.0, "unit": "%", "machine": machine},
+        {"row": "bytes", "count": 24, "violations": 1.2, "target": 1.1, "unit": "x"},
+        {"row": "more bytes", "count": 24, "violations": 12345.6, "target": None, "unit": "bytes"},
+    ]
+    found = render.figures([], [], costs)
+    assert "| time | 8.25 % | <= 15 % | met |" in found
+    assert "| bytes | 1.2 x | <= 1.1 x | missed |" in found
+    assert "| more bytes | 12,346 bytes |  |  |" in found
+    assert "What the protocol costs" not in render.figures([], [])
 
 
 # ---- cases and programs

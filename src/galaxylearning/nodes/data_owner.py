@@ -117,7 +117,7 @@ class DataOwnerNode:
                 continue
             try:
                 if await self._serve(job_id):
-                    self._finished.add(job_id)
+                    self._finish(job_id)
             except GalaxyError as error:
                 if is_fatal(error):
                     raise
@@ -125,8 +125,17 @@ class DataOwnerNode:
                     self.site.pulse(error)
                     continue
                 self._tell(job_id, "given up", str(error))
-                self._finished.add(job_id)
+                self._finish(job_id)
         return self._only is not None and self._only <= self._finished
+
+    def _finish(self, job_id: int) -> None:
+        """Keep no more of a job than that it is over: a node lives for many of them."""
+        self._finished.add(job_id)
+        self._boards.pop(job_id, None)
+        self._graphs.pop(job_id, None)
+        self._told.pop(job_id, None)
+        self._sent = {sent for sent in self._sent if sent[0] != job_id}
+        self._view.forget(job_id)
 
     async def _serve(self, job_id: int) -> bool:
         state = await self._view.state(job_id)

@@ -90,7 +90,7 @@ class EvaluatorNode:
                 continue
             try:
                 if await self._serve(job_id):
-                    self._finished.add(job_id)
+                    self._finish(job_id)
             except GalaxyError as error:
                 if is_fatal(error):
                     raise
@@ -98,7 +98,7 @@ class EvaluatorNode:
                     self.site.pulse(error)
                     continue
                 self.site.report(Progress(job_id, "evaluator", "given up", {"error": str(error)}))
-                self._finished.add(job_id)
+                self._finish(job_id)
         return self._only is not None and self._only <= self._finished
 
     async def _serve(self, job_id: int) -> bool:
@@ -109,6 +109,12 @@ class EvaluatorNode:
             terms = await self._view.terms(job_id)
             self._serving[job_id] = self.seat(job_id, terms)
         return await self._serving[job_id].turn(state)
+
+    def _finish(self, job_id: int) -> None:
+        """Keep no more of a job than that it is over: a node lives for many of them."""
+        self._finished.add(job_id)
+        self._serving.pop(job_id, None)
+        self._view.forget(job_id)
 
     def seat(self, job_id: int, terms: Terms) -> SeatedJob:
         """The work on one job."""

@@ -77,6 +77,8 @@ class Openings:
         self._kept: list[MaskedUpdates] = []
         self._answers: dict[Digest, bytes | None] = {}
         self._bodies: tuple[int, list[MaskedBody]] = -1, []
+        self._read: dict[Digest, MaskedBody] = {}
+        """Bodies read so far, until all of a round are: what fails then is not begun from the start again."""
 
     # ---- rounds
 
@@ -152,7 +154,7 @@ class Openings:
                 raise
             except Refused as refused:
                 malformed[who] = str(refused)[:200]
-        self._bodies = anchor.round_index, bodies
+        self._bodies, self._read = (anchor.round_index, bodies), {}
         return MaskedUpdates(
             anchor.round_index,
             anchor.root,
@@ -169,7 +171,7 @@ class Openings:
             self._bodies = -1, []
             pairs = zip(updates.owners, updates.digests, strict=True)
             found = [await self._body(digest, updates.round_index, who) for who, digest in pairs]
-            self._bodies = updates.round_index, found
+            self._bodies, self._read = (updates.round_index, found), {}
         return self._bodies[1]
 
     async def body(self, updates: MaskedUpdates, row: int) -> MaskedBody:
@@ -179,6 +181,11 @@ class Openings:
         return await self._body(updates.digests[row], updates.round_index, updates.owners[row])
 
     async def _body(self, digest: Digest, round_index: int, who: Address) -> MaskedBody:
+        if digest not in self._read:
+            self._read[digest] = await self._fetched(digest, round_index, who)
+        return self._read[digest]
+
+    async def _fetched(self, digest: Digest, round_index: int, who: Address) -> MaskedBody:
         plan = self.plan
         share_bytes = sealed_bytes(plan.share_bytes, 1)
         limit = plan.body_bytes + plan.members * share_bytes + RECORD_BYTES

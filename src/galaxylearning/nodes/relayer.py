@@ -64,7 +64,7 @@ class RelayerNode:
                 continue
             try:
                 if await self._serve(await self._view.state(job_id)):
-                    self._finished.add(job_id)
+                    self._finish(job_id)
             except GalaxyError as error:
                 if is_fatal(error):
                     raise
@@ -72,8 +72,14 @@ class RelayerNode:
                     self.site.pulse(error)
                     continue
                 self.site.report(Progress(job_id, "relayer", "given up", {"error": str(error)}))
-                self._finished.add(job_id)
+                self._finish(job_id)
         return self._only is not None and self._only <= self._finished
+
+    def _finish(self, job_id: int) -> None:
+        """Keep no more of a job than that it is over."""
+        self._finished.add(job_id)
+        self._boards.pop(job_id, None)
+        self._view.forget(job_id)
 
     async def _relay_datasets(self) -> None:
         for name, kind in (("registrations", SignedRegistration), ("revocations", SignedRevocation)):

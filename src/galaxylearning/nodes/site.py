@@ -172,6 +172,7 @@ class ChainView:
         self._datasets_ahead: dict[Digest, Address | None] = {}
         self._anchored_in: dict[tuple[int, int], tuple[Block, int]] = {}
         self._beacons: dict[tuple[int, int], bytes] = {}
+        self._forgotten: set[int] = set()
         self.now = 0
         self.final_block = Block(0, b"")
         self.head = Block(0, b"")
@@ -190,7 +191,8 @@ class ChainView:
         await self._check_journal()
         found = await self._ledger.follow(self._next_block)
         for event in found.final:
-            self.log.append(event)
+            if self._is_kept(event):
+                self.log.append(event)
             self._take(event)
         self._next_block = found.final_block.number + 1
         self.final_block, self.head, self.rollbacks = found.final_block, found.head, found.rollbacks
@@ -225,12 +227,18 @@ class ChainView:
         if self.hold is not None:
             raise ChainDisagreement(self.hold)
 
+    def _is_kept(self, event: Event) -> bool:
+        """Whether an event may yet be asked for."""
+        if event.contract == "jobs":
+            return event.arguments.get("jobId") not in self._forgotten
+        return event.name in ("DatasetRegistered", "DatasetRevoked")
+
     def _take(self, event: Event) -> None:
         if event.name == "DatasetRegistered":
             self._datasets[Digest(event.arguments["datasetId"])] = Address(event.arguments["dataOwner"])
         elif event.name == "DatasetRevoked":
             self._datasets.pop(Digest(event.arguments["datasetId"]), None)
-        elif event.contract == "jobs":
+        elif event.contract == "jobs" and self._is_kept(event):
             found = event_from_log(event.name, event.arguments, event.timestamp)
             if isinstance(found, RoundAnchored):
                 self._anchored_in[found.job_id, found.round_index] = event.block, event.timestamp
@@ -245,7 +253,7 @@ class ChainView:
                 is_active = event.name == "DatasetRegistered"
                 who = Address(event.arguments["dataOwner"]) if is_active else None
                 self._datasets_ahead[Digest(event.arguments["datasetId"])] = who
-            elif event.contract == "jobs":
+            elif event.contract == "jobs" and self._is_kept(event):
                 try:
                     found = event_from_log(event.name, event.arguments, event.timestamp)
                 except MessageRefused:
@@ -255,7 +263,7 @@ class ChainView:
 
     @property
     def job_ids(self) -> tuple[int, ...]:
-        """Every job there is, oldest first."""
+        """Every job that was not forgotten, oldest first."""
         return tuple(sorted(self._jobs))
 
     @property
@@ -352,6 +360,17 @@ class ChainView:
             return _moved(state, self._ahead.get(job_id, ()), await self.terms(job_id))
         except PhaseError:
             return state
+
+    def forget(self, job_id: int) -> None:
+        """Let go of a job that is over for whoever looks: it is as if it had never been, now and later."""
+        self._forgotten.add(job_id)
+        for event in self._jobs.pop(job_id, ()):
+            if isinstance(event, JobPosted):
+                self._terms.pop(event.terms_digest, None)
+        self._states.pop(job_id, None)
+        self._anchored_in = {key: block for key, block in self._anchored_in.items() if key[0] != job_id}
+        self._beacons = {key: beacon for key, beacon in self._beacons.items() if key[0] != job_id}
+        self.log = [event for event in self.log if self._is_kept(event)]
 
     def datasets_at_anchor(self, job_id: int) -> dict[Digest, Address]:
         """Data sets that were active when the job's cohort was anchored (now, if it is not yet)."""

@@ -148,6 +148,7 @@ class JobComputation:
             raise JobRefused(BUFFERS_IN_MASKED, where="model")
         self.outcomes: list[RoundOutcome] = []
         self._stood = (0, Standings())
+        self._hashed: tuple[ModelState, Digest] | None = None
 
     @property
     def round_index(self) -> int:
@@ -160,7 +161,12 @@ class JobComputation:
 
     def model_digest(self) -> Digest:
         """BLAKE3 of ``model_bytes``."""
-        return self.outcomes[-1].model_digest if self.outcomes else blake3_digest(self.model_bytes())
+        if self.outcomes:
+            return self.outcomes[-1].model_digest
+        if self._hashed is None or self._hashed[0] is not self.state:
+            # Evaluators ask at every look, for as long as the first round takes.
+            self._hashed = self.state, blake3_digest(self.model_bytes())
+        return self._hashed[1]
 
     def advance(
         self, bodies: Mapping[Address, bytes | GalaxyError | None], *, beacon: bytes | None = None

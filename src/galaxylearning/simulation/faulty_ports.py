@@ -45,6 +45,8 @@ LAG_S: Final = (5.0, 60.0)
 """How far behind what is read may be."""
 SLOW_S: Final = (1.0, TIMEOUT_S)
 TORN_S: Final = (5.0, 90.0)
+MOST_LISTED: Final = 2_000
+"""Of how many listings it is kept when they were made; older ones everybody sees by then."""
 FULL_S: Final = (5.0, 90.0)
 JUMP_S: Final = (1.0, 300.0)
 
@@ -243,9 +245,17 @@ class StoreRoom:
         now_s = self.source.now_s()
         digest = await self.blobs.put(data, topic=topic)
         self._listed_at.setdefault((topic, digest), now_s)
+        if len(self._listed_at) > MOST_LISTED:
+            self._forget(now_s)
         if torn_s and digest not in self._torn_until:
             self._torn_until[digest] = now_s + torn_s
         return digest
+
+    def _forget(self, now_s: float) -> None:
+        """Drop what no lag and no tearing reaches any more."""
+        horizon = now_s - LAG_S[1]
+        self._listed_at = {key: at_s for key, at_s in self._listed_at.items() if at_s > horizon}
+        self._torn_until = {key: until_s for key, until_s in self._torn_until.items() if until_s > now_s}
 
     async def get(self, digest: Digest, max_bytes: int, is_torn: bool) -> bytes:
         """A blob; a torn one is found out by its digest, as every store does."""

@@ -15,6 +15,8 @@ from galaxylearning.storage import files
 
 _BUSY: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _SHARED_WAIT_S: Final = 5.0
+_CACHE_KIB: Final = 64
+"""Of pages in memory: what is written here is seldom read again, and a machine may hold many of these."""
 
 
 class Database:
@@ -64,6 +66,7 @@ class Database:
                 execute("PRAGMA locking_mode=EXCLUSIVE")
             execute("PRAGMA journal_mode=WAL")
             execute("PRAGMA synchronous=FULL")
+            execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
             execute("BEGIN IMMEDIATE")
             if execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
                 for statement in schema:

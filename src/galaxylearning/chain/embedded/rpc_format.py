@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from eth_utils.address import to_checksum_address
-
 from galaxylearning.chain.embedded import eels
 from galaxylearning.chain.embedded.eels import BlockContext, SignedTransaction
 from galaxylearning.chain.embedded.store import BlockRow, LogRow, TransactionRow
+from galaxylearning.crypto.digest import checksummed
 
 
 def as_hex(value: bytes) -> str:
@@ -23,7 +22,7 @@ def as_quantity(value: Any) -> str:
 
 def as_address(value: bytes) -> str:
     """Checksummed address."""
-    return str(to_checksum_address(value))
+    return checksummed(value.hex())
 
 
 def format_block(

@@ -1,0 +1,1 @@
+"""One set of nodes that serves a hundred jobs: do they all settle, and does anything grow for ever?"""

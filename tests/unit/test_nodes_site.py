@@ -1,0 +1,122 @@
+"""What a node remembers of the chain: all of the jobs under way, and nothing of those that are over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import pytest
+
+from galaxylearning.errors import MessageRefused
+from galaxylearning.nodes.site import ChainView
+from galaxylearning.ports import Block, ChainLog, Event
+from galaxylearning.storage.blobs import MemoryBlobStore
+from galaxylearning.units import Address, Digest
+
+OWNERS = tuple(Address(f"0x{number:040x}") for number in (1, 2))
+SETS = tuple(Digest(bytes([number]) * 32) for number in (1, 2))
+
+
+class Log:
+    """A ledger that is nothing but its log."""
+
+    def __init__(self) -> None:
+        self.events_so_far: list[Event] = []
+        self.provisional = 0
+
+    def add(self, contract: Any, name: str, **arguments: Any) -> None:
+        number = len(self.events_so_far) + 1
+        block = Block(number, bytes([number]) * 32)
+        self.events_so_far.append(Event(contract, name, arguments, block, 1_000 + number, 0, bytes(32)))
+
+    def register(self, place: int) -> None:
+        self.add("registry", "DatasetRegistered", datasetId=SETS[place], dataOwner=OWNERS[place])
+
+    def post(self, job_id: int) -> None:
+        self.add(
+            "jobs",
+            "JobPosted",
+            jobId=job_id,
+            requester=OWNERS[0],
+            termsDigest=bytes([job_id]) * 32,
+            bounty=1,
+            fees=0,
+        )
+
+    def anchor(self, job_id: int) -> None:
+        self.add("jobs", "CohortAnchored", jobId=job_id, root=bytes(32), size=1, directHead=bytes(32))
+
+    async def follow(self, since_block: int) -> ChainLog:
+        """The last ``self.provisional`` events are not final yet."""
+        last = len(self.events_so_far) - self.provisional
+        new = [event for event in self.events_so_far if event.block.number >= since_block]
+        final = [event for event in new if event.block.number <= last]
+        ahead = [event for event in new if event.block.number > last]
+        return ChainLog(final, ahead, Block(last, bytes(32)), Block(len(self.events_so_far), bytes(32)))
+
+    async def now(self) -> int:
+        return 2_000
+
+
+def seen(log: Log, view: ChainView | None = None) -> ChainView:
+    view = view or ChainView(log, MemoryBlobStore())  # type: ignore[arg-type]
+    anyio.run(view.refresh)
+    return view
+
+
+def test_of_a_forgotten_job_nothing_is_left_and_nothing_comes_back() -> None:
+    log = Log()
+    log.register(0)
+    log.post(1)
+    log.post(2)
+    log.anchor(1)
+    view = seen(log)
+    assert list(view.job_ids) == [1, 2]
+    view.forget(1)
+    log.add("jobs", "SeatTaken", jobId=1, evaluator=OWNERS[0])
+    log.add("jobs", "SeatTaken", jobId=2, evaluator=OWNERS[0])
+    seen(log, view)
+    assert list(view.job_ids) == [2]
+    assert view.events_of(1) == ()
+    assert len(view.events_of(2)) == 2
+    assert [event.arguments.get("jobId") for event in view.log] == [None, 2, 2]
+    with pytest.raises(MessageRefused, match="no job 1"):
+        anyio.run(view.terms, 1)
+
+
+def test_which_data_sets_were_active_at_an_anchor_does_not_depend_on_forgotten_jobs() -> None:
+    log = Log()
+    log.register(0)
+    log.post(1)
+    log.post(2)
+    log.anchor(1)
+    log.register(1)
+    log.anchor(2)
+    log.add("registry", "DatasetRevoked", datasetId=SETS[0], dataOwner=OWNERS[0])
+    view = seen(log)
+    assert view.datasets_at_anchor(1) == {SETS[0]: OWNERS[0]}
+    view.forget(1)
+    assert view.datasets_at_anchor(2) == {SETS[0]: OWNERS[0], SETS[1]: OWNERS[1]}
+    assert view.datasets == {SETS[1]: OWNERS[1]}
+
+
+def test_provisional_events_of_a_forgotten_job_do_not_bring_it_back() -> None:
+    log = Log()
+    log.post(1)
+    view = seen(log)
+    view.forget(1)
+    log.post(2)
+    log.add("jobs", "SeatTaken", jobId=1, evaluator=OWNERS[0])
+    log.provisional = 2
+    seen(log, view)
+    assert list(view.job_ids) == []
+    assert list(view.head_job_ids) == [2]
+    assert view.head_events_of(1) == ()
+
+
+def test_stakes_are_nobodys_business_for_long() -> None:
+    log = Log()
+    log.add("registry", "StakeLocked", evaluator=OWNERS[0], amount=1)
+    log.register(0)
+    view = seen(log)
+    assert [event.name for event in view.log] == ["DatasetRegistered"]
