@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from galaxylearning.chain.embedded import eels
 
 _MAX_LAYERS = 12
-_MAX_KNOWN = 100_000
+_MAX_KNOWN = 8_192
 _ABSENT = object()
 
 SCHEMA = """
