@@ -17,7 +17,7 @@ from benchmarks.soak.town import ROUNDS, WINDOW_S, Town, job_of, open_town, seal
 from galaxylearning.errors import GalaxyError
 from galaxylearning.nodes import requester
 from galaxylearning.nodes.site import ChainView
-from galaxylearning.simulation.faults import LATE_S, Fault, chance
+from galaxylearning.simulation.faults import LATE_S, Fault
 from galaxylearning.simulation.virtual_time import VirtualLoop
 
 LOOK_S: Final = 60.0
@@ -77,7 +77,7 @@ def _row(name: str, count: int, violations: float) -> dict[str, Any]:
 
 def soak(folder: Path, *, jobs: int, seed: int, tell: Callable[[str], None]) -> Soaked:
     """Let one set of nodes serve ``jobs`` jobs; everything lies in ``folder``. ``tell`` hears how it goes."""
-    loop = VirtualLoop(rng=chance(f"soak order {seed}"))
+    loop = VirtualLoop.seeded(f"soak order {seed}")
     try:
         return loop.run(_soak(folder, loop, jobs, seed, tell))
     finally:

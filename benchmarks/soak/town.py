@@ -24,6 +24,7 @@ from galaxylearning.crypto.digest import keccak
 from galaxylearning.messages.plan import Plan
 from galaxylearning.messages.terms import Windows
 from galaxylearning.nodes import evaluator as evaluators
+from galaxylearning.nodes.data_owner import DataOwnerNode
 from galaxylearning.nodes.evaluator import EvaluatorNode
 from galaxylearning.nodes.relayer import RelayerNode
 from galaxylearning.nodes.site import Site
@@ -105,7 +106,9 @@ def job_of(seed: int, privacy: str) -> CompiledJob:
 def weather(seed: int) -> Weather:
     """Mild faults without end."""
     roughness = chance(f"soak weather {seed}").uniform(CALM[0], 2 * CALM[0])
-    rates = {kind: roughness * weight for kind, weight in RATES.items() if kind not in DEADLY}
+    rates: dict[Fault, float] = {
+        kind: roughness * weight for kind, weight in RATES.items() if kind not in DEADLY
+    }
     return Weather(rates, NEVER)
 
 
@@ -134,7 +137,9 @@ class Town:
         """An actor's ports, with faults, and its journal on disk."""
         wire = Wire(self.source, name)
         # A record that is cut off is a node's death too.
-        dry = {kind: rate for kind, rate in self.source.weather.rates.items() if kind is not Fault.TORN_WRITE}
+        dry: dict[Fault, float] = {
+            kind: rate for kind, rate in self.source.weather.rates.items() if kind is not Fault.TORN_WRITE
+        }
         journal = self.stack.enter_context(SqliteJournal(self.folder / "journals" / f"{name}.sqlite"))
         return Site(
             ledger=FaultyLedger(self.ledger, wire, chain_now=self.chain_now),
@@ -175,10 +180,10 @@ class Town:
         found["relayer"] = RelayerNode(self.site("relayer"))
         return found
 
-    def _data_owner(self, name: str) -> cast.DataOwnerNode:
+    def _data_owner(self, name: str) -> DataOwnerNode:
         policy = OwnerPolicy(requesters=(signer("requester").address,), datasets=(DATASET,))
         trainer = cast.FreeRider() if name == cast.FREE_RIDER else cast.HonestTrainer()
-        return cast.OWNER_KINDS.get(name, cast.DataOwnerNode)(
+        return cast.OWNER_KINDS.get(name, DataOwnerNode)(
             self.site(name),
             sealing_key(name),
             shelf=CatalogueShelf(_catalogue(self.folder / "owners" / name, name)),
