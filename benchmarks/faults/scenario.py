@@ -101,7 +101,15 @@ def scenario(seed: int) -> Scenario:
         Weather(rates, until_s),
         absences,
         jumps,
-        must_settle=is_bearable and not is_doomed,
+        must_settle=is_bearable and not is_doomed and not _nobody_relays(absences),
+    )
+
+
+def _nobody_relays(absences: tuple[Absence, ...]) -> bool:
+    """Whether the only relayer is gone for too much of the enrolment for data sets to be registered."""
+    return any(
+        one.node == "relayer" and one.at_s < WINDOW_S and one.at_s + one.for_s > 1.5 * WINDOW_S
+        for one in absences
     )
 
 
