@@ -58,6 +58,13 @@ contract PostingTest is Base {
         yes(j.phase == Phase.Enrolling, "phase");
         eq(j.quorum, 2);
         eq(j.rounds, 2);
+        eq(j.enrolWindow, WINDOW);
+        eq(j.roundWindow, WINDOW);
+        eq(j.anchorWindow, WINDOW);
+        eq(j.commitWindow, WINDOW);
+        eq(j.revealWindow, WINDOW);
+        eq(j.settleWindow, WINDOW);
+        eq(j.claimWindow, CLAIM_WINDOW);
         eq(j.phaseStart, START);
         eq(j.deadline, START + WINDOW);
         eq(j.expiresAt, START + 2 * WINDOW);

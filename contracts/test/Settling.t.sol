@@ -34,6 +34,7 @@ contract SettlingTest is Base {
         reveal(jobId, ALL);
         GalaxyTypes.Settlement memory s = settlement(jobId, 900 ether, 0);
         bytes memory signatures = signed(GalaxyTypes.hash(s), 3);
+        vm.warp(START + 1 minutes);
         vm.expectEmit(true, true, true, true);
         emit GalaxyJobs.JobSettled(jobId, s.payoutRoot, 900 ether, 4, MODEL, 0);
         jobs.settle(s, signatures);
@@ -45,7 +46,8 @@ contract SettlingTest is Base {
         eq(j.modelDigest, MODEL);
         eq(j.feesOwed, 3 * FEE);
         eq(j.refundable, 100 ether);
-        eq(j.deadline, START + CLAIM_WINDOW);
+        eq(j.phaseStart, START + 1 minutes);
+        eq(j.deadline, START + 1 minutes + CLAIM_WINDOW);
         checkConservation(jobId);
         for (uint256 i = 0; i < 3; ++i) {
             (,, uint128 locked,,) = registry.evaluator(evaluator(i));

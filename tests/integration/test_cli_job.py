@@ -6,96 +6,27 @@ its own.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import os
-import select
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import anyio
-import msgspec
 import pytest
 from safetensors.numpy import load
 
 from galaxylearning import bootstrap
 from galaxylearning.chain.signer import KeySigner
 from galaxylearning.chain.transport import Transport
-from galaxylearning.cli import main
 from galaxylearning.config import Home
 from galaxylearning.nodes.relayer import RelayerNode
 from galaxylearning.nodes.site import ChainView, keep_going
 from galaxylearning.storage.journal import MemoryJournal
 from galaxylearning.storage.keystore import KeyStore
+from machines import PASSPHRASE, PATIENCE_S, Machines, galaxy, in_a_hurry
 
-PASSPHRASE = "correct horse"
-PATIENCE_S = 240
-SOURCES = str(Path(bootstrap.__file__).parents[1])
 EVALUATORS = ("e1", "e2", "e3")
 OWNERS = ("north", "east", "south")
-
-
-def galaxy(*arguments: object, code: int = 0) -> str:
-    """Type a command in this process; its standard output (its standard error where it should fail)."""
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        pytest.raises(SystemExit) as stopped,
-    ):
-        main([str(argument) for argument in arguments])
-    assert stopped.value.code == code, err.getvalue() + out.getvalue()
-    return err.getvalue() if code else out.getvalue()
-
-
-class Machines:
-    """Processes of ``galaxy``, each with a log; all are killed in the end."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.environment = {
-            **os.environ,
-            "PYTHONPATH": SOURCES,
-            "OMP_NUM_THREADS": "1",
-            "GALAXY_PASSPHRASE": PASSPHRASE,
-        }
-        self.running: dict[str, subprocess.Popen[str]] = {}
-
-    def start(self, name: str, *arguments: object) -> subprocess.Popen[str]:
-        with (self.root / f"{name}.log").open("w") as log:
-            self.running[name] = subprocess.Popen(
-                [sys.executable, "-m", "galaxylearning.cli", *map(str, arguments)],
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                env=self.environment,
-            )
-        return self.running[name]
-
-    def first_line(self, name: str) -> Any:
-        """The first line of JSON that a process prints."""
-        output = self.running[name].stdout
-        assert output is not None
-        assert select.select([output], [], [], PATIENCE_S)[0], f"{name} says nothing"
-        line = output.readline()
-        assert line, (self.root / f"{name}.log").read_text()
-        return json.loads(line)
-
-    def ended(self, name: str) -> list[Any]:
-        """The lines of JSON of a process that ends well by itself."""
-        out, _ = self.running[name].communicate(timeout=PATIENCE_S)
-        assert self.running[name].returncode == 0, (self.root / f"{name}.log").read_text() + out
-        return [json.loads(line) for line in out.splitlines()]
-
-    def close(self) -> None:
-        for process in self.running.values():
-            process.kill()
-            process.communicate()
 
 
 @pytest.fixture
@@ -104,12 +35,6 @@ def machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machin
     found = Machines(tmp_path)
     yield found
     found.close()
-
-
-def in_a_hurry(home: Path) -> None:
-    """Look around often, and take turns quickly."""
-    settings = bootstrap.load_settings(Home(home))
-    bootstrap.save_settings(Home(home), msgspec.structs.replace(settings, poll_ms=150, stagger_ms=600))
 
 
 def write_job(folder: Path) -> Path:
