@@ -6,25 +6,23 @@ whether one was counted twice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import torch
+from benchmarks.things import SCHEMA, MemoryShelf, clouds, compiled_job, windows
 from numpy.typing import NDArray
 from torch import nn
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.messages.plan import Plan
-from galaxylearning.messages.terms import Column, Schema, Terms, Windows
-from galaxylearning.ports import GraphFacts, OfferedDataset
+from galaxylearning.messages.terms import Terms
+from galaxylearning.ports import GraphFacts
 from galaxylearning.protocol.hidden_set import HiddenSet, Rows
-from galaxylearning.protocol.job import CompiledJob, Job, Price, compile_job
-from galaxylearning.protocol.matching import DatasetArray, DatasetColumn
+from galaxylearning.protocol.job import CompiledJob
 from galaxylearning.protocol.rounds import train_update
-from galaxylearning.protocol.rows import encode_rows
 from galaxylearning.sandbox.facts import facts_of
 from galaxylearning.units import Address, Digest
 
@@ -33,38 +31,14 @@ I32 = NDArray[np.int32]
 LEVEL: Final = 1_024
 """Magnitude of every update, in quantisation levels."""
 WINDOW_S: Final = 900
-WINDOWS: Final = Windows(WINDOW_S, WINDOW_S, WINDOW_S, WINDOW_S, WINDOW_S, WINDOW_S, 30 * 86_400)
 HIDDEN_UNITS: Final[Mapping[str, int]] = {"sealed": 6, "masked": 80}
 TEST_ROWS: Final = 64
 MOST_OWNERS: Final = 4
-DATASET: Final = "things"
-COLUMNS: Final = ("height", "width")
-SCHEMA: Final = Schema(
-    features=tuple(Column(name, "number", unit="mm", mean=10.0, std=2.0) for name in COLUMNS),
-    label=Column("kind", "category", classes=("round", "square")),
-)
-
-
-def clouds(rows: int, *, seed: int) -> Mapping[str, NDArray[Any]]:
-    """Heights and widths in millimetres of two kinds of things."""
-    rng = np.random.default_rng(seed)
-    kinds = rng.integers(0, 2, rows)
-    kinds[:2] = 0, 1
-    centres = np.where(kinds == 1, 11.5, 8.5)
-    found: dict[str, NDArray[Any]] = {name: centres + rng.normal(0, 1.5, rows) for name in COLUMNS}
-    found["kind"] = np.array(["round", "square"], dtype=object)[kinds]
-    return found
 
 
 @cache
 def compiled(privacy: str, rounds: int, owners: int) -> CompiledJob:
     """A small job of this many rounds for at most this many data owners."""
-    torch.set_num_threads(1)
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        model = nn.Sequential(
-            nn.Linear(2, HIDDEN_UNITS[privacy]), nn.Tanh(), nn.Linear(HIDDEN_UNITS[privacy], 2)
-        )
     plan = Plan(
         rounds=rounds,
         learning_rate=0.5,
@@ -75,49 +49,19 @@ def compiled(privacy: str, rounds: int, owners: int) -> CompiledJob:
         minimum_owners=3 if privacy == "masked" else 2,
         maximum_owners=owners,
     )
-    job = Job(
-        title="Kinds of things",
-        model=model,
-        loss="cross_entropy",
-        schema=SCHEMA,
+    return compiled_job(
+        HIDDEN_UNITS[privacy],
+        activation=nn.Tanh,
+        test_rows=TEST_ROWS,
         plan=plan,
-        price=Price(bounty="1000", target_gain=0.8),
-        test_data="",
-        windows=WINDOWS,
-        seed=1,
+        windows=windows(WINDOW_S),
         privacy=privacy,
     )
-    return compile_job(job, encode_rows(SCHEMA, clouds(TEST_ROWS, seed=0)))
 
 
-class Shelf:
-    """A data owner's one data set (``ports.DatasetShelf``), which the oracle does not train on."""
-
-    def __init__(self, name: str) -> None:
-        wanted = [*SCHEMA.features, SCHEMA.label]
-        self._offer = OfferedDataset(
-            name=DATASET,
-            commitment=blake3_digest(name.encode()),
-            schema_digest=blake3_digest(b"schema"),
-            n_rows=4,
-            columns=tuple(
-                DatasetColumn(c.name, c.kind, c.unit, c.minimum, c.maximum, c.classes) for c in wanted
-            ),
-            arrays=tuple(DatasetArray(a.name, a.shape, a.dtype) for a in SCHEMA.arrays),
-        )
-        self._columns = clouds(4, seed=1)
-
-    def offered(self) -> Sequence[OfferedDataset]:
-        """The one data set."""
-        return (self._offer,)
-
-    def columns(self, name: str) -> Mapping[str, NDArray[Any]]:
-        """Its columns; nobody asks for those of another."""
-        del name
-        return self._columns
-
-    def record_use(self, name: str, job_id: int, round_index: int) -> None:
-        """Nobody counts these uses."""
+def shelf(name: str) -> MemoryShelf:
+    """A data owner's one data set, which the oracle does not train on."""
+    return MemoryShelf(name, SCHEMA, clouds(4, seed=1))
 
 
 _STEPS: dict[tuple[str, int, Digest], I32] = {}

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final
 
-from benchmarks.faults.oracle import DATASET, Made, OneHotTrainer, Shelf, compiled
+from benchmarks.faults.oracle import Made, OneHotTrainer, compiled, shelf
 from benchmarks.faults.scenario import EVALUATORS, NEVER, Scenario, milder
 from benchmarks.faults.seeded_sealing import seeded_sealing
+from benchmarks.things import DATASET
 from blake3 import blake3
 
 from galaxylearning.errors import DiskFull, GalaxyError
@@ -160,7 +161,7 @@ class _Play:
         return DataOwnerNode(
             site,
             sealing_key(name),
-            shelf=Shelf(name),
+            shelf=shelf(name),
             trainer=OneHotTrainer(self.job, self.scenario.owners.index(name), self.played.made),
             policy=lambda: policy,
             jobs=frozenset([JOB_ID]),

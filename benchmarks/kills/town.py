@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import csv
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
-import numpy as np
 import torch
+from benchmarks import things
 from benchmarks.kills.mortal import Chance
-from numpy.typing import NDArray
-from torch import nn
 
 from galaxylearning.chain.deployment import Deployment, deploy, fund
 from galaxylearning.chain.embedded import EmbeddedChain
 from galaxylearning.chain.evm import connect
-from galaxylearning.crypto.digest import keccak
-from galaxylearning.messages.plan import Masking, Plan
-from galaxylearning.messages.terms import Column, Schema, Windows
 from galaxylearning.ports import Call
-from galaxylearning.protocol.job import CompiledJob, Job, Price, compile_job
-from galaxylearning.protocol.rows import encode_rows
+from galaxylearning.protocol.job import CompiledJob
 from galaxylearning.simulation.stage import GAS_MONEY_WEI, GENESIS_S, SUPPLY, signer
 from galaxylearning.storage.datasets import DatasetCatalog
 
@@ -33,11 +26,6 @@ if TYPE_CHECKING:
 
 Privacy = Literal["sealed", "masked"]
 WINDOW_S: Final = 900
-COLUMNS: Final = ("height", "width")
-SCHEMA: Final = Schema(
-    features=tuple(Column(name, "number", unit="mm", mean=10.0, std=2.0) for name in COLUMNS),
-    label=Column("kind", "category", classes=("round", "square")),
-)
 OWNERS: Final = ("east", "north", "south")
 DIRECT: Final = "south"
 
@@ -93,58 +81,34 @@ async def _deployed(chain: EmbeddedChain, seats: tuple[str, ...]) -> Deployment:
 def _furnish(folder: Path, owner: str) -> None:
     """A data owner's home: one data set in its catalogue."""
     folder.mkdir()
-    data = _clouds(48, seed=int.from_bytes(keccak(owner.encode())[:4]))
+    data = things.clouds(48, seed=things.seed_of(owner))
     with (folder / "things.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow([*COLUMNS, "kind"])
-        writer.writerows(zip(*(data[name] for name in (*COLUMNS, "kind")), strict=True))
+        writer.writerow([*things.COLUMNS, "kind"])
+        writer.writerows(zip(*(data[name] for name in (*things.COLUMNS, "kind")), strict=True))
     catalogue = DatasetCatalog(folder / "data.sqlite")
     catalogue.add(
         "things",
         folder / "things.csv",
         "kind",
-        kinds=dict.fromkeys(COLUMNS, "number"),
-        units=dict.fromkeys(COLUMNS, "mm"),
+        kinds=dict.fromkeys(things.COLUMNS, "number"),
+        units=dict.fromkeys(things.COLUMNS, "mm"),
         entropy=Chance(0, owner),
     )
     catalogue.close()
 
 
-def _clouds(rows: int, *, seed: int) -> Mapping[str, NDArray[Any]]:
-    """Heights and widths in millimetres of two kinds of things."""
-    rng = np.random.default_rng(seed)
-    kinds = rng.integers(0, 2, rows)
-    kinds[:2] = 0, 1
-    centres = np.where(kinds == 1, 11.5, 8.5)
-    found: dict[str, NDArray[Any]] = {name: centres + rng.normal(0, 1.5, rows) for name in COLUMNS}
-    found["kind"] = np.array(["round", "square"], dtype=object)[kinds]
-    return found
-
-
 def _compiled(privacy: Privacy) -> CompiledJob:
-    plan = Plan(
-        rounds=2, learning_rate=0.3, steps=4, batch_size=16, clip_norm=2.0, minimum_owners=2, maximum_owners=3
+    plan = msgspec.structs.replace(things.PLAN, maximum_owners=len(OWNERS))
+    if privacy == "sealed":
+        return things.compiled_job(plan=plan, windows=things.windows(WINDOW_S))
+    return things.compiled_job(
+        things.MASKED_HIDDEN,
+        plan=msgspec.structs.replace(plan, minimum_owners=3),
+        windows=things.windows(WINDOW_S),
+        privacy="masked",
+        masking=things.MASKING,
     )
-    masking = None
-    if privacy == "masked":
-        plan = msgspec.structs.replace(plan, minimum_owners=3)
-        masking = Masking(threshold=2, faulty=1, minimum_sum=3, twin_projections=9)
-    hidden = 4 if privacy == "sealed" else 256
-    torch.manual_seed(1)
-    job = Job(
-        title="Kinds of things",
-        model=nn.Sequential(nn.Linear(2, hidden), nn.ReLU(), nn.Linear(hidden, 2)),
-        loss="cross_entropy",
-        schema=SCHEMA,
-        plan=plan,
-        price=Price(bounty="1000", target_gain=0.8),
-        test_data="",
-        windows=Windows(WINDOW_S, WINDOW_S, WINDOW_S, WINDOW_S, WINDOW_S, WINDOW_S, 30 * 86_400),
-        seed=1,
-        privacy=privacy,
-        masking=masking,
-    )
-    return compile_job(job, encode_rows(SCHEMA, _clouds(160, seed=0)))
 
 
 def clock_at_genesis() -> Clock:

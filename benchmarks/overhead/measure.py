@@ -13,7 +13,8 @@ from typing import Any
 
 import anyio
 from benchmarks.overhead.counting import CountingBlobs, CountingNode, Traffic
-from benchmarks.overhead.setting import DATASET, SCHEMA, SEATS, Setting, Shelf, compiled, table
+from benchmarks.overhead.setting import SCHEMA, SEATS, Setting, compiled, table
+from benchmarks.things import DATASET, MemoryShelf
 
 from galaxylearning.bootstrap import WallClock
 from galaxylearning.chain.embedded import EmbeddedChain
@@ -175,7 +176,7 @@ async def measure(folder: Path, setting: Setting, privacy: str) -> Measured:
             DataOwnerNode(
                 await site(name),
                 sealing_key(name),
-                shelf=Shelf(name, columns[name]),
+                shelf=MemoryShelf(name, SCHEMA, columns[name]),
                 trainer=ThreadTrainer(),
                 policy=lambda: policy,
                 jobs=frozenset([posted.job_id]),

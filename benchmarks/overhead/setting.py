@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import torch
+from benchmarks.things import windows
 from numpy.typing import NDArray
 from torch import nn
 
-from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.messages.plan import Plan
-from galaxylearning.messages.terms import Column, Schema, Windows
-from galaxylearning.ports import OfferedDataset
+from galaxylearning.messages.terms import Column, Schema
 from galaxylearning.protocol.job import CompiledJob, Job, Price, compile_job
-from galaxylearning.protocol.matching import DatasetColumn
 from galaxylearning.protocol.rows import encode_rows
 
 FEATURES: Final = tuple(f"x{number:02d}" for number in range(64))
 CLASSES: Final = tuple("abcdefghij")
-DATASET: Final = "things"
 WINDOW_S: Final = 3_600
-WINDOWS: Final = Windows(WINDOW_S, WINDOW_S, WINDOW_S, WINDOW_S, WINDOW_S, WINDOW_S, 30 * 86_400)
 SCHEMA: Final = Schema(
     features=tuple(Column(name, "number") for name in FEATURES),
     label=Column("kind", "category", classes=CLASSES),
@@ -86,38 +82,8 @@ def compiled(setting: Setting, privacy: str) -> CompiledJob:
         plan=plan,
         price=Price(bounty="1000", target_gain=2.0),
         test_data="",
-        windows=WINDOWS,
+        windows=windows(WINDOW_S),
         seed=1,
         privacy=privacy,
     )
     return compile_job(job, encode_rows(SCHEMA, table(setting.test_rows, seed=1_000)))
-
-
-class Shelf:
-    """One data set in memory (``ports.DatasetShelf``): reading files is no part of what is measured."""
-
-    def __init__(self, name: str, columns: Mapping[str, NDArray[Any]]) -> None:
-        self._columns = columns
-        wanted = (*SCHEMA.features, SCHEMA.label)
-        self._offer = OfferedDataset(
-            name=DATASET,
-            commitment=blake3_digest(name.encode()),
-            schema_digest=blake3_digest(b"ten kinds"),
-            n_rows=len(columns["kind"]),
-            columns=tuple(
-                DatasetColumn(c.name, c.kind, c.unit, c.minimum, c.maximum, c.classes) for c in wanted
-            ),
-            arrays=(),
-        )
-
-    def offered(self) -> Sequence[OfferedDataset]:
-        """The one data set."""
-        return (self._offer,)
-
-    def columns(self, name: str) -> Mapping[str, NDArray[Any]]:
-        """Its columns; there is no other data set."""
-        del name
-        return self._columns
-
-    def record_use(self, name: str, job_id: int, round_index: int) -> None:
-        """Nobody counts these uses."""

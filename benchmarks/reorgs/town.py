@@ -6,35 +6,29 @@ owners and evaluators choose at random follows from their names, so that two pla
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Final
 
-import numpy as np
-import torch
+import msgspec
+from benchmarks import things
 from benchmarks.reorgs.anvil import Chain, Line
 from benchmarks.reorgs.storm import CountingSigner, Shaken, Storm, WatchedBlobs
-from numpy.typing import NDArray
-from torch import nn
 
 from galaxylearning.chain.deployment import Deployment, deploy, fund
 from galaxylearning.chain.evm import EvmLedger, Following, connect
 from galaxylearning.crypto import seal
-from galaxylearning.crypto.digest import blake3_digest, keccak
-from galaxylearning.messages.plan import Masking, Plan
-from galaxylearning.messages.terms import Column, Schema, Windows
+from galaxylearning.crypto.digest import keccak
 from galaxylearning.nodes import evaluator as evaluators
 from galaxylearning.nodes.data_owner import DataOwnerNode
 from galaxylearning.nodes.evaluator import EvaluatorNode
 from galaxylearning.nodes.relayer import RelayerNode
 from galaxylearning.nodes.site import Progress, Site
-from galaxylearning.ports import Journal, OfferedDataset
+from galaxylearning.ports import Journal
 from galaxylearning.protocol.consent import OwnerPolicy
-from galaxylearning.protocol.job import CompiledJob, Job, Price, compile_job
-from galaxylearning.protocol.matching import DatasetColumn
-from galaxylearning.protocol.rows import encode_rows
+from galaxylearning.protocol.job import CompiledJob
 from galaxylearning.sandbox import ThreadTrainer
 from galaxylearning.simulation.stage import STAKE, SUPPLY, sealing_key, signer
 from galaxylearning.storage.blobs import MemoryBlobStore
@@ -48,83 +42,21 @@ GAS_MONEY_WEI: Final = 10**20
 WINDOW_S: Final = 1_000_000
 JOB_ID: Final = 1
 STAGGER_S: Final = 3.0
-_COLUMNS: Final = ("height", "width")
-_SCHEMA: Final = Schema(
-    features=tuple(Column(name, "number", unit="mm", mean=10.0, std=2.0) for name in _COLUMNS),
-    label=Column("kind", "category", classes=("round", "square")),
-)
 
 
 def compiled_job(*, is_masked: bool) -> CompiledJob:
     """A small network on two columns."""
-    torch.set_num_threads(1)
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        hidden = 256 if is_masked else 4
-        model = nn.Sequential(nn.Linear(2, hidden), nn.ReLU(), nn.Linear(hidden, 2))
-    plan = Plan(
-        rounds=2,
-        learning_rate=0.3,
-        steps=4,
-        batch_size=16,
-        clip_norm=2.0,
-        minimum_owners=len(OWNERS) if is_masked else 2,
-        maximum_owners=len(OWNERS),
+    plan = msgspec.structs.replace(
+        things.PLAN, minimum_owners=len(OWNERS) if is_masked else 2, maximum_owners=len(OWNERS)
     )
-    masking = Masking(threshold=2, faulty=1, minimum_sum=3, twin_projections=9) if is_masked else None
-    job = Job(
-        title="Kinds of things",
-        model=model,
-        loss="cross_entropy",
-        schema=_SCHEMA,
+    privacy: dict[str, Any] = {"privacy": "masked", "masking": things.MASKING} if is_masked else {}
+    return things.compiled_job(
+        things.MASKED_HIDDEN if is_masked else things.HIDDEN,
+        test_seed=things.seed_of("test"),
         plan=plan,
-        price=Price(bounty="1000", target_gain=0.8),
-        test_data="",
-        windows=Windows(WINDOW_S, WINDOW_S, WINDOW_S, WINDOW_S, WINDOW_S, WINDOW_S, 30 * 86_400),
-        seed=1,
-        privacy="masked" if is_masked else "sealed",
-        masking=masking,
+        windows=things.windows(WINDOW_S),
+        **privacy,
     )
-    return compile_job(job, encode_rows(_SCHEMA, _clouds("test", 160)))
-
-
-def _clouds(name: str, rows: int) -> Mapping[str, NDArray[Any]]:
-    """Heights and widths in millimetres of two kinds of things; always the same for a name."""
-    rng = np.random.default_rng(int.from_bytes(keccak(name.encode())[:4]))
-    kinds = rng.integers(0, 2, rows)
-    kinds[:2] = 0, 1
-    centres = np.where(kinds == 1, 11.5, 8.5)
-    found: dict[str, NDArray[Any]] = {column: centres + rng.normal(0, 1.5, rows) for column in _COLUMNS}
-    found["kind"] = np.array(["round", "square"], dtype=object)[kinds]
-    return found
-
-
-class Shelf:
-    """One data set."""
-
-    def __init__(self, name: str) -> None:
-        self._columns = _clouds(name, 48)
-        described = [*_SCHEMA.features, _SCHEMA.label]
-        self._offer = OfferedDataset(
-            name="things",
-            commitment=blake3_digest(name.encode()),
-            schema_digest=blake3_digest(b"things"),
-            n_rows=48,
-            columns=tuple(
-                DatasetColumn(c.name, c.kind, c.unit, c.minimum, c.maximum, c.classes) for c in described
-            ),
-        )
-
-    def offered(self) -> Sequence[OfferedDataset]:
-        """The one there is."""
-        return (self._offer,)
-
-    def columns(self, _name: str) -> Mapping[str, NDArray[Any]]:
-        """Its columns."""
-        return self._columns
-
-    def record_use(self, name: str, job_id: int, round_index: int) -> None:
-        """Nobody counts."""
 
 
 @contextmanager
@@ -251,7 +183,7 @@ class Cast:
             self.nodes[name] = DataOwnerNode(
                 site,
                 sealing_key(name),
-                shelf=Shelf(name),
+                shelf=things.MemoryShelf(name, things.SCHEMA, things.clouds(48, seed=things.seed_of(name))),
                 trainer=ThreadTrainer(),
                 policy=lambda: policy,
                 jobs=frozenset([JOB_ID]),

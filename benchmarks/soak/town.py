@@ -12,17 +12,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
-from benchmarks.faults.oracle import COLUMNS, DATASET, SCHEMA, clouds
 from benchmarks.faults.scenario import CALM, NEVER, RATES
 from benchmarks.soak import cast
+from benchmarks.things import COLUMNS, DATASET, clouds, compiled_job, windows
 from torch import nn
 
 from galaxylearning.chain.embedded import EmbeddedChain
 from galaxylearning.chain.evm import connect
 from galaxylearning.crypto.digest import keccak
 from galaxylearning.messages.plan import Plan
-from galaxylearning.messages.terms import Windows
 from galaxylearning.nodes import evaluator as evaluators
 from galaxylearning.nodes.data_owner import DataOwnerNode
 from galaxylearning.nodes.evaluator import EvaluatorNode
@@ -30,8 +28,7 @@ from galaxylearning.nodes.relayer import RelayerNode
 from galaxylearning.nodes.site import Site
 from galaxylearning.ports import Journal, Ledger
 from galaxylearning.protocol.consent import OwnerPolicy
-from galaxylearning.protocol.job import CompiledJob, Job, Price, compile_job
-from galaxylearning.protocol.rows import encode_rows
+from galaxylearning.protocol.job import CompiledJob, Price
 from galaxylearning.simulation import stage
 from galaxylearning.simulation.faults import Fault, FaultSource, Weather, chance
 from galaxylearning.simulation.faulty_ports import (
@@ -53,7 +50,6 @@ POLL_S: Final = 30.0
 STAGGER_S: Final = 10 * POLL_S
 """So that whoever faults hold up for some polls is waited for: with a liar among five, four are too few."""
 WINDOW_S: Final = 900
-WINDOWS: Final = Windows(WINDOW_S, WINDOW_S, WINDOW_S, WINDOW_S, WINDOW_S, WINDOW_S, 30 * 86_400)
 ROUNDS: Final = 2
 ROWS, TEST_ROWS = 200, 64
 HIDDEN_UNITS: Final = {"sealed": 8, "masked": 80}
@@ -69,11 +65,6 @@ sealing_key = cache(stage.sealing_key)
 @cache
 def compiled(privacy: str) -> CompiledJob:
     """The job that is posted again and again."""
-    torch.set_num_threads(1)
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        width = HIDDEN_UNITS[privacy]
-        model = nn.Sequential(nn.Linear(2, width), nn.Tanh(), nn.Linear(width, 2))
     plan = Plan(
         rounds=ROUNDS,
         learning_rate=0.3,
@@ -83,18 +74,15 @@ def compiled(privacy: str) -> CompiledJob:
         minimum_owners=6,
         maximum_owners=len(cast.OWNERS),
     )
-    job = Job(
-        title="Kinds of things",
-        model=model,
-        loss="cross_entropy",
-        schema=SCHEMA,
+    return compiled_job(
+        HIDDEN_UNITS[privacy],
+        activation=nn.Tanh,
+        test_rows=TEST_ROWS,
         plan=plan,
         price=Price(bounty="1000", target_gain=0.8, fee_per_seat="10", seat_stake="1"),
-        test_data="",
-        windows=WINDOWS,
+        windows=windows(WINDOW_S),
         privacy=privacy,
     )
-    return compile_job(job, encode_rows(SCHEMA, clouds(TEST_ROWS, seed=0)))
 
 
 def job_of(seed: int, privacy: str) -> CompiledJob:

@@ -11,7 +11,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,27 +19,21 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import msgspec
-import numpy as np
 import pytest
-import torch
-from torch import nn
+from benchmarks.things import COLUMNS, MASKED_HIDDEN, MASKING, PLAN, clouds, compiled_job, seed_of
 
 from galaxylearning.chain.deployment import Deployment
 from galaxylearning.chain.embedded import EmbeddedChain
 from galaxylearning.chain.evm import connect
 from galaxylearning.cli import main as galaxy
-from galaxylearning.crypto.digest import keccak
 from galaxylearning.crypto.seal import SealingKey
-from galaxylearning.messages.plan import Masking, Plan
-from galaxylearning.messages.terms import Column, Schema, Windows
 from galaxylearning.nodes.auditor import AuditReport
 from galaxylearning.nodes.data_owner import DataOwnerNode
 from galaxylearning.nodes.site import Site
 from galaxylearning.ports import Call, Trainer
 from galaxylearning.protocol.consent import OwnerPolicy
-from galaxylearning.protocol.job import CompiledJob, Job, Price, compile_job
+from galaxylearning.protocol.job import CompiledJob
 from galaxylearning.protocol.machine import JobState, Phase
-from galaxylearning.protocol.rows import encode_rows
 from galaxylearning.sandbox import ThreadTrainer
 from galaxylearning.simulation import stage as stages
 from galaxylearning.simulation.stage import (
@@ -54,6 +48,7 @@ from galaxylearning.storage.blobs import MemoryBlobStore
 from galaxylearning.storage.datasets import DatasetCatalog
 from galaxylearning.storage.shelf import CatalogueShelf
 from galaxylearning.units import Address
+from machines import PASSPHRASE, Machines
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,14 +56,6 @@ if TYPE_CHECKING:
 WINDOW_S = 600
 MASKED_EVALUATORS = tuple(f"evaluator-{number}" for number in range(1, 6))
 OWNERS = ("north", "east", "south", "west")
-COLUMNS = ("height", "width")
-SCHEMA = Schema(
-    features=tuple(Column(name, "number", unit="mm", mean=10.0, std=2.0) for name in COLUMNS),
-    label=Column("kind", "category", classes=("round", "square")),
-)
-PLAN = Plan(
-    rounds=2, learning_rate=0.3, steps=4, batch_size=16, clip_norm=2.0, minimum_owners=2, maximum_owners=4
-)
 
 
 @dataclass(frozen=True)
@@ -221,20 +208,9 @@ class Town:
             yield made
 
 
-def clouds(rows: int, *, seed: int) -> Mapping[str, NDArray[Any]]:
-    """Heights and widths in millimetres of two kinds of things."""
-    rng = np.random.default_rng(seed)
-    kinds = rng.integers(0, 2, rows)
-    kinds[:2] = 0, 1
-    centres = np.where(kinds == 1, 11.5, 8.5)
-    found: dict[str, NDArray[Any]] = {name: centres + rng.normal(0, 1.5, rows) for name in COLUMNS}
-    found["kind"] = np.array(["round", "square"], dtype=object)[kinds]
-    return found
-
-
 def records_of(name: str, rows: int) -> Mapping[str, NDArray[Any]]:
     """What a data owner has: always the same for the same name."""
-    return clouds(rows, seed=int.from_bytes(keccak(name.encode())[:4]))
+    return clouds(rows, seed=seed_of(name))
 
 
 def write_csv(path: Path, data: Mapping[str, NDArray[Any]], columns: Sequence[str]) -> None:
@@ -244,28 +220,6 @@ def write_csv(path: Path, data: Mapping[str, NDArray[Any]], columns: Sequence[st
         writer.writerow([*columns, "kind"])
         for values in zip(*(data[name] for name in COLUMNS), data["kind"], strict=True):
             writer.writerow([*(repr(float(value)) for value in values[:-1]), values[-1]])
-
-
-def compiled_job(hidden: int = 4, **changes: Any) -> CompiledJob:
-    """A small network on two columns, priced so that the bounty is not spent to the end."""
-    torch.set_num_threads(1)
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        model = nn.Sequential(nn.Linear(2, hidden), nn.ReLU(), nn.Linear(hidden, 2))
-    windows = Windows(WINDOW_S, WINDOW_S, WINDOW_S, WINDOW_S, WINDOW_S, WINDOW_S, 30 * 86_400)
-    job = Job(
-        title="Kinds of things",
-        model=model,
-        loss="cross_entropy",
-        schema=SCHEMA,
-        plan=PLAN,
-        price=Price(bounty="1000", target_gain=0.8),
-        test_data="",
-        windows=windows,
-        seed=1,
-        privacy="sealed",
-    )
-    return compile_job(replace(job, **changes), encode_rows(SCHEMA, clouds(160, seed=0)))
 
 
 async def _found(folder: Path, seats: tuple[str, ...]) -> Deployment:
@@ -289,8 +243,7 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Town:
 def masked_town(tmp_path_factory: pytest.TempPathFactory) -> Town:
     """The same with five evaluators and a masked job, its model large enough for it."""
     plan = msgspec.structs.replace(PLAN, minimum_owners=3)
-    masking = Masking(threshold=2, faulty=1, minimum_sum=3, twin_projections=9)
-    compiled = compiled_job(256, plan=plan, privacy="masked", masking=masking)
+    compiled = compiled_job(MASKED_HIDDEN, plan=plan, privacy="masked", masking=MASKING)
     return built_town(tmp_path_factory.mktemp("masked-town"), compiled, MASKED_EVALUATORS)
 
 
@@ -316,6 +269,15 @@ def masked(masked_town: Town, tmp_path_factory: pytest.TempPathFactory) -> Outco
             return await stage.outcome()
 
     return anyio.run(main)
+
+
+@pytest.fixture
+def machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machines]:
+    """Processes of ``galaxy``, which end with the test."""
+    monkeypatch.setenv("GALAXY_PASSPHRASE", PASSPHRASE)
+    found = Machines(tmp_path)
+    yield found
+    found.close()
 
 
 @dataclass(frozen=True)

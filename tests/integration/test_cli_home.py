@@ -20,21 +20,9 @@ from galaxylearning.cli.owner import own_credential, watched_policy
 from galaxylearning.config import Home
 from galaxylearning.nodes.site import Progress, registry_topic
 from galaxylearning.protocol.consent import OwnerPolicy
+from machines import galaxy
 
 EVALUATORS = ("e1", "e2", "e3")
-
-
-def galaxy(*arguments: object, code: int = 0) -> str:
-    """Type a command; its standard output (its standard error where it should fail)."""
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        pytest.raises(SystemExit) as stopped,
-    ):
-        main([str(argument) for argument in arguments])
-    assert stopped.value.code == code, err.getvalue() + out.getvalue()
-    return err.getvalue() if code else out.getvalue()
 
 
 def asked(*arguments: object) -> Any:

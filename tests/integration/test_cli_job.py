@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
-import pytest
 from safetensors.numpy import load
 
 from galaxylearning import bootstrap
@@ -23,40 +21,10 @@ from galaxylearning.nodes.relayer import RelayerNode
 from galaxylearning.nodes.site import ChainView, keep_going
 from galaxylearning.storage.journal import MemoryJournal
 from galaxylearning.storage.keystore import KeyStore
-from machines import PASSPHRASE, PATIENCE_S, Machines, galaxy, in_a_hurry
+from machines import PASSPHRASE, PATIENCE_S, Machines, galaxy, in_a_hurry, split_rows, write_job
 
 EVALUATORS = ("e1", "e2", "e3")
 OWNERS = ("north", "east", "south")
-
-
-@pytest.fixture
-def machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machines]:
-    monkeypatch.setenv("GALAXY_PASSPHRASE", PASSPHRASE)
-    found = Machines(tmp_path)
-    yield found
-    found.close()
-
-
-def write_job(folder: Path) -> Path:
-    """The template as ``galaxy new`` writes it, for two data owners and two rounds."""
-    galaxy("new", folder)
-    file = folder / "job.py"
-    text = file.read_text()
-    for old, new in (("rounds=5", "rounds=2"),):
-        assert old in text
-        text = text.replace(old, new)
-    file.write_text(text)
-    return file
-
-
-def split_rows(file: Path, folder: Path) -> list[Path]:
-    """One data owner's file as two."""
-    header, *rows = file.read_text().splitlines()
-    found = []
-    for name, part in zip(OWNERS, (rows[::3], rows[1::3], rows[2::3]), strict=True):
-        found.append(folder / f"{name}.csv")
-        found[-1].write_text("\n".join([header, *part]) + "\n")
-    return found
 
 
 def relay_registrations(home: Path, name: str, wanted: int) -> None:
@@ -110,7 +78,7 @@ def test_a_job_from_the_template_to_the_last_payment(machines: Machines, tmp_pat
         galaxy("evaluator", "register", "--stake", "60", "--home", tmp_path / name)
 
     # The requester: check, then post in a process of its own.
-    file = write_job(tmp_path / "my-job")
+    file = write_job(tmp_path / "my-job", ("rounds=5", "rounds=2"))
     checked = json.loads(galaxy("job", "check", file, "--format", "json"))
     assert checked["runs"]["parameters"] == 3 * 128 + 128 + 128 * 2 + 2
     assert checked["trial"]["suggested_target_gain"] > 0.05
@@ -127,7 +95,7 @@ def test_a_job_from_the_template_to_the_last_payment(machines: Machines, tmp_pat
     assert machines.first_line("watch")["phase"] == "enrolling"
 
     # Three data owners: describe, match, accept, run.
-    for name, rows in zip(OWNERS, split_rows(tmp_path / "my-job" / "owner.csv", tmp_path), strict=True):
+    for name, rows in zip(OWNERS, split_rows(tmp_path / "my-job" / "owner.csv", OWNERS), strict=True):
         home = tmp_path / name
         galaxy("data", "add", rows, "--label", "diagnosis", "--name", "patients", "--home", home)
         matched = json.loads(galaxy("data", "match", "patients", 1, "--home", home, "--format", "json"))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from benchmarks.reorgs.anvil import running_anvil
 
-from machines import PASSPHRASE, PATIENCE_S, Machines, galaxy, in_a_hurry
+from machines import PATIENCE_S, Machines, galaxy, in_a_hurry, split_rows, write_job
 
 EVALUATORS = ("e1", "e2", "e3")
 OWNERS = ("north", "east", "south", "west")
@@ -19,38 +18,6 @@ WINDOWS = (
     "windows=gl.Windows(enrol_s=120, round_s=30, anchor_s=90, commit_s=60, reveal_s=60, settle_s=90, "
     "claim_s=86_400),"
 )
-
-
-@pytest.fixture
-def machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machines]:
-    monkeypatch.setenv("GALAXY_PASSPHRASE", PASSPHRASE)
-    found = Machines(tmp_path)
-    yield found
-    found.close()
-
-
-def write_job(folder: Path) -> Path:
-    galaxy("new", folder)
-    file = folder / "job.py"
-    text = file.read_text()
-    for old, new in (
-        ("rounds=5", "rounds=2"),
-        ("minimum_owners=3, maximum_owners=3", "minimum_owners=3, maximum_owners=4"),
-        ("    price=gl.Price", f"    {WINDOWS}\n    price=gl.Price"),
-    ):
-        assert old in text
-        text = text.replace(old, new)
-    file.write_text(text)
-    return file
-
-
-def rows_of(file: Path, folder: Path) -> list[Path]:
-    header, *rows = file.read_text().splitlines()
-    found = []
-    for number, name in enumerate(OWNERS):
-        found.append(folder / f"{name}.csv")
-        found[-1].write_text("\n".join([header, *rows[number :: len(OWNERS)]]) + "\n")
-    return found
 
 
 def wait_for(holds: Callable[[], bool], what: str) -> None:
@@ -85,13 +52,18 @@ def test_a_job_survives_kill_9_and_a_data_owner_that_never_comes_back(
             else:
                 machines.start(name, "owner", "run", "--job", 1, "--home", tmp_path / name)
 
-        file = write_job(tmp_path / "my-job")
+        file = write_job(
+            tmp_path / "my-job",
+            ("rounds=5", "rounds=2"),
+            ("minimum_owners=3, maximum_owners=3", "minimum_owners=3, maximum_owners=4"),
+            ("    price=gl.Price", f"    {WINDOWS}\n    price=gl.Price"),
+        )
         requester = ("--home", tmp_path / "requester")
         seats = galaxy("evaluator", "list", "--addresses", *requester).strip()
         for name in EVALUATORS:
             run(name)
         galaxy("job", "post", file, "--evaluators", seats, *requester)
-        for name, rows in zip(OWNERS, rows_of(tmp_path / "my-job" / "owner.csv", tmp_path), strict=True):
+        for name, rows in zip(OWNERS, split_rows(tmp_path / "my-job" / "owner.csv", OWNERS), strict=True):
             home = ("--home", tmp_path / name)
             galaxy("data", "add", rows, "--label", "diagnosis", "--name", "patients", *home)
             galaxy("job", "accept", 1, *home)

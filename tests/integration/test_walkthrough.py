@@ -14,12 +14,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
 from safetensors.numpy import load
 
-from galaxylearning import bootstrap
-from galaxylearning.config import Home
+from machines import in_a_hurry
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "walkthrough.md"
@@ -128,12 +126,6 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     found.close()
 
 
-def look_around_often(home: Path) -> None:
-    """The defaults wait half a second between looks; a test has no such patience."""
-    settings = bootstrap.load_settings(Home(home))
-    bootstrap.save_settings(Home(home), msgspec.structs.replace(settings, poll_ms=150, stagger_ms=600))
-
-
 def test_the_page_leads_to_a_paid_and_audited_job(desk: Desk, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "examples" / "tumours", tmp_path / "examples" / "tumours")
     ports = free_ports(len(PORTS))
@@ -153,7 +145,7 @@ def test_the_page_leads_to_a_paid_and_audited_job(desk: Desk, tmp_path: Path) ->
         said.append(desk.type(commands))
         for settings in tmp_path.glob("*/galaxy.json"):
             if settings.parent.name != "market":
-                look_around_often(settings.parent)
+                in_a_hurry(settings.parent)
 
     assert len(desk.terminals) == 8
     assert said[-1].count("Verdict: ok") == 2, said[-1]

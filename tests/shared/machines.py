@@ -10,6 +10,7 @@ import select
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,3 +94,25 @@ def in_a_hurry(home: Path) -> None:
     """Look around often, and take turns quickly."""
     settings = bootstrap.load_settings(Home(home))
     bootstrap.save_settings(Home(home), msgspec.structs.replace(settings, poll_ms=150, stagger_ms=600))
+
+
+def write_job(folder: Path, *changes: tuple[str, str]) -> Path:
+    """The template as ``galaxy new`` writes it, with each first text of a pair made the second."""
+    galaxy("new", folder)
+    file = folder / "job.py"
+    text = file.read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    file.write_text(text)
+    return file
+
+
+def split_rows(file: Path, names: Sequence[str]) -> list[Path]:
+    """One data owner's file dealt out to several, in the folder above it."""
+    header, *rows = file.read_text().splitlines()
+    found = []
+    for number, name in enumerate(names):
+        found.append(file.parents[1] / f"{name}.csv")
+        found[-1].write_text("\n".join([header, *rows[number :: len(names)]]) + "\n")
+    return found

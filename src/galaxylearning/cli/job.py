@@ -20,7 +20,7 @@ from galaxylearning.cli.options import (
     JobArgument,
 )
 from galaxylearning.config import Home
-from galaxylearning.errors import ConfigRefused, GalaxyError, JobRefused
+from galaxylearning.errors import ConfigRefused, GalaxyError
 
 if TYPE_CHECKING:
     from galaxylearning.nodes.requester import PostedJob
@@ -83,7 +83,6 @@ def post(
     from galaxylearning.cli.keys import address_named, load_identity
     from galaxylearning.cli.running import posting_site
     from galaxylearning.nodes import requester
-    from galaxylearning.ports import Call
     from galaxylearning.protocol import calls
 
     place = Home(home)
@@ -97,13 +96,8 @@ def post(
 
     async def run() -> PostedJob:
         async with posting_site(place, chain, signer, f"requester-{name}") as site:
-            owned = int(await site.ledger.read(Call("token", "balanceOf", (signer.address,))))
-            if owned < needed and not site.journal.steps("post/"):  # else its escrow may be paid already
-                raise JobRefused(
-                    f"the account owns {output.tokens(owned)} tokens; bounty and fees are "
-                    f"{output.tokens(needed)}",
-                    where="escrow",
-                )
+            if not site.journal.steps("post/"):  # else its escrow may be paid already
+                await requester.require_tokens(site, needed)
             return await requester.post(site, compiled, evaluators=seats, sealing_key=sealing)
 
     posted = anyio.run(run)

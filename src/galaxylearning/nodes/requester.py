@@ -71,11 +71,14 @@ async def post(
         )
 
     contract = site.ledger.address_of("jobs").lower()
-    draft = blake3_digest(encode_terms(terms_with(ZERO_DIGEST, ZERO_DIGEST))).hex()
+    draft_terms = terms_with(ZERO_DIGEST, ZERO_DIGEST)
+    draft = blake3_digest(encode_terms(draft_terms)).hex()
     topic = f"terms/{site.address.lower()}"
     for number in count():
         step = f"post/{site.ledger.chain_id}/{contract}/{draft}/{number}"
         is_resumed = len(site.journal.steps(f"{step}/")) > 0
+        if not is_resumed:  # else the escrow may be paid already
+            await require_tokens(site, calls.escrow(draft_terms))
         blobs = []
         for kind, plaintext in (("initial-model", compiled.model_bytes), ("test-set", test)):
             context = SealContext(
@@ -100,7 +103,6 @@ async def post(
     view = ChainView(site.ledger, site.blobs)
     await view.refresh()
     before = _jobs_under(view, terms)
-    await _require_tokens(site, calls.escrow(terms))
     receipt = await site.submit_spending(calls.escrow(terms), calls.post_job(terms))
     for event in receipt.events:
         if event.name == "JobPosted":
@@ -120,10 +122,11 @@ async def _final_job_id(
     async def turn() -> bool:
         nonlocal is_told
         await view.refresh()
-        if not _jobs_under(view, terms) > before and not is_told:
+        is_final = _jobs_under(view, terms) > before
+        if not is_final and not is_told:
             is_told = True
             site.report(Progress(provisional, "requester", "posted, waiting until that is final"))
-        return _jobs_under(view, terms) > before
+        return is_final
 
     await keep_going(site, turn)
     return max(_jobs_under(view, terms) - before)
@@ -143,14 +146,17 @@ async def _on_chain(site: Site, terms: Terms) -> tuple[int, bool] | None:
     """The job with these terms and whether it is over; no two postings have the same sealed blobs."""
     view = ChainView(site.ledger, site.blobs)
     await view.refresh()
-    for job_id in view.job_ids:
-        first = view.events_of(job_id)[0]
-        if isinstance(first, ev.JobPosted) and first.terms_digest == terms.digest:
-            return job_id, (await view.state(job_id)).phase in (Phase.SETTLED, Phase.ABORTED)
+    for job_id in _jobs_under(view, terms):
+        return job_id, (await view.state(job_id)).phase in (Phase.SETTLED, Phase.ABORTED)
     return None
 
 
-async def _require_tokens(site: Site, needed: int) -> None:
+async def require_tokens(site: Site, needed: int) -> None:
+    """Nothing is sealed or sent for an escrow that cannot be paid.
+
+    Raises:
+        JobRefused: the account owns fewer than ``needed`` smallest units.
+    """
     owned = int(await site.ledger.read(Call("token", "balanceOf", (site.address,))))
     if owned < needed:
         shown, wanted = (format(Decimal(units).scaleb(-TOKEN_DECIMALS), "f") for units in (owned, needed))

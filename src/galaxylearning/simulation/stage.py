@@ -7,7 +7,7 @@ always gives the same job.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -272,8 +272,3 @@ async def publish_keys(blobs: BlobStore, seats: tuple[str, ...] = EVALUATORS) ->
     """Put the evaluators' public sealing keys where everybody finds them."""
     for name in seats:
         await blobs.put(sealing_key(name).public, topic="keys")
-
-
-def names_of(stage: Stage) -> Mapping[Address, str]:
-    """Who on stage has which account."""
-    return {signer(name).address: name for name in stage.nodes}
