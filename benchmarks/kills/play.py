@@ -49,10 +49,11 @@ from galaxylearning.errors import GalaxyError
 from galaxylearning.nodes import evaluator as evaluators
 from galaxylearning.nodes import requester
 from galaxylearning.nodes.auditor import Auditor
+from galaxylearning.nodes.chain_view import ChainView
 from galaxylearning.nodes.data_owner import DataOwnerNode
 from galaxylearning.nodes.evaluator import EvaluatorNode
 from galaxylearning.nodes.relayer import RelayerNode
-from galaxylearning.nodes.site import ChainView, Site, is_passing
+from galaxylearning.nodes.site import Site, is_passing
 from galaxylearning.ports import Call, Event
 from galaxylearning.protocol.consent import OwnerPolicy
 from galaxylearning.sandbox.thread import ThreadTrainer

@@ -24,10 +24,11 @@ from galaxylearning.errors import QuorumMissing
 from galaxylearning.graph import weights_size
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import requester
+from galaxylearning.nodes.chain_view import ChainView
 from galaxylearning.nodes.data_owner import DataOwnerNode
 from galaxylearning.nodes.evaluator import EvaluatorNode
 from galaxylearning.nodes.relayer import RelayerNode
-from galaxylearning.nodes.site import ChainView, Progress, Site
+from galaxylearning.nodes.site import Progress, Site
 from galaxylearning.protocol.consent import OwnerPolicy
 from galaxylearning.protocol.hidden_set import HiddenSet, Rows
 from galaxylearning.protocol.job import CompiledJob

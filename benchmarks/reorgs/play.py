@@ -18,7 +18,8 @@ from galaxylearning.chain.evm import Following
 from galaxylearning.errors import FinalityBroken, GalaxyError, LedgerUnreachable
 from galaxylearning.nodes import requester
 from galaxylearning.nodes.auditor import Auditor
-from galaxylearning.nodes.site import ChainView, is_passing
+from galaxylearning.nodes.chain_view import ChainView
+from galaxylearning.nodes.site import is_passing
 from galaxylearning.ports import Call
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.events import Phase

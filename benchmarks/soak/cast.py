@@ -17,10 +17,10 @@ from galaxylearning.messages import typed
 from galaxylearning.messages.records import MaskedBody, ScoreTable, SignedUpdate, decode, encode
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
+from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.data_owner import DataOwnerNode
 from galaxylearning.nodes.evaluator import EvaluatorNode, SeatedJob
 from galaxylearning.nodes.member import Member
-from galaxylearning.nodes.site import Board
 from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.rounds import Rows, training_seed
 from galaxylearning.protocol.updates import train_for_owner

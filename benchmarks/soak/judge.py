@@ -11,7 +11,7 @@ from galaxylearning.errors import GalaxyError
 from galaxylearning.messages.records import MAX_TABLE_BYTES, ScoreTable, decode
 from galaxylearning.nodes import requester
 from galaxylearning.nodes.auditor import Auditor
-from galaxylearning.nodes.site import ChainView
+from galaxylearning.nodes.chain_view import ChainView
 from galaxylearning.ports import Call
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.machine import JobState, Phase

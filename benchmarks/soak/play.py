@@ -16,7 +16,7 @@ from benchmarks.soak.town import ROUNDS, WINDOW_S, Town, job_of, open_town, seal
 
 from galaxylearning.errors import GalaxyError
 from galaxylearning.nodes import requester
-from galaxylearning.nodes.site import ChainView
+from galaxylearning.nodes.chain_view import ChainView
 from galaxylearning.simulation.faults import LATE_S, Fault
 from galaxylearning.simulation.virtual_time import VirtualLoop
 

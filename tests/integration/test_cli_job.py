@@ -17,8 +17,9 @@ from galaxylearning import bootstrap
 from galaxylearning.chain.signer import KeySigner
 from galaxylearning.chain.transport import Transport
 from galaxylearning.config import Home
+from galaxylearning.nodes.chain_view import ChainView
 from galaxylearning.nodes.relayer import RelayerNode
-from galaxylearning.nodes.site import ChainView, keep_going
+from galaxylearning.nodes.site import keep_going
 from galaxylearning.storage.journal import MemoryJournal
 from galaxylearning.storage.keystore import KeyStore
 from machines import PASSPHRASE, PATIENCE_S, Machines, galaxy, in_a_hurry, split_rows, write_job

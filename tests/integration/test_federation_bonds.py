@@ -12,8 +12,8 @@ import pytest
 from galaxylearning.errors import TransactionReverted
 from galaxylearning.messages import typed
 from galaxylearning.messages.records import SignedUpdate
+from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.data_owner import DataOwnerNode
-from galaxylearning.nodes.site import Board
 from galaxylearning.protocol import calls
 from galaxylearning.protocol.job import Price
 from galaxylearning.protocol.machine import JobState, Phase

@@ -26,8 +26,8 @@ from galaxylearning.messages.records import (
     SignedUpdate,
 )
 from galaxylearning.nodes import requester
+from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.data_owner import DataOwnerNode
-from galaxylearning.nodes.site import Board
 from galaxylearning.ports import BlobStore
 from galaxylearning.protocol import calls
 from galaxylearning.protocol import events as ev

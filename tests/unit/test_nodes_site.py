@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from galaxylearning.errors import MessageRefused
-from galaxylearning.nodes.site import ChainView
+from galaxylearning.nodes.chain_view import ChainView
 from galaxylearning.ports import Block, ChainLog, Event
 from galaxylearning.storage.blobs import MemoryBlobStore
 from galaxylearning.units import Address, Digest

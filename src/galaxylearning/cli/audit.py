@@ -62,7 +62,7 @@ async def audit_home(
     from galaxylearning import bootstrap
     from galaxylearning.chain.evm import KeySigner
     from galaxylearning.cli.keys import blob_signer
-    from galaxylearning.nodes.site import ChainView
+    from galaxylearning.nodes.chain_view import ChainView
     from galaxylearning.protocol.scoring import reference_values
     from galaxylearning.storage.journal import MemoryJournal
 

@@ -219,7 +219,7 @@ def match(
     """
     from galaxylearning import bootstrap
     from galaxylearning.cli.keys import blob_signer
-    from galaxylearning.nodes.site import ChainView
+    from galaxylearning.nodes.chain_view import ChainView
     from galaxylearning.protocol.matching import match_schema
     from galaxylearning.storage.shelf import offered_dataset
 

@@ -123,7 +123,7 @@ def list_(
     Example: galaxy job list --format json
     """
     from galaxylearning.cli.running import reading_site
-    from galaxylearning.nodes.site import ChainView
+    from galaxylearning.nodes.chain_view import ChainView
 
     async def run() -> list[dict[str, Any]]:
         async with reading_site(Home(home), chain) as site:
@@ -223,7 +223,8 @@ def watch(
     """
     from galaxylearning.cli import job_facts
     from galaxylearning.cli.running import reading_site
-    from galaxylearning.nodes.site import ChainView, keep_going
+    from galaxylearning.nodes.chain_view import ChainView
+    from galaxylearning.nodes.site import keep_going
 
     told: dict[str, Any] = {}
 
@@ -271,8 +272,8 @@ def parties(
     Example: galaxy job parties 1
     """
     from galaxylearning.cli.running import reading_site
+    from galaxylearning.nodes.chain_view import ChainView
     from galaxylearning.nodes.parties import parties as read_parties
-    from galaxylearning.nodes.site import ChainView
 
     async def run() -> list[dict[str, str]]:
         async with reading_site(Home(home), chain) as site:

@@ -14,8 +14,9 @@ from galaxylearning.errors import JobRefused
 from galaxylearning.graph import Cost, ModelGraph, meter
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
+from galaxylearning.nodes.chain_view import ChainView
 from galaxylearning.nodes.relayer import settled_tree
-from galaxylearning.nodes.site import ChainView, Site
+from galaxylearning.nodes.site import Site
 from galaxylearning.protocol import calls
 from galaxylearning.protocol.consent import refusal
 from galaxylearning.protocol.machine import JobState, Phase

@@ -26,7 +26,9 @@ from galaxylearning.messages.records import (
     decode,
 )
 from galaxylearning.messages.terms import Terms
-from galaxylearning.nodes.site import Board, ChainView, Site
+from galaxylearning.nodes.board import Board
+from galaxylearning.nodes.chain_view import ChainView
+from galaxylearning.nodes.site import Site
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.cohort import (
     AcceptedUpdates,

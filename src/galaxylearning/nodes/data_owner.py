@@ -32,19 +32,11 @@ from galaxylearning.messages.records import (
 )
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
+from galaxylearning.nodes.board import Board
+from galaxylearning.nodes.chain_view import ChainView, ChainWatch
 from galaxylearning.nodes.presence import PresenceBoard
 from galaxylearning.nodes.privacy import PrivacyKeeper
-from galaxylearning.nodes.site import (
-    Board,
-    ChainView,
-    ChainWatch,
-    Progress,
-    Site,
-    is_fatal,
-    is_passing,
-    keep_going,
-    registry_topic,
-)
+from galaxylearning.nodes.site import Progress, Site, is_fatal, is_passing, keep_going, registry_topic
 from galaxylearning.ports import (
     Checkpoints,
     DatasetShelf,

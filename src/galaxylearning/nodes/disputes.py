@@ -17,7 +17,8 @@ from galaxylearning.messages.records import MaskedBody, SignedComplaint, verify
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
 from galaxylearning.nodes.asked import MaskedUpdates
-from galaxylearning.nodes.site import Board, Site
+from galaxylearning.nodes.board import Board
+from galaxylearning.nodes.site import Site
 from galaxylearning.secagg.complaint import check_complaint, is_certain
 from galaxylearning.secagg.opener import OpenedScalars
 from galaxylearning.secagg.plan import MaskingPlan

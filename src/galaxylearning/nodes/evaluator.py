@@ -29,26 +29,18 @@ from galaxylearning.messages.records import (
 )
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
+from galaxylearning.nodes.board import Board
+from galaxylearning.nodes.chain_view import ChainView, ChainWatch
 from galaxylearning.nodes.member import Member
 from galaxylearning.nodes.openings import Openings
-from galaxylearning.nodes.presence import Missing, PresenceBoard
 from galaxylearning.nodes.relayer import show_evidence
-from galaxylearning.nodes.site import (
-    Board,
-    ChainView,
-    ChainWatch,
-    Progress,
-    Site,
-    is_fatal,
-    is_passing,
-    keep_going,
-)
+from galaxylearning.nodes.round_watch import RoundWatch
+from galaxylearning.nodes.site import Progress, Site, is_fatal, is_passing, keep_going
 from galaxylearning.ports import Call
 from galaxylearning.protocol import calls, scoring
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.cohort import AcceptedUpdates, Cohort
 from galaxylearning.protocol.machine import JobState, Phase, due
-from galaxylearning.protocol.quorum import mass_share, patience_s
 from galaxylearning.protocol.rounds import JobComputation, RoundOutcome
 from galaxylearning.secagg.plan import MaskingPlan
 from galaxylearning.units import Address, Digest
@@ -132,8 +124,7 @@ class SeatedJob:
         self._computation: JobComputation | None = None
         self._cohort: Cohort | None = None
         self._openings: Openings | None = None
-        self.presence = PresenceBoard(node.site, self.board, terms, job_id)
-        self._told_missing: tuple[int, tuple[Address, ...]] | None = None
+        self._watch = RoundWatch(node.site, self.board, terms, job_id, self._report)
         self._accepted: dict[int, AcceptedUpdates] = {}
         self._since: dict[str, float] = {}
         self._posted: set[tuple[str, bytes]] = set()
@@ -205,7 +196,7 @@ class SeatedJob:
         )
         # Before the round is voted for: a bond goes back only after more votes and their transactions.
         await show_evidence(self.site, self.board, self.view, self._head, state.round_index)
-        if not await self._may_anchor(state, job, cohort, accepted):
+        if not await self._watch.may_close(state, job.outcomes, cohort, accepted, now=self.view.now):
             return
         name = f"round/{state.round_index}"
         anchor = typed.RoundAnchor(
@@ -227,38 +218,6 @@ class SeatedJob:
             if receipt is not None:
                 facts = {"round": state.round_index, "updates": accepted.count, "gas": receipt.gas_used}
                 self._report("round anchored", facts)
-
-    async def _may_anchor(
-        self, state: JobState, job: JobComputation, cohort: Cohort, accepted: AcceptedUpdates
-    ) -> bool:
-        """Whether the round is complete, or is not worth waiting for any longer; says who is missing.
-
-        A round with too few updates, or without enough of the mass of earlier rounds, stays open until the
-        anchor window ends: whoever comes late is still in. Then anybody may end the job.
-        """
-        present = frozenset(one.update.data_owner for one in accepted.updates)
-        is_due = _is_due(state, self.view.now, "anchorRound", accepted.count)
-        is_late = state.deadline is not None and self.view.now >= state.deadline
-        if len(present) == cohort.size or not (is_due or is_late):
-            return is_due
-        missing = await self.presence.missing(
-            state.round_index, cohort.data_owners, present, now=self.view.now
-        )
-        self._tell_missing(state, missing)
-        if mass_share(job.outcomes, cohort.data_owners, present) < self.terms.plan.minimum_mass:
-            return False
-        is_patient = state.deadline is not None and self.view.now < state.deadline + patience_s(
-            self.terms.windows
-        )
-        return is_due and not (is_patient and any(self.presence.is_alive(one) for one in missing))
-
-    def _tell_missing(self, state: JobState, missing: Sequence[Missing]) -> None:
-        key = (state.round_index, tuple(one.account for one in missing))
-        if self._told_missing != key:
-            self._told_missing = key
-            facts: dict[str, Any] = {"round": state.round_index}
-            facts.update((one.account, one.reason) for one in missing)
-            self._report("updates are missing", facts)
 
     async def _up_to_date(self, state: JobState) -> tuple[JobComputation, Cohort] | None:
         """The computation, advanced through every round that was anchored; None while answers are awaited."""

@@ -28,8 +28,9 @@ from galaxylearning.messages.records import (
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
 from galaxylearning.nodes.asked import Asked, MaskedUpdates, answer_kind
+from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.disputes import Dispute, complaints_topic
-from galaxylearning.nodes.site import Board, Site
+from galaxylearning.nodes.site import Site
 from galaxylearning.protocol.machine import JobState
 from galaxylearning.secagg.complaint import reveal_share
 from galaxylearning.secagg.member import (

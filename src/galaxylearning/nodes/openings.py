@@ -26,8 +26,10 @@ from galaxylearning.messages.records import (
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
 from galaxylearning.nodes.asked import RECORD_BYTES, Asked, MaskedUpdates, Phase, answer_kind, is_about
+from galaxylearning.nodes.board import Board
+from galaxylearning.nodes.chain_view import ChainView
 from galaxylearning.nodes.disputes import Disputes, Verdict
-from galaxylearning.nodes.site import Board, ChainView, Site
+from galaxylearning.nodes.site import Site
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.cohort import AcceptedUpdates, Cohort
 from galaxylearning.protocol.machine import JobState

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from galaxylearning.messages.records import SignedEnrolment, SignedOpening, SignedUpdate
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
+from galaxylearning.nodes.board import Board
+from galaxylearning.nodes.chain_view import ChainView
 from galaxylearning.nodes.presence import PresenceBoard
-from galaxylearning.nodes.site import Board, ChainView, Site
+from galaxylearning.nodes.site import Site
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.units import Address

@@ -16,7 +16,8 @@ from galaxylearning.errors import GalaxyError, MessageRefused, StorageError
 from galaxylearning.messages import typed
 from galaxylearning.messages.records import ACTIVITIES, SignedPresence, verify
 from galaxylearning.messages.terms import Terms
-from galaxylearning.nodes.site import Board, Site
+from galaxylearning.nodes.board import Board
+from galaxylearning.nodes.site import Site
 from galaxylearning.units import Address
 
 SIGNS_A_ROUND: Final = 40

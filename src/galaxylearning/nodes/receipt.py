@@ -11,8 +11,10 @@ from galaxylearning.errors import AuditFailed, JobRefused
 from galaxylearning.messages.records import ScoreTable
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
+from galaxylearning.nodes.board import Board
+from galaxylearning.nodes.chain_view import ChainView
 from galaxylearning.nodes.relayer import settled_tree
-from galaxylearning.nodes.site import Board, ChainView, Site
+from galaxylearning.nodes.site import Site
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol import scoring
 from galaxylearning.protocol.machine import JobState, Phase

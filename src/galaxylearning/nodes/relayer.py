@@ -18,17 +18,9 @@ from galaxylearning.messages.records import (
     verify,
 )
 from galaxylearning.nodes import assembly
-from galaxylearning.nodes.site import (
-    Board,
-    ChainView,
-    ChainWatch,
-    Progress,
-    Site,
-    is_fatal,
-    is_passing,
-    keep_going,
-    registry_topic,
-)
+from galaxylearning.nodes.board import Board
+from galaxylearning.nodes.chain_view import ChainView, ChainWatch
+from galaxylearning.nodes.site import Progress, Site, is_fatal, is_passing, keep_going, registry_topic
 from galaxylearning.ports import Block, Receipt
 from galaxylearning.protocol import calls
 from galaxylearning.protocol.machine import JobState, Phase

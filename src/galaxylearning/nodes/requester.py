@@ -19,7 +19,9 @@ from galaxylearning.graph import weights_from_bytes, weights_size
 from galaxylearning.messages.records import MAX_LIST_BYTES, ModelRelease
 from galaxylearning.messages.terms import Terms, encode_terms
 from galaxylearning.nodes import assembly
-from galaxylearning.nodes.site import Board, ChainView, Progress, Site, keep_going
+from galaxylearning.nodes.board import Board
+from galaxylearning.nodes.chain_view import ChainView
+from galaxylearning.nodes.site import Progress, Site, keep_going
 from galaxylearning.ports import Call
 from galaxylearning.protocol import calls
 from galaxylearning.protocol import events as ev

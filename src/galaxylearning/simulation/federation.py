@@ -33,10 +33,11 @@ from galaxylearning.messages.records import MAX_TABLE_BYTES, ScoreTable, decode
 from galaxylearning.messages.terms import Column, Schema, Terms, Windows
 from galaxylearning.nodes import evaluator as evaluators
 from galaxylearning.nodes import requester
+from galaxylearning.nodes.chain_view import ChainView
 from galaxylearning.nodes.data_owner import DataOwnerNode
 from galaxylearning.nodes.evaluator import EvaluatorNode
 from galaxylearning.nodes.relayer import RelayerNode
-from galaxylearning.nodes.site import ChainView, Progress, Site
+from galaxylearning.nodes.site import Progress, Site
 from galaxylearning.ports import GraphFacts, Trainer
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.consent import OwnerPolicy

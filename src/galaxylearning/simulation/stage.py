@@ -27,9 +27,11 @@ from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import evaluator as evaluators
 from galaxylearning.nodes import requester
 from galaxylearning.nodes.auditor import Auditor, AuditReport
+from galaxylearning.nodes.board import Board
+from galaxylearning.nodes.chain_view import ChainView
 from galaxylearning.nodes.evaluator import EvaluatorNode
 from galaxylearning.nodes.relayer import RelayerNode
-from galaxylearning.nodes.site import Board, ChainView, Progress, Site, is_passing
+from galaxylearning.nodes.site import Progress, Site, is_passing
 from galaxylearning.ports import BlobStore, Call, Journal, Ledger
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.job import CompiledJob
