@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NewType, TypeAlias
+from typing import Final, NewType, TypeAlias
 
 Wei = NewType("Wei", int)
 """An amount of a token in its smallest unit. Money is always an ``int``."""
@@ -26,4 +26,13 @@ RoundIndex = NewType("RoundIndex", int)
 Entropy: TypeAlias = Callable[[int], bytes]
 """Source of secret randomness: ``entropy(n)`` gives n bytes. Never a statistical generator."""
 
+TOKEN_DECIMALS: Final = 18
+"""Of the token, and of the native coin."""
+
 ZERO_DIGEST = Digest(bytes(32))
+
+
+def in_tokens(units: int) -> str:
+    """An amount of smallest units, from 0, in whole tokens, exactly: ``1,030.5``."""
+    whole, part = divmod(units, 10**TOKEN_DECIMALS)
+    return f"{whole:,}" + (f".{part:0{TOKEN_DECIMALS}d}".rstrip("0") if part else "")

@@ -71,16 +71,15 @@ class SelectiveLiar(Member):
 
     async def _words(self, *given: Any) -> bytes | None:
         words = await super()._words(*given)
-        _, asked, updates, questions = given
+        _, asked, updates, _ = given
         if words is None or asked.phase is not Asking.GATE:
             return words
         if self.shows:
             for who in updates[0].owners:
                 message = typed.ShareComplaint(self.job_id, asked.round_index, who, Digest(b"\5" * 32))
                 await self._sign(complaints_topic(asked.round_index), SignedComplaint, message)
-        size = self.plan.scalars_bytes(1, questions[0].count)
-        flips = (np.arange(size) % 5 == 0).astype(np.uint8)
-        return bytes(np.frombuffer(words[:size], np.uint8) ^ flips) + words[size:]
+        # The lowest bit of a residue: it stays below its prime, or the answer would be malformed and unread.
+        return bytes([words[0] ^ 1]) + words[1:]
 
     async def complain(self, *_given: Any) -> None:
         """What it could show would speak against it."""

@@ -10,7 +10,6 @@ import typer
 
 from galaxylearning.cli import output
 from galaxylearning.cli.options import (
-    DECIMALS,
     DEFAULT_HOME,
     AsOption,
     ChainOption,
@@ -21,6 +20,7 @@ from galaxylearning.cli.options import (
 )
 from galaxylearning.config import Home
 from galaxylearning.errors import ConfigRefused, GalaxyError
+from galaxylearning.units import TOKEN_DECIMALS
 
 if TYPE_CHECKING:
     from galaxylearning.nodes.requester import PostedJob
@@ -90,7 +90,7 @@ def post(
     if len(set(seats)) != len(seats):
         raise ConfigRefused("one evaluator is named twice", where="--evaluators")
     compiled = compile_file(file)
-    price = compiled.job.price.in_units(seats[0], DECIMALS)
+    price = compiled.job.price.in_units(seats[0], TOKEN_DECIMALS)
     needed = int(price.bounty) + int(price.fee_per_seat) * len(seats)
     name, signer, sealing = load_identity(place, account)
 

@@ -8,15 +8,15 @@ import msgspec
 
 from galaxylearning.cli import job_facts, output
 from galaxylearning.cli.job_file import Trial
-from galaxylearning.cli.options import DECIMALS
 from galaxylearning.protocol.job import CompiledJob, smallest_units
+from galaxylearning.units import TOKEN_DECIMALS
 
 
 def checked(compiled: CompiledJob, seats: int, trial: Trial | None) -> dict[str, Any]:
     """All of it as plain values; ``escrow`` is for a committee of ``seats``."""
     job = compiled.job
     bounty, fee = (
-        smallest_units(getattr(job.price, name), DECIMALS, f"price.{name}")
+        smallest_units(getattr(job.price, name), TOKEN_DECIMALS, f"price.{name}")
         for name in ("bounty", "fee_per_seat")
     )
     return {

@@ -10,14 +10,12 @@ from typing import Annotated, Final, TypeAlias
 import typer
 
 from galaxylearning.errors import ConfigRefused
+from galaxylearning.units import TOKEN_DECIMALS
 
 DEFAULT_HOME: Final = Path(".galaxy")
-DECIMALS: Final = 18
-"""Of the token, and of the native coin."""
-
 MAX_LINES_BYTES: Final = 1 << 20
 
-_AMOUNT: Final = re.compile(rf"([0-9]{{1,30}})(?:\.([0-9]{{1,{DECIMALS}}}))?")
+_AMOUNT: Final = re.compile(rf"([0-9]{{1,30}})(?:\.([0-9]{{1,{TOKEN_DECIMALS}}}))?")
 
 
 class Format(StrEnum):
@@ -87,10 +85,11 @@ def smallest_units(amount: str, option: str) -> int:
     match = _AMOUNT.fullmatch(amount)
     if match is None:
         raise ConfigRefused(
-            f"{amount[:60]!r} given; allowed: a number from 0 with at most {DECIMALS} decimals", where=option
+            f"{amount[:60]!r} given; allowed: a number from 0 with at most {TOKEN_DECIMALS} decimals",
+            where=option,
         )
     whole, part = match.group(1), match.group(2) or ""
-    return int(whole) * 10**DECIMALS + int(part.ljust(DECIMALS, "0"))
+    return int(whole) * 10**TOKEN_DECIMALS + int(part.ljust(TOKEN_DECIMALS, "0"))
 
 
 def read_lines(file: Path, option: str) -> list[str]:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from galaxylearning.cli.options import DECIMALS
+from galaxylearning.units import in_tokens
 
 if TYPE_CHECKING:
     from galaxylearning.nodes.site import Progress
@@ -70,8 +70,7 @@ def print_facts(title: str, facts: Iterable[tuple[str, object]]) -> None:
 
 def tokens(units: int | str) -> str:
     """An amount of smallest units in whole tokens, exactly."""
-    whole, part = divmod(int(units), 10**DECIMALS)
-    return f"{whole:,}" + (f".{part:0{DECIMALS}d}".rstrip("0") if part else "")
+    return in_tokens(int(units))
 
 
 def print_plain(text: str) -> None:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from galaxylearning.cli import output
-from galaxylearning.cli.options import DECIMALS
 from galaxylearning.errors import ConfigRefused
+from galaxylearning.units import TOKEN_DECIMALS
 
 if TYPE_CHECKING:
     from galaxylearning.simulation.callbacks import Callback
@@ -279,4 +279,4 @@ def _epsilon(privacy: PrivacyFacts) -> str:
 
 def _money(units: int) -> str:
     """An amount in whole tokens, to three decimals."""
-    return f"{Decimal(units).scaleb(-DECIMALS):,.3f}"
+    return f"{Decimal(units).scaleb(-TOKEN_DECIMALS):,.3f}"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from itertools import count
 
 from galaxylearning.crypto.digest import blake3_digest
@@ -28,9 +27,7 @@ from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.job import CompiledJob, terms_of
 from galaxylearning.protocol.machine import Phase
 from galaxylearning.protocol.rows import rows_to_bytes
-from galaxylearning.units import ZERO_DIGEST, Address, Digest
-
-TOKEN_DECIMALS = 18
+from galaxylearning.units import TOKEN_DECIMALS, ZERO_DIGEST, Address, Digest, in_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +158,10 @@ async def require_tokens(site: Site, needed: int) -> None:
     """
     owned = int(await site.ledger.read(Call("token", "balanceOf", (site.address,))))
     if owned < needed:
-        shown, wanted = (format(Decimal(units).scaleb(-TOKEN_DECIMALS), "f") for units in (owned, needed))
-        raise JobRefused(f"the account owns {shown} tokens; bounty and fees are {wanted}", where="escrow")
+        raise JobRefused(
+            f"the account owns {in_tokens(owned)} tokens; bounty and fees are {in_tokens(needed)}",
+            where="escrow",
+        )
 
 
 async def _evaluator_key(site: Site, evaluator: Address) -> bytes:

@@ -51,7 +51,7 @@ from galaxylearning.simulation.hospitals import Cast, Hospital, make_cast
 from galaxylearning.storage.datasets import DatasetCatalog
 from galaxylearning.storage.journal import SqliteJournal
 from galaxylearning.storage.shelf import CatalogueShelf
-from galaxylearning.units import Address
+from galaxylearning.units import TOKEN_DECIMALS, Address
 
 STAKE_TOKENS: Final = "50"
 POLL_S: Final = 0.02
@@ -271,8 +271,8 @@ async def run(home: Home, options: Options, *, report: Callable[[Progress], None
         sites = {name: site(name) for name in signers}
         for name in names:
             await fund(world.node, signers[name].address, bootstrap.GAS_MONEY_WEI)
-        stake = smallest_units(STAKE_TOKENS, requester.TOKEN_DECIMALS, "stake")
-        supply = {"requester": smallest_units("10000", requester.TOKEN_DECIMALS, "supply")}
+        stake = smallest_units(STAKE_TOKENS, TOKEN_DECIMALS, "stake")
+        supply = {"requester": smallest_units("10000", TOKEN_DECIMALS, "supply")}
         supply |= {name: stake for name in names if name in demo_keys.EVALUATORS}
         for name, amount in supply.items():
             await sites[name].submit(("mint", (signers[name].address, amount)), "token")

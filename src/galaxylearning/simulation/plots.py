@@ -16,13 +16,13 @@ from galaxylearning.simulation.history import History, OwnerStatus
 from galaxylearning.simulation.plot_page import headline, page
 from galaxylearning.simulation.report import OwnerRow, Report
 from galaxylearning.storage.files import make_folder, replace_whole, storage_errors
+from galaxylearning.units import TOKEN_DECIMALS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.ticker import Locator
 
-DECIMALS: Final = 18
 MOST_NAMED: Final = 40
 """Up to so many data owners each have a bar and a name; more are shown by behaviour."""
 MOST_IN_MAP: Final = 400
@@ -78,7 +78,7 @@ SETTINGS: Final[dict[Any, Any]] = {
 }
 
 
-def draw(history: History, report: Report, *, png: Path, html: Path, decimals: int = DECIMALS) -> None:
+def draw(history: History, report: Report, *, png: Path, html: Path, decimals: int = TOKEN_DECIMALS) -> None:
     """Draw a run: progress, who was accepted when, value and pay of every data owner.
 
     The same run gives the same files. ``decimals`` is the token's: pay is drawn in whole tokens.

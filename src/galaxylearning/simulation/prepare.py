@@ -22,9 +22,8 @@ from galaxylearning.simulation.behaviours import Cast, enlist, parse_assignments
 from galaxylearning.simulation.partition import parse_partitioner
 from galaxylearning.simulation.settings import Simulation
 from galaxylearning.simulation.sources import load_rows, owners_from
-from galaxylearning.units import Address, Digest
+from galaxylearning.units import TOKEN_DECIMALS, Address, Digest
 
-DECIMALS: Final = 18
 _NOBODY: Final = Digest(bytes(32))
 _HALVES, _WHO = 0x4A1F, 0x0B0D
 
@@ -113,7 +112,7 @@ def terms_without_chain(compiled: CompiledJob) -> Terms:
         requester_key=_NOBODY,
         evaluators=[(made_up(1 << 150 | seat), _NOBODY) for seat in range(3)],
         token=made_up(1 << 152),
-        decimals=DECIMALS,
+        decimals=TOKEN_DECIMALS,
         model_blob=_NOBODY,
         test_blob=_NOBODY,
         test_digest=_NOBODY,
