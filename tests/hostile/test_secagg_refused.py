@@ -67,9 +67,8 @@ def test_the_largest_update_is_taken() -> None:
 def test_bodies_of_another_length_ring_or_residue_are_refused(dealt: Round) -> None:
     body = dealt.bodies[0]
     check_body(PLAN, body)
-    high = bytearray(body)
-    high[-1] = 0xFF
-    for bad in (body[:-1], body + b"\0", b"", bytes(WIDE_PLAN.body_bytes), bytes(high), "text"):
+    high = body[: -PLAN.ring.row_bytes] + b"\xff" * PLAN.ring.row_bytes
+    for bad in (body[:-1], body + b"\0", b"", bytes(WIDE_PLAN.body_bytes), high, "text"):
         with pytest.raises(UpdateRefused, match="body"):
             check_body(PLAN, bad)  # type: ignore[arg-type]
         answers = dealt.scalars(QUESTIONS, EVERYBODY)

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from galaxylearning.crypto.ring import DEGREE, pack, unpack
 from galaxylearning.crypto.seal import open_sealed
 from galaxylearning.errors import BlobRefused, MessageRefused
 from galaxylearning.messages.plan import Masking
@@ -51,9 +52,11 @@ class LyingMember(Member):
         words = await super()._words(*given)
         if words is None:
             return None
-        # Another last bit of a residue leaves it below its prime.
-        flips = (np.arange(len(words)) % 5 == 0).astype(np.uint8)
-        return bytes(np.frombuffer(words, np.uint8) ^ flips)
+        _, asked, _, questions = given
+        ring = self.plan.ring
+        width = questions[0].count if questions else DEGREE
+        residues = unpack(ring, words, width=width, where=asked.topic)
+        return pack(ring, (residues + 1) % np.array(ring.primes)[:, None])
 
 
 class LyingSeat(SeatedJob):

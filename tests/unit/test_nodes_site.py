@@ -1,14 +1,18 @@
-"""What a node remembers of the chain: all of the jobs under way, and nothing of those that are over."""
+"""What a node remembers of the chain, which is nothing of jobs that are over, and how soon it looks again."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
 import pytest
 
 from galaxylearning.errors import MessageRefused
-from galaxylearning.nodes.chain_view import ChainView
+from galaxylearning.messages.records import CohortList
+from galaxylearning.nodes.board import Board
+from galaxylearning.nodes.chain_view import ChainView, ChainWatch
+from galaxylearning.nodes.site import SOONEST, Pace, keep_going
 from galaxylearning.ports import Block, ChainLog, Event
 from galaxylearning.storage.blobs import MemoryBlobStore
 from galaxylearning.units import Address, Digest
@@ -120,3 +124,65 @@ def test_stakes_are_nobodys_business_for_long() -> None:
     log.register(0)
     view = seen(log)
     assert [event.name for event in view.log] == ["DatasetRegistered"]
+
+
+# ---- how soon it looks again
+
+
+def test_a_node_looks_again_soon_after_something_new_and_then_ever_later() -> None:
+    pauses: list[float] = []
+    seen_at, looks = {4, 6}, 0
+    pace = Pace()
+
+    async def turn() -> bool:
+        nonlocal looks
+        looks += 1
+        if looks in seen_at:
+            pace.stir()
+        return looks == 12
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    site: Any = SimpleNamespace(
+        poll_s=8.0, pace=pace, pulse=lambda _error: None, clock=SimpleNamespace(sleep=sleep)
+    )
+    anyio.run(keep_going, site, turn)
+    assert SOONEST == 1 / 8
+    assert pauses == [8, 8, 8, 1, 2, 1, 2, 4, 8, 8, 8]
+
+
+def test_events_are_news_once_be_they_final_or_provisional() -> None:
+    log, pace = Log(), Pace()
+    site: Any = SimpleNamespace(pace=pace, report=lambda _progress: None)
+    watch, view = ChainWatch(site), ChainView(log, MemoryBlobStore())  # type: ignore[arg-type]
+
+    def pause() -> float:
+        watch.tell(seen(log, view))
+        return pace.pause_s(1)
+
+    assert pause() == 1
+    log.post(1)
+    log.provisional = 1
+    assert [pause(), pause()] == [SOONEST, 2 * SOONEST]
+    log.provisional = 0
+    assert [pause(), pause(), pause(), pause()] == [SOONEST, 2 * SOONEST, 4 * SOONEST, 1]
+
+
+def test_a_record_is_news_to_whoever_reads_it_and_only_once() -> None:
+    pace, blobs = Pace(), MemoryBlobStore()
+    ledger = SimpleNamespace(chain_id=1, address_of=lambda _contract: OWNERS[0])
+    board = Board(SimpleNamespace(ledger=ledger, blobs=blobs, pace=pace), 1)  # type: ignore[arg-type]
+
+    async def scenario() -> None:
+        assert await board.read("cohort", CohortList) == {}
+        assert pace.pause_s(1) == 1
+        await board.post("cohort", CohortList(job_id=1, enrolments=(), direct=()))
+        await board.put("cohort", b"not a record")
+        assert pace.pause_s(1) == 1
+        assert len(await board.read("cohort", CohortList)) == 1
+        assert pace.pause_s(1) == SOONEST
+        assert len(await board.read("cohort", CohortList)) == 1
+        assert pace.pause_s(1) == 2 * SOONEST
+
+    anyio.run(scenario)

@@ -63,6 +63,7 @@ class Board:
                     continue
                 except Refused:
                     self._records[key] = None
+                self._site.pace.stir()
             record = self._records[key]
             if isinstance(record, kind):
                 found[digest] = record

@@ -33,7 +33,8 @@ class ChainView:
 
     ``state``, ``events_of`` and all else follow the final blocks alone, so what is derived from them is never
     taken back: nodes act on them. ``head_state`` and ``head_events_of`` also count the provisional blocks,
-    which are read anew each time: they tell what is under way already. ``now`` is chain time at the head.
+    which are read anew each time: they tell what is under way already. ``now`` is chain time at the head;
+    ``is_news`` says whether the last look brought events.
 
     With a ``journal``, the last final block that was acted on is written down, and a later run refuses to go
     on where the chain has another history.
@@ -59,10 +60,12 @@ class ChainView:
         self._anchored_in: dict[tuple[int, int], tuple[Block, int]] = {}
         self._beacons: dict[tuple[int, int], bytes] = {}
         self._forgotten: set[int] = set()
+        self._provisional = 0
         self.now = 0
         self.final_block = Block(0, b"")
         self.head = Block(0, b"")
         self.rollbacks = 0
+        self.is_news = False
         self.hold: str | None = None
         self.notices: tuple[str, ...] = ()
 
@@ -85,6 +88,8 @@ class ChainView:
         self.hold, self.notices = found.hold, found.notices
         if found.final and self._journal is not None and not self._ledger.is_irrevocable:
             self._journal.record(f"{_FINAL}{found.final_block.number:015d}", found.final_block.hash)
+        self.is_news = bool(found.final) or len(found.provisional) != self._provisional
+        self._provisional = len(found.provisional)
         self._look_ahead(found.provisional)
         self.now = await self._ledger.now()
 
@@ -293,7 +298,9 @@ class ChainWatch:
         self._told: tuple[str, ...] = ()
 
     def tell(self, view: ChainView) -> None:
-        """Report what is new since the last time."""
+        """Report what is new since the last time, and look again soon where the chain went on."""
+        if view.is_news:
+            self._site.pace.stir()
         for notice in view.notices:
             if notice not in self._told:
                 self._site.report(Progress(0, "chain", "notice", {"detail": notice}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from galaxylearning.errors import (
     BlobDamaged,
@@ -32,6 +32,8 @@ from galaxylearning.ports import (
 from galaxylearning.units import Address, Entropy
 
 APPROVALS = 5
+SOONEST: Final = 1 / 8
+"""Of the longest pause between two looks: the shortest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +54,31 @@ def ignore_pulse(_error: GalaxyError | None) -> None:
     """Nobody is watching."""
 
 
+class Pace:
+    """How soon to look again: soon after something new was seen, then at pauses twice as long each time.
+
+    A federation's steps follow one another: each is taken by whoever sees the one before.
+    """
+
+    def __init__(self) -> None:
+        self._share = 1.0
+
+    def stir(self) -> None:
+        """Something new was seen."""
+        self._share = SOONEST
+
+    def pause_s(self, poll_s: float) -> float:
+        """The next pause; ``poll_s`` is the longest."""
+        share, self._share = self._share, min(1.0, 2 * self._share)
+        return share * poll_s
+
+
 @dataclass(frozen=True, slots=True)
 class Site:
     """The ports of one node, and how often it looks around (``poll_s``).
 
     ``report`` is told each step; ``pulse`` hears after each look that all is well (None), and whatever went
-    wrong that may pass by itself.
+    wrong that may pass by itself. ``pace`` hears of what is new, and shortens the next pauses.
     """
 
     ledger: Ledger
@@ -70,6 +91,7 @@ class Site:
     pulse: Callable[[GalaxyError | None], None] = ignore_pulse
     drand: DrandNetwork | None = None
     poll_s: float = 1.0
+    pace: Pace = field(default_factory=Pace)
 
     @property
     def address(self) -> Address:
@@ -148,7 +170,7 @@ async def keep_going(site: Site, turn: Callable[[], Awaitable[bool]]) -> None:
             if not is_passing(error):
                 raise
             site.pulse(error)
-        await site.clock.sleep(site.poll_s)
+        await site.clock.sleep(site.pace.pause_s(site.poll_s))
 
 
 def registry_topic(ledger: Ledger, name: str) -> str:
