@@ -222,6 +222,8 @@ contract PostingTest is Base {
 
     function test_a_named_evaluator_takes_its_seat_once() public {
         uint256 jobId = post(parameters());
+        vm.expectEmit(true, true, true, true);
+        emit GalaxyJobs.SeatTaken(jobId, evaluator(1));
         takeSeats(jobId, 2);
         (uint256 index, bool taken, bytes32 committed, bytes32 revealed) = jobs.seat(jobId, evaluator(1));
         eq(index, 1);
@@ -407,6 +409,8 @@ contract PostingTest is Base {
             vm.expectRevert(abi.encodePacked(JobStore.SizeOutOfRange.selector));
             jobs.anchorCohort(a, signatures);
         }
+        anchorCohort(jobId, 2);
+        eq(jobs.job(jobId).cohortSize, 2);
     }
 
     function test_direct_enrolments_cannot_be_left_out() public {

@@ -32,7 +32,7 @@ contract TrainingTest is Base {
         eq(jobs.job(jobId).deadline, START + WINDOW);
     }
 
-    function test_a_round_with_all_need_not_wait_and_one_without_must() public {
+    function test_a_round_with_all_need_not_wait_and_one_with_enough_must() public {
         uint256 jobId = inTraining(parameters());
         GalaxyTypes.RoundAnchor memory a = roundAnchor(jobId, 3);
         bytes memory signatures = signed(GalaxyTypes.hash(a), ALL);
@@ -42,6 +42,12 @@ contract TrainingTest is Base {
         vm.warp(START + WINDOW);
         jobs.anchorRound(a, signatures);
         eq(jobs.job(jobId).roundIndex, 1);
+        eq(jobs.job(jobId).deadline, START + 2 * WINDOW);
+        a = roundAnchor(jobId, 2);
+        signatures = signed(GalaxyTypes.hash(a), ALL);
+        vm.warp(START + 2 * WINDOW);
+        jobs.anchorRound(a, signatures);
+        eq(jobs.job(jobId).roundIndex, 2);
     }
 
     function test_a_round_out_of_turn_or_range_is_refused() public {

@@ -54,6 +54,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``chain``: ``embedded:`` (a chain inside this home) or the URL of an EVM node. ``blobs``: a folder,
     relative to the home or absolute, the URL of a blob server, ``s3://bucket/prefix``, or a list of these
     that hold the same. ``deployment``: where the contracts are, as JSON, empty before they are.
+    ``poll_ms``: the longest pause between two looks at chain and store; an eighth of it after something new.
+    ``stagger_ms``: so long the next evaluator in line waits for the one before.
 
     ``chain_witnesses``: URLs of further nodes of the same chain. ``finality_blocks``: how far below the head
     a block is final; null leaves it to the node (on development chains: at once). ``final_endpoints``: how
