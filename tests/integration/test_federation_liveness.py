@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import anyio
 import msgspec
+import pytest
 
 from galaxylearning.messages.records import ACTIVITIES
+from galaxylearning.nodes import round_watch
 from galaxylearning.nodes.parties import parties
 from galaxylearning.nodes.presence import PresenceBoard
 from galaxylearning.protocol import events as ev
@@ -88,6 +90,23 @@ def test_a_round_without_the_mass_of_the_earlier_ones_is_not_anchored(town: Town
         async with town.full_stage(tmp_path / "other", plan=plan) as stage:
             await stage.play(is_on=away(stage, ("north",), until_s=100))
             assert (await stage.outcome()).state.round_index == 2
+
+    anyio.run(main)
+
+
+def test_evaluators_that_do_not_mind_the_mass_are_found_out(
+    town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(round_watch, "mass_share", lambda *_given: 1.0)
+
+    async def main() -> None:
+        plan = msgspec.structs.replace(town.compiled.job.plan, minimum_mass=0.9)
+        async with town.full_stage(tmp_path / "stage", plan=plan) as stage:
+            await stage.play(is_on=away(stage, ("north",)))
+            found = await stage.outcome()
+            assert found.state.round_index == 2
+            assert [problem.check for problem in found.audit.problems] == ["round 1"]
+            assert "of the mass of earlier rounds; 90% is agreed" in str(found.audit.problems[0])
 
     anyio.run(main)
 

@@ -29,6 +29,7 @@ from galaxylearning.protocol import events as ev
 from galaxylearning.protocol import scoring
 from galaxylearning.protocol.cohort import AcceptedUpdates, Cohort
 from galaxylearning.protocol.machine import JobState, Phase
+from galaxylearning.protocol.quorum import mass_share
 from galaxylearning.protocol.rounds import JobComputation
 from galaxylearning.protocol.settlement import PayoutTree
 from galaxylearning.units import Address, Digest
@@ -177,6 +178,11 @@ class Auditor:
                 self._findings.append(
                     Finding(name, "model", f"computed {found.hex()}, anchored {anchor.model_digest.hex()}")
                 )
+            present = [one.update.data_owner for one in accepted.updates]
+            share = mass_share(self.computation.outcomes, cohort.data_owners, present)
+            if share < terms.plan.minimum_mass:
+                few = f"{share:.0%} of the mass of earlier rounds; {terms.plan.minimum_mass:.0%} is agreed"
+                self._findings.append(Finding(name, "quorum", few))
             done = await self._advanced(self.computation, anchor, accepted, cohort, state)
         except GalaxyError as error:
             self._problem(name, "updates", error)
