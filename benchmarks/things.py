@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from galaxylearning.crypto.digest import blake3_digest, keccak
+from galaxylearning.crypto.ring import DEGREE, pack, unpack
 from galaxylearning.messages.plan import Masking, Plan
 from galaxylearning.messages.terms import Column, Schema, Windows
+from galaxylearning.nodes.member import Member
 from galaxylearning.ports import OfferedDataset
 from galaxylearning.protocol.job import CompiledJob, Job, Price, compile_job
 from galaxylearning.protocol.matching import DatasetColumn
@@ -114,3 +116,17 @@ class MemoryShelf:
 
     def record_use(self, name: str, job_id: int, round_index: int) -> None:
         """Nobody counts these uses."""
+
+
+class LyingMember(Member):
+    """Answers about every data owner, and every sum, with something else that is well-formed."""
+
+    async def _words(self, *given: Any) -> bytes | None:
+        words = await super()._words(*given)
+        if words is None:
+            return None
+        _, asked, _, questions = given
+        ring = self.plan.ring
+        width = questions[0].count if questions else DEGREE
+        residues = unpack(ring, words, width=width, where=asked.topic, is_absent_allowed=True)
+        return pack(ring, (residues + 1) % np.array(ring.primes)[:, None])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import anyio.lowlevel
 import msgspec
 import numpy as np
+from benchmarks.things import LyingMember
 from numpy.typing import NDArray
 
 from galaxylearning.crypto.digest import blake3_digest
@@ -49,18 +50,6 @@ def is_deserted(job_id: int) -> bool:
 
 
 # ---- evaluators
-
-
-class LyingMember(Member):
-    """Answers every question about masked updates with something else."""
-
-    async def _words(self, *given: Any) -> bytes | None:
-        words = await super()._words(*given)
-        if words is None:
-            return None
-        # Another last bit of a residue leaves it below its prime.
-        flips = (np.arange(len(words)) % 5 == 0).astype(np.uint8)
-        return bytes(np.frombuffer(words, np.uint8) ^ flips)
 
 
 class LyingSeat(SeatedJob):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import ceil
 
 from benchmarks.soak import cast
 from benchmarks.soak.town import STAKE, Town, sealing_key, signer
@@ -17,6 +18,11 @@ from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.machine import JobState, Phase
 
 AUDITED_WITH_A_KEY_EVERY = 10
+MOST_UNPAID = 0.01
+"""Of honest data owners in a job: its gate judges by chance too, and leaves out who has a weight like nobody
+else's (ADR 0018). Of two rounds both may go against one."""
+MOST_PAID_TWICE = 0.02
+"""Of those that sent two updates: faults may keep one of them from a quorum until the round is anchored."""
 MOST_PAID_FOR_NOTHING = 0.05
 """Of what honest data owners are paid on average over all jobs: so much may be earned by chance."""
 
@@ -27,6 +33,8 @@ class Count:
 
     count: int = 0
     found: list[str] = field(default_factory=list)
+    most: float = 0.0
+    """So large a share of the looks may not hold."""
 
     def check(self, holds: bool, what: str) -> None:
         """Count one look."""
@@ -34,11 +42,22 @@ class Count:
         if not holds:
             self.found.append(what)
 
+    @property
+    def allowed(self) -> int:
+        """So many looks may not hold."""
+        return ceil(self.most * self.count)
+
+    @property
+    def problems(self) -> list[str]:
+        """What did not hold, where that is too much."""
+        return self.found if len(self.found) > self.allowed else []
+
 
 SETTLED = "jobs settled"
 MONEY = "payouts + fees + refund = escrow, to the smallest unit"
 PAID = "honest data owners paid in a job"
-UNPAID = "updates that are none, or two, paid nothing in a job"
+UNPAID = "data owners whose updates are none, paid nothing in a job"
+UNPAID_TWICE = "data owners that sent two updates, paid nothing in a job"
 FOR_NOTHING = "misbehaving data owners paid as good as nothing over all jobs"
 FAULTY = "liars named faulty, and nobody else"
 STAKES = "honest evaluators that keep their stake"
@@ -51,6 +70,7 @@ CHECKS = (
     MONEY,
     PAID,
     UNPAID,
+    UNPAID_TWICE,
     FOR_NOTHING,
     FAULTY,
     STAKES,
@@ -68,6 +88,7 @@ class Judge:
         self.town, self.site = town, town.passer_by()
         self.view = ChainView(town.ledger, town.blobs)
         self.counts = {row: Count() for row in CHECKS}
+        self.counts[PAID].most, self.counts[UNPAID_TWICE].most = MOST_UNPAID, MOST_PAID_TWICE
         self.paid = dict.fromkeys(cast.OWNERS, 0)
         """Of each data owner over all jobs, in smallest units."""
 
@@ -120,7 +141,8 @@ class Judge:
                 why = await self._why(name, state) if not amount else ""
                 self._check(PAID, amount > 0, f"job {job_id}: {name} was paid nothing: {why}")
             elif name in (cast.SPOILER, cast.TWO_FACED):
-                self._check(UNPAID, amount == 0, f"job {job_id}: {name} was paid {amount}")
+                row = UNPAID if name == cast.SPOILER else UNPAID_TWICE
+                self._check(row, amount == 0, f"job {job_id}: {name} was paid {amount}")
 
     async def _why(self, name: str, state: JobState) -> str:
         """What an honest evaluator's scores say of a data owner in each round."""

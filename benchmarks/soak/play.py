@@ -45,7 +45,7 @@ class Soaked:
     @property
     def problems(self) -> list[str]:
         """Everything that did not hold, in words."""
-        return [*self.ended, *(what for count in self.counts.values() for what in count.found)]
+        return [*self.ended, *(what for count in self.counts.values() for what in count.problems)]
 
     @property
     def drift_percent(self) -> float:
@@ -54,7 +54,10 @@ class Soaked:
 
     def rows(self, seed: int) -> list[dict[str, Any]]:
         """What is written to the results."""
-        found = [_row(name, count.count, len(count.found)) for name, count in self.counts.items()]
+        found = [
+            _row(name, count.count, len(count.found)) | {"target": count.allowed}
+            for name, count in self.counts.items()
+        ]
         found[0] |= {"seed": seed, "virtual_days": round(self.virtual_s / 86_400, 2)}
         found.append(_row("nodes that never stopped", self.nodes, len(self.ended)))
         found.append(_row("faults", self.faults.total(), 0))

@@ -6,8 +6,9 @@ import {GalaxyRegistry} from "../src/GalaxyRegistry.sol";
 import {GalaxyTypes} from "../src/GalaxyTypes.sol";
 import {JobFunds} from "../src/JobFunds.sol";
 import {JobStore} from "../src/JobStore.sol";
+import {PayoutProof} from "../src/PayoutProof.sol";
 import {Base} from "./support/Base.sol";
-import {vm} from "./support/Vm.sol";
+import {eq, vm} from "./support/Vm.sol";
 
 /// @dev Nodes and auditors know what happened from events alone: those that no other test looks at.
 contract EventsTest is Base {
@@ -71,6 +72,15 @@ contract EventsTest is Base {
         jobs.commitScores(jobId, committed);
     }
 
+    function test_a_claim_is_told() public {
+        uint256 jobId = inSettled(parameters());
+        PayoutProof.Payout memory last = payouts()[3];
+        bytes32[] memory proof = proofOf(jobId, payouts(), 3);
+        expected();
+        emit JobFunds.Paid(jobId, 3, last.account, last.amount);
+        jobs.claim(jobId, 3, last.account, last.amount, proof);
+    }
+
     function test_a_bond_and_a_refund_are_told() public {
         JobStore.JobParameters memory p = parameters();
         p.bondPerIdentity = 5;
@@ -82,8 +92,10 @@ contract EventsTest is Base {
         emit JobFunds.BondDeposited(jobId, payee(0), STRANGER, 5);
         jobs.depositBond(jobId, payee(0));
         vm.stopPrank();
+        vm.warp(START + 100);
         vm.prank(REQUESTER);
         jobs.cancel(jobId);
+        eq(jobs.job(jobId).phaseStart, START + 100);
         expected();
         emit JobFunds.BondReturned(jobId, payee(0), STRANGER, 5);
         jobs.returnBond(jobId, payee(0));

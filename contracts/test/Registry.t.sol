@@ -121,6 +121,7 @@ contract RegistryTest is Base {
             abi.encodeWithSelector(GalaxyRegistry.InsufficientStake.selector, 10 * STAKE, 10 * STAKE + 1)
         );
         registry.requestWithdrawal(10 * STAKE + 1);
+        registry.requestWithdrawal(10 * STAKE);
         vm.stopPrank();
     }
 

@@ -60,7 +60,8 @@ class ChainLog:
     ``final`` ones stay for good. ``provisional`` ones are those after ``final_block``, up to ``head``: the
     next reading may have others in their place. ``rollbacks`` counts how often blocks were seen to be taken
     back. ``hold`` says why nothing that cannot be undone may be done now, or is None; ``notices`` are what
-    the operator should know.
+    the operator should know. Where not ``is_whole`` there are further final events after ``final_block``: the
+    next reading goes on there.
     """
 
     final: Sequence[Event]
@@ -70,6 +71,7 @@ class ChainLog:
     rollbacks: int = 0
     hold: str | None = None
     notices: tuple[str, ...] = ()
+    is_whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import msgspec
-import numpy as np
 import pytest
+from benchmarks.things import LyingMember
 
-from galaxylearning.crypto.ring import DEGREE, pack, unpack
 from galaxylearning.crypto.seal import open_sealed
 from galaxylearning.errors import BlobRefused, MessageRefused
 from galaxylearning.messages.plan import Masking
@@ -43,20 +42,6 @@ LOW: bytes = bytes(byte & 0x0F for byte in range(256))
 """Makes bytes small, so that residues stay below their primes."""
 WITHIN = 1e-3
 """Of the sum of all values: what rounding the questions to integers moves one."""
-
-
-class LyingMember(Member):
-    """Answers about every data owner, and every sum, with something else."""
-
-    async def _words(self, *given: Any) -> bytes | None:
-        words = await super()._words(*given)
-        if words is None:
-            return None
-        _, asked, _, questions = given
-        ring = self.plan.ring
-        width = questions[0].count if questions else DEGREE
-        residues = unpack(ring, words, width=width, where=asked.topic)
-        return pack(ring, (residues + 1) % np.array(ring.primes)[:, None])
 
 
 class LyingSeat(SeatedJob):

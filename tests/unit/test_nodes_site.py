@@ -27,6 +27,7 @@ class Log:
     def __init__(self) -> None:
         self.events_so_far: list[Event] = []
         self.provisional = 0
+        self.most = 1_000
 
     def add(self, contract: Any, name: str, **arguments: Any) -> None:
         number = len(self.events_so_far) + 1
@@ -51,10 +52,13 @@ class Log:
         self.add("jobs", "CohortAnchored", jobId=job_id, root=bytes(32), size=1, directHead=bytes(32))
 
     async def follow(self, since_block: int) -> ChainLog:
-        """The last ``self.provisional`` events are not final yet."""
+        """The last ``self.provisional`` events are not final yet; ``self.most`` are told at a time."""
         last = len(self.events_so_far) - self.provisional
         new = [event for event in self.events_so_far if event.block.number >= since_block]
         final = [event for event in new if event.block.number <= last]
+        if len(final) > self.most:
+            final = final[: self.most]
+            return ChainLog(final, (), final[-1].block, Block(last, bytes(32)), is_whole=False)
         ahead = [event for event in new if event.block.number > last]
         return ChainLog(final, ahead, Block(last, bytes(32)), Block(len(self.events_so_far), bytes(32)))
 
@@ -116,6 +120,31 @@ def test_provisional_events_of_a_forgotten_job_do_not_bring_it_back() -> None:
     assert list(view.job_ids) == []
     assert list(view.head_job_ids) == [2]
     assert view.head_events_of(1) == ()
+
+
+def test_a_log_told_in_parts_is_read_to_its_end() -> None:
+    log = Log()
+    log.most = 2
+    for job_id in range(1, 8):
+        log.post(job_id)
+    log.provisional = 1
+    view = seen(log)
+    assert list(view.job_ids) == [1, 2, 3, 4, 5, 6]
+    assert list(view.head_job_ids) == [1, 2, 3, 4, 5, 6, 7]
+    assert (view.final_block.number, view.is_news) == (6, True)
+    assert not seen(log, view).is_news
+
+
+def test_who_looks_at_one_job_keeps_nothing_of_others() -> None:
+    log = Log()
+    log.register(0)
+    for job_id in (1, 2, 3):
+        log.post(job_id)
+    log.provisional = 1
+    view = ChainView(log, MemoryBlobStore(), only=2)  # type: ignore[arg-type]
+    seen(log, view)
+    assert list(view.head_job_ids) == [2]
+    assert [event.arguments.get("jobId") for event in view.log] == [None, 2]
 
 
 def test_stakes_are_nobodys_business_for_long() -> None:

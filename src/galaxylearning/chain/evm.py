@@ -12,7 +12,7 @@ from galaxylearning.chain.agreement import Following
 from galaxylearning.chain.deployment import Deployment, deploy, fund
 from galaxylearning.chain.endpoints import Endpoints
 from galaxylearning.chain.follower import Follower
-from galaxylearning.chain.logs import CONTRACTS, SPAN_BLOCKS, WATCHED, LogReader, raw_log
+from galaxylearning.chain.logs import CONTRACTS, WATCHED, LogReader, raw_log
 from galaxylearning.chain.signer import KeySigner
 from galaxylearning.chain.transactions import RECEIPT_TIMEOUT_S, Fees, Sender
 from galaxylearning.chain.transport import (
@@ -32,6 +32,8 @@ from galaxylearning.units import Address
 __all__ = ["Deployment", "EvmLedger", "Following", "KeySigner", "connect", "deploy", "fund"]
 
 LOOK_EVERY_S = 1.0
+EMBEDDED_SPAN_BLOCKS = 512
+"""So many blocks of a chain in this process are read at a time."""
 
 
 async def connect(
@@ -276,22 +278,27 @@ class EvmLedger:
         )
 
     async def _all_final(self, since_block: int) -> ChainLog:
-        """An embedded chain's log."""
+        """An embedded chain's log, so many blocks at a time."""
         head = self._head
         if head is None or as_int(await self._transport.request("eth_blockNumber")) != head.number:
             latest = as_object(await self._transport.request("eth_getBlockByNumber", "latest", False))
             head = self._head = Block(as_int(latest["number"]), as_bytes(latest["hash"]))
-        answer: list[Mapping[str, Any]] = []
-        first = max(since_block, self._deployment.block_number)
-        for low in range(first, head.number + 1, SPAN_BLOCKS):
-            wanted = {
-                "address": [self.address_of(contract) for contract in WATCHED],
-                "fromBlock": hex(low),
-                "toBlock": hex(min(low + SPAN_BLOCKS - 1, head.number)),
-            }
-            answer += as_objects(await self._transport.request("eth_getLogs", wanted))
+        low = max(since_block, self._deployment.block_number)
+        last = min(low + EMBEDDED_SPAN_BLOCKS - 1, head.number)
+        if low > last:
+            return ChainLog((), (), head, head)
+        wanted = {
+            "address": [self.address_of(contract) for contract in WATCHED],
+            "fromBlock": hex(low),
+            "toBlock": hex(last),
+        }
+        answer = as_objects(await self._transport.request("eth_getLogs", wanted))
         events = (self._reader.decode(raw_log(log), as_int(log["blockTimestamp"])) for log in answer)
-        return ChainLog([event for event in events if event is not None], (), head, head)
+        found = [event for event in events if event is not None]
+        if last == head.number:
+            return ChainLog(found, (), head, head)
+        block = as_object(await self._transport.request("eth_getBlockByNumber", hex(last), False))
+        return ChainLog(found, (), Block(last, as_bytes(block["hash"])), head, is_whole=False)
 
     async def has_block(self, block: Block) -> bool:
         """Whether a block is on the chain now; see ``ports.Ledger.has_block``.

@@ -69,7 +69,7 @@ async def audit_home(
     async with bootstrap.open_world(home, signer=blob_signer(home)) as world:
         signer = KeySigner(bootstrap.entropy(32))
         site = bootstrap.site_of(world, signer, MemoryJournal())
-        view = ChainView(world.ledger, world.blobs)
+        view = ChainView(world.ledger, world.blobs, only=job_id)
         await view.refresh()
         problems = bootstrap.blob_problems(world.blobs)
         sealing_key = None

@@ -232,7 +232,7 @@ def match(
     async def run() -> MatchReport:
         reader = blob_signer(Home(home))
         async with bootstrap.open_world(Home(home), signer=reader, chain=chain) as world:
-            view = ChainView(world.ledger, world.blobs)
+            view = ChainView(world.ledger, world.blobs, only=job)
             await view.refresh()
             terms = await view.head_terms(job)
         return match_schema(terms.schema, offered.columns, arrays=offered.arrays)

@@ -230,7 +230,7 @@ def watch(
 
     async def run() -> None:
         async with reading_site(Home(home), chain) as site:
-            view = ChainView(site.ledger, site.blobs)
+            view = ChainView(site.ledger, site.blobs, only=job)
 
             async def turn() -> bool:
                 nonlocal told
@@ -277,7 +277,7 @@ def parties(
 
     async def run() -> list[dict[str, str]]:
         async with reading_site(Home(home), chain) as site:
-            view = ChainView(site.ledger, site.blobs)
+            view = ChainView(site.ledger, site.blobs, only=job)
             await view.refresh()
             state, terms = await view.state(job), await view.terms(job)
             return [

@@ -53,7 +53,7 @@ async def read_job(site: Site, job_id: int) -> ReadJob:
         MessageRefused: there is no such job.
         GalaxyError: chain or blobs cannot be read, or the job is malformed.
     """
-    view = ChainView(site.ledger, site.blobs)
+    view = ChainView(site.ledger, site.blobs, only=job_id)
     await view.refresh()
     terms = await view.head_terms(job_id)
     graph = await assembly.load_graph(site, terms)
@@ -97,7 +97,7 @@ async def claim_payout(site: Site, job_id: int, payee: Address) -> dict[str, Any
         BlobMissing: the payout table is not there.
         TransactionReverted: the contract refused.
     """
-    view = ChainView(site.ledger, site.blobs)
+    view = ChainView(site.ledger, site.blobs, only=job_id)
     await view.refresh()
     state = await view.head_state(job_id)
     _require_phase(state, Phase.SETTLED)
@@ -124,7 +124,7 @@ async def post_bond(site: Site, job_id: int, data_owner: Address) -> dict[str, A
         JobRefused: the job asks for none, data owners no longer enrol, or this bond was posted already.
         TransactionReverted: the contract refused, or the account has too few tokens.
     """
-    view = ChainView(site.ledger, site.blobs)
+    view = ChainView(site.ledger, site.blobs, only=job_id)
     await view.refresh()
     state, terms = await view.head_state(job_id), await view.head_terms(job_id)
     _require_phase(state, Phase.ENROLLING)
@@ -149,7 +149,7 @@ async def cancel_job(site: Site, job_id: int) -> dict[str, Any]:
         JobRefused: somebody else's job, or one in which data owners no longer enrol.
         TransactionReverted: the contract refused.
     """
-    view = ChainView(site.ledger, site.blobs)
+    view = ChainView(site.ledger, site.blobs, only=job_id)
     await view.refresh()
     state = await view.head_state(job_id)
     if state.requester != site.address:

@@ -83,7 +83,7 @@ def recover_signer(digest: bytes, signature: bytes) -> Address:
     return _recovered(bytes(digest), bytes(signature))
 
 
-@lru_cache(maxsize=1 << 12)
+@lru_cache(maxsize=1 << 11)
 def _recovered(digest: bytes, signature: bytes) -> Address:
     """Nodes look at the same records again and again; recovering a key is most of what that costs."""
     recoverable = signature[:64] + bytes([signature[64] - 27])

@@ -153,7 +153,7 @@ def _field_names(type_string: str) -> tuple[str, ...]:
     return tuple(re.sub("[A-Z]", lambda m: "_" + m[0].lower(), name) for _, name in _abi_fields(type_string))
 
 
-@lru_cache(maxsize=1 << 12)
+@lru_cache(maxsize=1 << 11)
 def _struct_hash(message: TypedMessage) -> bytes:
     """Nodes look at the same records again and again."""
     words = [_type_hash(message.type_string)]

@@ -69,7 +69,7 @@ class Auditor:
     def __init__(self, site: Site, job_id: int, *, key: SealingKey | None = None) -> None:
         self.site, self.job_id, self.key = site, job_id, key
         self.board = Board(site, job_id)
-        self.view = ChainView(site.ledger, site.blobs, drand=site.drand)
+        self.view = ChainView(site.ledger, site.blobs, drand=site.drand, only=job_id)
         self.computation: JobComputation | None = None
         self.cohort: Cohort | None = None
         self.openings: Openings | None = None

@@ -37,7 +37,7 @@ class ChainView:
     ``is_news`` says whether the last look brought events.
 
     With a ``journal``, the last final block that was acted on is written down, and a later run refuses to go
-    on where the chain has another history.
+    on where the chain has another history. Where ``only`` is given, nothing is kept of other jobs.
     """
 
     def __init__(
@@ -46,7 +46,10 @@ class ChainView:
         blobs: BlobStore,
         journal: Journal | None = None,
         drand: DrandNetwork | None = None,
+        *,
+        only: int | None = None,
     ) -> None:
+        self._only = only
         self._ledger, self._blobs, self._journal, self._drand = ledger, blobs, journal, drand
         self._next_block = 0
         self._is_checked = False
@@ -78,17 +81,22 @@ class ChainView:
             LedgerUnreachable: no answer in time.
         """
         await self._check_journal()
-        found = await self._ledger.follow(self._next_block)
-        for event in found.final:
-            if self._is_kept(event):
-                self.log.append(event)
-            self._take(event)
-        self._next_block = found.final_block.number + 1
+        self.is_news = False
+        while True:
+            found = await self._ledger.follow(self._next_block)
+            for event in found.final:
+                if self._is_kept(event):
+                    self.log.append(event)
+                self._take(event)
+            self.is_news |= bool(found.final)
+            self._next_block = found.final_block.number + 1
+            if found.is_whole:
+                break
         self.final_block, self.head, self.rollbacks = found.final_block, found.head, found.rollbacks
         self.hold, self.notices = found.hold, found.notices
         if found.final and self._journal is not None and not self._ledger.is_irrevocable:
             self._journal.record(f"{_FINAL}{found.final_block.number:015d}", found.final_block.hash)
-        self.is_news = bool(found.final) or len(found.provisional) != self._provisional
+        self.is_news |= len(found.provisional) != self._provisional
         self._provisional = len(found.provisional)
         self._look_ahead(found.provisional)
         self.now = await self._ledger.now()
@@ -121,7 +129,8 @@ class ChainView:
     def _is_kept(self, event: Event) -> bool:
         """Whether an event may yet be asked for."""
         if event.contract == "jobs":
-            return event.arguments.get("jobId") not in self._forgotten
+            job_id = event.arguments.get("jobId")
+            return job_id not in self._forgotten and self._only in (None, job_id)
         return event.name in ("DatasetRegistered", "DatasetRevoked")
 
     def _take(self, event: Event) -> None:

@@ -31,7 +31,7 @@ async def receipts(site: Site, job_id: int) -> dict[Address, Mapping[str, Any]]:
         JobRefused: the job is not settled.
         AuditFailed, BlobMissing: what was recorded does not fit together, or is gone.
     """
-    view, board = ChainView(site.ledger, site.blobs), Board(site, job_id)
+    view, board = ChainView(site.ledger, site.blobs, only=job_id), Board(site, job_id)
     await view.refresh()
     terms, state = await view.terms(job_id), await view.state(job_id)
     if state.phase is not Phase.SETTLED:

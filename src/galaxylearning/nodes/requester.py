@@ -179,7 +179,7 @@ async def collect(site: Site, job_id: int, sealing_key: SealingKey) -> bytes:
         JobRefused: the job is not settled.
         BlobMissing: no released model opens yet, or none is the settled one.
     """
-    view = ChainView(site.ledger, site.blobs)
+    view = ChainView(site.ledger, site.blobs, only=job_id)
     await view.refresh()
     state = await view.state(job_id)
     if state.phase is not Phase.SETTLED:
