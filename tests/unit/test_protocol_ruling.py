@@ -12,14 +12,16 @@ from tests.unit.test_protocol_rounds import HIDDEN
 from torch import nn
 
 import galaxylearning as gl
-from galaxylearning.errors import JobRefused
+from galaxylearning.errors import JobRefused, QuorumMissing, UpdateRefused
 from galaxylearning.learning import UpdateMatrix
 from galaxylearning.learning.rules import RULES
 from galaxylearning.messages.plan import Plan
 from galaxylearning.messages.terms import Column, Schema, decode_terms, encode_terms
+from galaxylearning.protocol import rounds
 from galaxylearning.protocol.job import CompiledJob, compile_job
 from galaxylearning.protocol.rounds import HiddenSet, JobComputation, RoundOutcome
 from galaxylearning.protocol.ruling import NOT_SELECTED, TOO_FEW, faulty_among
+from galaxylearning.protocol.updates import train_update
 from galaxylearning.simulation.prepare import account, terms_without_chain
 
 OWNERS = tuple(account(position) for position in range(9))
@@ -60,6 +62,47 @@ def updates(job: JobComputation, owners: tuple[Any, ...] = OWNERS) -> UpdateMatr
 
 def values(outcome: RoundOutcome) -> float:
     return float(outcome.values.sum())
+
+
+@pytest.mark.parametrize(("rule", "is_needed"), [("gate", True), ("fltrust", True), ("median", False)])
+def test_the_hidden_sets_step_can_be_had_ahead_and_is_taken_once_a_round(
+    rule: str, is_needed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, ahead = start(rule), start(rule)
+    given = updates(job)
+    steps: list[int] = []
+
+    def train(*args: Any, **kwargs: Any) -> Any:
+        steps.append(job.round_index)
+        return train_update(*args, **kwargs)
+
+    monkeypatch.setattr(rounds, "train_update", train)
+    ahead.prepare()
+    ahead.prepare()
+    assert len(steps) == is_needed
+    after = ahead.advance_updates(given).model_digest
+    assert len(steps) == is_needed
+    assert job.advance_updates(given).model_digest == after
+    steps.clear()
+    # The next round has another step, also where the model stayed the same.
+    ahead.prepare()
+    assert len(steps) == is_needed
+    ahead.advance_updates(given.only([]))
+    ahead.prepare()
+    assert len(steps) == 2 * is_needed
+
+
+def test_a_hidden_step_that_diverges_is_told_to_whoever_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverge(*_args: Any, **_kwargs: Any) -> None:
+        raise UpdateRefused("not finite", where="update")
+
+    job = start("gate")
+    given = updates(job)
+    job.advance_updates(given)
+    monkeypatch.setattr(rounds, "train_update", diverge)
+    job.prepare()
+    with pytest.raises(QuorumMissing, match="diverged"):
+        job.advance_updates(given)
 
 
 @pytest.mark.parametrize("rule", sorted(set(RULES) - {"gate", "mean"}))

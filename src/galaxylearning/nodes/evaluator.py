@@ -197,6 +197,8 @@ class SeatedJob:
         # Before the round is voted for: a bond goes back only after more votes and their transactions.
         await show_evidence(self.site, self.board, self.view, self._head, state.round_index)
         if not await self._watch.may_close(state, job.outcomes, cohort, accepted, now=self.view.now):
+            if self.site.pace.is_quiet:
+                job.prepare()
             return
         name = f"round/{state.round_index}"
         anchor = typed.RoundAnchor(

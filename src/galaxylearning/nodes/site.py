@@ -67,6 +67,11 @@ class Pace:
         """Something new was seen."""
         self._share = SOONEST
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing new was seen for some looks."""
+        return self._share == 1.0
+
     def pause_s(self, poll_s: float) -> float:
         """The next pause; ``poll_s`` is the longest."""
         share, self._share = self._share, min(1.0, 2 * self._share)
