@@ -22,7 +22,6 @@ from benchmarks.overhead.measure import Measured, measure
 from benchmarks.overhead.setting import SEATS, Setting
 from benchmarks.rows import RESULTS
 
-ROUND_S: Final = 30.0
 EPOCHS: Final = 36
 """So many make a round of about thirty seconds of wall time on two cores."""
 MOST_PERCENT: Final = 15.0
@@ -64,7 +63,6 @@ def rows_of(one: Measured, setting: Setting) -> list[dict[str, Any]]:
     """What is written to the results."""
     name = f"{one.privacy}, {setting.owners} data owners, {one.seats} evaluators"
     rounds, owner_rounds = len(one.federated), len(one.federated) * len(one.traffic)
-    most_s = MOST_PERCENT / 100 * ROUND_S
     whole = one.bytes_per_owner_round - one.parcel_bytes - one.update_bytes
     each = len(one.traffic) * rounds
     return [
@@ -79,7 +77,7 @@ def rows_of(one: Measured, setting: Setting) -> list[dict[str, Any]]:
             "bare_cpu_s": _rounded(bare.cpu_s for bare in one.bare),
             "federated_cpu_s": _rounded(fed.cpu_s for fed in one.federated),
         },
-        _row(f"{name}: CPU time of a round beyond bare training", rounds, one.beyond_s, most_s, "s"),
+        _row(f"{name}: CPU time of a round beyond bare training", rounds, one.beyond_s, None, "s"),
         _row(
             f"{name}: of it the evaluators' training on the hidden set",
             rounds,

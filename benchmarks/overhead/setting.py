@@ -35,7 +35,7 @@ class Setting:
     rows: int = 2_000
     test_rows: int = 600
     hidden_units: int = 512
-    rounds: int = 2
+    rounds: int = 4
     epochs: int = 1
     poll_s: float = 0.5
     stagger_s: float = 2.0
