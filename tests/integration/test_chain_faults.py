@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from galaxylearning.chain import evm
 from galaxylearning.chain.agreement import Following
 from galaxylearning.chain.deployment import Deployment, deploy, fund
 from galaxylearning.chain.embedded import EmbeddedChain
@@ -125,6 +126,33 @@ def test_an_event_is_provisional_until_it_is_deep_enough() -> None:
 
     past = ["alice", "bob"]
     assert run(scenario()) == [(past, ["carol"])] * 3 + [([*past, "carol"], [])]
+
+
+def test_of_a_long_past_only_the_end_is_held_and_the_rest_is_read_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(evm, "KEPT_EVENTS", 2)
+
+    async def scenario() -> None:
+        async with town() as place:
+            ledger = await place.ledger()
+            await place.happen("carol", "dan", "carol", "dan", "alice")
+            place.mine(FINALITY_BLOCKS)
+            whole = (await ledger.follow(0)).final
+            assert names(whole) == ["alice", "bob", "carol", "dan", "carol", "dan", "alice"]
+            assert ledger._follower.final_events == whole[-2:]
+            for event in whole:
+                since = event.block.number
+                wanted = [one for one in whole if one.block.number >= since]
+                assert (await ledger.follow(since)).final == wanted
+            await place.happen("bob")
+            place.mine(FINALITY_BLOCKS)
+            later = await ledger.follow(whole[-1].block.number + 1)
+            assert names(later.final) == ["bob"]
+            assert (await ledger.follow(0)).final == [*whole, *later.final]
+            assert len(ledger._follower.final_events) == 3
+
+    run(scenario())
 
 
 # ---- faults of the line

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from galaxylearning.chain.abi_codec import codec
@@ -26,7 +27,7 @@ from galaxylearning.chain.transport import (
     as_objects,
 )
 from galaxylearning.errors import ConfigRefused, FinalityBroken, LedgerError, LedgerUnreachable
-from galaxylearning.ports import Block, Call, ChainLog, Contract, Outbox, Receipt, Signer
+from galaxylearning.ports import Block, Call, ChainLog, Contract, Event, Outbox, Receipt, Signer
 from galaxylearning.units import Address
 
 __all__ = ["Deployment", "EvmLedger", "Following", "KeySigner", "connect", "deploy", "fund"]
@@ -34,6 +35,8 @@ __all__ = ["Deployment", "EvmLedger", "Following", "KeySigner", "connect", "depl
 LOOK_EVERY_S = 1.0
 EMBEDDED_SPAN_BLOCKS = 512
 """So many blocks of a chain in this process are read at a time."""
+KEPT_EVENTS = 20_000
+"""Final events held for whoever follows; who begins later has the chain read anew."""
 
 
 async def connect(
@@ -121,6 +124,7 @@ class EvmLedger:
         self._reader = LogReader(deployment)
         self._head: Block | None = None
         """Of an embedded chain, on which a number names one block for good."""
+        self._following = following
         self._follower = Follower(endpoints, deployment, following, on_change=self._look_after_outbox)
 
     @property
@@ -266,8 +270,9 @@ class EvmLedger:
             return await self._all_final(since_block)
         follower = self._follower
         await follower.advance()
+        kept_from = follower.kept_from
         first = bisect_left(follower.final_events, since_block, key=lambda event: event.block.number)
-        return ChainLog(
+        found = ChainLog(
             final=follower.final_events[first:],
             provisional=[one for one in follower.provisional_events if one.block.number >= since_block],
             final_block=Block(follower.final.number, follower.final.hash),
@@ -276,6 +281,18 @@ class EvmLedger:
             hold=follower.hold,
             notices=follower.notices,
         )
+        follower.let_go(KEPT_EVENTS)
+        if since_block < kept_from:
+            return replace(found, final=[*await self._past(since_block, kept_from), *found.final])
+        return found
+
+    async def _past(self, first: int, end: int) -> list[Event]:
+        """Final events that are not held any more, of blocks from ``first`` to before ``end``: read anew."""
+        reader = Follower(self._transport, self._deployment, self._following)
+        await reader.advance()
+        if reader.final.number < end - 1:
+            raise LedgerUnreachable(f"it has not come to block {end - 1} again", where="chain")
+        return [event for event in reader.final_events if first <= event.block.number < end]
 
     async def _all_final(self, since_block: int) -> ChainLog:
         """An embedded chain's log, so many blocks at a time."""

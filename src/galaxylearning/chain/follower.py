@@ -11,6 +11,7 @@ receipts' root, and final blocks with their logs by every other endpoint.
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import pairwise
 from time import monotonic
@@ -73,6 +74,8 @@ class Follower:
         self._untold = 0
         """Blocks that were rolled back and that nobody was told of yet."""
         self.final_events: list[Event] = []
+        """Of the blocks from ``kept_from`` on."""
+        self.kept_from = 0
         self.rollbacks = 0
         self.hold: str | None = None
 
@@ -144,6 +147,14 @@ class Follower:
                     self._untold += self._top - self._final.number
                     self._forget(self._final.number + 1)
                 raise
+
+    def let_go(self, most: int) -> None:
+        """Keep about the latest ``most`` final events; a block's stay or go together."""
+        if len(self.final_events) <= 2 * most:
+            return
+        self.kept_from = self.final_events[-most].block.number
+        first = bisect_left(self.final_events, self.kept_from, key=lambda event: event.block.number)
+        del self.final_events[:first]
 
     async def header(self, block: Block) -> Header:
         """A block's header, by its hash.
