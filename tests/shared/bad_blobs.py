@@ -73,32 +73,42 @@ BLOBS: dict[str, Case] = {
     "account: scrypt with a gigabyte": (
         "account",
         lambda: put(account(), "crypto.kdfparams.n", 1 << 30),
-        "scrypt must have n a power of two and 128 n r p of at most 536870912",
+        "scrypt must have n a power of two, p of at most 16 and 128 r (n + p) of at most 269484032",
     ),
     "account: scrypt with n = 3": (
         "account",
         lambda: put(account(), "crypto.kdfparams.n", 3),
-        "scrypt must have n a power of two and 128 n r p of at most 536870912",
+        "scrypt must have n a power of two, p of at most 16 and 128 r (n + p) of at most 269484032",
     ),
     "account: scrypt with n = 1": (
         "account",
         lambda: put(account(), "crypto.kdfparams.n", 1),
-        "scrypt must have n a power of two and 128 n r p of at most 536870912",
+        "scrypt must have n a power of two, p of at most 16 and 128 r (n + p) of at most 269484032",
     ),
     "account: scrypt with p of an afternoon": (
         "account",
         lambda: put(account(), "crypto.kdfparams.p", 1 << 30),
-        "scrypt must have n a power of two and 128 n r p of at most 536870912",
+        "scrypt must have n a power of two, p of at most 16 and 128 r (n + p) of at most 269484032",
+    ),
+    "account: scrypt with many blocks": (
+        "account",
+        lambda: put(account(), "crypto.kdfparams.p", 131_073),
+        "scrypt must have n a power of two, p of at most 16 and 128 r (n + p) of at most 269484032",
+    ),
+    "account: scrypt with long blocks": (
+        "account",
+        lambda: put(account(), "crypto.kdfparams.r", 1 << 20),
+        "scrypt must have n a power of two, p of at most 16 and 128 r (n + p) of at most 269484032",
     ),
     "account: scrypt with r = 0": (
         "account",
         lambda: put(account(), "crypto.kdfparams.r", 0),
-        "scrypt must have n a power of two and 128 n r p of at most 536870912",
+        "scrypt must have n a power of two, p of at most 16 and 128 r (n + p) of at most 269484032",
     ),
     "account: scrypt with n as text": (
         "account",
         lambda: put(account(), "crypto.kdfparams.n", "2"),
-        "scrypt must have n a power of two and 128 n r p of at most 536870912",
+        "scrypt must have n a power of two, p of at most 16 and 128 r (n + p) of at most 269484032",
     ),
     "account: a derived key of a gigabyte": (
         "account",

@@ -7,7 +7,6 @@ only, and never overwritten: a key that is lost cannot be made again.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +26,9 @@ from galaxylearning.units import Address, Digest, Entropy
 
 STANDARD_SCRYPT_N: Final = 1 << 17
 LIGHT_SCRYPT_N: Final = 1 << 12
-MAX_SCRYPT_BYTES: Final = 1 << 29
+MAX_SCRYPT_BYTES: Final = 257 << 20
+"""Enough for what other wallets write: n = 2^18, r = 8."""
+MAX_SCRYPT_P: Final = 16
 MAX_KEY_FILE_BYTES: Final = 1 << 16
 
 _SCRYPT_R: Final = 8
@@ -255,9 +256,14 @@ def _check_kdf(parameters: Mapping[str, Any], path: Path) -> None:
     """Refuse scrypt parameters that would take all the memory or an afternoon."""
     costs = [cost for cost in (parameters.get(name) for name in ("n", "r", "p")) if type(cost) is int]
     is_sound = len(costs) == 3 and min(costs) >= 1 and costs[0] > 1 and costs[0] & (costs[0] - 1) == 0
-    if not is_sound or 128 * math.prod(costs) > MAX_SCRYPT_BYTES:
+    if is_sound:
+        n, r, p = costs
+        is_sound = 128 * r * (n + p) <= MAX_SCRYPT_BYTES and p <= MAX_SCRYPT_P
+    if not is_sound:
         raise KeyUnavailable(
-            f"scrypt must have n a power of two and 128 n r p of at most {MAX_SCRYPT_BYTES}", where=str(path)
+            f"scrypt must have n a power of two, p of at most {MAX_SCRYPT_P} and 128 r (n + p) of at most "
+            f"{MAX_SCRYPT_BYTES}",
+            where=str(path),
         )
 
 
