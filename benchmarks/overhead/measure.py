@@ -16,7 +16,7 @@ from benchmarks.overhead.counting import CountingBlobs, CountingNode, Traffic
 from benchmarks.overhead.setting import SCHEMA, SEATS, Setting, compiled, table
 from benchmarks.things import DATASET, MemoryShelf
 
-from galaxylearning.bootstrap import WallClock
+from galaxylearning.bootstrap import WallClock, on_a_thread
 from galaxylearning.chain.embedded import EmbeddedChain
 from galaxylearning.chain.evm import connect
 from galaxylearning.crypto.seal import sealed_bytes
@@ -156,6 +156,7 @@ async def measure(folder: Path, setting: Setting, privacy: str) -> Measured:
                 entropy=os.urandom,
                 report=marks,
                 poll_s=setting.poll_s,
+                aside=on_a_thread,
             )
 
         posted = await requester.post(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.to_thread
 import msgspec
 
 from galaxylearning.config import EMBEDDED, Home, Settings, check_chain, settings_from_json, settings_to_json
@@ -64,6 +65,11 @@ class WallClock:
     async def sleep(self, seconds: float) -> None:
         """Let others work meanwhile."""
         await anyio.sleep(seconds)
+
+
+async def on_a_thread(work: Callable[[], None]) -> None:
+    """Implements ``ports.Aside``: signs of life, metrics and other nodes go on meanwhile."""
+    await anyio.to_thread.run_sync(work)
 
 
 def load_settings(home: Home, **overrides: Any) -> Settings:
@@ -507,6 +513,7 @@ def site_of(
         pulse=pulse,
         drand=world.drand,
         poll_s=world.settings.poll_ms / 1000 if poll_s is None else poll_s,
+        aside=on_a_thread,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -199,6 +199,15 @@ class BlobStore(Protocol):
     async def list(self, topic: str) -> Sequence[Digest]:
         """Digests listed under ``topic``, in ascending order of digest."""
         ...
+
+
+class Aside(Protocol):
+    """Does work that is pure computation, beside the event loop or at once, and comes back once it is done.
+
+    Nothing else may touch what ``work`` touches meanwhile; what it raises is raised here.
+    """
+
+    async def __call__(self, work: Callable[[], None]) -> None: ...
 
 
 class Clock(Protocol):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 from typing import Any
 
 import anyio
 import pytest
 
-from galaxylearning.errors import MessageRefused
+from galaxylearning.bootstrap import on_a_thread
+from galaxylearning.errors import MessageRefused, PhaseError
 from galaxylearning.messages.records import CohortList
 from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.chain_view import ChainView, ChainWatch
-from galaxylearning.nodes.site import SOONEST, Pace, keep_going
+from galaxylearning.nodes.site import SOONEST, Pace, at_once, keep_going
 from galaxylearning.ports import Block, ChainLog, Event
 from galaxylearning.storage.blobs import MemoryBlobStore
 from galaxylearning.units import Address, Digest
@@ -215,3 +217,20 @@ def test_a_record_is_news_to_whoever_reads_it_and_only_once() -> None:
         assert pace.pause_s(1) == 2 * SOONEST
 
     anyio.run(scenario)
+
+
+def test_work_aside_is_done_on_another_thread_and_its_errors_come_back() -> None:
+    threads: list[int] = []
+
+    def fail() -> None:
+        raise PhaseError("too late")
+
+    async def scenario() -> None:
+        await on_a_thread(lambda: threads.append(threading.get_ident()))
+        await at_once(lambda: threads.append(threading.get_ident()))
+        for aside in (on_a_thread, at_once):
+            with pytest.raises(PhaseError, match="too late"):
+                await aside(fail)
+
+    anyio.run(scenario)
+    assert threads[0] != threads[1] == threading.get_ident()

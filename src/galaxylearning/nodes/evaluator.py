@@ -198,7 +198,7 @@ class SeatedJob:
         await show_evidence(self.site, self.board, self.view, self._head, state.round_index)
         if not await self._watch.may_close(state, job.outcomes, cohort, accepted, now=self.view.now):
             if self.site.pace.is_quiet:
-                job.prepare()
+                await self.site.aside(job.prepare)
             return
         name = f"round/{state.round_index}"
         anchor = typed.RoundAnchor(

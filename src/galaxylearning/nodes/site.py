@@ -19,6 +19,7 @@ from galaxylearning.errors import (
 )
 from galaxylearning.messages.typed import JOBS_DOMAIN, REGISTRY_DOMAIN, Domain
 from galaxylearning.ports import (
+    Aside,
     BlobStore,
     Call,
     Clock,
@@ -48,6 +49,11 @@ class Progress:
 
 def ignore_progress(_progress: Progress) -> None:
     """Nobody is watching."""
+
+
+async def at_once(work: Callable[[], None]) -> None:
+    """Work that could wait is done where it comes up; meanwhile this event loop does nothing else."""
+    work()
 
 
 def ignore_pulse(_error: GalaxyError | None) -> None:
@@ -83,7 +89,8 @@ class Site:
     """The ports of one node, and how often it looks around (``poll_s``).
 
     ``report`` is told each step; ``pulse`` hears after each look that all is well (None), and whatever went
-    wrong that may pass by itself. ``pace`` hears of what is new, and shortens the next pauses.
+    wrong that may pass by itself. ``pace`` hears of what is new, and shortens the next pauses. ``aside`` does
+    what is computed ahead.
     """
 
     ledger: Ledger
@@ -97,6 +104,7 @@ class Site:
     drand: DrandNetwork | None = None
     poll_s: float = 1.0
     pace: Pace = field(default_factory=Pace)
+    aside: Aside = at_once
 
     @property
     def address(self) -> Address:
