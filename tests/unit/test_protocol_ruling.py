@@ -93,7 +93,10 @@ def test_the_hidden_sets_step_can_be_had_ahead_and_is_taken_once_a_round(
 
 
 def test_a_hidden_step_that_diverges_is_told_to_whoever_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[int] = []
+
     def diverge(*_args: Any, **_kwargs: Any) -> None:
+        tries.append(1)
         raise UpdateRefused("not finite", where="update")
 
     job = start("gate")
@@ -101,6 +104,8 @@ def test_a_hidden_step_that_diverges_is_told_to_whoever_needs_it(monkeypatch: py
     job.advance_updates(given)
     monkeypatch.setattr(rounds, "train_update", diverge)
     job.prepare()
+    job.prepare()
+    assert len(tries) == 1
     with pytest.raises(QuorumMissing, match="diverged"):
         job.advance_updates(given)
 

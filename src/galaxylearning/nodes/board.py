@@ -59,11 +59,11 @@ class Board:
                 try:
                     data = await self._site.blobs.get(digest, max_bytes=max_bytes)
                     self._records[key] = decode(data, kind, max_bytes=max_bytes)
+                    self._site.pace.stir()
                 except (BlobMissing, BlobDamaged):
                     continue
                 except Refused:
                     self._records[key] = None
-                self._site.pace.stir()
             record = self._records[key]
             if isinstance(record, kind):
                 found[digest] = record

@@ -151,6 +151,7 @@ class JobComputation:
         self._stood = (0, Standings())
         self._hashed: tuple[ModelState, Digest] | None = None
         self._hidden: tuple[ModelState, int, tuple[I32, I32]] | None = None
+        self._prepared = -1
 
     @property
     def round_index(self) -> int:
@@ -351,7 +352,9 @@ class JobComputation:
 
     def prepare(self) -> None:
         """Compute ahead what the round needs whatever its updates will be: while data owners train, say."""
-        plan = self.terms.plan
+        if self._prepared == self.round_index:
+            return
+        self._prepared, plan = self.round_index, self.terms.plan
         if plan.gate if plan.rule == "gate" else rule_named(plan.rule).needs_reference:
             with suppress(QuorumMissing):  # Whoever needs the step hears of it.
                 self.hidden_step()
