@@ -166,7 +166,7 @@ async def measure(folder: Path, setting: Setting, privacy: str) -> Measured:
             sealing_key=sealing_key("requester"),
         )
         found.hidden = _hidden_step(job, posted.terms)
-        await _bare(found, job, posted.terms, columns, rounds=setting.rounds)
+        await _bare(found, job, posted.terms, columns, rounds=(setting.rounds + 1) // 2)
         policy = OwnerPolicy(requesters=(signer("requester").address,), datasets=(DATASET,))
         nodes: list[Any] = [
             EvaluatorNode(
@@ -193,7 +193,7 @@ async def measure(folder: Path, setting: Setting, privacy: str) -> Measured:
                     group.start_soon(node.run)
         end = Moment.now()
         await _settled(await site("passer-by"), posted.job_id)
-        await _bare(found, job, posted.terms, columns, rounds=1)
+        await _bare(found, job, posted.terms, columns, rounds=(setting.rounds + 1) // 2)
         found.update_bytes = _largest_body(folder, posted.job_id)
     if marks.enrolled is None:
         raise QuorumMissing("not everybody has enrolled", where="overhead")
