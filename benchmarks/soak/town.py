@@ -14,12 +14,11 @@ from typing import Any, Final
 import numpy as np
 from benchmarks.faults.scenario import CALM, NEVER, RATES
 from benchmarks.soak import cast
-from benchmarks.things import COLUMNS, DATASET, clouds, compiled_job, windows
+from benchmarks.things import COLUMNS, DATASET, clouds, compiled_job, seed_of, windows
 from torch import nn
 
 from galaxylearning.chain.embedded import EmbeddedChain
 from galaxylearning.chain.evm import connect
-from galaxylearning.crypto.digest import keccak
 from galaxylearning.messages.plan import Plan
 from galaxylearning.nodes import evaluator as evaluators
 from galaxylearning.nodes.data_owner import DataOwnerNode
@@ -183,7 +182,7 @@ class Town:
 def _catalogue(folder: Path, name: str) -> DatasetCatalog:
     """A data owner's file and its description; the shuffler's labels belong to other rows."""
     folder.mkdir(parents=True)
-    table = clouds(ROWS, seed=int.from_bytes(keccak(name.encode())[:4]))
+    table = clouds(ROWS, seed=seed_of(name))
     labels = table["kind"]
     if name == cast.SHUFFLER:
         labels = np.random.default_rng(1).permutation(labels)

@@ -36,7 +36,8 @@ LOOK_EVERY_S = 1.0
 EMBEDDED_SPAN_BLOCKS = 512
 """So many blocks of a chain in this process are read at a time."""
 KEPT_EVENTS = 20_000
-"""Final events held for whoever follows; who begins later has the chain read anew."""
+"""At least so many final events are held for whoever follows, at most twice as many; who begins later has the
+chain read anew."""
 
 
 async def connect(

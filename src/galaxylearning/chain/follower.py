@@ -148,11 +148,11 @@ class Follower:
                     self._forget(self._final.number + 1)
                 raise
 
-    def let_go(self, most: int) -> None:
-        """Keep about the latest ``most`` final events; a block's stay or go together."""
-        if len(self.final_events) <= 2 * most:
+    def let_go(self, least: int) -> None:
+        """Keep the latest ``least`` final events, and all of their blocks, where twice as many are held."""
+        if len(self.final_events) <= 2 * least:
             return
-        self.kept_from = self.final_events[-most].block.number
+        self.kept_from = self.final_events[-least].block.number
         first = bisect_left(self.final_events, self.kept_from, key=lambda event: event.block.number)
         del self.final_events[:first]
 
