@@ -35,7 +35,7 @@ from galaxylearning.graph.dense import DenseModel
 from galaxylearning.graph.document import Input, ModelGraph, Node, Ref, StateEntry
 from galaxylearning.learning.plan import LocalPlan
 from galaxylearning.learning.vectors import F32, F64
-from galaxylearning.protocol.rounds import Rows
+from galaxylearning.protocol.hidden_set import Rows
 
 ROOT = Path(__file__).parent.parent
 OWNERS = range(4, 15)

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, TypeAlias
 import numpy as np
 
 from galaxylearning.learning.vectors import F32, F64
-from galaxylearning.protocol.rounds import Rows
+from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.simulation.behaviours import Acts, AttackView, Behaviour, Plain
 
 Past: TypeAlias = list[F32]

@@ -21,9 +21,11 @@ from galaxylearning.errors import ConfigRefused
 from galaxylearning.graph import FlatModel, compile_model
 from galaxylearning.learning import UpdateMatrix
 from galaxylearning.messages.terms import Terms
+from galaxylearning.protocol.hidden_set import HiddenSet, Rows
 from galaxylearning.protocol.job import CompiledJob, compile_job
 from galaxylearning.protocol.masking import masked_plan
-from galaxylearning.protocol.rounds import HiddenSet, JobComputation, Rows, local_plan
+from galaxylearning.protocol.rounds import JobComputation
+from galaxylearning.protocol.updates import local_plan
 from galaxylearning.simulation.behaviours import enlist, parse_behaviour
 from galaxylearning.simulation.partition import parse_partitioner
 from galaxylearning.simulation.players import Players

@@ -16,7 +16,8 @@ from galaxylearning.engines.coalitions import CoalitionEvaluator
 from galaxylearning.graph.dense_model import DenseModel
 from galaxylearning.graph.dense_weights import dense_weights_from_bytes
 from galaxylearning.learning.vectors import F64
-from galaxylearning.protocol.rounds import JobComputation, RoundOutcome
+from galaxylearning.protocol.outcomes import RoundOutcome
+from galaxylearning.protocol.rounds import JobComputation
 from galaxylearning.protocol.scoring import score_table
 from galaxylearning.units import Address
 

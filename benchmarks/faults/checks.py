@@ -37,7 +37,8 @@ from galaxylearning.protocol import scoring
 from galaxylearning.protocol.cohort import AcceptedUpdates, Cohort
 from galaxylearning.protocol.hidden_set import HiddenSet
 from galaxylearning.protocol.machine import JobState, Phase
-from galaxylearning.protocol.rounds import JobComputation, quantizer
+from galaxylearning.protocol.rounds import JobComputation
+from galaxylearning.protocol.updates import quantizer
 from galaxylearning.simulation.faults import FaultSource
 from galaxylearning.simulation.light_registry import BURN
 from galaxylearning.simulation.stage import STAKE, SUPPLY

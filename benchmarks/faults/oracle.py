@@ -22,7 +22,7 @@ from galaxylearning.messages.terms import Terms
 from galaxylearning.ports import GraphFacts
 from galaxylearning.protocol.hidden_set import HiddenSet, Rows
 from galaxylearning.protocol.job import CompiledJob
-from galaxylearning.protocol.rounds import train_update
+from galaxylearning.protocol.updates import train_update
 from galaxylearning.sandbox.facts import facts_of
 from galaxylearning.units import Address, Digest
 

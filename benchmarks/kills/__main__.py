@@ -24,8 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.kills.actors import Place
 from benchmarks.kills.mortal import MOMENTS, Moment, Target
-from benchmarks.kills.play import Place, Result, run
+from benchmarks.kills.play import Result, run
 from benchmarks.kills.town import Privacy, Town, clock_at_genesis, founded
 from benchmarks.rows import RESULTS
 

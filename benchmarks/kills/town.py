@@ -6,8 +6,9 @@ import asyncio
 import csv
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
+import anyio
 import msgspec
 import torch
 from benchmarks import things
@@ -21,13 +22,25 @@ from galaxylearning.protocol.job import CompiledJob
 from galaxylearning.simulation.stage import GAS_MONEY_WEI, GENESIS_S, SUPPLY, signer
 from galaxylearning.storage.datasets import DatasetCatalog
 
-if TYPE_CHECKING:
-    from benchmarks.kills.play import Clock
-
 Privacy = Literal["sealed", "masked"]
 WINDOW_S: Final = 900
 OWNERS: Final = ("east", "north", "south")
 DIRECT: Final = "south"
+
+
+@dataclass(slots=True)
+class Clock:
+    """The job's clock, moved by whoever runs it."""
+
+    time_s: int
+
+    def monotonic_s(self) -> float:
+        """Seconds of virtual time."""
+        return float(self.time_s)
+
+    async def sleep(self, _seconds: float) -> None:
+        """Time stands still during a turn: sleep until cancelled."""
+        await anyio.sleep_forever()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +126,4 @@ def _compiled(privacy: Privacy) -> CompiledJob:
 
 def clock_at_genesis() -> Clock:
     """A clock at the chain's beginning."""
-    from benchmarks.kills.play import Clock
-
     return Clock(GENESIS_S)

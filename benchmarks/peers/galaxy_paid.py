@@ -34,7 +34,9 @@ from galaxylearning.messages.terms import (
     Terms,
     Windows,
 )
-from galaxylearning.protocol.rounds import HiddenSet, JobComputation, Rows, quantizer
+from galaxylearning.protocol.hidden_set import HiddenSet, Rows
+from galaxylearning.protocol.rounds import JobComputation
+from galaxylearning.protocol.updates import quantizer
 from galaxylearning.units import Address
 
 NOBODY, NOTHING = f"0x{1:040x}", "00" * 32

@@ -22,9 +22,9 @@ from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.data_owner import DataOwnerNode
 from galaxylearning.nodes.evaluator import EvaluatorNode, SeatedJob
 from galaxylearning.nodes.member import Member
+from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.protocol.machine import JobState, Phase
-from galaxylearning.protocol.rounds import Rows, training_seed
-from galaxylearning.protocol.updates import train_for_owner
+from galaxylearning.protocol.updates import train_for_owner, training_seed
 from galaxylearning.sandbox import ThreadTrainer
 from galaxylearning.secagg.plan import MaskingPlan
 from galaxylearning.units import Address, Digest

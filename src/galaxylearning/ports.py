@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from galaxylearning.learning.accounting import Release
     from galaxylearning.learning.checkpoint import Checkpoint
     from galaxylearning.messages.terms import Terms
+    from galaxylearning.protocol.hidden_set import Rows
     from galaxylearning.protocol.matching import DatasetArray, DatasetColumn
     from galaxylearning.protocol.privacy import Spending
-    from galaxylearning.protocol.rounds import Rows
 
 Contract = Literal["jobs", "registry", "token"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from galaxylearning import bootstrap
+from galaxylearning import bootstrap, stores
 from galaxylearning.chain.signer import KeySigner
 from galaxylearning.cli import doctor_machine, main
 from galaxylearning.cli.doctor_home import MAX_AHEAD_S, MAX_SILENCE_S, _clock, home_findings
@@ -47,7 +47,7 @@ def test_a_home_in_order_has_no_problem_and_the_blob_is_written_once(home: Home)
         for check in ("home", "keys", "policy", "settings", "chain", "finality", "contracts", "blob store ."):
             assert found[check].status == "ok", found[check]
         assert "3,600 s, 8.0 GiB of memory" in found["policy"].found
-    blobs = bootstrap.open_blobs(home, Settings())
+    blobs = stores.open_blobs(home, Settings())
     assert len(anyio.run(blobs.list, "doctor")) == 1
 
 

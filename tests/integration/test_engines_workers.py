@@ -30,7 +30,7 @@ from galaxylearning.errors import ConfigRefused, DataRefused, GraphRefused, Stor
 from galaxylearning.graph import FlatModel, ModelGraph, compile_model, weights_from_bytes, weights_to_bytes
 from galaxylearning.learning.local import LocalResult, train_local
 from galaxylearning.learning.plan import LocalPlan
-from galaxylearning.protocol.rounds import Rows
+from galaxylearning.protocol.hidden_set import Rows
 
 PLAN = LocalPlan(learning_rate=0.1, momentum=0.9, epochs=2, batch_size=4)
 ENDLESS = LocalPlan(learning_rate=1e-6, epochs=500_000, batch_size=4)

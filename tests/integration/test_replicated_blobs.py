@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from galaxylearning import bootstrap
+from galaxylearning import stores
 from galaxylearning.config import BlobAccess, Home, Settings, settings_from_json, settings_to_json
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import BlobMissing, BlobRefused, ConfigRefused, StorageError
@@ -326,7 +326,7 @@ def test_a_home_names_its_stores(tmp_path: Path) -> None:
     faults: list[BlobFault] = []
 
     async def check() -> None:
-        store = bootstrap.open_blobs(Home(tmp_path), settings, report=faults.append)
+        store = stores.open_blobs(Home(tmp_path), settings, report=faults.append)
         assert isinstance(store, ReplicatedBlobStore)
         async with store:
             digest = await store.put(DATA, topic="t")

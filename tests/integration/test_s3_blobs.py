@@ -13,7 +13,7 @@ from aiohttp import web
 from obstore.store import S3Store
 
 from blob_services import Bucket, answering, buckets
-from galaxylearning import bootstrap
+from galaxylearning import stores
 from galaxylearning.config import Home, Settings
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import BlobMissing, BlobRefused, ConfigRefused, StorageError
@@ -250,7 +250,7 @@ def test_a_home_names_its_bucket(bucket: Bucket, tmp_path: Path, monkeypatch: py
     url = f"s3://bucket/home?endpoint={bucket.endpoint}&region=us-east-1"
 
     async def check(blobs: str) -> None:
-        store = bootstrap.open_blobs(Home(tmp_path), Settings(blobs=blobs))
+        store = stores.open_blobs(Home(tmp_path), Settings(blobs=blobs))
         assert isinstance(store, S3BlobStore)
         assert await store.get(await store.put(b"blob", topic="t"), max_bytes=4) == b"blob"
         assert SECRET not in repr(store)
@@ -260,4 +260,4 @@ def test_a_home_names_its_bucket(bucket: Bucket, tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     anyio.run(check, url)
     with pytest.raises(ConfigRefused, match=r"nothing\.json"):
-        bootstrap.open_blobs(Home(tmp_path), Settings(blobs=f"{url}&credentials=nothing.json"))
+        stores.open_blobs(Home(tmp_path), Settings(blobs=f"{url}&credentials=nothing.json"))

@@ -23,7 +23,7 @@ from galaxylearning.messages.plan import Noise
 from galaxylearning.messages.terms import Terms
 from galaxylearning.ports import Trainer
 from galaxylearning.protocol.consent import OwnerPolicy, policy_from_json
-from galaxylearning.protocol.rounds import Rows
+from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.protocol.updates import check_trained
 from galaxylearning.sandbox import Caps, LockedTrainer, ThreadTrainer
 from plain_terms import ACCOUNT, PLAN, terms_of

@@ -24,7 +24,7 @@ import galaxylearning as gl
 from galaxylearning.cli import main as galaxy
 from galaxylearning.engines.memory import process_rss_mib
 from galaxylearning.errors import ConfigRefused, DataRefused, GalaxyError, StorageError
-from galaxylearning.protocol.rounds import Rows
+from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.simulation.behaviours import behaviour_names
 from galaxylearning.simulation.history import OwnerStatus, RoundRecord
 from galaxylearning.simulation.result import SimulationResult

@@ -14,8 +14,8 @@ from torch import nn
 import galaxylearning as gl
 from galaxylearning.cli.job_facts import noise_facts
 from galaxylearning.errors import ConfigRefused, JobRefused
+from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.protocol.privacy import job_epsilon, models_release
-from galaxylearning.protocol.rounds import Rows
 from galaxylearning.simulation.run import Options
 
 LOCAL = gl.Noise("local", 0.8, example_clip=1.0)

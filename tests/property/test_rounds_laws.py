@@ -15,15 +15,10 @@ from galaxylearning.graph import FlatModel, compile_model
 from galaxylearning.learning.gate import TOO_LARGE
 from galaxylearning.messages.plan import Plan
 from galaxylearning.messages.terms import Admission, Column, EvaluatorSeat, Price, Schema, Terms, Windows
-from galaxylearning.protocol.rounds import (
-    HiddenSet,
-    JobComputation,
-    Rows,
-    encode_body,
-    train_update,
-    training_seed,
-)
+from galaxylearning.protocol.hidden_set import HiddenSet, Rows
+from galaxylearning.protocol.rounds import JobComputation
 from galaxylearning.protocol.scoring import score_table
+from galaxylearning.protocol.updates import encode_body, train_update, training_seed
 from galaxylearning.units import Address
 
 HEX = "ab" * 32

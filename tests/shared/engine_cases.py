@@ -21,7 +21,7 @@ from galaxylearning.graph import (
     weights_to_bytes,
 )
 from galaxylearning.learning.vectors import I64
-from galaxylearning.protocol.rounds import Rows
+from galaxylearning.protocol.hidden_set import Rows
 
 
 @cache

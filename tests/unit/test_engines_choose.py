@@ -26,7 +26,7 @@ from galaxylearning.engines.memory import (
 from galaxylearning.errors import ConfigRefused, GraphRefused
 from galaxylearning.graph import compile_model, weights_to_bytes
 from galaxylearning.learning import LocalPlan
-from galaxylearning.protocol.rounds import Rows
+from galaxylearning.protocol.hidden_set import Rows
 
 TRAINING = Training(LocalPlan(epochs=1, batch_size=3), 5)
 PLENTY = 1 << 20

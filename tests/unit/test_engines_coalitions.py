@@ -20,7 +20,7 @@ from galaxylearning.engines.stack_nets import stack_net
 from galaxylearning.errors import ConfigRefused, DataRefused
 from galaxylearning.graph import FlatModel, compile_model
 from galaxylearning.learning.vectors import F32, F64
-from galaxylearning.protocol.rounds import Rows
+from galaxylearning.protocol.hidden_set import Rows
 
 CLASS_ROWS = Rows(
     np.random.default_rng(0).normal(size=(60, 6)).astype(np.float32),

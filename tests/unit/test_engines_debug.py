@@ -16,7 +16,7 @@ from galaxylearning.engines.engine import Training
 from galaxylearning.engines.reference import ReferenceEngine
 from galaxylearning.graph import FlatModel, compile_model
 from galaxylearning.learning import LocalPlan
-from galaxylearning.protocol.rounds import Rows
+from galaxylearning.protocol.hidden_set import Rows
 
 STORED = LocalPlan(epochs=2, batch_size=3, order="stored", learning_rate=0.1)
 

@@ -21,7 +21,7 @@ from galaxylearning.errors import ConfigRefused, DataRefused
 from galaxylearning.graph import FlatModel, compile_model
 from galaxylearning.learning import LocalPlan, train_local
 from galaxylearning.learning.vectors import F32, F64, I64
-from galaxylearning.protocol.rounds import Rows
+from galaxylearning.protocol.hidden_set import Rows
 
 RNG = np.random.default_rng(0)
 HIDDEN = Rows(RNG.normal(size=(40, 6)).astype(np.float32), RNG.integers(0, 3, 40))

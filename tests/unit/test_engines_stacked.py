@@ -28,7 +28,7 @@ from galaxylearning.graph.labels import CLASS_LOSSES
 from galaxylearning.learning.local import batches
 from galaxylearning.learning.plan import LocalPlan
 from galaxylearning.learning.quantise import Quantizer, quantise_rows
-from galaxylearning.protocol.rounds import Rows
+from galaxylearning.protocol.hidden_set import Rows
 
 Weights = dict[str, npt.NDArray[np.float32]]
 Result = dict[str, npt.NDArray[Any]]

@@ -21,7 +21,7 @@ from galaxylearning.errors import ConfigRefused, DataRefused, GraphRefused
 from galaxylearning.graph import FlatModel, ModelGraph, compile_model, meter, weights_to_bytes
 from galaxylearning.learning import LocalPlan
 from galaxylearning.learning.local import batches
-from galaxylearning.protocol.rounds import Rows
+from galaxylearning.protocol.hidden_set import Rows
 
 TRAINING = Training(LocalPlan(epochs=2, batch_size=3, learning_rate=0.1), 5)
 

@@ -14,8 +14,8 @@ from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import DataRefused, GalaxyError, JobRefused, UnsupportedModel
 from galaxylearning.messages.plan import Masking, Plan
 from galaxylearning.messages.terms import Column, Schema
+from galaxylearning.protocol.hidden_set import MIN_TEST_ROWS, Rows
 from galaxylearning.protocol.job import CompiledJob, Job, Price, compile_job, smallest_units, terms_of
-from galaxylearning.protocol.rounds import MIN_TEST_ROWS, Rows
 from galaxylearning.units import Address, Digest
 
 TOKEN = Address("0x5FbDB2315678afecb367f032d93F642f64180aa3")

@@ -17,6 +17,7 @@ from galaxylearning.learning.standing import FEWEST_ROUNDS
 from galaxylearning.messages.plan import Masking, Plan
 from galaxylearning.messages.terms import EvaluatorSeat, Terms
 from galaxylearning.protocol import outcomes
+from galaxylearning.protocol.hidden_set import HiddenSet
 from galaxylearning.protocol.masked_round import (
     BAD_SHARES,
     OUT_OF_RANGE,
@@ -33,7 +34,8 @@ from galaxylearning.protocol.masking import (
     question_seed,
     simulated_beacon,
 )
-from galaxylearning.protocol.rounds import HiddenSet, JobComputation, RoundOutcome
+from galaxylearning.protocol.outcomes import RoundOutcome
+from galaxylearning.protocol.rounds import JobComputation
 from galaxylearning.secagg.weights import carried_by
 
 BEACON = bytes(range(32))

@@ -17,6 +17,7 @@ from galaxylearning.graph import FlatModel, compile_model
 from galaxylearning.learning.accounting import Release, epsilon
 from galaxylearning.learning.private import noisy_integers
 from galaxylearning.messages.plan import Noise, Plan
+from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.protocol.privacy import (
     Spending,
     check_protectable,
@@ -30,8 +31,7 @@ from galaxylearning.protocol.privacy import (
     unprotected_rounds,
     update_range,
 )
-from galaxylearning.protocol.rounds import Rows, quantizer
-from galaxylearning.protocol.updates import train_for_owner, train_update
+from galaxylearning.protocol.updates import quantizer, train_for_owner, train_update
 
 LOCAL = Noise("local", 1.2, example_clip=0.5)
 CENTRAL = Noise("central", 2.0)

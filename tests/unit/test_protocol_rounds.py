@@ -19,13 +19,11 @@ from galaxylearning.learning.gate import TOO_LARGE
 from galaxylearning.messages.plan import Plan
 from galaxylearning.messages.records import UpdateBody, decode, encode
 from galaxylearning.messages.terms import Admission, Column, EvaluatorSeat, Price, Schema, Terms, Windows
-from galaxylearning.protocol.rounds import (
+from galaxylearning.protocol.hidden_set import MIN_TEST_ROWS, HiddenSet, Rows
+from galaxylearning.protocol.outcomes import STATUSES
+from galaxylearning.protocol.rounds import JobComputation
+from galaxylearning.protocol.updates import (
     BUFFER_BITS,
-    MIN_TEST_ROWS,
-    STATUSES,
-    HiddenSet,
-    JobComputation,
-    Rows,
     body_limit,
     decode_body,
     encode_body,

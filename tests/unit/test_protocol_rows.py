@@ -10,7 +10,7 @@ from safetensors.numpy import save
 
 from galaxylearning.errors import DataRefused
 from galaxylearning.messages.terms import ArrayField, Column, Schema
-from galaxylearning.protocol.rounds import Rows
+from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.protocol.rows import encode_rows, input_width, rows_from_bytes, rows_to_bytes
 
 AGE = Column("age", "integer", mean=50.0, std=10.0)

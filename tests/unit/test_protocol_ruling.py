@@ -18,8 +18,10 @@ from galaxylearning.learning.rules import RULES
 from galaxylearning.messages.plan import Plan
 from galaxylearning.messages.terms import Column, Schema, decode_terms, encode_terms
 from galaxylearning.protocol import rounds
+from galaxylearning.protocol.hidden_set import HiddenSet
 from galaxylearning.protocol.job import CompiledJob, compile_job
-from galaxylearning.protocol.rounds import HiddenSet, JobComputation, RoundOutcome
+from galaxylearning.protocol.outcomes import RoundOutcome
+from galaxylearning.protocol.rounds import JobComputation
 from galaxylearning.protocol.ruling import NOT_SELECTED, TOO_FEW, faulty_among
 from galaxylearning.protocol.updates import train_update
 from galaxylearning.simulation.prepare import account, terms_without_chain

@@ -18,15 +18,9 @@ from galaxylearning.messages.plan import Plan
 from galaxylearning.messages.records import OwnerScore, OwnerTotal, RoundScores, ScoreTable, decode, encode
 from galaxylearning.messages.terms import Admission, Column, EvaluatorSeat, Price, Schema, Terms, Windows
 from galaxylearning.protocol import rounds, scoring
-from galaxylearning.protocol.rounds import (
-    HiddenSet,
-    History,
-    JobComputation,
-    Rows,
-    encode_body,
-    train_update,
-    training_seed,
-)
+from galaxylearning.protocol.hidden_set import HiddenSet, Rows
+from galaxylearning.protocol.rounds import History, JobComputation
+from galaxylearning.protocol.updates import encode_body, train_update, training_seed
 from galaxylearning.units import Address, Digest
 
 HEX = "ab" * 32

@@ -16,7 +16,7 @@ import pytest
 
 from galaxylearning.errors import ConfigRefused, DataRefused
 from galaxylearning.learning.vectors import F32
-from galaxylearning.protocol.rounds import Rows
+from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.simulation.behaviours import (
     Absent,
     Alie,

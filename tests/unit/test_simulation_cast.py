@@ -13,7 +13,7 @@ from galaxylearning.engines.cohort import Cohort
 from galaxylearning.engines.engine import Trained
 from galaxylearning.errors import ConfigRefused, DataRefused
 from galaxylearning.learning.vectors import F32, F64, I64
-from galaxylearning.protocol.rounds import Rows
+from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.simulation.behaviours import (
     Absent,
     Alie,

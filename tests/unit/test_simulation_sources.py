@@ -19,7 +19,7 @@ import pytest
 
 from galaxylearning.errors import ConfigRefused, DataRefused
 from galaxylearning.messages.terms import ArrayField, Column, Schema
-from galaxylearning.protocol.rounds import Rows
+from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.simulation.partition import IidPartitioner, NaturalIdPartitioner, SizePartitioner
 from galaxylearning.simulation.sources import built_in, built_in_schema, load_rows, owners_from
 from galaxylearning.storage.datasets import ReadOptions, load_table

@@ -59,7 +59,7 @@ async def audit_home(
     Raises:
         GalaxyError: the home's chain or blobs cannot be opened at all.
     """
-    from galaxylearning import bootstrap
+    from galaxylearning import bootstrap, stores
     from galaxylearning.chain.evm import KeySigner
     from galaxylearning.cli.keys import blob_signer
     from galaxylearning.nodes.chain_view import ChainView
@@ -71,7 +71,7 @@ async def audit_home(
         site = bootstrap.site_of(world, signer, MemoryJournal())
         view = ChainView(world.ledger, world.blobs, only=job_id)
         await view.refresh()
-        problems = bootstrap.blob_problems(world.blobs)
+        problems = stores.blob_problems(world.blobs)
         sealing_key = None
         if not problems:
             sealing_key = find_key(home, await view.terms(job_id), key_name)

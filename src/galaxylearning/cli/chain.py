@@ -183,7 +183,7 @@ def join(
     Example: galaxy chain join market.json
     Example: galaxy chain join http://127.0.0.1:8545 --jobs 0x… --store http://127.0.0.1:8787
     """
-    from galaxylearning import bootstrap
+    from galaxylearning import bootstrap, stores
     from galaxylearning.cli.keys import address_named
 
     place = Home(home)
@@ -195,7 +195,7 @@ def join(
     if jobs is None:
         raise ConfigRefused("must be given with a URL", where="--jobs")
     settings = bootstrap.load_settings(place, chain=url, blobs=blobs)
-    bootstrap.open_blobs(place, settings)
+    stores.open_blobs(place, settings)
     address = address_named(place, jobs, "--jobs")
 
     async def run() -> Settings:

@@ -198,12 +198,12 @@ async def _contracts(transport: Transport, settings: Settings, chain_id: int) ->
 
 async def _blobs(home: Home, settings: Settings, name: str, signer: Signer | None) -> Finding:
     """One small blob, always the same, written to one store and read back."""
-    from galaxylearning import bootstrap
+    from galaxylearning import stores
 
     check, started = f"blob store {name}", time.monotonic()
     try:
         async with AsyncExitStack() as stack:
-            blobs = bootstrap.open_blobs(home, msgspec.structs.replace(settings, blobs=name), signer=signer)
+            blobs = stores.open_blobs(home, msgspec.structs.replace(settings, blobs=name), signer=signer)
             if isinstance(blobs, AbstractAsyncContextManager):
                 await stack.enter_async_context(blobs)
             digest = await blobs.put(PROBE, topic=TOPIC)

@@ -21,7 +21,7 @@ from galaxylearning.messages.terms import Schema, Terms
 from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.masking import masking_plan
 from galaxylearning.protocol.privacy import job_epsilon, models_release
-from galaxylearning.protocol.rounds import body_limit
+from galaxylearning.protocol.updates import body_limit
 
 WHO_SEES = {
     "masked": "nobody sees one update: the evaluators open a few numbers about it, and one sum of many. "

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from galaxylearning.errors import JobRefused, UpdateRefused
 from galaxylearning.learning import clip_norm, train_local
+from galaxylearning.learning.vectors import F32
+from galaxylearning.protocol.hidden_set import HiddenSet, Rows
 from galaxylearning.protocol.job import CompiledJob, compile_job
-from galaxylearning.protocol.rounds import F32, HiddenSet, Rows, local_plan
+from galaxylearning.protocol.updates import local_plan
 from galaxylearning.storage.job_file import read_job_file
 
 MAX_TRIAL_STEPS = 2_000

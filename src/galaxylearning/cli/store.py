@@ -75,14 +75,14 @@ def serve(
     Example: galaxy store serve --port 8787
     Example: galaxy store serve --host 0.0.0.0 --tls-cert store.pem --tls-key store.key --allow 0x…
     """
-    from galaxylearning import bootstrap
+    from galaxylearning import stores
     from galaxylearning.cli.keys import address_named
     from galaxylearning.storage.blob_server import serve_blobs
     from galaxylearning.storage.store_settings import Quota
 
     place = Home(home)
     root = _folder(place, "serve").root
-    settings = bootstrap.load_store_settings(place, config)
+    settings = stores.load_store_settings(place, config)
     given: dict[str, Any] = {
         "host": host,
         "port": port,
@@ -219,10 +219,10 @@ def repair(
 
 def _folder(home: Home, doing: str) -> FolderBlobStore:
     """The one folder with this home's blobs."""
-    from galaxylearning import bootstrap
+    from galaxylearning import bootstrap, stores
     from galaxylearning.storage.blobs import FolderBlobStore
 
-    store = bootstrap.open_blobs(home, bootstrap.load_settings(home))
+    store = stores.open_blobs(home, bootstrap.load_settings(home))
     if not isinstance(store, FolderBlobStore):
         raise ConfigRefused(
             f"this home's blobs are on a server or in several stores; {doing} them at the home of a folder",
@@ -234,11 +234,11 @@ def _folder(home: Home, doing: str) -> FolderBlobStore:
 @asynccontextmanager
 async def _opened(home: Home, report: Callable[[BlobFault], None] | None = None) -> AsyncIterator[BlobStore]:
     """This home's blobs, wherever they are."""
-    from galaxylearning import bootstrap
+    from galaxylearning import bootstrap, stores
     from galaxylearning.cli.keys import blob_signer
 
     settings = bootstrap.load_settings(home)
-    blobs = bootstrap.open_blobs(home, settings, signer=blob_signer(home), report=report)
+    blobs = stores.open_blobs(home, settings, signer=blob_signer(home), report=report)
     async with AsyncExitStack() as stack:
         if isinstance(blobs, AbstractAsyncContextManager):
             await stack.enter_async_context(blobs)

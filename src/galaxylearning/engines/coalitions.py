@@ -28,7 +28,7 @@ from galaxylearning.engines.stacks import StackNet, StackWork
 from galaxylearning.errors import ConfigRefused, DataRefused
 from galaxylearning.graph.model import Model
 from galaxylearning.learning.vectors import F32, F64, I64, require_integer, require_number, require_vector
-from galaxylearning.protocol.rounds import Rows
+from galaxylearning.protocol.hidden_set import Rows
 
 CoalitionGame: TypeAlias = Literal["fixed-share", "re-averaging"]
 

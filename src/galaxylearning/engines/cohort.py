@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from galaxylearning.errors import DataRefused
 from galaxylearning.learning.vectors import I64, require_vector
-from galaxylearning.protocol.rounds import Rows
+from galaxylearning.protocol.hidden_set import Rows
 
 Array: TypeAlias = npt.NDArray[Any]
 

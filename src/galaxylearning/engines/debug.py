@@ -26,7 +26,7 @@ from galaxylearning.graph.program import Program
 from galaxylearning.graph.weights import weights_from_bytes, weights_size
 from galaxylearning.learning.local import LocalResult, train_local
 from galaxylearning.learning.vectors import F32, I64
-from galaxylearning.protocol.rounds import Rows
+from galaxylearning.protocol.hidden_set import Rows
 
 _SHOWN = 5
 """So many values or positions are printed of an array."""

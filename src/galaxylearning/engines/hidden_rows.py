@@ -14,7 +14,7 @@ from galaxylearning.errors import ConfigRefused, DataRefused
 from galaxylearning.graph.labels import CLASS_LOSSES, prepare_labels
 from galaxylearning.graph.model import Model
 from galaxylearning.learning.vectors import F32, F64, require_number
-from galaxylearning.protocol.rounds import Rows
+from galaxylearning.protocol.hidden_set import Rows
 
 Utility: TypeAlias = Literal["loss", "accuracy", "both"]
 

@@ -21,7 +21,7 @@ from galaxylearning.errors import ConfigRefused
 from galaxylearning.graph.decode import read_graph
 from galaxylearning.graph.document import DEFAULT_LIMITS, ModelGraph
 from galaxylearning.learning.vectors import F32, I64, require_integer, require_number
-from galaxylearning.protocol.rounds import Rows
+from galaxylearning.protocol.hidden_set import Rows
 
 Inner: TypeAlias = Literal["stacked", "reference"]
 

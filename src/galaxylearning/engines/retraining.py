@@ -35,7 +35,7 @@ from galaxylearning.graph.model import Model
 from galaxylearning.learning.local import batches
 from galaxylearning.learning.plan import MAX_STEPS
 from galaxylearning.learning.vectors import F32, F64, I64, require_integer
-from galaxylearning.protocol.rounds import Rows
+from galaxylearning.protocol.hidden_set import Rows
 
 Weighting: TypeAlias = Literal["rows", "equal"]
 

@@ -38,10 +38,12 @@ from galaxylearning.protocol.cohort import (
     form_cohort,
 )
 from galaxylearning.protocol.evidence import Equivocation, equivocations
+from galaxylearning.protocol.hidden_set import HiddenSet
 from galaxylearning.protocol.machine import JobState
-from galaxylearning.protocol.rounds import HiddenSet, JobComputation, body_limit
+from galaxylearning.protocol.rounds import JobComputation
 from galaxylearning.protocol.rows import rows_from_bytes
 from galaxylearning.protocol.scoring import is_faulty, median_totals, usable
+from galaxylearning.protocol.updates import body_limit
 from galaxylearning.secagg.owner import public_seed
 from galaxylearning.units import ZERO_DIGEST, Address, Digest
 

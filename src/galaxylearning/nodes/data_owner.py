@@ -51,9 +51,8 @@ from galaxylearning.protocol.consent import OwnerPolicy, refusal
 from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.masking import masking_plan
 from galaxylearning.protocol.matching import match_schema
-from galaxylearning.protocol.rounds import encode_body, quantizer
 from galaxylearning.protocol.rows import encode_rows
-from galaxylearning.protocol.updates import training_name
+from galaxylearning.protocol.updates import encode_body, quantizer, training_name
 from galaxylearning.secagg.owner import mask_update
 from galaxylearning.units import Address, Digest
 

@@ -6,7 +6,7 @@ Irreversible choices (a score table and its salt) are journalled before they are
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from galaxylearning.crypto.digest import blake3_digest
@@ -21,7 +21,6 @@ from galaxylearning.messages.records import (
     ScoreTable,
     SignedCohortAnchor,
     SignedOpening,
-    SignedRecord,
     SignedRoundAnchor,
     SignedSettlement,
     decode,
@@ -29,6 +28,7 @@ from galaxylearning.messages.records import (
 )
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
+from galaxylearning.nodes.ballots import Ballots
 from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.chain_view import ChainView, ChainWatch
 from galaxylearning.nodes.member import Member
@@ -41,7 +41,8 @@ from galaxylearning.protocol import calls, scoring
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.cohort import AcceptedUpdates, Cohort
 from galaxylearning.protocol.machine import JobState, Phase, due
-from galaxylearning.protocol.rounds import JobComputation, RoundOutcome
+from galaxylearning.protocol.outcomes import RoundOutcome
+from galaxylearning.protocol.rounds import JobComputation
 from galaxylearning.secagg.plan import MaskingPlan
 from galaxylearning.units import Address, Digest
 
@@ -127,7 +128,7 @@ class SeatedJob:
         self._watch = RoundWatch(node.site, self.board, terms, job_id, self._report)
         self._accepted: dict[int, AcceptedUpdates] = {}
         self._since: dict[str, float] = {}
-        self._posted: set[tuple[str, bytes]] = set()
+        self._ballots = Ballots(node.site, self.board)
 
     async def turn(self, state: JobState) -> bool:
         """Do what is due; whether nothing more will be.
@@ -172,10 +173,10 @@ class SeatedJob:
         if not is_closed and not state.seats.issuperset(state.evaluators):
             return  # A full cohort waits for the seats to be final: else one that is rolled back is lost.
         anchor = typed.CohortAnchor(self.job_id, cohort.root, cohort.size, state.direct_head)
-        await self._post_once(
+        await self._ballots.post_once(
             "cohort", CohortList(job_id=self.job_id, enrolments=cohort.relayed, direct=cohort.direct)
         )
-        votes = await self._vote("cohort/votes", SignedCohortAnchor, anchor, state)
+        votes = await self._ballots.vote("cohort/votes", SignedCohortAnchor, anchor, state)
         is_open = self._head.phase is Phase.ENROLLING
         if len(votes) >= state.quorum and is_open and self._my_turn(state, "cohort"):
             await self.site.submit_if_first(calls.anchor_cohort(anchor, votes))
@@ -204,7 +205,7 @@ class SeatedJob:
         anchor = typed.RoundAnchor(
             self.job_id, state.round_index, accepted.root, accepted.count, state.direct_head, model
         )
-        await self._post_once(
+        await self._ballots.post_once(
             f"{name}/lists",
             RoundList(
                 job_id=self.job_id,
@@ -213,7 +214,7 @@ class SeatedJob:
                 direct=accepted.direct,
             ),
         )
-        votes = await self._vote(f"{name}/votes", SignedRoundAnchor, anchor, state)
+        votes = await self._ballots.vote(f"{name}/votes", SignedRoundAnchor, anchor, state)
         is_open = self._head.round_index == state.round_index
         if len(votes) >= state.quorum and is_open and self._my_turn(state, name):
             receipt = await self.site.submit_if_first(calls.anchor_round(anchor, votes))
@@ -322,7 +323,7 @@ class SeatedJob:
 
     async def _sign_opening(self, state: JobState, model: Digest, parcel: Digest) -> None:
         opening = typed.RoundOpening(self.job_id, state.round_index, model, parcel)
-        await self._sign(f"round/{state.round_index}/openings", SignedOpening, opening)
+        await self._ballots.sign(f"round/{state.round_index}/openings", SignedOpening, opening)
 
     def member(self, plan: MaskingPlan) -> Member:
         """Our part in opening a masked job."""
@@ -385,7 +386,7 @@ class SeatedJob:
         if not _is_due(state, self.view.now, "settle", 0) or me not in revealed:
             return
         settlement = await self._settlement(state)
-        votes = await self._vote("settlement/votes", SignedSettlement, settlement, state)
+        votes = await self._ballots.vote("settlement/votes", SignedSettlement, settlement, state)
         is_open = self._head.phase is Phase.REVEALING
         if len(votes) >= state.quorum and is_open and self._my_turn(state, "settle"):
             await self.site.submit_if_first(calls.settle(settlement, votes))
@@ -412,7 +413,7 @@ class SeatedJob:
             job_id=self.job_id,
             tables=list(tables.values()),
         )
-        await self._post_once("payouts", table)
+        await self._ballots.post_once("payouts", table)
         return typed.Settlement(
             self.job_id,
             Digest(tree.root),
@@ -454,40 +455,7 @@ class SeatedJob:
         self._report("model released", {})
         return True
 
-    # ---- votes and turns
-
-    async def _vote(
-        self, topic: str, kind: type[SignedRecord], message: Any, state: JobState
-    ) -> Mapping[Address, bytes]:
-        """Cast our vote, then the signatures of a quorum that voted the same (or fewer, so far)."""
-        await self._sign(topic, kind, message)
-        votes = await self.board.votes(topic, kind, state.seats)
-        alike = votes.get(message.struct_hash(), {})
-        if kind is SignedSettlement:
-            revealed = dict(state.revealed)
-            alike = {
-                who: vote
-                for who, vote in alike.items()
-                if who in revealed and not message.faulty_seats >> state.evaluators.index(who) & 1
-            }
-        enough = sorted(alike, key=lambda who: int(who, 16))[: state.quorum]
-        return {who: alike[who].signature for who in enough}
-
-    async def _sign(self, topic: str, kind: type[SignedRecord], message: typed.TypedMessage) -> None:
-        if (topic, message.struct_hash()) in self._posted:
-            return
-        signature = self.site.signer.sign_digest(message.digest(self.site.domain()))
-        await self.board.post(
-            topic, kind.from_message(message, evaluator=self.site.address, signature=signature)
-        )
-        self._posted.add((topic, message.struct_hash()))
-
-    async def _post_once(self, topic: str, record: Any) -> None:
-        data = encode(record)
-        key = (topic, bytes(blake3_digest(data)))
-        if key not in self._posted:
-            await self.board.put(topic, data)
-            self._posted.add(key)
+    # ---- turns
 
     def _my_turn(self, state: JobState, what: str) -> bool:
         """Whether we are first in line for ``what``, or those before us have had their time.

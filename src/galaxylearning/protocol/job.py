@@ -19,10 +19,12 @@ from galaxylearning.messages import terms as wire
 from galaxylearning.messages.drand import Drand
 from galaxylearning.messages.plan import Masking, Noise, Plan
 from galaxylearning.messages.terms import Admission, EvaluatorSeat, Schema, Terms, Windows
+from galaxylearning.protocol.hidden_set import MIN_TEST_ROWS, Rows
 from galaxylearning.protocol.masking import default_masking, masked_plan, masking_plan
 from galaxylearning.protocol.privacy import check_protectable
-from galaxylearning.protocol.rounds import BUFFERS_IN_MASKED, MIN_TEST_ROWS, Rows, quantizer, server_optimizer
+from galaxylearning.protocol.rounds import BUFFERS_IN_MASKED
 from galaxylearning.protocol.ruling import check_rule
+from galaxylearning.protocol.updates import quantizer, server_optimizer
 from galaxylearning.units import Address, Digest
 
 EXAMPLE_ROWS: Final = 3

@@ -39,74 +39,31 @@ from galaxylearning.learning.exact import Spread, exact_products, one_by_one
 from galaxylearning.learning.gate import REASONS, STANDS_BADLY
 from galaxylearning.learning.quantise import row_type
 from galaxylearning.learning.rules import rule_named
-from galaxylearning.learning.vectors import exact_dot
+from galaxylearning.learning.vectors import F64, I32, I64, exact_dot
 from galaxylearning.messages.plan import MIN_SUM
 from galaxylearning.messages.terms import Terms
 from galaxylearning.protocol.buffers import buffers_after, moved_too_far
-from galaxylearning.protocol.hidden_set import MIN_TEST_ROWS, SCORE_BLOCKS, HiddenSet, Rows
+from galaxylearning.protocol.hidden_set import HiddenSet
 from galaxylearning.protocol.judge import Judge
 from galaxylearning.protocol.masked_round import Gated, MaskedRound, carried
 from galaxylearning.protocol.masking import masking_plan, question_seed, simulated_beacon
 from galaxylearning.protocol.outcomes import (
     STANDS_ALONE,
     STATUSES,
-    Decision,
-    Measured,
     ModelState,
     RoundHistory,
     RoundOutcome,
-    Status,
 )
 from galaxylearning.protocol.ruling import RULING_REASONS, rule_round
 from galaxylearning.protocol.updates import (
-    BUFFER_BITS,
-    BUFFER_RANGE,
-    body_limit,
     decode_body,
-    encode_body,
-    local_plan,
     quantizer,
     server_optimizer,
     train_update,
-    training_seed,
 )
 from galaxylearning.secagg.plan import MaskingPlan
 from galaxylearning.secagg.questions import Signs
 from galaxylearning.units import Address, Digest
-
-__all__ = [
-    "BUFFER_BITS",
-    "BUFFER_RANGE",
-    "F32",
-    "F64",
-    "I32",
-    "MIN_TEST_ROWS",
-    "SCORE_BLOCKS",
-    "STATUSES",
-    "Decision",
-    "HiddenSet",
-    "History",
-    "JobComputation",
-    "Measured",
-    "ModelState",
-    "RoundHistory",
-    "RoundOutcome",
-    "Rows",
-    "Status",
-    "body_limit",
-    "decode_body",
-    "encode_body",
-    "local_plan",
-    "quantizer",
-    "server_optimizer",
-    "train_update",
-    "training_seed",
-]
-
-F32: TypeAlias = NDArray[np.float32]
-F64: TypeAlias = NDArray[np.float64]
-I32: TypeAlias = NDArray[np.int32]
-I64: TypeAlias = NDArray[np.int64]
 
 History: TypeAlias = Literal["full", "twins", "none"]
 """What is kept of past rounds beside decisions, values and measures: models and updates, only what the search

@@ -12,7 +12,7 @@ from safetensors.numpy import load, save
 
 from galaxylearning.errors import DataRefused
 from galaxylearning.messages.terms import Column, Schema
-from galaxylearning.protocol.rounds import Rows
+from galaxylearning.protocol.hidden_set import Rows
 
 _INPUT_TYPES = ("float32", "int64")
 _LABEL_TYPES = ("float32", "int64")

@@ -34,13 +34,10 @@ from galaxylearning.messages.records import (
     ScoreTable,
 )
 from galaxylearning.messages.terms import Terms
-from galaxylearning.protocol.outcomes import STANDS_ALONE
-from galaxylearning.protocol.rounds import (
-    JobComputation,
-    RoundOutcome,
-    quantizer,
-)
+from galaxylearning.protocol.outcomes import STANDS_ALONE, RoundOutcome
+from galaxylearning.protocol.rounds import JobComputation
 from galaxylearning.protocol.settlement import PayoutTree, payout_amounts, payout_tree, target_gain_fixed
+from galaxylearning.protocol.updates import quantizer
 from galaxylearning.units import Address, Digest
 
 AGREEMENT = 1_000_000

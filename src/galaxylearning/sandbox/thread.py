@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from galaxylearning.graph import FlatModel, ModelGraph, weights_from_bytes
 from galaxylearning.messages.terms import Terms
 from galaxylearning.ports import Checkpoints, GraphFacts
-from galaxylearning.protocol.rounds import Rows, training_seed
-from galaxylearning.protocol.updates import train_for_owner, training_name
+from galaxylearning.protocol.hidden_set import Rows
+from galaxylearning.protocol.updates import train_for_owner, training_name, training_seed
 from galaxylearning.sandbox.facts import facts_of
 from galaxylearning.units import Address, Digest, Entropy
 

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from galaxylearning.graph import FlatModel
 from galaxylearning.learning import train_local
 from galaxylearning.messages.terms import Schema
+from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.protocol.job import CompiledJob
-from galaxylearning.protocol.rounds import Rows, local_plan
 from galaxylearning.protocol.rows import encode_rows
+from galaxylearning.protocol.updates import local_plan
 from galaxylearning.simulation.hospitals import Cast, Hospital, Records
 
 

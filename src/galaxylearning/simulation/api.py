@@ -17,8 +17,8 @@ import numpy as np
 from galaxylearning.contribution import FixedPointUtility, from_fixed
 from galaxylearning.errors import ConfigRefused
 from galaxylearning.messages.terms import CLASS_LOSSES
+from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.protocol.job import Job
-from galaxylearning.protocol.rounds import Rows
 from galaxylearning.simulation.history import History, OwnerStatus, RoundRecord, RunInfo
 from galaxylearning.simulation.players import Players
 from galaxylearning.simulation.prepare import Prepared, prepare

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from galaxylearning.errors import ConfigRefused
 from galaxylearning.learning.vectors import F32, F64, I64
-from galaxylearning.protocol.rounds import Rows
+from galaxylearning.protocol.hidden_set import Rows
 
 Bool: TypeAlias = NDArray[np.bool_]
 

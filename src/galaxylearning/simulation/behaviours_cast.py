@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from galaxylearning.engines.cohort import Cohort
 from galaxylearning.errors import ConfigRefused, DataRefused, Refused
 from galaxylearning.learning.vectors import F64, I64
-from galaxylearning.protocol.rounds import Rows
+from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.simulation.behaviours_base import Behaviour, Bool, Plain
 from galaxylearning.simulation.behaviours_free import Honest
 from galaxylearning.simulation.behaviours_registry import describe, parse_behaviour

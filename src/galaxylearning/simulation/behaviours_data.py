@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from galaxylearning.errors import ConfigRefused, DataRefused
 from galaxylearning.learning.vectors import F32, I64, require_integer, require_number
-from galaxylearning.protocol.rounds import Rows
+from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.simulation.behaviours_base import Acts, AttackView, Plain, single
 
 MOST_IDENTITIES = 10_000

@@ -19,7 +19,7 @@ import numpy as np
 
 from galaxylearning.errors import ConfigRefused, GalaxyError
 from galaxylearning.learning.vectors import F32, I64
-from galaxylearning.protocol.rounds import Rows
+from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.simulation.behaviours_attack import Alie, InnerProduct, Mimic, MinMax, MinSum
 from galaxylearning.simulation.behaviours_base import Acts, AttackView, Behaviour, Bool
 from galaxylearning.simulation.behaviours_data import (

@@ -19,7 +19,7 @@ from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.engines.cohort import Cohort
 from galaxylearning.errors import AuditFailed, ConfigRefused, UpdateRefused
 from galaxylearning.graph import FlatModel
-from galaxylearning.learning.vectors import F32, I64
+from galaxylearning.learning.vectors import F32, I32, I64
 from galaxylearning.messages.records import ScoreTable
 from galaxylearning.messages.terms import Schema, Terms, Windows
 from galaxylearning.nodes import requester
@@ -28,11 +28,11 @@ from galaxylearning.nodes.data_owner import DataOwnerNode
 from galaxylearning.nodes.site import Progress
 from galaxylearning.ports import Block, GraphFacts, Ledger, OfferedDataset
 from galaxylearning.protocol.consent import OwnerPolicy
+from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.protocol.job import CompiledJob
 from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.masking import simulated_beacon
 from galaxylearning.protocol.matching import DatasetArray, DatasetColumn
-from galaxylearning.protocol.rounds import I32, Rows
 from galaxylearning.sandbox.facts import facts_of
 from galaxylearning.simulation.players import Players
 from galaxylearning.simulation.stage import (

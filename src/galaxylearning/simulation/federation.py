@@ -41,9 +41,9 @@ from galaxylearning.nodes.site import Progress, Site
 from galaxylearning.ports import GraphFacts, Trainer
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.consent import OwnerPolicy
+from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.protocol.job import CompiledJob, Job, Price, compile_job, smallest_units
 from galaxylearning.protocol.machine import JobState
-from galaxylearning.protocol.rounds import Rows
 from galaxylearning.sandbox import ThreadTrainer
 from galaxylearning.simulation import demo_keys
 from galaxylearning.simulation.accuracies import Accuracies, rows_of

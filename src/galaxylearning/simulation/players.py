@@ -19,7 +19,7 @@ from galaxylearning.learning.quantise import row_type
 from galaxylearning.learning.vectors import F32, F64, I32, I64
 from galaxylearning.messages.plan import Plan
 from galaxylearning.protocol.privacy import share_variance
-from galaxylearning.protocol.rounds import BUFFER_BITS, BUFFER_RANGE, quantizer
+from galaxylearning.protocol.updates import BUFFER_BITS, BUFFER_RANGE, quantizer
 from galaxylearning.simulation.behaviours import Cast, Scene, perform
 
 SHARES = 0x54A8

@@ -15,8 +15,8 @@ from galaxylearning.crypto.digest import blake3_digest, checksummed
 from galaxylearning.engines.cohort import Cohort
 from galaxylearning.errors import ConfigRefused
 from galaxylearning.messages.terms import Terms
+from galaxylearning.protocol.hidden_set import MIN_TEST_ROWS, Rows
 from galaxylearning.protocol.job import CompiledJob, Job, compile_job, terms_of
-from galaxylearning.protocol.rounds import MIN_TEST_ROWS, Rows
 from galaxylearning.simulation.availability import Availability, parse_availability
 from galaxylearning.simulation.behaviours import Cast, enlist, parse_assignments
 from galaxylearning.simulation.partition import parse_partitioner

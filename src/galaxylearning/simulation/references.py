@@ -25,7 +25,9 @@ from galaxylearning.graph.dense import DenseModel, DenseProgram, dense_weights_f
 from galaxylearning.graph.document import DEFAULT_LIMITS
 from galaxylearning.graph.model import Model
 from galaxylearning.learning.vectors import F32, F64
-from galaxylearning.protocol.rounds import JobComputation, Rows, local_plan, quantizer
+from galaxylearning.protocol.hidden_set import Rows
+from galaxylearning.protocol.rounds import JobComputation
+from galaxylearning.protocol.updates import local_plan, quantizer
 from galaxylearning.simulation.prepare import Prepared
 
 RULES: Final[Mapping[str, Callable[[F64], F64]]] = {

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from galaxylearning.contribution import SentUpdates
 from galaxylearning.errors import Refused, StorageError
 from galaxylearning.learning import ServerState
-from galaxylearning.protocol.rounds import Measured, ModelState, RoundOutcome
+from galaxylearning.protocol.outcomes import Measured, ModelState, RoundOutcome
 from galaxylearning.simulation.history import RoundRecord
 from galaxylearning.units import Address, Digest
 

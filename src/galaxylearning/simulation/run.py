@@ -27,16 +27,12 @@ from galaxylearning.learning import UpdateMatrix
 from galaxylearning.learning.vectors import F32, F64, I64
 from galaxylearning.messages.records import ScoreTable
 from galaxylearning.messages.terms import CLASS_LOSSES
+from galaxylearning.protocol.hidden_set import SCORE_BLOCKS, HiddenSet
+from galaxylearning.protocol.outcomes import ModelState, RoundOutcome
 from galaxylearning.protocol.privacy import example_noise
-from galaxylearning.protocol.rounds import (
-    SCORE_BLOCKS,
-    HiddenSet,
-    JobComputation,
-    ModelState,
-    RoundOutcome,
-    local_plan,
-)
+from galaxylearning.protocol.rounds import JobComputation
 from galaxylearning.protocol.scoring import owed, score_table
+from galaxylearning.protocol.updates import local_plan
 from galaxylearning.simulation.callbacks import Callback, Callbacks
 from galaxylearning.simulation.checkpoint import CheckpointFolder, read_checkpoint
 from galaxylearning.simulation.history import EndReason, History, OwnerStatus, RoundRecord, RunEnd, RunInfo

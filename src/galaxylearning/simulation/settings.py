@@ -9,7 +9,7 @@ from pathlib import Path
 from galaxylearning.errors import ConfigRefused
 from galaxylearning.learning.vectors import require_integer, require_number
 from galaxylearning.messages.plan import MAX_DATA_OWNERS
-from galaxylearning.protocol.rounds import Rows
+from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.simulation.availability import Availability
 from galaxylearning.simulation.partition import Partitioner
 

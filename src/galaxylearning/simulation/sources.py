@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from galaxylearning.engines.cohort import Cohort
 from galaxylearning.errors import DataRefused
 from galaxylearning.messages.terms import ArrayField, Column, Schema
-from galaxylearning.protocol.rounds import Rows
+from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.protocol.rows import encode_rows
 from galaxylearning.simulation.hospitals import load_packaged
 from galaxylearning.simulation.partition import Partitioner

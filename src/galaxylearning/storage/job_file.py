@@ -15,8 +15,8 @@ from typing import Any, Final
 from numpy.typing import NDArray
 
 from galaxylearning.errors import GalaxyError, JobRefused
+from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.protocol.job import Job
-from galaxylearning.protocol.rounds import Rows
 from galaxylearning.protocol.rows import encode_rows
 from galaxylearning.storage.datasets import load_table
 from galaxylearning.storage.tables import ReadOptions
