@@ -22,6 +22,7 @@ import msgspec
 import pytest
 from benchmarks.things import COLUMNS, MASKED_HIDDEN, MASKING, PLAN, clouds, compiled_job, seed_of
 
+from chain_nodes import anvil, embedded, node, start_anvil  # noqa: F401  fixtures
 from galaxylearning.chain.deployment import Deployment
 from galaxylearning.chain.embedded import EmbeddedChain
 from galaxylearning.chain.evm import connect

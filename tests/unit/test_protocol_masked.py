@@ -6,7 +6,6 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from tests.unit.test_protocol_rounds import HIDDEN, OWNERS, PLAN, build, make_terms, trained
 from torch import nn
 
 from galaxylearning.errors import JobRefused, PhaseError, UpdateRefused
@@ -37,6 +36,7 @@ from galaxylearning.protocol.masking import (
 from galaxylearning.protocol.outcomes import RoundOutcome
 from galaxylearning.protocol.rounds import JobComputation
 from galaxylearning.secagg.weights import carried_by
+from plain_rounds import HIDDEN, OWNERS, PLAN, build, make_terms, trained
 
 BEACON = bytes(range(32))
 MASKED = msgspec.structs.replace(PLAN, minimum_owners=3, projections=9)

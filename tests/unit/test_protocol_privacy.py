@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.unit.test_protocol_rounds import make_terms
 from torch import nn
 
 from galaxylearning.crypto.secret_stream import seeded_entropy
@@ -32,6 +31,7 @@ from galaxylearning.protocol.privacy import (
     update_range,
 )
 from galaxylearning.protocol.updates import quantizer, train_for_owner, train_update
+from plain_rounds import make_terms
 
 LOCAL = Noise("local", 1.2, example_clip=0.5)
 CENTRAL = Noise("central", 2.0)

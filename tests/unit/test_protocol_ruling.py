@@ -8,7 +8,6 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from tests.unit.test_protocol_rounds import HIDDEN
 from torch import nn
 
 import galaxylearning as gl
@@ -25,6 +24,7 @@ from galaxylearning.protocol.rounds import JobComputation
 from galaxylearning.protocol.ruling import NOT_SELECTED, TOO_FEW, faulty_among
 from galaxylearning.protocol.updates import train_update
 from galaxylearning.simulation.prepare import account, terms_without_chain
+from plain_rounds import HIDDEN
 
 OWNERS = tuple(account(position) for position in range(9))
 SCHEMA = Schema((Column("x", "number"), Column("y", "number")), Column("z", "category", classes=("a", "b")))
