@@ -193,7 +193,7 @@ from galaxylearning.graph.decode import read_graph
 from galaxylearning.graph.document import DEFAULT_LIMITS
 from galaxylearning.learning.local import LocalResult, train_local
 from galaxylearning.learning.plan import LocalPlan
-from galaxylearning.protocol.rounds import Rows
+from galaxylearning.protocol.hidden_set import Rows
 
 graph = read_graph(open(sys.argv[1], "rb").read(), DEFAULT_LIMITS)
 rows = Rows(np.zeros((8, 1, 6, 6), np.float32), np.zeros(8, np.int64))

@@ -71,7 +71,7 @@ from galaxylearning.engines.engine import Training
 from galaxylearning.graph.decode import read_graph
 from galaxylearning.graph.document import DEFAULT_LIMITS
 from galaxylearning.learning.plan import LocalPlan
-from galaxylearning.protocol.rounds import Rows
+from galaxylearning.protocol.hidden_set import Rows
 
 graph = read_graph(Path(sys.argv[1]).read_bytes(), DEFAULT_LIMITS)
 rows = Rows(np.ones((4, 8), np.float32), np.zeros(4, np.int64))

@@ -333,7 +333,7 @@ from galaxylearning.graph.decode import read_graph
 from galaxylearning.graph.dense import DenseModel
 from galaxylearning.graph.document import DEFAULT_LIMITS
 from galaxylearning.learning.plan import LocalPlan
-from galaxylearning.protocol.rounds import Rows
+from galaxylearning.protocol.hidden_set import Rows
 graph = read_graph({graph.to_bytes()!r}, DEFAULT_LIMITS)
 weights = {{e.name: np.ones(e.shape, np.float32) for e in graph.state}}
 model = DenseModel(graph, weights)
