@@ -8,7 +8,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from galaxylearning.learning.vectors import F32, F64
+from galaxylearning.learning.exact import IntRows
+from galaxylearning.learning.vectors import F32, F64, I64
 from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.simulation.behaviours import parse_behaviour
 from galaxylearning.simulation.behaviours_base import Behaviour, Plain
@@ -38,11 +39,14 @@ BACKDOORS = {
     "backdoor x3": parse_behaviour("backdoor:target=0,fraction=0.5,size=2,boost=3"),
     "backdoor rare x3": parse_behaviour("backdoor:target=0,fraction=0.1,size=4,boost=3"),
     "backdoor rare": parse_behaviour("backdoor:target=0,fraction=0.2,size=4"),
+    "backdoor rare short": parse_behaviour("backdoor:target=0,fraction=0.2,size=4"),
 }
 """What teaches a trigger; accuracy is to stay, so that nobody notices.
 
-The last one knows the gate: most of its rows are honest, so it stands well, and it sends nothing long.
+The last two know the gate: most of their rows are honest, so they stand well. The very last also knows how long
+the others' updates are, and sends none that is longer than the median one (:func:`shortened`).
 """
+SHORT = "backdoor rare short"
 
 ATTACKS: dict[str, Behaviour] = {
     "sign-flip": parse_behaviour("sign-flip"),
@@ -61,6 +65,17 @@ ATTACKS: dict[str, Behaviour] = {
 
 TOLD = "gate-aware (told)"
 """No attacker can be that one while the hidden set is hidden: it bounds what better guessing could do."""
+
+
+def shortened(rows: IntRows, bad: I64) -> IntRows:
+    """Quantised updates [m, P], those of ``bad`` no longer than the median one of the others."""
+    norms = np.sqrt(np.sum(rows.astype(np.float64) ** 2, axis=1))
+    usual = float(np.median(np.delete(norms, bad)))
+    found = rows.copy()
+    scale = usual / np.maximum(norms[bad], usual)
+    found[bad] = np.rint(rows[bad] * scale[:, None]).astype(rows.dtype)
+    return found
+
 
 Harm = Callable[[F32], float]
 """How bad the round ends, as the attackers expect it, where all of them send this update f32[P]."""

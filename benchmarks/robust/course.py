@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from benchmarks.robust.attacks import ATTACKS, BACKDOORS, worst_update
+from benchmarks.robust.attacks import ATTACKS, BACKDOORS, SHORT, shortened, worst_update
 from benchmarks.robust.cases import OWNERS, Case
 from benchmarks.robust.defences import Defence, Seen
 
@@ -75,7 +75,7 @@ class Course:
         everybody = np.arange(OWNERS, dtype=np.int64)
         for index in range(case.plan.rounds):
             played = self.players.play(params, _NO_BUFFERS, everybody, index, last)
-            rows = played.parameters
+            rows = shortened(played.parameters, self.bad) if self.attack == SHORT else played.parameters
             reference = self._step(params, case.hidden.gating, index, 0x6A7E)
             if reference is None:
                 break

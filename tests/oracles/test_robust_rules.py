@@ -96,9 +96,11 @@ def gate(vectors: list[Vector], reference: Vector) -> Vector:
     norms = {i: norm(vectors[i]) for i in counted}
     cosines = {i: products[i] / norms[i] for i in counted}
     low = (len(counted) - 1) // 2
-    norm_median, cosine_median = sorted(norms.values())[low], sorted(cosines.values())[low]
+    everybody = sorted(norm(x) for x in vectors if norm(x) > 0)
+    usual = min(sorted(norms.values())[low], everybody[(len(everybody) - 1) // 2])
+    cosine_median = sorted(cosines.values())[low]
     weights = {
-        i: math.floor(15 * min(1, norm_median / norms[i]) ** 2 * min(1, cosines[i] / cosine_median) + 0.5)
+        i: math.floor(15 * min(1, usual / norms[i]) ** 2 * min(1, cosines[i] / cosine_median) + 0.5)
         for i in counted
     }
     return sum(w * vectors[i] for i, w in weights.items()) / sum(weights.values())

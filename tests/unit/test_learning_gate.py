@@ -79,9 +79,22 @@ def test_norm_and_cosine_both_count() -> None:
     assert table.weights[3] == table.weights[4] == expected == 126
 
 
-def test_the_median_is_over_the_positive_ones_alone() -> None:
+def test_long_updates_that_point_elsewhere_do_not_make_length_usual() -> None:
     table = gate(rows((10, 0), (-1000, 0), (-1000, 1), (-1000, 2), (20, 0)), REFERENCE)
     assert table.weights.tolist() == [15, 0, 0, 0, 4]
+
+
+def test_who_is_left_of_a_round_by_chance_does_not_say_what_is_usual() -> None:
+    # Of eight honest updates the noise of the hidden set's step leaves two; three boosted ones are positive.
+    honest = [(1, 9), (1, -9), (-1, 9), (-1, -9), (-2, 9), (-2, -9), (-3, 9), (-3, -9)]
+    table = gate(rows(*honest, (30, 0), (30, 1), (30, 2)), REFERENCE)
+    assert table.weights.tolist()[:2] == [2, 2]  # their cosine is a ninth of the median's
+    assert table.weights.tolist()[8:] == [1, 1, 1]  # 15 * (9.2 / 30)**2 = 1.4
+
+
+def test_zeros_do_not_make_shortness_usual() -> None:
+    table = gate(rows((0, 0), (0, 0), (0, 0), (10, 0), (20, 0)), REFERENCE)
+    assert table.weights.tolist() == [0, 0, 0, 15, 4]
 
 
 def test_the_order_of_the_updates_does_not_matter() -> None:

@@ -1,11 +1,12 @@
 """The gate before anything is averaged: which updates count, and how much.
 
 An update counts when it points the way of a step on the hidden set. Its integer weight falls with the square
-of its norm over the cohort's median, so that a longer update moves the model less, not more; and it shrinks
-where it points that way less than the median update does: whoever hides an attack across the hidden set's
-direction (a backdoor) pays for it in weight. All decisions are made in exact
-integers, so every evaluator makes the same ones, in any order of the updates. Nothing a data owner claims (a
-sample count) is looked at.
+of its norm over what is usual, so that a longer update moves the model less, not more; and it shrinks where it
+points that way less than the median update does: whoever hides an attack across the hidden set's direction (a
+backdoor) pays for it in weight. The usual norm is the smaller one of two medians: in a round in which chance
+turns most honest updates away, those that are left say what is usual no more than the others do. All decisions
+are made in exact integers, so every evaluator makes the same ones, in any order of the updates. Nothing a data
+owner claims (a sample count) is looked at.
 """
 
 from __future__ import annotations
@@ -65,9 +66,10 @@ class GateTable:
 def gate(updates: IntRows, reference: I64, *, max_weight: int = 15, spread: Spread = one_by_one) -> GateTable:
     """Decide on each row of ``updates`` [m, P] against ``reference`` int64[P], the quantised hidden-set step.
 
-    Accepted: a positive product with the reference. Weight: ``max_weight * min(1, norm_median / norm) ** 2 *
-    min(1, cosine / cosine_median)`` rounded half up, where the medians are the lower ones of the updates with
-    a positive product; a weight of 0 is a rejection. A zero reference accepts nothing.
+    Accepted: a positive product with the reference. Weight: ``max_weight * min(1, usual_norm / norm) ** 2 *
+    min(1, cosine / cosine_median)`` rounded half up; a weight of 0 is a rejection. Medians are the lower ones.
+    The cosine's is over the updates with a positive product, and the usual norm is the smaller one of their
+    median and that of all updates but zeros. A zero reference accepts nothing.
 
     Raises:
         UpdateRefused: the updates or the reference have the wrong type or size.
@@ -113,24 +115,24 @@ def gate_scalars(
         cosines = np.clip(found, -1.0, 1.0)
         positive = (products > 0) & (squares > 0)
         if bool(positive.any()):
-            weights[positive], reasons[positive] = _weights(top, products[positive], squares[positive])
+            usual = min(_lower_median(squares[squares > 0]), _lower_median(squares[positive]))
+            weights[positive], reasons[positive] = _weights(top, products[positive], squares[positive], usual)
     else:
         reasons[:] = 2
     weights[squares == 0], reasons[squares == 0] = 0, 1
     return GateTable(weights, cosines, norms, reasons)
 
 
-def _weights(top: int, products: BigInts, squares: BigInts) -> tuple[I64, npt.NDArray[np.int8]]:
+def _weights(top: int, products: BigInts, squares: BigInts, usual: int) -> tuple[I64, npt.NDArray[np.int8]]:
     """``floor(top * sqrt(fit) + 1/2)`` without a float, and why it is 0 where it is.
 
-    ``fit`` is the product of two fractions of at most 1: the median's square over the square, all of it
+    ``fit`` is the product of two fractions of at most 1: the usual square over the square, all of it
     squared, and the squared cosine over the median's. The weight is the largest w with
     ``2 w - 1 <= sqrt(4 top^2 fit)``.
     """
     large, inner = squares.astype(object), products.astype(object)
     middle = (len(large) - 1) // 2
-    norm_median = np.sort(large)[middle]
-    scaled, lengths = 4 * top * top * norm_median**2, np.maximum(large, norm_median) ** 2
+    scaled, lengths = 4 * top * top * usual**2, np.maximum(large, usual) ** 2
     # Squared cosines, but for the reference's norm: fractions whose order so many bits decide.
     cosines = (inner * inner << _COSINE_BITS) // large
     median = np.argsort(cosines, kind="stable")[middle]
@@ -140,6 +142,10 @@ def _weights(top: int, products: BigInts, squares: BigInts) -> tuple[I64, npt.ND
     weights = _rounded_root(scaled * upper // (lengths * lower))
     by_norm = _rounded_root(scaled // lengths)
     return weights, np.where(weights > 0, 0, np.where(by_norm > 0, 5, 4)).astype(np.int8)
+
+
+def _lower_median(values: BigInts) -> int:
+    return int(np.sort(values.astype(object))[(len(values) - 1) // 2])
 
 
 def _rounded_root(quotients: BigInts) -> I64:
