@@ -43,8 +43,8 @@ BACKDOORS = {
 }
 """What teaches a trigger; accuracy is to stay, so that nobody notices.
 
-The last two know the gate: most of their rows are honest, so they stand well. The very last also knows how long
-the others' updates are, and sends none that is longer than the median one (:func:`shortened`).
+The last two know the gate: most of their rows are honest, so they stand well. The very last also knows how
+long the others' updates are, and sends none that is longer than the median one (:func:`shortened`).
 """
 SHORT = "backdoor rare short"
 

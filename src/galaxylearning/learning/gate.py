@@ -1,12 +1,13 @@
 """The gate before anything is averaged: which updates count, and how much.
 
 An update counts when it points the way of a step on the hidden set. Its integer weight falls with the square
-of its norm over what is usual, so that a longer update moves the model less, not more; and it shrinks where it
-points that way less than the median update does: whoever hides an attack across the hidden set's direction (a
-backdoor) pays for it in weight. The usual norm is the smaller one of two medians: in a round in which chance
-turns most honest updates away, those that are left say what is usual no more than the others do. All decisions
-are made in exact integers, so every evaluator makes the same ones, in any order of the updates. Nothing a data
-owner claims (a sample count) is looked at.
+of its norm over the usual one, so that a longer update moves the model less, not more; and it shrinks where
+it points that way less than the median update does: whoever hides an attack across the hidden set's direction
+(a backdoor) pays for it in weight. The usual norm is the smaller one of two medians: in a round in which
+chance turns most honest updates away, those that are left may be the long ones.
+
+All decisions are made in exact integers, so every evaluator makes the same ones, in any order of the updates.
+Nothing a data owner claims (a sample count) is looked at.
 """
 
 from __future__ import annotations
@@ -67,9 +68,9 @@ def gate(updates: IntRows, reference: I64, *, max_weight: int = 15, spread: Spre
     """Decide on each row of ``updates`` [m, P] against ``reference`` int64[P], the quantised hidden-set step.
 
     Accepted: a positive product with the reference. Weight: ``max_weight * min(1, usual_norm / norm) ** 2 *
-    min(1, cosine / cosine_median)`` rounded half up; a weight of 0 is a rejection. Medians are the lower ones.
-    The cosine's is over the updates with a positive product, and the usual norm is the smaller one of their
-    median and that of all updates but zeros. A zero reference accepts nothing.
+    min(1, cosine / cosine_median)`` rounded half up; a weight of 0 is a rejection. Medians are the lower
+    ones. The cosine's is over the updates with a positive product, and the usual norm is the smaller one of
+    their median and that of all updates but zeros. A zero reference accepts nothing.
 
     Raises:
         UpdateRefused: the updates or the reference have the wrong type or size.
