@@ -211,4 +211,5 @@ def _attempted_update(data: bytes, bits: int) -> object:
 
 
 def _check_key(data: bytes) -> object:
-    return check_public_key(data)
+    check_public_key(data)
+    return None

@@ -73,17 +73,17 @@ async def _run(place: Place, targets: Sequence[Target], is_audited: bool) -> Res
             cast[name] = Actor(name, place, clock, Reaper(), is_mortal=False)
     try:
         await _play(cast, town, random.Random(place.seed))  # noqa: S311 - the order of turns
-        for actor in cast.values():
-            if isinstance(actor, Victim):
-                actor.end()
-                await _take_up(place, actor.name)
+        for one in cast.values():
+            if isinstance(one, Victim):
+                one.end()
+                await _take_up(place, one.name)
         facts = await _facts(place, blobs)
         if is_audited:
             facts["audit"] = await _audited(place, blobs, clock)
     finally:
-        for actor in cast.values():
-            if isinstance(actor, Victim):
-                actor.end()
+        for one in cast.values():
+            if isinstance(one, Victim):
+                one.end()
     victims = [actor for actor in cast.values() if isinstance(actor, Victim)]
     return Result(
         facts,

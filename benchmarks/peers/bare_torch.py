@@ -31,7 +31,7 @@ def forward(weights: list[torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
 def views(flat: torch.Tensor, work: workloads.Workload) -> list[torch.Tensor]:
     """The parameters as views of one vector, in the order of the workload's shapes."""
     sizes = [torch.Size(shape) for _, shape in work.shapes]
-    return [part.view(size) for part, size in zip(flat.split([s.numel() for s in sizes]), sizes, strict=True)]
+    return [part.view(size) for part, size in zip(flat.split([s.numel() for s in sizes]), sizes, strict=True)]  # type: ignore[no-untyped-call]
 
 
 def work_through(place: int, pipe: Connection, model: torch.Tensor, total: torch.Tensor) -> None:
@@ -61,8 +61,8 @@ def main() -> None:
     """Train all rounds and say what came out."""
     work = workloads.W2
     first = data.initial_weights(work)
-    model = torch.cat([torch.from_numpy(first[name]).flatten() for name, _ in work.shapes]).share_memory_()
-    totals = [torch.zeros_like(model).share_memory_() for _ in range(PROCESSES)]
+    model = torch.cat([torch.from_numpy(first[name]).flatten() for name, _ in work.shapes]).share_memory_()  # type: ignore[no-untyped-call]
+    totals = [torch.zeros_like(model).share_memory_() for _ in range(PROCESSES)]  # type: ignore[no-untyped-call]
     context = ForkContext()
     pipes = []
     for place, total in enumerate(totals):

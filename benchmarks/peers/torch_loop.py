@@ -34,7 +34,7 @@ def main(name: str) -> None:
             for first in range(0, len(labels), work.batch_size):
                 part = slice(first, first + work.batch_size)
                 optimizer.zero_grad()
-                F.cross_entropy(net(inputs[part]), labels[part]).backward()
+                F.cross_entropy(net(inputs[part]), labels[part]).backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
             for key, value in net.state_dict().items():
                 mean[key].add_(value, alpha=len(labels) / total)

@@ -93,11 +93,12 @@ def worst_update(honest: F32, own: F32, guess: F64, harm: Harm) -> F32:
     norms = np.sqrt(np.sum(wide * wide, axis=1))
     length = float(np.sort(norms)[(len(norms) - 1) // 2])
     size = float(np.sqrt(np.sum(guess * guess)))
+    mean: F64 = wide.mean(axis=0)
     if not size or not length:
-        return honest.mean(axis=0)
+        return mean.astype(np.float32)
     along = guess / size
-    worst, found = -np.inf, honest.mean(axis=0)
-    for direction in (-wide.mean(axis=0), -wide.std(axis=0), -own.astype(np.float64).mean(axis=0)):
+    worst, found = -np.inf, mean
+    for direction in (-mean, -wide.std(axis=0), -own.astype(np.float64).mean(axis=0)):
         across = direction - (direction @ along) * along
         extent = float(np.sqrt(np.sum(across * across)))
         if not extent:

@@ -115,6 +115,8 @@ class Course:
         their own rows, or as they were told it, and see what the model then loses on their own rows.
         """
         own, model, plan = self.own_rows, self.case.model, self.case.plan
+        if own is None:
+            raise ValueError("nobody attacks")
         scale = quantizer(plan)
         guesses = [seen.reference] if "told" in str(self.attack) else self._guesses(params, own, index)
         rows = seen.rows.copy()
@@ -134,7 +136,7 @@ class Course:
             return sum(losses) / max(1, len(losses))
 
         real = (seen.rows / scale.scale).astype(np.float32)
-        middle = sum(guesses) / len(guesses) / scale.scale if guesses else np.zeros(params.size)
+        middle = np.mean(guesses, axis=0) / scale.scale if guesses else np.zeros(params.size)
         sent = worst_update(np.delete(real, self.bad, axis=0), real[self.bad], middle, harm)
         return quantise_rows(sent[None], scale, plan.clip_norm)
 

@@ -69,7 +69,8 @@ def inputs(rule: str, number: int) -> tuple[IntRows, int]:
 def ours(rule: str, rows: IntRows, faulty: int, number: int) -> np.ndarray:
     """The package's answer f64[P]; of Multi-Krum one fewer is kept, as byzfl does with one more neighbour."""
     if rule == "multi-krum":
-        return rows[krum_selection(squared_distances(rows), faulty, len(rows) - faulty - 1)].mean(axis=0)
+        kept = krum_selection(squared_distances(rows), faulty, len(rows) - faulty - 1)
+        return np.asarray(rows[kept].mean(axis=0))
     found = apply_rule(rule, rows, faulty=faulty, rng=Drawn(number))
     return found.total / found.divisor
 
@@ -81,12 +82,12 @@ def compare(python: Path, script: str, rules: tuple[str, ...], cases: int) -> di
         arrays: dict[str, np.ndarray] = {}
         keys = [f"{rule}|{number}" for rule in rules for number in range(cases)]
         for key in keys:
-            rule, number = key.split("|")
-            rows, faulty = inputs(rule, int(number))
+            rule, place = key.split("|")
+            rows, faulty = inputs(rule, int(place))
             norms = np.sort(np.sqrt((rows.astype(np.float64) ** 2).sum(axis=1)))
             arrays[f"{key}|rows"] = rows.astype(np.float64)
-            arrays[f"{key}|facts"] = np.array([faulty, norms[(len(norms) - 1) // 2], int(number)])
-        np.savez(sent, keys=np.array(keys), **arrays)
+            arrays[f"{key}|facts"] = np.array([faulty, norms[(len(norms) - 1) // 2], int(place)])
+        np.savez(sent, allow_pickle=False, keys=np.array(keys), **arrays)
         subprocess.run([python, HERE / script, sent, got], check=True)
         answers = np.load(got)
         found = {}
