@@ -90,7 +90,7 @@ def units(given: argparse.Namespace) -> Iterator[tuple[Data, str, int, tuple[str
 def main() -> None:
     """Run, print tables, write the results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.robust", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--other-seeds", type=int, default=1, help="seeds of what the gate is compared with")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--only", choices=tuple(PLANS), default=None)
