@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from galaxylearning.learning import Quantizer
-from galaxylearning.learning.exact import exact_squares
+from galaxylearning.learning.exact import BigInts, exact_squares
 from galaxylearning.learning.vectors import F32, I32, I64
 from galaxylearning.protocol.updates import BUFFER_BITS, BUFFER_RANGE
 
@@ -15,17 +15,21 @@ BUFFER_EXCESS = 4
 
 
 def moved_too_far(changes: I32, accepted: NDArray[np.bool_], reference: I32) -> NDArray[np.bool_]:
-    """Whose buffers moved ``BUFFER_EXCESS`` times further than both the accepted ones' median and the hidden
-    set's, bool[m]."""
-    kept = np.flatnonzero(accepted)
-    result = np.zeros(len(changes), np.bool_)
-    if not reference.size or not kept.size:
-        return result
-    squares = exact_squares(changes[kept])
-    median = int(np.sort(squares)[(kept.size - 1) // 2])
-    allowed = BUFFER_EXCESS**2 * max(median, int(exact_squares(reference[None])[0]))
-    result[kept] = squares > allowed
-    return result
+    """Whose accepted buffers moved ``BUFFER_EXCESS`` times further than usual and the hidden set's, bool[m].
+
+    What is usual is the smaller one of two lower medians, the accepted ones' and everybody's, as of the norms
+    of updates (``learning.gate``).
+    """
+    if not reference.size or not bool(accepted.any()):
+        return np.zeros(len(changes), np.bool_)
+    squares = exact_squares(changes)
+    usual = min(_lower_median(squares[accepted]), _lower_median(squares))
+    allowed = BUFFER_EXCESS**2 * max(usual, int(exact_squares(reference[None])[0]))
+    return accepted & (squares > allowed)
+
+
+def _lower_median(squares: BigInts) -> int:
+    return int(np.sort(squares)[(len(squares) - 1) // 2])
 
 
 def buffers_after(buffers: F32, change: I32 | I64, weight: int) -> F32:
