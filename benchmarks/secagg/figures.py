@@ -60,9 +60,11 @@ def show(figures: Sequence[Figure]) -> str:
 
 
 def write(path: Path, figures: Sequence[Figure], machine: dict[str, object]) -> None:
-    """Write all rows, whole or not at all."""
+    """Write all rows, whole or not at all; rows of the file that were not measured stay as they are."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    rows = {row["row"]: row for row in json.loads(path.read_text(encoding="utf-8"))} if path.exists() else {}
+    rows |= {figure.row: figure.to_json() | {"machine": machine} for figure in figures}
     draft = path.with_suffix(".part")
-    rows = [json.dumps(figure.to_json() | {"machine": machine}, sort_keys=True) for figure in figures]
-    draft.write_text("[\n" + ",\n".join(rows) + "\n]\n", encoding="utf-8")
+    lines = ",\n".join(json.dumps(row, sort_keys=True) for row in rows.values())
+    draft.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
     os.replace(draft, path)

@@ -79,3 +79,15 @@ def test_rows_are_written_with_their_verdict(tmp_path: Path) -> None:
         ("b", 1.0, 2.0, False, 3),
         ("c", 9.0, None, True, 1),
     ]
+
+
+def test_rows_that_were_not_measured_again_stay(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    write(path, [Figure("a", 1.0, 2.0), Figure("b", 3.0, None)], {"cpu": "one"})
+    write(path, [Figure("c", 4.0, None), Figure("a", 9.0, 2.0)], {"cpu": "two"})
+    found = json.loads(path.read_text("utf-8"))
+    assert [(row["row"], row["value"], row["met"], row["machine"]["cpu"]) for row in found] == [
+        ("a", 9.0, False, "two"),
+        ("b", 3.0, True, "one"),
+        ("c", 4.0, True, "two"),
+    ]
