@@ -33,7 +33,7 @@ from galaxylearning.learning.vectors import F64, I64, exact_dot, require_integer
 ZERO_UPDATE = "zero update"
 NO_REFERENCE = "zero reference step"
 AGAINST_REFERENCE = "cosine to the hidden-set step is not positive"
-TOO_LARGE = "norm too far above the median"
+TOO_LARGE = "norm too far above the usual one"
 HARDLY_ALONG = "cosine to the hidden-set step too far below the median"
 STANDS_BADLY = "cosines to the hidden-set steps, over all rounds, too far below the medians"
 

@@ -69,7 +69,7 @@ History: TypeAlias = Literal["full", "twins", "none"]
 """What is kept of past rounds beside decisions, values and measures: models and updates, only what the search
 for twins needs, or nothing (then no twins are found)."""
 
-BUFFERS_TOO_FAR = "buffers moved too far above the median"
+BUFFERS_TOO_FAR = "buffers moved too far above what is usual"
 OUT_OF_RANGE = "outside the range that the masking allows"
 _TOO_FAR = len(REASONS)
 BAD_SHARES = "its shares are not those of one secret"
