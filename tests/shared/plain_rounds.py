@@ -13,16 +13,15 @@ from torch import nn
 from galaxylearning.errors import GalaxyError
 from galaxylearning.graph import FlatModel, compile_model
 from galaxylearning.messages.plan import Plan
-from galaxylearning.messages.terms import Admission, Column, EvaluatorSeat, Price, Schema, Terms, Windows
+from galaxylearning.messages.terms import Terms
 from galaxylearning.protocol.hidden_set import HiddenSet, Rows
 from galaxylearning.protocol.rounds import JobComputation
 from galaxylearning.protocol.updates import encode_body, train_update, training_seed
 from galaxylearning.units import Address
+from plain_terms import terms_of
 
 I32 = NDArray[np.int32]
 JOB_ID = 7
-HEX = "ab" * 32
-TOKEN = "0x5FbDB2315678afecb367f032d93F642f64180aa3"
 OWNERS = tuple(Address(f"0x{n:040d}") for n in (1, 2, 3, 4))
 PLAN = Plan(
     rounds=3, learning_rate=0.3, steps=4, batch_size=16, clip_norm=2.0, minimum_owners=1, maximum_owners=8
@@ -31,27 +30,8 @@ Bodies = Mapping[Address, bytes | GalaxyError | None]
 
 
 def make_terms(plan: Plan = PLAN, *, seed: int = 3) -> Terms:
-    """Terms of a job with one evaluator."""
-    return Terms(
-        title="Two clouds",
-        description="",
-        requester="0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266",
-        requester_key=HEX,
-        evaluators=(EvaluatorSeat(f"0x{9:040d}", HEX, HEX),),
-        schema=Schema((Column("x", "number"),), Column("y", "category", classes=("a", "b"))),
-        plan=plan,
-        price=Price(token=TOKEN, bounty="1000", fee_per_seat="1", target_gain=0.5),
-        admission=Admission(),
-        windows=Windows(1, 1, 1, 1, 1, 1, 1),
-        graph=HEX,
-        loss="cross_entropy",
-        model=HEX,
-        model_digest=HEX,
-        test_set=HEX,
-        test_set_digest=HEX,
-        test_rows=128,
-        seed=seed,
-    )
+    """Plain terms with the plan of these rounds."""
+    return terms_of(plan, seed=seed)
 
 
 def clouds(rows: int, *, seed: int) -> Rows:
