@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from galaxylearning.errors import GalaxyError
 from galaxylearning.graph import FlatModel, compile_model
+from galaxylearning.learning.vectors import I32
 from galaxylearning.messages.plan import Plan
 from galaxylearning.messages.terms import Terms
 from galaxylearning.protocol.hidden_set import HiddenSet, Rows
@@ -20,7 +20,6 @@ from galaxylearning.protocol.updates import encode_body, train_update, training_
 from galaxylearning.units import Address
 from plain_terms import terms_of
 
-I32 = NDArray[np.int32]
 JOB_ID = 7
 OWNERS = tuple(Address(f"0x{n:040d}") for n in (1, 2, 3, 4))
 PLAN = Plan(

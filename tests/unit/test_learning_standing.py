@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from galaxylearning.learning import Standings
-from galaxylearning.learning.standing import FEWEST_ROUNDS, UNIT, lower_median, to_units
+from galaxylearning.learning.exact import lower_median
+from galaxylearning.learning.standing import FEWEST_ROUNDS, UNIT, to_units
 
 NAMES = ("a", "b", "c", "d", "e")
 FULL = np.full(5, 15, np.int64)

@@ -51,6 +51,11 @@ def one_by_one(function: Callable[[A], B], items: Iterable[A], /) -> Iterator[B]
     return (function(item) for item in items)
 
 
+def lower_median(values: BigInts) -> int:
+    """The lower one of the two in the middle; 0 of nothing."""
+    return int(np.sort(values)[(values.size - 1) // 2]) if values.size else 0
+
+
 def require_rows(value: object, field: str, *, columns: int | None = None) -> IntRows:
     """Give ``value`` back as rows of int16 or int32, or refuse it. Nothing is copied.
 

@@ -24,6 +24,7 @@ from galaxylearning.learning.exact import (
     Spread,
     exact_products,
     exact_squares,
+    lower_median,
     one_by_one,
     require_rows,
 )
@@ -116,7 +117,7 @@ def gate_scalars(
         cosines = np.clip(found, -1.0, 1.0)
         positive = (products > 0) & (squares > 0)
         if bool(positive.any()):
-            usual = min(_lower_median(squares[squares > 0]), _lower_median(squares[positive]))
+            usual = min(lower_median(squares[squares > 0]), lower_median(squares[positive]))
             weights[positive], reasons[positive] = _weights(top, products[positive], squares[positive], usual)
     else:
         reasons[:] = 2
@@ -143,10 +144,6 @@ def _weights(top: int, products: BigInts, squares: BigInts, usual: int) -> tuple
     weights = _rounded_root(scaled * upper // (lengths * lower))
     by_norm = _rounded_root(scaled // lengths)
     return weights, np.where(weights > 0, 0, np.where(by_norm > 0, 5, 4)).astype(np.int8)
-
-
-def _lower_median(values: BigInts) -> int:
-    return int(np.sort(values.astype(object))[(len(values) - 1) // 2])
 
 
 def _rounded_root(quotients: BigInts) -> I64:

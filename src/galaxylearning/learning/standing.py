@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 
+from galaxylearning.learning.exact import lower_median
 from galaxylearning.learning.vectors import F64, I64
 
 UNIT: Final = 1 << 20
@@ -63,11 +64,6 @@ def to_units(cosines: F64) -> I64:
     """Cosines f64[m] as integers; what is beyond [-1, 1] counts as its end."""
     units: I64 = np.rint(np.clip(cosines, -1.0, 1.0) * UNIT).astype(np.int64)
     return units
-
-
-def lower_median(units: I64) -> int:
-    """The lower one of the two in the middle; 0 of nothing."""
-    return int(np.sort(units)[(units.size - 1) // 2]) if units.size else 0
 
 
 def _with(sums: tuple[int, int, int], own: int, median: int) -> tuple[int, int, int]:

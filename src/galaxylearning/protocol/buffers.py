@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from galaxylearning.learning import Quantizer
-from galaxylearning.learning.exact import BigInts, exact_squares
+from galaxylearning.learning.exact import exact_squares, lower_median
 from galaxylearning.learning.vectors import F32, I32, I64
 from galaxylearning.protocol.updates import BUFFER_BITS, BUFFER_RANGE
 
@@ -23,13 +23,9 @@ def moved_too_far(changes: I32, accepted: NDArray[np.bool_], reference: I32) -> 
     if not reference.size or not bool(accepted.any()):
         return np.zeros(len(changes), np.bool_)
     squares = exact_squares(changes)
-    usual = min(_lower_median(squares[accepted]), _lower_median(squares))
+    usual = min(lower_median(squares[accepted]), lower_median(squares))
     allowed = BUFFER_EXCESS**2 * max(usual, int(exact_squares(reference[None])[0]))
     return accepted & (squares > allowed)
-
-
-def _lower_median(squares: BigInts) -> int:
-    return int(np.sort(squares)[(len(squares) - 1) // 2])
 
 
 def buffers_after(buffers: F32, change: I32 | I64, weight: int) -> F32:
