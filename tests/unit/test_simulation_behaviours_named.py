@@ -177,10 +177,6 @@ class Halved(Plain):
         return view.own / np.float32(2**self.times)
 
 
-def quartered() -> Behaviour:
-    return Halved(2)
-
-
 @pytest.fixture
 def _halved() -> Iterator[None]:
     register("halved", Halved)
