@@ -1,6 +1,6 @@
 """Who is paid what, when one data owner does not play fair: all rows, to benchmarks/results/fairness.json.
 
-Run with: make bench-fairness (BENCH="--seeds 1 --twin-seeds 5" for a quick look)
+Run with: make bench-fairness (BENCH="--seeds 1 --twin-seeds 5 --graded-seeds 2" for a quick look)
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ from benchmarks.fairness.attacks import ATTACKS, COPIES_RIVAL, RIVAL, Outcome, r
 from benchmarks.fairness.cohorts import Setting
 from benchmarks.fairness.splitting import CREDENTIALS, RULES, SplitTried, run_splits
 from benchmarks.fairness.table import Row, mean_row, most_row, rate_row, ratio_row, show, write
-from benchmarks.fairness.truths import Graded, Truth, run_graded, run_liars, run_truth
+from benchmarks.fairness.truths import (
+    Graded,
+    Truth,
+    Unlucky,
+    run_graded,
+    run_liars,
+    run_truth,
+    run_unlucky,
+)
 from benchmarks.fairness.twin_rates import TwinCase, run_case
 
 SETTINGS = tuple(
@@ -35,6 +43,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="of every setting, for attacks, truths, rules")
     parser.add_argument(
         "--twin-seeds", type=int, default=50, help="of every setting, for the search for twins"
+    )
+    parser.add_argument(
+        "--graded-seeds", type=int, default=20, help="of cohorts with noisy labels, and of honest ones beside"
     )
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     given = parser.parse_args()
@@ -56,11 +67,16 @@ def main() -> None:
 
         tell(twin_rows(flat(each(run_case, many))))
         tell(truth_rows(flat(each(run_truth, cases))))
-        graded = [
-            ("digits", hidden, seed) for hidden in (-1, 0) for seed in range(FIRST_SEED, FIRST_SEED + 5)
+        for name, hidden in (("64-32-10", -1), ("logistic", 0)):
+            graded = [("digits", hidden, FIRST_SEED + i) for i in range(given.graded_seeds)]
+            tell(graded_rows(name, flat(each(run_graded, graded))))
+        honest = [
+            (s, owners, FIRST_SEED + i)
+            for s in SETTINGS
+            for owners in (8, 12)
+            for i in range(given.graded_seeds)
         ]
-        found = each(run_graded, graded)
-        tell(graded_rows("64-32-10", flat(found[:5])) + graded_rows("logistic", flat(found[5:])))
+        tell(unlucky_rows(flat(each(run_unlucky, honest))))
         moved = each(run_liars, [(seed,) for seed in seeds])
         tell([most_row("any 2 of 5 lying evaluators: units moved, the most", moved, at_most=0)])
         tell(split_rows(flat(each(run_splits, cases))))
@@ -130,6 +146,24 @@ def graded_rows(model: str, graded: Sequence[Graded]) -> list[Row]:
                 [g.noisy_paid for g in here],
                 at_most=0,
             ),
+            rate_row(f"{name}: jobs that pay an owner with >= 60 % noise", [g.noisy_paid > 0 for g in here]),
+            most_row(
+                f"{name}: the most such an owner is paid, of the median with < 30 %",
+                [g.noisy_most for g in here],
+            ),
+        ]
+    return found
+
+
+def unlucky_rows(cohorts: Sequence[Unlucky]) -> list[Row]:
+    """What the rule that leaves noise unpaid costs honest data owners."""
+    found = []
+    for mode in MODES:
+        lost = [part for one in cohorts if one.privacy == mode for part in one.lost]
+        found += [
+            rate_row(f"{mode}: honest data owners that get nothing for luck", [part > 0 for part in lost]),
+            mean_row(f"{mode}: what honest data owners lose by that, of the mean pay", lost),
+            most_row(f"{mode}: the most that one loses, of the mean pay", lost),
         ]
     return found
 

@@ -7,6 +7,7 @@ from copy import copy
 from dataclasses import replace
 from typing import TypeAlias
 
+import msgspec
 import numpy as np
 from benchmarks.fairness.cohorts import Played
 
@@ -18,7 +19,7 @@ from galaxylearning.graph.dense_weights import dense_weights_from_bytes
 from galaxylearning.learning.vectors import F64
 from galaxylearning.protocol.outcomes import RoundOutcome
 from galaxylearning.protocol.rounds import JobComputation
-from galaxylearning.protocol.scoring import score_table
+from galaxylearning.protocol.scoring import score_table, totals_of
 from galaxylearning.units import Address
 
 Worth: TypeAlias = dict[Address, float]
@@ -33,6 +34,23 @@ def paid(played: Played, *, is_merged: bool = True) -> Worth:
     job = played.job
     table = score_table(job if is_merged else _unsearched(played), played.accounts)
     return {Address(total.data_owner): from_fixed(total.value) for total in table.totals}
+
+
+def worth_of_luck(played: Played) -> Worth:
+    """What those would have been paid for that get nothing by ``contribution.unearned``."""
+    table = score_table(played.job, played.accounts)
+    blind = tuple(
+        msgspec.structs.replace(
+            scores, owners=tuple(msgspec.structs.replace(one, cosine=0) for one in scores.owners)
+        )
+        for scores in table.rounds
+    )
+    whole = totals_of(blind, played.accounts, novelty=played.job.terms.plan.novelty)
+    return {
+        Address(total.data_owner): from_fixed(before.value)
+        for total, before in zip(table.totals, whole, strict=True)
+        if total.reason
+    }
 
 
 def _unsearched(played: Played) -> JobComputation:

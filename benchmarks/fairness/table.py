@@ -58,10 +58,11 @@ def mean_row(
     return Row(name, value, low, high, at_least, None if at_least is None else value >= at_least, len(values))
 
 
-def most_row(name: str, values: Sequence[float], *, at_most: float) -> Row:
+def most_row(name: str, values: Sequence[float], *, at_most: float | None = None) -> Row:
     """The largest of all; no interval."""
     value = float(max(values))
-    return Row(name, value, value, value, at_most, value <= at_most, len(values))
+    met = None if at_most is None else value <= at_most
+    return Row(name, value, value, value, at_most, met, len(values))
 
 
 def rate_row(

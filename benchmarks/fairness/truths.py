@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
@@ -44,6 +44,17 @@ class Graded:
     paid: float
     noisy_paid: int
     noisy_most: float
+
+
+@dataclass(frozen=True, slots=True)
+class Unlucky:
+    """Honest cohorts: who is paid nothing because it went against the hidden set's steps and is worth little.
+
+    ``lost`` is, for each data owner, what that takes from it over the mean pay; mostly 0.
+    """
+
+    privacy: Privacy
+    lost: tuple[float, ...]
 
 
 def run_truth(setting: Setting, seed: int) -> list[Truth]:
@@ -93,6 +104,18 @@ def run_graded(data: str, hidden: int, seed: int) -> list[Graded]:
                 float(noisy.max() / max(float(np.median(clean)), 1e-12)),
             )
         )
+    return found
+
+
+def run_unlucky(setting: Setting, owners: int, seed: int) -> list[Unlucky]:
+    """All data owners honest, with unlike rows and more of them than in the other cohorts, or fewer."""
+    privacies: tuple[Privacy, ...] = ("sealed", "masked")
+    found = []
+    for privacy in privacies:
+        played = play(replace(setting, owners=owners), seed, privacy=privacy)
+        paid, kept = schemes.paid(played), schemes.worth_of_luck(played)
+        mean = sum(schemes.pay(paid).values()) / len(paid)
+        found.append(Unlucky(privacy, tuple(kept.get(who, 0.0) / mean for who in played.accounts)))
     return found
 
 

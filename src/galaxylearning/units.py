@@ -29,6 +29,9 @@ Entropy: TypeAlias = Callable[[int], bytes]
 TOKEN_DECIMALS: Final = 18
 """Of the token, and of the native coin."""
 
+COSINE_UNIT: Final = 1 << 20
+"""Cosines are summed, and recorded, as integers of this many to the one."""
+
 ZERO_DIGEST = Digest(bytes(32))
 
 

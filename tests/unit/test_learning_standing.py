@@ -9,7 +9,8 @@ import pytest
 
 from galaxylearning.learning import Standings
 from galaxylearning.learning.exact import lower_median
-from galaxylearning.learning.standing import FEWEST_ROUNDS, UNIT, to_units
+from galaxylearning.learning.standing import FEWEST_ROUNDS, to_units
+from galaxylearning.units import COSINE_UNIT
 
 NAMES = ("a", "b", "c", "d", "e")
 FULL = np.full(5, 15, np.int64)
@@ -101,8 +102,8 @@ def test_order_does_not_matter_and_nothing_grows(seed: int) -> None:
 
 
 def test_units() -> None:
-    assert to_units(cosines(-1.5, 0.5, 2.0)).tolist() == [-UNIT, UNIT // 2, UNIT]
-    assert lower_median(to_units(cosines(0.25, 1.0))) == UNIT // 4
+    assert to_units(cosines(-1.5, 0.5, 2.0)).tolist() == [-COSINE_UNIT, COSINE_UNIT // 2, COSINE_UNIT]
+    assert lower_median(to_units(cosines(0.25, 1.0))) == COSINE_UNIT // 4
     assert lower_median(to_units(cosines())) == 0
 
 

@@ -12,7 +12,7 @@ from galaxylearning.crypto.sign import address_of, sign_digest
 from galaxylearning.errors import MessageRefused
 from galaxylearning.messages import records as r
 from galaxylearning.messages import typed
-from galaxylearning.units import ZERO_DIGEST, Address, Digest
+from galaxylearning.units import COSINE_UNIT, ZERO_DIGEST, Address, Digest
 
 CONTRACT = Address("0x5FbDB2315678afecb367f032d93F642f64180aa3")
 DOMAIN = typed.Domain("GalaxyJobs", "1", 31337, CONTRACT)
@@ -201,6 +201,16 @@ def test_only_an_accepted_update_has_weight_and_value(status: Any) -> None:
             r.OwnerScore(ME, status, "why", *values)
     with pytest.raises(MessageRefused, match="weight"):
         r.OwnerScore(ME, "accepted", "", 0, 1, 1)
+
+
+def test_a_cosine_is_that_of_an_update_that_was_read() -> None:
+    assert r.OwnerScore(ME, "accepted", "", 1, 1, 1, -COSINE_UNIT).cosine == -COSINE_UNIT
+    assert r.OwnerScore(ME, "rejected", "why", 0, 0, 0, COSINE_UNIT).cosine == COSINE_UNIT
+    for status in ("absent", "malformed"):
+        with pytest.raises(MessageRefused, match="cosine"):
+            r.OwnerScore(ME, status, "why", 0, 0, 0, 1)
+    with pytest.raises(MessageRefused, match="cosine"):
+        r.OwnerScore(ME, "accepted", "", 1, 1, 1, COSINE_UNIT + 1)
 
 
 def test_a_payout_table_adds_up() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from galaxylearning.contribution import UNEARNED
 from galaxylearning.contribution.sketch import SKETCH_SIZE
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import ConfigRefused, DataRefused, QuorumMissing
@@ -21,7 +22,7 @@ from galaxylearning.protocol import rounds, scoring
 from galaxylearning.protocol.hidden_set import HiddenSet, Rows
 from galaxylearning.protocol.rounds import History, JobComputation
 from galaxylearning.protocol.updates import encode_body, train_update, training_seed
-from galaxylearning.units import Address, Digest
+from galaxylearning.units import COSINE_UNIT, Address, Digest
 
 HEX = "ab" * 32
 CONTRACT = Address("0x5FbDB2315678afecb367f032d93F642f64180aa3")
@@ -267,6 +268,29 @@ def test_a_score_table_adds_up_and_travels(twins: JobComputation) -> None:
         assert sum(t.value for t in found.totals) == sum(scores.gain for scores in found.rounds[1:]) + sum(
             score.value for score in found.rounds[0].owners
         )
+
+
+def test_cosines_are_recorded_as_they_were_taken(twins: JobComputation) -> None:
+    for outcome, scores in zip(twins.outcomes, scoring.score_table(twins, OWNERS).rounds, strict=True):
+        for decision, score in zip(outcome.decisions, scores.owners, strict=True):
+            assert score.cosine / COSINE_UNIT == pytest.approx(decision.cosine, abs=1 / COSINE_UNIT)
+            assert (score.cosine == 0) == (score.status == "absent")
+
+
+def test_who_went_against_the_hidden_set_and_is_worth_little_gets_nothing_and_reads_why() -> None:
+    def scores(*each: tuple[int, int]) -> RoundScores:
+        owners = zip((A, B, C), each, strict=True)
+        rows = tuple(OwnerScore(who, "accepted", "", 1, value, 5, cosine) for who, (value, cosine) in owners)
+        return RoundScores(0, MODEL, 0, 0, 0, rows)
+
+    rounds_ = [scores((40, 9), (30, 9), (14, 3)), scores((4, 9), (3, -2), (0, -4))]
+    totals = scoring.totals_of(rounds_, (A, B, C), novelty=False)
+    assert [(total.value, total.reason) for total in totals] == [(44, ""), (33, ""), (0, UNEARNED)]
+    assert totals[2].standard_error == 7
+    worth_more = [scores((40, 9), (30, 9), (17, 3)), rounds_[1]]
+    agrees_more = [scores((40, 9), (30, 9), (14, 4)), rounds_[1]]
+    for other in (worth_more, agrees_more):
+        assert [total.reason for total in scoring.totals_of(other, (A, B, C), novelty=False)] == ["", "", ""]
 
 
 def test_the_same_data_under_two_names_is_found_and_paid_as_one(

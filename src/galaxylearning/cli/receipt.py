@@ -87,6 +87,6 @@ def _show(found: Mapping[Address, Mapping[str, Any]], names: Mapping[Address, st
             f"{accepted} of {len(made['rounds'])}",
             f"{made['value']:.5f}",
             made["payout"]["amount"],
-            "yes" if made["payout"].get("is_paid") else "nothing owed",
+            "yes" if made["payout"].get("is_paid") else made["reason"] or "nothing owed",
         )
     console.print(table)

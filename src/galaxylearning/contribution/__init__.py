@@ -1,6 +1,6 @@
 """What every data owner's update was worth, with standard errors, and the references it is held against."""
 
-from galaxylearning.contribution.credit import charge, counted, handed_down
+from galaxylearning.contribution.credit import UNEARNED, charge, counted, handed_down, unearned
 from galaxylearning.contribution.games import (
     Game,
     GameValues,
@@ -30,6 +30,7 @@ from galaxylearning.contribution.twins import (
 
 __all__ = [
     "MAX_PLAYERS",
+    "UNEARNED",
     "VALUES",
     "FixedPointUtility",
     "Game",
@@ -61,6 +62,7 @@ __all__ = [
     "twin_evidence",
     "twin_groups",
     "twin_projections",
+    "unearned",
     "value_named",
     "values_of_scalars",
 ]

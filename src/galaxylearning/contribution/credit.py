@@ -15,6 +15,8 @@ from galaxylearning.errors import DataRefused
 
 PlayerT = TypeVar("PlayerT", bound=Hashable)
 
+UNEARNED = "went against the hidden set's steps, and was worth less than half of the median"
+
 
 def handed_down(values: Sequence[Mapping[PlayerT, int]], rests: Sequence[int]) -> list[dict[PlayerT, int]]:
     """Add to every round's values what its gain holds beyond them, for those who made the step before.
@@ -56,6 +58,19 @@ def counted(values: Sequence[int], charges: Sequence[int]) -> int:
     """
     gains = sum(value for value in values if value > 0)
     return sum(value for value in values if value < 0) + max(0, gains - sum(charges))
+
+
+def unearned(values: Sequence[int], agreements: Sequence[int]) -> list[bool]:
+    """Whose value is luck: two halves of the hidden set both say so.
+
+    ``agreements`` are sums of an owner's cosines to the gating half's steps over all rounds, in any unit. Who
+    went against them on the whole, and by the paying half is worth less than half the lower median of those
+    that went along and are worth something, earned nothing. Wrong labels get through the first rounds, when
+    anything helps; neither half alone tells them from unusual data (``docs/contribution.md`` has figures).
+    """
+    along = sorted(value for value, one in zip(values, agreements, strict=True) if one >= 0 and value > 0)
+    median = along[(len(along) - 1) // 2] if along else 0
+    return [one < 0 < value and 2 * value < median for value, one in zip(values, agreements, strict=True)]
 
 
 def _divided(rest: int, credit: Mapping[PlayerT, int]) -> dict[PlayerT, int]:

@@ -15,9 +15,7 @@ import numpy as np
 
 from galaxylearning.learning.exact import lower_median
 from galaxylearning.learning.vectors import F64, I64
-
-UNIT: Final = 1 << 20
-"""Cosines are summed as integers of this many to the one."""
+from galaxylearning.units import COSINE_UNIT
 
 FEWEST_ROUNDS: Final = 6
 """So many rounds, the present one among them, must have seen updates of a data owner to judge it by them."""
@@ -61,8 +59,8 @@ class Standings:
 
 
 def to_units(cosines: F64) -> I64:
-    """Cosines f64[m] as integers; what is beyond [-1, 1] counts as its end."""
-    units: I64 = np.rint(np.clip(cosines, -1.0, 1.0) * UNIT).astype(np.int64)
+    """Cosines f64[m] as integers, ``COSINE_UNIT`` to the one; what is beyond [-1, 1] counts as its end."""
+    units: I64 = np.rint(np.clip(cosines, -1.0, 1.0) * COSINE_UNIT).astype(np.int64)
     return units
 
 

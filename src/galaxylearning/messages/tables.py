@@ -13,6 +13,7 @@ from galaxylearning.messages.checked import Checked
 from galaxylearning.messages.fields import address_key, check_address, check_strictly_ascending, parse_amount
 from galaxylearning.messages.wire import (
     Bytes32,
+    Cosine,
     Count,
     Int64,
     JobNumber,
@@ -24,7 +25,11 @@ from galaxylearning.messages.wire import (
 
 
 class OwnerScore(Checked, frozen=True, forbid_unknown_fields=True):
-    """One data owner in one round. Only an accepted update has a weight, a value and a standard error."""
+    """One data owner in one round. Only an accepted update has a weight, a value and a standard error.
+
+    ``cosine`` is that of a well-formed update to the step on the hidden set, in parts of ``COSINE_UNIT``; 0
+    where none was taken.
+    """
 
     data_owner: str
     status: Literal["accepted", "rejected", "absent", "malformed"]
@@ -32,6 +37,7 @@ class OwnerScore(Checked, frozen=True, forbid_unknown_fields=True):
     weight: Uint32
     value: Int64
     standard_error: Count
+    cosine: Cosine = 0
 
     def check(self) -> None:
         check_address(self.data_owner, "OwnerScore.data_owner")
@@ -41,6 +47,10 @@ class OwnerScore(Checked, frozen=True, forbid_unknown_fields=True):
             raise MessageRefused(
                 f"only 0 allowed for weight, value and standard error of status {self.status!r}",
                 where="OwnerScore.value",
+            )
+        if self.status in ("absent", "malformed") and self.cosine:
+            raise MessageRefused(
+                f"only 0 allowed for the cosine of status {self.status!r}", where="OwnerScore.cosine"
             )
 
 
@@ -65,11 +75,12 @@ class RoundScores(Checked, frozen=True, forbid_unknown_fields=True):
 
 
 class OwnerTotal(Checked, frozen=True, forbid_unknown_fields=True):
-    """One data owner's value over the whole job."""
+    """One data owner's value over the whole job; ``reason`` where it is another than its rounds add up to."""
 
     data_owner: str
     value: Int64
     standard_error: Count
+    reason: Reason = ""
 
     def check(self) -> None:
         check_address(self.data_owner, "OwnerTotal.data_owner")

@@ -19,7 +19,7 @@ from galaxylearning.messages.fields import (
     check_address,
     check_strictly_ascending,
 )
-from galaxylearning.units import Digest
+from galaxylearning.units import COSINE_UNIT, Digest
 
 MAX_SIGNED_BYTES: Final = 16 << 10
 """Bound on an encoded signed record."""
@@ -33,6 +33,7 @@ Signature = Annotated[bytes, msgspec.Meta(min_length=SIGNATURE_BYTES, max_length
 JobNumber = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
 Uint32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+Cosine = Annotated[int, msgspec.Meta(ge=-COSINE_UNIT, le=COSINE_UNIT)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Reason = Annotated[str, msgspec.Meta(max_length=200)]
 

@@ -18,7 +18,7 @@ from galaxylearning.nodes.site import Site
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol import scoring
 from galaxylearning.protocol.machine import JobState, Phase
-from galaxylearning.units import Address, Digest
+from galaxylearning.units import COSINE_UNIT, Address, Digest
 
 
 async def receipts(site: Site, job_id: int) -> dict[Address, Mapping[str, Any]]:
@@ -46,6 +46,7 @@ async def receipts(site: Site, job_id: int) -> dict[Address, Mapping[str, Any]]:
         for seat, (_, table) in tables.items()
         if not state.faulty_seats >> state.evaluators.index(seat) & 1
     )
+    reasons = {total.data_owner: total.reason for total in honest.totals}
     updates: dict[int, Mapping[Address, Digest]] = {}
     for anchor in (e for e in view.events_of(job_id) if isinstance(e, ev.RoundAnchored)):
         accepted = await assembly.anchored_updates(site, board, view, terms, anchor, cohort)
@@ -68,6 +69,7 @@ async def receipts(site: Site, job_id: int) -> dict[Address, Mapping[str, Any]]:
             "rounds": _rounds(honest, member.data_owner, updates),
             "twins": [list(group) for group in honest.twins if member.data_owner in group],
             "value": from_fixed(medians[member.data_owner]),
+            "reason": reasons[member.data_owner],
             "payout": payouts.get(member.data_owner, {"amount": "0"}),
             "verdict": "ok",
         }
@@ -103,6 +105,7 @@ def _rounds(
                 "weight": own.weight,
                 "value": from_fixed(own.value),
                 "standard_error": from_fixed(own.standard_error),
+                "cosine": own.cosine / COSINE_UNIT,
             }
         )
     return rows

@@ -14,6 +14,7 @@ import numpy as np
 
 from galaxylearning.contribution import (
     MAX_PLAYERS,
+    UNEARNED,
     RoundView,
     charge,
     counted,
@@ -22,9 +23,11 @@ from galaxylearning.contribution import (
     merge_twins,
     to_fixed,
     twin_groups,
+    unearned,
     value_named,
 )
 from galaxylearning.errors import ConfigRefused
+from galaxylearning.learning.standing import to_units
 from galaxylearning.messages.records import (
     OwnerScore,
     OwnerTotal,
@@ -88,7 +91,10 @@ def find_twins(job: JobComputation) -> tuple[frozenset[Address], ...]:
 def totals_of(
     rounds: Sequence[RoundScores], cohort: Sequence[Address], *, novelty: bool
 ) -> tuple[OwnerTotal, ...]:
-    """What the rounds are worth to everybody: with novelty, credit is handed down; rejections are charged."""
+    """What the rounds are worth to everybody: with novelty, credit is handed down; rejections are charged.
+
+    Who went against the hidden set's steps on the whole and is worth little gets nothing (``unearned``).
+    """
     values = [
         {score.data_owner: score.value for score in scores.owners if score.status == "accepted"}
         for scores in rounds
@@ -98,18 +104,18 @@ def totals_of(
         rests = [scores.gain - sum(own.values()) for scores, own in zip(rounds, values, strict=True)]
         values = handed_down(values, rests)
     charges = [charge([whole[who] for who in own]) for own, whole in zip(accepted, values, strict=True)]
-    found = []
+    worth, agreements, errors = [], [], []
     for index, who in enumerate(cohort):
         own = [scores.owners[index] for scores in rounds]
         rejected = [cost for score, cost in zip(own, charges, strict=True) if _is_charged(score)]
-        found.append(
-            OwnerTotal(
-                data_owner=who,
-                value=counted([whole.get(who, 0) for whole in values], rejected),
-                standard_error=math.isqrt(sum(score.standard_error**2 for score in own)),
-            )
-        )
-    return tuple(found)
+        worth.append(counted([whole.get(who, 0) for whole in values], rejected))
+        agreements.append(sum(score.cosine for score in own))
+        errors.append(math.isqrt(sum(score.standard_error**2 for score in own)))
+    is_luck = unearned(worth, agreements)
+    return tuple(
+        OwnerTotal(who, 0 if luck else value, error, UNEARNED if luck else "")
+        for who, value, error, luck in zip(cohort, worth, errors, is_luck, strict=True)
+    )
 
 
 def _is_charged(score: OwnerScore) -> bool:
@@ -250,6 +256,7 @@ def _round_owners(
     errors: Mapping[Address, int],
 ) -> tuple[OwnerScore, ...]:
     decided = {decision.data_owner: decision for decision in outcome.decisions}
+    cosines = dict(zip(outcome.data_owners, to_units(outcome.cosines).tolist(), strict=True))
     return tuple(
         OwnerScore(
             data_owner=who,
@@ -258,6 +265,7 @@ def _round_owners(
             weight=decided[who].weight,
             value=values.get(who, 0),
             standard_error=errors.get(who, 0),
+            cosine=cosines[who],
         )
         for who in cohort
     )

@@ -389,6 +389,8 @@ def _paid_owners(
         why = f"{accepted} of {state.round_index} accepted"
         if who in twins:
             why += "; twin, paid as one"
+        if total.reason:
+            why += f"; {total.reason}"
         found.append(
             PaidOwner(
                 who,
