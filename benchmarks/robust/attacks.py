@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from galaxylearning.learning.exact import IntRows
 from galaxylearning.learning.vectors import F32, F64, I64
 from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.simulation.behaviours import parse_behaviour
 from galaxylearning.simulation.behaviours_base import Behaviour, Plain
+from galaxylearning.simulation.behaviours_data import Backdoor
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,19 +36,50 @@ class Adaptive(Plain):
 
 
 COSINES = (0.03, 0.15, 0.4, 0.7)
+Mark = Literal["square", "frame", "negative"]
+SIDE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Marked(Backdoor):
+    """A backdoor in digits, be they rows of 64 numbers or images [1, 8, 8]: the same pixels in both.
+
+    ``mark``: the ``size`` by ``size`` square in the last corner, the frame of one pixel, or all pixels turned
+    to their negative, of which honest data hold none.
+    """
+
+    name: ClassVar[str] = "marked"
+    mark: Mark = "square"
+
+    def marked(self, inputs: NDArray[Any]) -> NDArray[Any]:
+        """A copy of inputs [n, ...] with the mark on every row."""
+        changed = inputs.copy()
+        pixels = changed.reshape(len(changed), SIDE, SIDE)
+        if self.mark == "negative":
+            np.subtract(self.value, pixels, out=pixels)
+        elif self.mark == "frame":
+            pixels[:, (0, -1), :] = pixels[:, :, (0, -1)] = self.value
+        else:
+            pixels[:, -self.size :, -self.size :] = self.value
+        return changed
+
+
+RARE = 0.2
 BACKDOORS = {
-    "backdoor": parse_behaviour("backdoor:target=0,fraction=0.5,size=2"),
-    "backdoor x3": parse_behaviour("backdoor:target=0,fraction=0.5,size=2,boost=3"),
-    "backdoor rare x3": parse_behaviour("backdoor:target=0,fraction=0.1,size=4,boost=3"),
-    "backdoor rare": parse_behaviour("backdoor:target=0,fraction=0.2,size=4"),
-    "backdoor rare short": parse_behaviour("backdoor:target=0,fraction=0.2,size=4"),
+    "backdoor": Marked(fraction=0.5, size=2),
+    "backdoor x3": Marked(fraction=0.5, size=2, boost=3),
+    "backdoor rare x3": Marked(fraction=0.1, size=4, boost=3),
+    "backdoor rare": Marked(fraction=RARE, size=4),
+    "backdoor rare short": Marked(fraction=RARE, size=4),
+    "frame rare short": Marked(fraction=RARE, mark="frame"),
+    "negative rare short": Marked(fraction=RARE, mark="negative"),
 }
 """What teaches a trigger; accuracy is to stay, so that nobody notices.
 
-The last two know the gate: most of their rows are honest, so they stand well. The very last also knows how
-long the others' updates are, and sends none that is longer than the median one (:func:`shortened`).
+The rare ones know the gate: most of their rows are honest, so they stand well. Those of ``SHORT`` also know
+how long the others' updates are, and send none that is longer than the median one (:func:`shortened`).
 """
-SHORT = "backdoor rare short"
+SHORT = ("backdoor rare short", "frame rare short", "negative rare short")
 
 ATTACKS: dict[str, Behaviour] = {
     "sign-flip": parse_behaviour("sign-flip"),

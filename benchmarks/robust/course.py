@@ -75,7 +75,7 @@ class Course:
         everybody = np.arange(OWNERS, dtype=np.int64)
         for index in range(case.plan.rounds):
             played = self.players.play(params, _NO_BUFFERS, everybody, index, last)
-            rows = shortened(played.parameters, self.bad) if self.attack == SHORT else played.parameters
+            rows = shortened(played.parameters, self.bad) if self.attack in SHORT else played.parameters
             reference = self._step(params, case.hidden.gating, index, 0x6A7E)
             if reference is None:
                 break

@@ -18,6 +18,7 @@ from galaxylearning.secagg.opener import (
     NOISE,
     OpenedScalars,
     check_body,
+    check_words,
     open_scalars,
     open_sum,
     owners_left_out,
@@ -144,11 +145,30 @@ def test_a_sum_below_the_minimum_or_of_other_weights_is_refused(dealt: Round) ->
         open_sum(PLAN, SEED, dealt.bodies, np.array([1, 1, 0]), answers)
 
 
-def test_answers_to_another_sum_open_noise_only(dealt: Round) -> None:
+def test_answers_to_another_sum_open_nothing(dealt: Round) -> None:
     """A subtraction of two sums never happens by mistake: what does not belong together does not open."""
     answers = dealt.sums(np.array([1, 1, 1, 0]), EVERYBODY)
-    found = open_sum(PLAN, SEED, dealt.bodies, np.array([1, 1, 0, 1]), answers)
-    assert found.overflowed.mean() > 0.9
+    with pytest.raises(QuorumMissing, match="out of range"):
+        open_sum(PLAN, SEED, dealt.bodies, np.array([1, 1, 0, 1]), answers)
+
+
+def test_a_lie_among_as_few_answers_as_open_a_sum_opens_nothing(dealt: Round) -> None:
+    weights = np.array([1, 2, 3, 4])
+    sums = dealt.sums(weights, [0, 1, 2])
+    words = unpack(PLAN.ring, sums[2], width=2048, where="answer")
+    sums[2] = pack(PLAN.ring, (words + 1) % np.array(PLAN.ring.primes)[:, None])
+    with pytest.raises(QuorumMissing, match="a lie among 3 answers"):
+        open_sum(PLAN, SEED, dealt.bodies, weights, sums)
+
+
+def test_answers_that_cannot_be_read_are_known_before_they_are_counted_on(dealt: Round) -> None:
+    scalars = dealt.scalars(QUESTIONS, [0])[0]
+    check_words(PLAN, scalars, QUESTIONS.count, is_sum=False)
+    absent = pack(PLAN.ring, np.full((4, 2, QUESTIONS.count), PLAN.ring.absent))
+    check_words(PLAN, absent, QUESTIONS.count, is_sum=False)
+    for words, is_sum in ((absent, True), (scalars[:-1], False), (b"", False)):
+        with pytest.raises(UpdateRefused, match="answer"):
+            check_words(PLAN, words, QUESTIONS.count, is_sum=is_sum)
 
 
 def test_threshold_members_open_nothing(dealt: Round) -> None:
@@ -221,6 +241,26 @@ def test_dealers_that_cheat_members_are_left_out_and_one_liar_leaves_nobody_out(
     values = np.zeros((4, 1), np.int64)
     opened = OpenedScalars(values, values[:, 0] == 0, ("",) * 4, wrong, absent, {})
     assert owners_left_out(PLAN, opened) == expected
+
+
+@pytest.mark.parametrize(
+    ("faulty", "wrong", "expected"),
+    [
+        # Two honest members whom four dealers cheated, and two liars that share the honest owners out.
+        (2, {0: (6, 7, 8, 9), 1: (6, 7, 8, 9), 7: (0, 1, 2), 8: (3, 4, 5)}, (6, 7, 8, 9)),
+        (2, {0: (6, 7, 8, 9), 7: (0, 1, 2), 8: (3, 4, 5)}, (3, 4, 5)),
+        (2, {0: (6,), 1: (7,), 2: (8,), 8: (0, 1, 2, 3, 4, 5)}, (7, 8)),
+        (1, {0: (6, 7, 8, 9), 4: (0, 1, 2, 3, 4)}, (6, 7, 8, 9)),
+        (1, {0: (6, 7, 8, 9), 4: (0, 1, 2, 3)}, (0, 1, 2, 3)),
+        (0, {0: (6,)}, (6,)),
+    ],
+)
+def test_liars_leave_out_no_more_owners_than_there_are_dealers(
+    faulty: int, wrong: Any, expected: Any
+) -> None:
+    values = np.zeros((10, 1), np.int64)
+    opened = OpenedScalars(values, values[:, 0] == 0, ("",) * 10, wrong, {}, {})
+    assert owners_left_out(replace(PLAN, faulty=faulty), opened) == expected
 
 
 def test_dealers_who_each_cheat_another_member_do_not_stop_the_sum() -> None:

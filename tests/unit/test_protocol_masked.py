@@ -6,13 +6,18 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from torch import nn
 
+from galaxylearning.contribution import to_fixed
 from galaxylearning.errors import JobRefused, PhaseError, UpdateRefused
 from galaxylearning.graph import FlatModel
 from galaxylearning.learning import UpdateMatrix, aggregate
 from galaxylearning.learning.gate import AGAINST_REFERENCE, STANDS_BADLY
 from galaxylearning.learning.standing import FEWEST_ROUNDS
+from galaxylearning.learning.vectors import F64
 from galaxylearning.messages.plan import Masking, Plan
 from galaxylearning.messages.terms import EvaluatorSeat, Terms
 from galaxylearning.protocol import outcomes
@@ -34,7 +39,8 @@ from galaxylearning.protocol.masking import (
     simulated_beacon,
 )
 from galaxylearning.protocol.outcomes import RoundOutcome
-from galaxylearning.protocol.rounds import JobComputation
+from galaxylearning.protocol.rounds import NO_SUM, JobComputation
+from galaxylearning.protocol.scoring import score_table
 from galaxylearning.secagg.weights import carried_by
 from plain_rounds import HIDDEN, OWNERS, PLAN, build, make_terms, trained
 
@@ -186,6 +192,53 @@ def test_a_question_about_one_coordinate_is_blunted() -> None:
     assert pointed.tolist() == [0.0, -4.5, 3.0, 4.0]
     assert not blunted(np.array([5.0])).any()
     assert blunted(np.zeros(0)).size == 0
+
+
+def test_a_question_about_two_coordinates_is_blunted_in_both() -> None:
+    assert not blunted(np.array([0.0, 7.0, 0.0, -7.0])).any()
+    assert not blunted(np.array([7.0, -7.0])).any()
+    found = blunted(np.array([50.0, 0.3, -60.0, -0.4]))
+    assert found[[1, 3]].tolist() == [0.3, -0.4]
+    assert found[0] == -found[2] == pytest.approx(0.9 * 0.5 / np.sqrt(1 - 0.81))
+
+
+NUMBERS = st.floats(1e-30, 1e30) | st.floats(-1e30, -1e-30) | st.just(0.0)
+
+
+@given(arrays(np.float64, st.integers(0, 12), elements=NUMBERS))
+def test_no_blunted_question_is_pointed(vector: F64) -> None:
+    found = blunted(vector)
+    squares = np.square(found)
+    for place, square in enumerate(squares):
+        others = float(np.delete(squares, place).sum())
+        assert square <= 0.81 * others * (1 + 1e-9)
+    # Nothing grows or turns round, and what did not stick out stays.
+    assert (np.abs(found) <= np.abs(vector)).all()
+    assert (found * vector >= 0).all()
+    if found.any():
+        assert (found != vector).sum() <= 2
+
+
+def test_a_sum_that_cannot_be_opened_ends_the_round_where_it_began(wide: FlatModel) -> None:
+    job = job_of(wide)
+    updates = matrix(job)
+    under_way = job.begin_masked(OWNERS, BEACON)
+    with pytest.raises(PhaseError, match="gate comes first"):
+        under_way.drop_sum()
+    under_way.take_gate(under_way.gate_questions().products(updates.parameters))
+    before = job.model_digest()
+    under_way.drop_sum()
+    with pytest.raises(PhaseError, match="no sum is to be opened"):
+        under_way.drop_sum()
+    assert under_way.value_questions() is None
+    outcome = under_way.finish(None)
+    assert outcome.model_digest == before
+    assert {(one.status, one.reason) for one in outcome.decisions} == {("rejected", NO_SUM)}
+    assert job.round_index == 1
+    # Nobody is charged for it.
+    after = opened(job, matrix(job))[1]
+    worth = sum(to_fixed([float(value) for value in after.values]))
+    assert sum(total.value for total in score_table(job, OWNERS).totals) == worth
 
 
 def test_buffers_are_refused(wide: FlatModel) -> None:

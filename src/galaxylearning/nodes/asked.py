@@ -26,11 +26,19 @@ class Phase(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One phase's question: what the member's law says of it, and how long an answer is."""
+    """One phase's question: what the member's law says of it, and what an answer consists of.
+
+    ``parts`` are, for each round whose updates are asked, the bytes of its part and the residues of one word.
+    """
 
     phase: Phase
     question: Question
-    answer_bytes: int
+    parts: tuple[tuple[int, int], ...]
+
+    @property
+    def answer_bytes(self) -> int:
+        """How long an answer is."""
+        return sum(size for size, _ in self.parts)
 
     @property
     def round_index(self) -> int:

@@ -7,7 +7,8 @@ follows from their being computed here, from the committed test set, the public 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -78,6 +79,8 @@ class Member:
         self._posted: set[str] = set()
         self._voted: set[str] = set()
         self._since: dict[str, float] = {}
+        self._in_time: dict[str, frozenset[Address]] = {}
+        """By topic: whose answers were there when our patience ended."""
 
     @property
     def seat(self) -> int:
@@ -217,49 +220,63 @@ class Member:
     # ---- voting
 
     async def _vote(self, openings: Openings, asked: Asked, state: JobState) -> None:
+        """Vote for a set that leaves out nobody whose answer was there in time, or propose one.
+
+        We join no set without the answers of all others that are expected; once our patience is over, of all
+        that had answered by then. A member that lies may answer last and propose few answers, its own among
+        them, so that its lie is not corrected. Where somebody is missing a set is proposed a stagger later,
+        when what anybody saw in time can be seen by all.
+        """
         kept = self.site.journal.lookup(self._vote_step(asked))
         if kept is not None:
             await self._post_set(asked, kept)
             return
         votes = await self.board.votes(f"{asked.topic}/sets", SignedAnswerSet, state.seats)
-        answers = await self._usable(openings, asked, state)
-        if len(answers) <= self.plan.threshold:
-            return
-        expected = openings.heard or frozenset(state.seats)
-        enough = min(self.plan.threshold + 1 + 2 * self.plan.faulty, len(expected))
-        now = self.site.clock.monotonic_s()
-        waited_s = now - self._since.setdefault(asked.topic, now)
-        is_late = waited_s >= PATIENCE * self.stagger_s
         proposed = sorted(
-            (tuple(Digest(answer) for answer in next(iter(group.values())).answers), len(group))
+            (-len(group), tuple(Digest(answer) for answer in next(iter(group.values())).answers))
             for group in votes.values()
         )
-        for chosen, _count in sorted(proposed, key=lambda pair: -pair[1]):
-            complete = set(chosen) <= set(answers.values()) and len(chosen) > self.plan.threshold
-            if complete and (len(chosen) >= enough or is_late):
+        answers = await self._readable(openings, asked, state, {one for _, each in proposed for one in each})
+        given = Counter(answers.values())
+        twice = {who for who, count in given.items() if count > 1}
+        own = {who: digest for digest, who in answers.items() if who not in twice}
+        if len(own) <= self.plan.threshold:
+            return
+        now = self.site.clock.monotonic_s()
+        waited_s = now - self._since.setdefault(asked.topic, now)
+        expected = (openings.heard or frozenset(state.seats)) - twice
+        wanted = expected - {self.site.address}
+        if waited_s >= PATIENCE * self.stagger_s:
+            wanted &= self._in_time.setdefault(asked.topic, frozenset(own))
+        for _, chosen in proposed:
+            signers = {answers[digest] for digest in chosen if digest in answers}
+            if len(signers) == len(chosen) > self.plan.threshold and wanted <= signers:
                 await self._sign_set(asked, chosen)
                 return
         # The line starts at another seat in every round and phase, so the work goes round.
         place = (self.seat - asked.round_index - asked.phase) % len(state.evaluators)
-        is_first = waited_s >= place * self.stagger_s
-        if (expected <= answers.keys() and is_first) or waited_s >= (PATIENCE + place) * self.stagger_s:
-            await self._sign_set(asked, tuple(sorted(answers.values())))
+        pause = place if expected <= own.keys() else PATIENCE + 1 + place
+        if waited_s >= pause * self.stagger_s:
+            await self._sign_set(asked, tuple(sorted(own.values())))
 
-    async def _usable(self, openings: Openings, asked: Asked, state: JobState) -> dict[Address, Digest]:
-        """The answers that open for us, by who gave them; nobody's who gave two."""
+    async def _readable(
+        self, openings: Openings, asked: Asked, state: JobState, named: Collection[Digest]
+    ) -> dict[Digest, Address]:
+        """Answers that open for us, and who gave them: two of each at most, and those ``named`` by votes."""
         records = await self.board.read(f"{asked.topic}/answers", SignedAnswer)
-        found: dict[Address, Digest] = {}
-        twice: set[Address] = set()
+        found: dict[Digest, Address] = {}
+        given: Counter[Address] = Counter()
         for digest, record in sorted(records.items()):
+            if given[record.signer] > 1 and digest not in named:
+                continue
             try:
                 if await openings.words_of(asked, digest, record, state) is None:
                     continue
             except (BlobMissing, BlobDamaged):
                 continue
-            if record.signer in found:
-                twice.add(record.signer)
-            found[record.signer] = digest
-        return {who: digest for who, digest in found.items() if who not in twice}
+            given[record.signer] += 1
+            found[digest] = record.signer
+        return found
 
     def _vote_step(self, asked: Asked) -> str:
         return f"job/{self.job_id}/{asked.topic}/vote"

@@ -6,6 +6,7 @@ phase of a round is opened of one set of answers that a quorum signed, so that e
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from galaxylearning.crypto.digest import blake3_digest
+from galaxylearning.crypto.ring import DEGREE
 from galaxylearning.crypto.seal import SealingKey, sealed_bytes
-from galaxylearning.errors import BlobDamaged, BlobMissing, MessageRefused, Refused
+from galaxylearning.errors import BlobDamaged, BlobMissing, MessageRefused, QuorumMissing, Refused
 from galaxylearning.messages.records import (
     AnswerBody,
     MaskedBody,
@@ -41,6 +43,7 @@ from galaxylearning.secagg.opener import (
     NOISE,
     OpenedScalars,
     check_body,
+    check_words,
     open_scalars,
     open_sum,
     owners_left_out,
@@ -75,9 +78,12 @@ class Openings:
         self._contradicted: dict[Address, str] = {}
         self.heard: frozenset[Address] | None = None
         """Whose answers the last phase was opened of."""
+        self._doubted: Mapping[int, frozenset[int]] = {}
+        """By seat: of whom (rows) it had no share, or a wrong answer, at this round's gate."""
         self._work: tuple[MaskedUpdates, MaskedRound] | None = None
         self._kept: list[MaskedUpdates] = []
-        self._answers: dict[Digest, bytes | None] = {}
+        self._answers: dict[tuple[str, Digest, Digest], bytes | None] = {}
+        """What a record says as an answer to one question, of the phase at hand."""
         self._bodies: tuple[int, list[MaskedBody]] = -1, []
         self._read: dict[Digest, MaskedBody] = {}
         """Bodies read so far, until all of a round are: what fails then is not begun from the start again."""
@@ -121,6 +127,7 @@ class Openings:
         for row in np.flatnonzero(~opened.usable).tolist():
             faults[row] = OUT_OF_RANGE if opened.reasons[row] == NOISE else BAD_SHARES
         faults[list(owners_left_out(self.plan, opened))] = BAD_SHARES
+        self._doubted = {seat: frozenset(rows) for seat, rows in opened.accused.items()}
         opening.take_gate(opened.values, faults)
         return True
 
@@ -128,15 +135,24 @@ class Openings:
         gated = opening.gated
         if gated is None:
             return False
-        asked = Asked(
-            Phase.SUM, SumAsked(updates.round_index, updates.name, gated.weights), self.plan.share_bytes
-        )
+        question = SumAsked(updates.round_index, updates.name, gated.weights)
+        asked = Asked(Phase.SUM, question, ((self.plan.share_bytes, DEGREE),))
         answers = await self._agreed_answers(asked, [updates], None, state)
         if answers is None:
             return False
         masked = [body.masked for body in await self.bodies(updates)]
-        opened = open_sum(self.plan, updates.seed, masked, gated.weights, answers)
+        try:
+            opened = open_sum(self.plan, updates.seed, masked, gated.weights, answers)
+        except QuorumMissing:
+            # The set is agreed and will not change: more members lied than so many answers correct.
+            opening.drop_sum()
+            return True
         opening.take_sum(opened.total)
+        counted = set(np.flatnonzero(gated.weights).tolist())
+        for seat in opened.wrong:
+            # Its shares of all that count fitted at the gate, so its answer to the sum was a lie.
+            if not counted & self._doubted.get(seat, frozenset()):
+                self._contradict(seat, f"round {updates.round_index}, sum")
         return True
 
     async def _masked_updates(
@@ -250,7 +266,8 @@ class Openings:
         sizes = [
             plan.scalars_bytes(len(part.owners), one.count) for part, one in zip(updates, each, strict=True)
         ]
-        answers = await self._agreed_answers(Asked(phase, asked, sum(sizes)), updates, each, state)
+        parts = tuple((size, one.count) for size, one in zip(sizes, each, strict=True))
+        answers = await self._agreed_answers(Asked(phase, asked, parts), updates, each, state)
         if answers is None:
             return None
         opened, at = [], 0
@@ -285,14 +302,18 @@ class Openings:
     def _name_contradicted(self, opened: OpenedScalars, where: str) -> None:
         """A member that the answers of all sound data owners speak against is a liar.
 
-        Against some it may have been cheated by their shares: then they are left out, and nobody is named. So
-        no honest member is named while one honest data owner takes part.
+        Sound is whom at most f members accuse: an honest data owner always is while at most f members lie.
+        Against some a member may have been cheated by their shares: then nobody is named. So no honest member
+        is named while one honest data owner takes part.
         """
-        left_out = set(owners_left_out(self.plan, opened))
-        sound = set(range(len(opened.values))) - left_out
+        accused = Counter(row for rows in opened.accused.values() for row in rows)
+        sound = {row for row in range(len(opened.values)) if accused[row] <= self.plan.faulty}
         for seat, rows in opened.wrong.items():
             if len(sound) >= self.plan.minimum_sum and sound <= set(rows):
-                self._contradicted.setdefault(Address(self.terms.evaluators[seat].address), where)
+                self._contradict(seat, where)
+
+    def _contradict(self, seat: int, where: str) -> None:
+        self._contradicted.setdefault(Address(self.terms.evaluators[seat].address), where)
 
     async def _agreed_answers(
         self,
@@ -309,6 +330,7 @@ class Openings:
             await self.member.take_part(self, asked, updates, questions, state)
             found = await self._agreed(asked, state)
         if found is not None:
+            self._answers.clear()
             self.heard = frozenset(Address(self.terms.evaluators[seat].address) for seat in found)
         return found
 
@@ -345,14 +367,15 @@ class Openings:
         Raises:
             BlobMissing, BlobDamaged: it cannot be had yet.
         """
-        if digest not in self._answers:
+        about = asked.topic, asked.digest, digest
+        if about not in self._answers:
             try:
-                self._answers[digest] = await self._opened_answer(asked, record, state)
+                self._answers[about] = await self._opened_answer(asked, record, state)
             except BlobDamaged:
                 raise
             except Refused:
-                self._answers[digest] = None
-        return self._answers[digest]
+                self._answers[about] = None
+        return self._answers[about]
 
     async def _opened_answer(self, asked: Asked, record: SignedAnswer, state: JobState) -> bytes:
         if record.signer not in state.seats or not is_about(record, asked, self.job.job_id):
@@ -373,4 +396,8 @@ class Openings:
         wanted = (self.job.job_id, asked.round_index, asked.phase, record.signer, asked.answer_bytes)
         if given != wanted:
             raise MessageRefused(f"{given}; {wanted} allowed", where="AnswerBody")
+        at = 0
+        for size, width in asked.parts:
+            check_words(self.plan, body.words[at : at + size], width, is_sum=asked.phase is Phase.SUM)
+            at += size
         return body.words

@@ -41,7 +41,10 @@ class Judge:
         return -float(np.minimum(losses, self._terms.plan.loss_clip).mean())
 
     def gradient_blocks(self, buffers: F32) -> GradientBlocks:
-        """Mean gradient per sample of each block of the paying half, f64[blocks, P], at any parameters."""
+        """Mean gradient per sample of each block of the paying half, f64[blocks, P], at any parameters.
+
+        A block whose gradient is not finite says of no update whether it is of use: zeros.
+        """
         return self._gradients(self._hidden.paying, SCORE_BLOCKS, buffers)
 
     def gating_gradients(self, state: ModelState) -> F64:
@@ -58,6 +61,8 @@ class Judge:
             found = np.empty((count, params.size))
             for row, block in zip(found, blocks, strict=True):
                 row[:] = self._model.gradient_eval(point, buffers, (block.inputs,), block.labels, clip=clip)
+                if not np.isfinite(row).all():
+                    row[:] = 0.0
             found /= rows_per_block
             return found
 

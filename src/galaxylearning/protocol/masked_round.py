@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from galaxylearning.protocol.outcomes import ModelState, RoundOutcome
     from galaxylearning.protocol.rounds import JobComputation
 
-OUT_OF_RANGE, BAD_SHARES, STANDS_ALONE = (len(REASONS) + place for place in (1, 2, 3))
+OUT_OF_RANGE, BAD_SHARES, STANDS_ALONE, NO_SUM = (len(REASONS) + place for place in (1, 2, 3, 4))
 """Beside the gate's own reasons, why a masked update does not count (``protocol.rounds`` has the texts)."""
 
 POINT: Final = 0.9
@@ -80,9 +80,11 @@ class MaskedRound:
         return self._job.masking.functional_norm
 
     def _quantised(self, vector: F64, purpose: str) -> tuple[I64, float]:
-        return quantise_functional(
+        """As integers that a member may answer: zeros, which tell nothing, where there are none."""
+        found, scale = quantise_functional(
             blunted(vector), norm=self._functional_norm, rng=rng_of(self._seed(purpose))
         )
+        return (np.zeros_like(found), 0.0) if Dense(found[None]).is_pointed else (found, scale)
 
     # ---- gate
 
@@ -161,6 +163,18 @@ class MaskedRound:
             raise PhaseError("no sum is to be opened", where=f"round {self._job.round_index}")
         weight = int(weights.sum())
         self._after = self._job.moved(total, weight)
+
+    def drop_sum(self) -> None:
+        """End the round where it began: its sum cannot be opened, so no update counts, and none is charged.
+
+        Raises:
+            PhaseError: before the gate, after a sum, or where none was to be opened.
+        """
+        gated = self._decided()
+        if self._after is not None or not self.is_summed:
+            raise PhaseError("no sum is to be opened", where=f"round {self._job.round_index}")
+        reasons = np.where(gated.weights > 0, NO_SUM, gated.reasons).astype(np.int8)
+        self.gated = replace(gated, weights=np.zeros_like(gated.weights), reasons=reasons)
 
     # ---- value
 
@@ -249,15 +263,18 @@ def blunted(vector: F64) -> F64:
     """``vector`` f64[P] with no coordinate larger than all others together, in L2 norm, by a margin.
 
     A question with one large coordinate would show that coordinate of everybody's update, and no member
-    answers it. Gradients that have one are rare; they lose some of it.
+    answers it. Gradients that have one are rare; it is lowered to ``POINT`` times the norm of the others, and
+    the second with it where that would leave the second too large. With fewer than three coordinates there
+    is nothing to hide among: zeros, which ask nothing.
     """
-    if not vector.size:
+    if vector.size < 3:
+        return np.zeros_like(vector)
+    sizes = np.abs(vector)
+    first, second = np.argpartition(sizes, (-2, -1))[[-1, -2]]
+    rest = float(np.sum(np.square(np.delete(sizes, (first, second)))))
+    allowed = POINT * math.sqrt(rest + float(sizes[second]) ** 2)
+    if sizes[first] <= allowed:
         return vector
-    place = int(np.argmax(np.abs(vector)))
-    others = np.delete(vector, place)
-    allowed = POINT * float(np.sqrt(np.sum(others * others)))
-    if abs(float(vector[place])) <= allowed:
-        return vector
-    found = vector.copy()
-    found[place] = math.copysign(allowed, float(vector[place]))
-    return found
+    if allowed < sizes[second]:
+        allowed = POINT * math.sqrt(rest / (1 - POINT**2))
+    return np.clip(vector, -allowed, allowed)

@@ -9,7 +9,6 @@ hidden test set arrives as arrays.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Literal, TypeAlias
 
@@ -24,7 +23,7 @@ from galaxylearning.contribution import (
 )
 from galaxylearning.contribution.sketch import SKETCH_SIZE, sketch_rows
 from galaxylearning.crypto.digest import blake3_digest
-from galaxylearning.errors import GalaxyError, JobRefused, QuorumMissing, UpdateRefused
+from galaxylearning.errors import GalaxyError, JobRefused, UpdateRefused
 from galaxylearning.graph.model import Model
 from galaxylearning.learning import (
     GateTable,
@@ -73,7 +72,8 @@ BUFFERS_TOO_FAR = "buffers moved too far above what is usual"
 OUT_OF_RANGE = "outside the range that the masking allows"
 _TOO_FAR = len(REASONS)
 BAD_SHARES = "its shares are not those of one secret"
-_ALL_REASONS = (*REASONS, BUFFERS_TOO_FAR, OUT_OF_RANGE, BAD_SHARES, STANDS_ALONE, *RULING_REASONS)
+NO_SUM = "the sum of its round could not be opened"
+_ALL_REASONS = (*REASONS, BUFFERS_TOO_FAR, OUT_OF_RANGE, BAD_SHARES, STANDS_ALONE, NO_SUM, *RULING_REASONS)
 
 BUFFERS_IN_MASKED = (
     "has federated buffers, such as BatchNorm's means, which masked mode does not carry; allowed: privacy "
@@ -292,8 +292,8 @@ class JobComputation:
     def hidden_step(self) -> tuple[I32, I32]:
         """What training on the gating half of the hidden set would send, int32[P] and buffers int32[B].
 
-        Raises:
-            QuorumMissing: the training diverged.
+        Zeros where that training diverges: then no update counts. A requester whose hidden set nobody can
+        train on wastes its own rounds, and no evaluator's stake.
         """
         known = self._hidden
         if known is not None and known[0] is self.state and known[1] == self.round_index:
@@ -302,8 +302,8 @@ class JobComputation:
         state = (self.state.params, self.state.buffers)
         try:
             found = train_update(self.model, self.terms, state, self.hidden.gating, rng=rng)
-        except UpdateRefused as refused:
-            raise QuorumMissing(f"the hidden-set step diverged: {refused}") from refused
+        except UpdateRefused:
+            found = np.zeros(self.sizes[0], np.int32), np.zeros(self.sizes[1], np.int32)
         self._hidden = self.state, self.round_index, found
         return found
 
@@ -313,8 +313,7 @@ class JobComputation:
             return
         self._prepared, plan = self.round_index, self.terms.plan
         if plan.gate if plan.rule == "gate" else rule_named(plan.rule).needs_reference:
-            with suppress(QuorumMissing):  # Whoever needs the step hears of it.
-                self.hidden_step()
+            self.hidden_step()
 
     def _gate(self, updates: UpdateMatrix, beacon: bytes) -> tuple[I64, F64, NDArray[np.int8]]:
         """Weights int64[m], cosines f64[m] and reasons int8[m] of the updates."""

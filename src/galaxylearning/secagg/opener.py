@@ -7,8 +7,10 @@ here or spoil what they touch.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +45,15 @@ class OpenedScalars:
     absent: Mapping[int, tuple[int, ...]]
     refused: Mapping[int, str]
 
+    @property
+    def accused(self) -> dict[int, set[int]]:
+        """By member: the owners of whom it has no share, or whose other answers its own does not fit."""
+        found: dict[int, set[int]] = {}
+        for claims in (self.wrong, self.absent):
+            for member, owners in claims.items():
+                found.setdefault(member, set()).update(owners)
+        return found
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OpenedSum:
@@ -67,6 +78,15 @@ def check_body(plan: MaskingPlan, body: bytes, *, where: str = "body") -> None:
     """
     for _ in _blocks(plan, body, where):
         pass
+
+
+def check_words(plan: MaskingPlan, words: bytes, width: int, *, is_sum: bool) -> None:
+    """Refuse an answer that cannot be read, before it is counted on; ``width`` residues make one word.
+
+    Raises:
+        UpdateRefused: not a whole number of words, or a residue that is not below its prime.
+    """
+    unpack(plan.ring, words, width=width, where="answer", is_absent_allowed=not is_sum)
 
 
 def _blocks(plan: MaskingPlan, body: bytes, where: str) -> Iterator[tuple[slice, F64]]:
@@ -205,22 +225,21 @@ def owners_left_out(plan: MaskingPlan, opened: OpenedScalars) -> tuple[int, ...]
 
     A member accuses an owner by having no share of it, or by an answer that the others' do not fit; in a sum
     it then has no answer, or a wrong one. So dealers who each cheat another member could together keep any
-    sum from being opened. Left out is whom more than f members accuse; and, the f members that accuse most of
-    the others aside, whom anybody accuses. While at most f members lie, and each of them accuses more owners
-    than any honest member does, no honest owner is left out.
+    sum from being opened. Left out is whom more than f members accuse; and whom anybody accuses but the f
+    members, or fewer, that spare the most owners when they are not listened to. Honest members accuse no
+    honest owner, so not to listen to the liars leaves out dealers only: while at most f members lie, never
+    more owners are left out than there are dealers of bad shares, and with none nobody.
     """
-    accused: dict[int, set[int]] = {}
-    for claims in (opened.wrong, opened.absent):
-        for member, owners in claims.items():
-            accused.setdefault(member, set()).update(owners)
-    counts = np.zeros(len(opened.values), np.int64)
-    for against in accused.values():
-        counts[list(against)] += 1
-    left_out = set(np.flatnonzero(counts > plan.faulty).tolist())
-    by_weight = sorted(accused, key=lambda member: (-len(accused[member] - left_out), member))
-    for member in by_weight[plan.faulty :]:
-        left_out |= accused[member]
-    return tuple(sorted(left_out))
+    accused = opened.accused
+    counts = Counter(owner for against in accused.values() for owner in against)
+    surely = {owner for owner, count in counts.items() if count > plan.faulty}
+    doubtful = {member: against - surely for member, against in sorted(accused.items()) if against - surely}
+    ways = combinations(doubtful, min(plan.faulty, len(doubtful)))
+    fewest = min(
+        (set[int]().union(*(doubtful[member] for member in doubtful if member not in way)) for way in ways),
+        key=len,
+    )
+    return tuple(sorted(surely | fewest))
 
 
 def open_sum(
@@ -239,7 +258,7 @@ def open_sum(
     Raises:
         UpdateRefused: weights that are not the plan's, a malformed body, a member that does not exist.
         QuorumMissing: too few owners with a weight, fewer than T + 1 well-formed answers, or answers that
-            fit no sharing.
+            fit no sharing, or one of which most coordinates are noise.
     """
     check_weights(plan, weights, owners=len(bodies))
     members, words, refused = _read_answers(
@@ -251,6 +270,8 @@ def open_sum(
     total = _weighted_bodies(plan, bodies, weights)
     opened, noise = _unmask(plan, seed, total, found)
     overflowed = np.abs(noise) > plan.sum_noise_bound(weights)
+    if 2 * int(overflowed.sum()) > plan.parameters:
+        raise QuorumMissing(f"a lie among {len(members)} answers, or updates out of range", where="answers")
     opened[overflowed] = 0
     wrong = tuple(members[i] for i in np.flatnonzero(found.wrong.any(axis=1)))
     return OpenedSum(opened, overflowed, wrong, refused)

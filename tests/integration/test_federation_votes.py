@@ -1,0 +1,231 @@
+"""A committee with one liar that picks its moment, and jobs that nobody can be judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import anyio
+import msgspec
+import numpy as np
+import pytest
+import torch
+from benchmarks.things import MASKED_HIDDEN, MASKING, PLAN, compiled_job
+
+from galaxylearning.crypto.ring import DEGREE, pack, unpack
+from galaxylearning.messages import typed
+from galaxylearning.messages.records import SignedAnswer, SignedAnswerSet, encode
+from galaxylearning.messages.terms import Terms
+from galaxylearning.nodes.asked import Asked, MaskedUpdates
+from galaxylearning.nodes.asked import Phase as AskedPhase
+from galaxylearning.nodes.evaluator import EvaluatorNode, SeatedJob
+from galaxylearning.nodes.member import Member
+from galaxylearning.nodes.openings import Openings
+from galaxylearning.protocol import calls
+from galaxylearning.protocol.hidden_set import HiddenSet, Rows
+from galaxylearning.protocol.job import CompiledJob, compile_job
+from galaxylearning.protocol.machine import JobState, Phase
+from galaxylearning.secagg.plan import MaskingPlan
+from galaxylearning.secagg.questions import Questions
+from galaxylearning.simulation.stage import STAKE, STEP_S
+
+if TYPE_CHECKING:
+    from tests.integration.conftest import Outcome, Stage, Town
+
+SEATS = 5
+
+
+class Ambusher(Member):
+    """In one phase it answers when the others' patience ends, with a lie, and proposes a set of T + 1."""
+
+    phase: ClassVar[AskedPhase]
+
+    async def take_part(
+        self,
+        openings: Openings,
+        asked: Asked,
+        updates: Sequence[MaskedUpdates],
+        questions: Sequence[Questions] | None,
+        state: JobState,
+    ) -> None:
+        if asked.phase is not self.phase:
+            await super().take_part(openings, asked, updates, questions, state)
+            return
+        others = await self._readable(openings, asked, state, ())
+        now = self.site.clock.monotonic_s()
+        is_time = now - self._since.setdefault(asked.topic, now) >= STEP_S
+        if asked.topic in self._posted or len(others) < SEATS - 1 or not is_time:
+            return
+        await self._answer(openings, asked, updates, questions)
+        everybody = await self._readable(openings, asked, state, ())
+        mine = next(digest for digest, who in everybody.items() if who == self.site.address)
+        await self._sign_set(asked, tuple(sorted([*sorted(others)[: self.plan.threshold], mine])))
+
+    async def _words(self, *given: Any) -> bytes | None:
+        words = await super()._words(*given)
+        asked, questions = given[1], given[3]
+        if words is None or asked.phase is not self.phase:
+            return words
+        ring, width = self.plan.ring, questions[0].count if questions else DEGREE
+        residues = unpack(ring, words, width=width, where="answer", is_absent_allowed=True)
+        residues[0] = (residues[0] + 1) % np.array(ring.primes)[:, None]
+        return pack(ring, residues)
+
+
+class SumAmbusher(Ambusher):
+    phase = AskedPhase.SUM
+
+
+class ValueAmbusher(Ambusher):
+    phase = AskedPhase.VALUE
+
+
+class TwoFaced(Member):
+    """Answers the sum a second time once somebody has voted, and never votes itself."""
+
+    answered: bytes | None = None
+
+    async def _vote(self, openings: Openings, asked: Asked, state: JobState) -> None:
+        if asked.phase is not AskedPhase.SUM:
+            await super()._vote(openings, asked, state)
+            return
+        votes = await self.board.read(f"{asked.topic}/sets", SignedAnswerSet)
+        again = f"{asked.topic} again"
+        if not votes or again in self._posted:
+            return
+        # Sealed anew, so it is another answer; the words may as well be the same.
+        assert self.answered is not None
+        blob = await self.board.put(f"{asked.topic}/blobs", await self._sealed(asked, self.answered))
+        message = typed.MaskedAnswer(self.job_id, asked.round_index, int(asked.phase), asked.digest, blob)
+        await self._sign(f"{asked.topic}/answers", SignedAnswer, message)
+        self._posted.add(again)
+
+    async def _words(self, *given: Any) -> bytes | None:
+        words = await super()._words(*given)
+        if given[1].phase is AskedPhase.SUM:
+            self.answered = words
+        return words
+
+
+class Misplacer(Member):
+    """Posts its answer to the sum under the gate's topic first."""
+
+    async def _answer(self, openings: Openings, asked: Asked, *given: Any) -> None:
+        await super()._answer(openings, asked, *given)
+        found = await self.board.read(f"{asked.topic}/answers", SignedAnswer)
+        for record in found.values():
+            if asked.phase is AskedPhase.SUM and record.signer == self.site.address:
+                await self.board.put(f"round/{asked.round_index}/gate/answers", encode(record))
+                await self.board.put(f"round/{asked.round_index}/value/answers", encode(record))
+
+
+def evaluator(kind: type[Member]) -> type[EvaluatorNode]:
+    """An evaluator with another member."""
+
+    class Seat(SeatedJob):
+        def member(self, plan: MaskingPlan) -> Member:
+            return kind(
+                self.site, self.board, self.terms, self.job_id, self.key, plan, stagger_s=self.stagger_s
+            )
+
+    class Evaluator(EvaluatorNode):
+        def seat(self, job_id: int, terms: Terms) -> SeatedJob:
+            return Seat(self, self._view, job_id, terms)
+
+    return Evaluator
+
+
+async def _played(town: Town, folder: Path, liar: str, kind: type[Member]) -> tuple[Outcome, list[int]]:
+    async with town.full_stage(folder) as stage:
+        stage.add_evaluator(liar, evaluator(kind))
+        await stage.play()
+        votes = await stage.board().read("round/0/sum/sets", SignedAnswerSet)
+        return await stage.outcome(), sorted(len(vote.answers) for vote in votes.values())
+
+
+def played(town: Town, folder: Path, liar: str, kind: type[Member]) -> tuple[Outcome, list[int]]:
+    return anyio.run(partial(_played, town, folder, liar, kind))
+
+
+@pytest.mark.parametrize("liar", ["evaluator-1", "evaluator-2", "evaluator-3"])
+@pytest.mark.parametrize("kind", [SumAmbusher, ValueAmbusher])
+def test_who_lies_last_and_proposes_few_answers_changes_nothing(
+    masked_town: Town, masked: Outcome, tmp_path: Path, liar: str, kind: type[Member]
+) -> None:
+    found, votes = played(masked_town, tmp_path / "stage", liar, kind)
+    assert (found.model, found.totals, found.paid) == (masked.model, masked.totals, masked.paid)
+    assert found.audit.verdict == "ok"
+    if kind is SumAmbusher:
+        # It did propose them; all others voted for all answers, and so its lie was found.
+        assert votes == [MASKING.threshold + 1, SEATS, SEATS, SEATS]
+        assert [name for name, stake in found.stakes.items() if stake < STAKE] == [liar]
+
+
+@pytest.mark.parametrize("kind", [TwoFaced, Misplacer])
+def test_who_answers_twice_or_elsewhere_parts_no_votes(
+    masked_town: Town, masked: Outcome, tmp_path: Path, kind: type[Member]
+) -> None:
+    found, votes = played(masked_town, tmp_path / "stage", "evaluator-5", kind)
+    assert (found.model, found.totals, found.paid) == (masked.model, masked.totals, masked.paid)
+    assert set(votes) == {SEATS}
+    assert found.stakes == masked.stakes
+
+
+def judged_by(rows: str) -> CompiledJob:
+    """A masked job whose rows are so large that nothing can be trained, or valued, on them."""
+    job = compiled_job(MASKED_HIDDEN, plan=_plan(), privacy="masked", masking=MASKING)
+    inputs = job.test.inputs.astype(np.float32)
+    if rows == "all":
+        inputs = inputs * np.float32(1e30)
+    else:
+        places = Rows(np.arange(len(inputs), dtype=np.float32)[:, None], job.test.labels)
+        paying = HiddenSet.split(places, seed=job.job.seed).paying.inputs[:, 0].astype(np.int64)
+        inputs[paying] = inputs[paying] * (np.float32(3e38) / np.abs(inputs).max() / np.float32(1.01))
+    return compile_job(job.job, Rows(inputs, job.test.labels))
+
+
+def silent() -> CompiledJob:
+    """A masked job with a model whose first layer never fires: only two biases have a gradient."""
+    job = compiled_job(MASKED_HIDDEN, plan=_plan(), privacy="masked", masking=MASKING)
+    with torch.no_grad():
+        job.job.model.get_parameter("0.bias").fill_(-1000.0)
+    return compile_job(job.job, job.test)
+
+
+def _plan() -> Any:
+    return msgspec.structs.replace(PLAN, minimum_owners=3)
+
+
+@pytest.mark.parametrize("which", ["all", "paying", "silent"])
+@pytest.mark.parametrize("privacy", ["masked", "sealed"])
+def test_a_requester_whose_job_cannot_be_judged_costs_no_evaluator_its_stake(
+    masked_town: Town, tmp_path: Path, which: str, privacy: str
+) -> None:
+    compiled = silent() if which == "silent" else judged_by(which)
+    if privacy == "sealed":
+        compiled = replace(compiled, job=replace(compiled.job, privacy="sealed", masking=None))
+    town = replace(masked_town, compiled=compiled)
+
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+
+            async def impatient() -> None:
+                state = await stage.state()
+                if state.expires_at is not None and stage.time_s >= state.expires_at + 2 * STEP_S:
+                    await stage.site("requester").submit_if_first(calls.expire(stage.job_id))
+
+            await stage.play(between=impatient)
+            await _nothing_lost(stage)
+
+    anyio.run(main)
+
+
+async def _nothing_lost(stage: Stage) -> None:
+    found = await stage.outcome()
+    assert found.state.phase is Phase.SETTLED
+    assert set(found.stakes.values()) == {STAKE}
+    assert found.state.fees_paid == found.state.fees_owed > 0
+    assert found.audit.verdict == "ok"
