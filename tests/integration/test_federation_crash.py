@@ -202,7 +202,7 @@ def test_a_restarted_member_never_votes_for_another_set_of_answers(masked_town: 
                 key = sealing_key("evaluator-1")
                 member = Member(site, board, terms, stage.job_id, key, plan, stagger_s=20)
                 asked = Asked(AskedPhase.GATE, GateAsked(0, one, question, 17), ((8, 1),))
-                await member._sign_set(asked, answers)
+                await member._sign_set(asked, answers, {})
                 found = await board.read(f"{asked.topic}/sets", SignedAnswerSet)
                 return {record.answers for record in found.values()}
 

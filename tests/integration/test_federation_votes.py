@@ -16,10 +16,11 @@ import torch
 from benchmarks.things import MASKED_HIDDEN, MASKING, PLAN, compiled_job
 
 from galaxylearning.crypto.ring import DEGREE, pack, unpack
+from galaxylearning.crypto.seal import SealingKey
 from galaxylearning.messages import typed
 from galaxylearning.messages.records import SignedAnswer, SignedAnswerSet, encode
 from galaxylearning.messages.terms import Terms
-from galaxylearning.nodes.asked import Asked, MaskedUpdates
+from galaxylearning.nodes.asked import Asked, MaskedUpdates, answer_kind
 from galaxylearning.nodes.asked import Phase as AskedPhase
 from galaxylearning.nodes.evaluator import EvaluatorNode, SeatedJob
 from galaxylearning.nodes.member import Member
@@ -62,7 +63,8 @@ class Ambusher(Member):
         await self._answer(openings, asked, updates, questions)
         everybody = await self._readable(openings, asked, state, ())
         mine = next(digest for digest, who in everybody.items() if who == self.site.address)
-        await self._sign_set(asked, tuple(sorted([*sorted(others)[: self.plan.threshold], mine])))
+        chosen = tuple(sorted([*sorted(others)[: self.plan.threshold], mine]))
+        await self._sign_set(asked, chosen, openings.content_keys)
 
     async def _words(self, *given: Any) -> bytes | None:
         words = await super()._words(*given)
@@ -98,7 +100,9 @@ class TwoFaced(Member):
             return
         # Sealed anew, so it is another answer; the words may as well be the same.
         assert self.answered is not None
-        blob = await self.board.put(f"{asked.topic}/blobs", await self._sealed(asked, self.answered))
+        blob = await self.board.put(
+            f"{asked.topic}/blobs", await self._sealed(asked, self.answered, answer_kind(asked.phase))
+        )
         message = typed.MaskedAnswer(self.job_id, asked.round_index, int(asked.phase), asked.digest, blob)
         await self._sign(f"{asked.topic}/answers", SignedAnswer, message)
         self._posted.add(again)
@@ -120,6 +124,33 @@ class Misplacer(Member):
             if asked.phase is AskedPhase.SUM and record.signer == self.site.address:
                 await self.board.put(f"round/{asked.round_index}/gate/answers", encode(record))
                 await self.board.put(f"round/{asked.round_index}/value/answers", encode(record))
+
+
+class Parting(Member):
+    """Seals its answer to the sum to two of the others only, and never votes on sums."""
+
+    async def _sealed(self, asked: Asked, words: bytes, kind: str) -> bytes:
+        seats = self.terms.evaluators
+        if asked.phase is AskedPhase.SUM:
+            stranger = (await self.board.put("keys", SealingKey(bytes(range(96))).public)).hex()
+            others = [seat.address for seat in seats if seat.address != self.site.address]
+            self.terms = msgspec.structs.replace(
+                self.terms,
+                evaluators=tuple(
+                    msgspec.structs.replace(seat, sealing_key_blob=stranger)
+                    if seat.address in others[2:]
+                    else seat
+                    for seat in seats
+                ),
+            )
+        try:
+            return await super()._sealed(asked, words, kind)
+        finally:
+            self.terms = msgspec.structs.replace(self.terms, evaluators=seats)
+
+    async def _vote(self, openings: Openings, asked: Asked, state: JobState) -> None:
+        if asked.phase is not AskedPhase.SUM:
+            await super()._vote(openings, asked, state)
 
 
 def evaluator(kind: type[Member]) -> type[EvaluatorNode]:
@@ -172,6 +203,18 @@ def test_who_answers_twice_or_elsewhere_parts_no_votes(
     assert (found.model, found.totals, found.paid) == (masked.model, masked.totals, masked.paid)
     assert set(votes) == {SEATS}
     assert found.stakes == masked.stakes
+
+
+@pytest.mark.parametrize("liar", ["evaluator-1", "evaluator-2", "evaluator-5"])
+def test_who_seals_an_answer_to_some_parts_no_votes(
+    masked_town: Town, masked: Outcome, tmp_path: Path, liar: str
+) -> None:
+    found, votes = played(masked_town, tmp_path / "stage", liar, Parting)
+    assert (found.model, found.totals, found.paid) == (masked.model, masked.totals, masked.paid)
+    assert len(votes) >= 3
+    assert len(set(votes)) == 1
+    assert found.stakes == masked.stakes
+    assert found.audit.verdict == "ok"
 
 
 def judged_by(rows: str) -> CompiledJob:

@@ -20,7 +20,10 @@ from galaxylearning.crypto.seal import (
     SealContext,
     SealingKey,
     check_public_key,
+    is_revealed,
+    open_revealed,
     open_sealed,
+    reveal_content_key,
     seal,
     sealed_bytes,
 )
@@ -55,6 +58,20 @@ def test_every_recipient_opens_what_was_sealed(size: int) -> None:
     assert len(blob) == sealed_bytes(size, 3)
     for key in KEYS:
         assert open_sealed(blob, key, CONTEXT, max_bytes=size) == plaintext
+
+
+def test_a_content_key_that_was_shown_opens_this_envelope_and_no_other() -> None:
+    blob, other = (seal(b"the answer", PUBLIC[:1], CONTEXT, entropy=ENTROPY) for _ in range(2))
+    key = reveal_content_key(blob, KEYS[0], CONTEXT, max_bytes=10)
+    assert is_revealed(blob, key, CONTEXT, max_bytes=10)
+    assert open_revealed(blob, key, CONTEXT, max_bytes=10) == b"the answer"
+    assert not is_revealed(other, key, CONTEXT, max_bytes=10)
+    assert not is_revealed(blob, b"", CONTEXT, max_bytes=10)
+    for wrong in (b"", key[:-1], bytes(32)):
+        with pytest.raises(BlobRefused, match="content key"):
+            open_revealed(blob, wrong, CONTEXT, max_bytes=10)
+    with pytest.raises(BlobRefused, match="plaintext length"):
+        is_revealed(blob, key, CONTEXT, max_bytes=9)
 
 
 def test_the_plaintext_is_not_in_the_envelope() -> None:

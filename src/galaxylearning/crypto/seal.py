@@ -301,6 +301,18 @@ def reveal_content_key(
     return content_key
 
 
+def is_revealed(
+    blob: bytes | bytearray | memoryview, content_key: bytes, context: SealContext, *, max_bytes: int
+) -> bool:
+    """Whether this is the content key that the envelope commits to.
+
+    Raises:
+        BlobRefused: the header is not that of an envelope for ``context``.
+    """
+    head = _read_head(memoryview(blob).cast("B"), context.canonical_bytes(), max_bytes)
+    return _derive(_COMMITMENT_LABEL, content_key) == head.commitment
+
+
 def open_revealed(
     blob: bytes | bytearray | memoryview, content_key: bytes, context: SealContext, *, max_bytes: int
 ) -> bytes:

@@ -81,3 +81,8 @@ def is_about(record: SignedAnswer | SignedAnswerSet, asked: Asked, job_id: int) 
 def answer_kind(phase: Phase) -> str:
     """The kind of the envelope that carries an answer."""
     return f"answer-{phase.name.lower()}"
+
+
+def keys_kind(phase: Phase) -> str:
+    """The kind of the envelope in which a member shows the content keys of answers."""
+    return f"keys-{phase.name.lower()}"

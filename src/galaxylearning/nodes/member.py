@@ -8,7 +8,7 @@ follows from their being computed here, from the committed test set, the public 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -28,7 +28,7 @@ from galaxylearning.messages.records import (
 )
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
-from galaxylearning.nodes.asked import Asked, MaskedUpdates, answer_kind
+from galaxylearning.nodes.asked import Asked, MaskedUpdates, answer_kind, keys_kind
 from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.disputes import Dispute, complaints_topic
 from galaxylearning.nodes.site import Site
@@ -124,7 +124,8 @@ class Member:
             words = await self._words(openings, asked, updates, questions)
             if words is None:
                 return
-            kept = self.site.journal.record(journalled, asked.digest + await self._sealed(asked, words))
+            sealed = await self._sealed(asked, words, answer_kind(asked.phase))
+            kept = self.site.journal.record(journalled, asked.digest + sealed)
         if kept[:DIGEST_BYTES] != asked.digest:
             raise PhaseError("another question was answered in its place", where=asked.topic)
         blob = await self.board.put(f"{asked.topic}/blobs", kept[DIGEST_BYTES:])
@@ -198,7 +199,7 @@ class Member:
             await self._sign(complaints_topic(dispute.updates.round_index), SignedComplaint, message)
             self._posted.add(about)
 
-    async def _sealed(self, asked: Asked, words: bytes) -> bytes:
+    async def _sealed(self, asked: Asked, words: bytes, kind: str) -> bytes:
         body = AnswerBody(
             job_id=self.job_id,
             round_index=asked.round_index,
@@ -206,9 +207,7 @@ class Member:
             evaluator=self.site.address,
             words=words,
         )
-        context = assembly.round_context(
-            self.site, self.job_id, asked.round_index, answer_kind(asked.phase), self.site.address
-        )
+        context = assembly.round_context(self.site, self.job_id, asked.round_index, kind, self.site.address)
         keys = [
             await self.site.blobs.get(
                 Digest(bytes.fromhex(seat.sealing_key_blob)), max_bytes=assembly.SEALING_KEY_BYTES
@@ -224,12 +223,17 @@ class Member:
 
         We join no set without the answers of all others that are expected; once our patience is over, of all
         that had answered by then. A member that lies may answer last and propose few answers, its own among
-        them, so that its lie is not corrected. Where somebody is missing a set is proposed a stagger later,
-        when what anybody saw in time can be seen by all.
+        them, so that its lie is not corrected. What more than f members vote for some honest one found whole.
+        Where somebody is missing a set is proposed a stagger later, when what anybody saw in time can be seen
+        by all; and another later where somebody votes for an answer that we cannot read, which it may show
+        us how to.
         """
+        if asked.topic in self._voted:
+            return
         kept = self.site.journal.lookup(self._vote_step(asked))
         if kept is not None:
-            await self._post_set(asked, kept)
+            await openings.answers_of(asked, voted_for(kept), state)
+            await self._post_set(asked, kept, openings.content_keys)
             return
         votes = await self.board.votes(f"{asked.topic}/sets", SignedAnswerSet, state.seats)
         proposed = sorted(
@@ -248,16 +252,19 @@ class Member:
         wanted = expected - {self.site.address}
         if waited_s >= PATIENCE * self.stagger_s:
             wanted &= self._in_time.setdefault(asked.topic, frozenset(own))
-        for _, chosen in proposed:
+        is_unread = False
+        for negative, chosen in proposed:
             signers = {answers[digest] for digest in chosen if digest in answers}
-            if len(signers) == len(chosen) > self.plan.threshold and wanted <= signers:
-                await self._sign_set(asked, chosen)
+            is_unread = is_unread or not answers.keys() >= set(chosen)
+            is_vouched = -negative > self.plan.faulty
+            if len(signers) == len(chosen) > self.plan.threshold and (wanted <= signers or is_vouched):
+                await self._sign_set(asked, chosen, openings.content_keys)
                 return
         # The line starts at another seat in every round and phase, so the work goes round.
         place = (self.seat - asked.round_index - asked.phase) % len(state.evaluators)
-        pause = place if expected <= own.keys() else PATIENCE + 1 + place
+        pause = place if expected <= own.keys() else PATIENCE * (3 if is_unread else 2) + place
         if waited_s >= pause * self.stagger_s:
-            await self._sign_set(asked, tuple(sorted(own.values())))
+            await self._sign_set(asked, tuple(sorted(own.values())), openings.content_keys)
 
     async def _readable(
         self, openings: Openings, asked: Asked, state: JobState, named: Collection[Digest]
@@ -281,20 +288,26 @@ class Member:
     def _vote_step(self, asked: Asked) -> str:
         return f"job/{self.job_id}/{asked.topic}/vote"
 
-    async def _sign_set(self, asked: Asked, answers: tuple[Digest, ...]) -> None:
+    async def _sign_set(
+        self, asked: Asked, answers: tuple[Digest, ...], keys: Mapping[Digest, bytes]
+    ) -> None:
         """Vote, once: the board may not show our own vote yet when we look again."""
         vote = asked.digest + b"".join(answers)
-        await self._post_set(asked, self.site.journal.record(self._vote_step(asked), vote))
+        await self._post_set(asked, self.site.journal.record(self._vote_step(asked), vote), keys)
 
-    async def _post_set(self, asked: Asked, vote: bytes) -> None:
-        if asked.topic in self._voted:
-            return
+    async def _post_set(self, asked: Asked, vote: bytes, keys: Mapping[Digest, bytes]) -> None:
+        """Post a vote, and before it how to open each of its answers, sealed to the evaluators.
+
+        A member may seal its answer to some of them only, to part them.
+        """
         if vote[:DIGEST_BYTES] != asked.digest:
             raise PhaseError("answers to another question were voted for in its place", where=asked.topic)
-        answers = tuple(
-            Digest(vote[place : place + DIGEST_BYTES])
-            for place in range(DIGEST_BYTES, len(vote), DIGEST_BYTES)
-        )
+        answers = voted_for(vote)
+        if shown := b"".join(answer + keys[answer] for answer in answers if answer in keys):
+            envelope = await self._sealed(asked, shown, keys_kind(asked.phase))
+            blob = await self.board.put(f"{asked.topic}/blobs", envelope)
+            opening = typed.MaskedAnswer(self.job_id, asked.round_index, int(asked.phase), asked.digest, blob)
+            await self._sign(f"{asked.topic}/keys", SignedAnswer, opening)
         message = typed.AnswerSet(
             self.job_id, asked.round_index, int(asked.phase), asked.digest, answers_root(answers)
         )
@@ -312,3 +325,10 @@ class Member:
         await self.board.post(
             topic, kind.from_message(message, evaluator=self.site.address, signature=signature, **rest)
         )
+
+
+def voted_for(vote: bytes) -> tuple[Digest, ...]:
+    """The answers of a journalled vote: the question's digest, then theirs."""
+    return tuple(
+        Digest(vote[place : place + DIGEST_BYTES]) for place in range(DIGEST_BYTES, len(vote), DIGEST_BYTES)
+    )
