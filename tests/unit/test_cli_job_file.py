@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -126,6 +127,24 @@ def test_too_few_rows_are_refused(job: Path) -> None:
 def test_a_missing_job_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(JobRefused, match=r"gone\.py: there is no such file"):
         compile_file(tmp_path / "gone.py")
+
+
+@pytest.mark.parametrize("command", ["simulate", "job check", "job post"])
+def test_a_job_file_that_exits_is_an_error(
+    job: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    changed(job, "import torch\n", "import torch, sys\nsys.exit(0)\n")
+    more = ["--evaluators", "0x" + "1" * 40] if command == "job post" else []
+    with pytest.raises(SystemExit) as stopped:
+        main([*command.split(), str(job), *more])
+    assert stopped.value.code == 3
+    assert re.search(r"job\.py, line 4: ends the program", capsys.readouterr().err)
+
+
+def test_a_job_file_can_be_interrupted(job: Path) -> None:
+    changed(job, "import torch\n", "import torch\nraise KeyboardInterrupt\n")
+    with pytest.raises(KeyboardInterrupt):
+        compile_file(job)
 
 
 def test_a_module_beside_the_job_file_can_be_imported(job: Path) -> None:

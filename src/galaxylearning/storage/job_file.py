@@ -97,11 +97,16 @@ def _run(path: Path) -> Mapping[str, Any]:
         return runpy.run_path(path.name)
     except GalaxyError:
         raise
+    except SystemExit as stopped:
+        raise JobRefused(
+            f"ends the program (exit code {stopped.code!r:.40}); a job file must run to its end",
+            where=_place(path, stopped),
+        ) from stopped
     except Exception as error:  # whatever the user's file raises is told with its line
         raise JobRefused(f"{type(error).__name__}: {error}", where=_place(path, error)) from error
 
 
-def _place(path: Path, error: Exception) -> str:
+def _place(path: Path, error: BaseException) -> str:
     """File and line of the job file where ``error`` came from."""
     if isinstance(error, SyntaxError) and error.lineno is not None:
         return f"{path}, line {error.lineno}"
