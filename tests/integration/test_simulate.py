@@ -355,6 +355,51 @@ def test_the_command_says_what_is_wrong(
     assert len(said.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            "model=nn.Sequential(nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 2))",
+            'model="resnet"',
+            "model: 'resnet'",
+        ),
+        ("plan=gl.Plan(", "plan=dict(", "plan: dict given"),
+        ("price=gl.Price(", "price=dict(", "price: dict given"),
+        ("schema=schema, test_data", "schema=None, test_data", "schema: None given"),
+        ('test_data="test.csv"', "test_data=5", "test_data: 5 given"),
+        ('data="rows.csv"', "data=7", "data: 7 given"),
+        ('data="rows.csv"', "data=[7]", "data[0]: 7 given"),
+        ("owners=6", "partitioner=3", "partitioner: 3 given"),
+        ("owners=6", "availability=5", "availability: 5 given"),
+        ("owners=6", "partition_by=5", "partition_by: 5 given"),
+        ('behaviours=["zero@0", "sign-flip@1"]', "behaviours=[1]", "behaviours: list given"),
+    ],
+)
+def test_a_wrong_type_in_a_job_file_is_one_line(
+    job_file: Path, old: str, new: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert old in JOB_FILE
+    job_file.write_text(JOB_FILE.replace(old, new))
+    code, _ = run(job_file)
+    told = capsys.readouterr().err
+    assert code == 3
+    assert said in told
+    assert "allowed: " in told
+
+
+def test_a_seed_that_is_none_is_refused(job_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _ = run(job_file, "--seed", "-1")
+    assert code == 3
+    assert "seed: -1 given; allowed: a whole number from 0 to 2^63-1" in capsys.readouterr().err
+    wrong: Any
+    for wrong in (-1, "a", 1.5):
+        with pytest.raises(GalaxyError, match=r"seed: .* given; allowed"):
+            gl.simulate(job_file, seed=wrong)
+    for wrong in ("rows.csv", 2.5):
+        with pytest.raises(ConfigRefused, match=r"owners: .* given; allowed"):
+            gl.simulate(job_file, wrong)
+
+
 def test_a_folder_that_is_not_ours_is_left_alone(job_file: Path, tmp_path: Path) -> None:
     precious = tmp_path / "thesis"
     precious.mkdir()

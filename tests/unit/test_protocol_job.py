@@ -47,6 +47,39 @@ def make_job(**changes: Any) -> Job:
     return Job(**(fields | changes))
 
 
+# ---- types
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("title", 5, "title: 5 given; allowed: text"),
+        ("model", "resnet", r"model: 'resnet' given; allowed: a torch\.nn\.Module"),
+        ("model", nn.Linear, r"model: type given; allowed: a torch\.nn\.Module"),
+        ("loss", None, "loss: None given; allowed: text"),
+        ("schema", None, r"schema: None given; allowed: a galaxylearning\.Schema"),
+        ("plan", {"rounds": 1}, r"plan: dict given; allowed: a galaxylearning\.Plan"),
+        ("price", {"bounty": "1"}, r"price: dict given; allowed: a galaxylearning\.Price"),
+        ("test_data", 5, "test_data: 5 given; allowed: the path of a data file"),
+        ("privacy", None, "privacy: None given; allowed: 'sealed', 'masked'"),
+        ("windows", 60, r"windows: 60 given; allowed: a galaxylearning\.Windows"),
+        ("federate", "mean", "federate: 'mean' given; allowed: a mapping"),
+        ("seed", -1, r"seed: -1 given; allowed: a whole number from 0 to 2\^63-1"),
+        ("seed", 1 << 63, "seed: 9223372036854775808 given"),
+        ("seed", "a", "seed: 'a' given"),
+        ("seed", True, "seed: True given"),
+    ],
+)
+def test_a_field_of_another_type_is_named_with_what_is_allowed(field: str, value: Any, said: str) -> None:
+    with pytest.raises(JobRefused, match=f"^{said}"):
+        make_job(**{field: value})
+
+
+def test_a_target_gain_that_is_no_number_is_refused() -> None:
+    with pytest.raises(JobRefused, match=r"^price\.target_gain: '0\.4' given; allowed: a number"):
+        Price(bounty="1", target_gain="0.4")  # type: ignore[arg-type]
+
+
 # ---- money
 
 

@@ -52,6 +52,8 @@ def compile_model(
     """
     if loss not in LOSSES:
         raise UnsupportedModel(f"must be one of {sorted(LOSSES)}, not {loss!r}", where="loss")
+    if not isinstance(module, nn.Module):
+        raise UnsupportedModel(f"must be a torch.nn.Module, not {type(module).__name__}", where="model")
     examples = _examples(example_inputs)
     try:
         private = copy.deepcopy(module).cpu().train()

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal, DecimalException, Inexact, localcontext
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from galaxylearning.errors import GraphRefused, JobRefused
 from galaxylearning.graph import Cost, FlatModel, ModelGraph, compile_model, meter
 from galaxylearning.messages import terms as wire
 from galaxylearning.messages.drand import Drand
+from galaxylearning.messages.parts import require
 from galaxylearning.messages.plan import Masking, Noise, Plan
 from galaxylearning.messages.terms import Admission, EvaluatorSeat, Schema, Terms, Windows
 from galaxylearning.protocol.hidden_set import MIN_TEST_ROWS, Rows
@@ -52,6 +53,11 @@ class Price:
     participation_fee: str | int | Decimal = "0"
     bond: str | int | Decimal = "0"
     seat_stake: str | int | Decimal = "50"
+
+    def __post_init__(self) -> None:
+        gain = self.target_gain
+        is_number = isinstance(gain, int | float) and not isinstance(gain, bool)
+        require(is_number, "price.target_gain", gain, "a number")
 
     def in_units(self, token: Address, decimals: int) -> wire.Price:
         """The price of the terms, in the token's smallest unit.
@@ -94,6 +100,9 @@ class Job:
     ``test_data`` names a data file (CSV, Parquet, npz) that matches the schema; it stays hidden from data
     owners. ``seed`` fixes every statistical choice of the job. The questions that are asked of updates follow
     from the chain's randomness, or with ``drand`` from that network's.
+
+    Raises:
+        JobRefused: a field of another type, or a seed out of range; names what is allowed.
     """
 
     title: str
@@ -111,6 +120,32 @@ class Job:
     federate: Mapping[str, str] | None = None
     drand: Drand | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, (kind, allowed) in _KINDS.items():
+            value = getattr(self, name)
+            require(isinstance(value, kind), name, value, allowed)
+        is_seed = isinstance(self.seed, int) and not isinstance(self.seed, bool) and 0 <= self.seed < 1 << 63
+        require(is_seed, "seed", self.seed, "a whole number from 0 to 2^63-1")
+
+
+_KINDS: Final[Mapping[str, tuple[Any, str]]] = {
+    "title": (str, "text"),
+    "model": (nn.Module, "a torch.nn.Module"),
+    "loss": (str, "text"),
+    "schema": (Schema, "a galaxylearning.Schema, such as schema_of gives"),
+    "plan": (Plan, "a galaxylearning.Plan"),
+    "price": (Price, "a galaxylearning.Price"),
+    "test_data": (str | Path, "the path of a data file"),
+    "description": (str, "text"),
+    "privacy": (str, "'sealed', 'masked'"),
+    "masking": (Masking | None, "a galaxylearning.Masking, or None"),
+    "admission": (Admission, "a galaxylearning.Admission"),
+    "windows": (Windows, "a galaxylearning.Windows"),
+    "federate": (Mapping | None, "a mapping of buffers' names, or None"),
+    "drand": (Drand | None, "a galaxylearning.Drand, or None"),
+}
+"""Fields of a job: their types, and how an error names these."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,6 +16,7 @@ import numpy as np
 
 from galaxylearning.contribution import FixedPointUtility, from_fixed
 from galaxylearning.errors import ConfigRefused
+from galaxylearning.messages.fields import shown
 from galaxylearning.messages.terms import CLASS_LOSSES
 from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.protocol.job import Job
@@ -85,10 +86,20 @@ def simulate(
     elif isinstance(owners, int):
         settings = replace(settings, owners=owners)
     elif owners is not None:
-        settings = replace(settings, data=tuple(owners), behaviours=())
+        settings = replace(settings, data=_rows_in(owners), behaviours=())
     job = _changed(job, rounds, seed)
     prepared = prepare(job, settings, test=test)
     return _play(prepared, chain, options or Options(), tell or _silent, on_round or _unwatched)
+
+
+def _rows_in(owners: object) -> tuple[Rows, ...]:
+    """``owners`` as the rows of each; what is in it is checked by ``Simulation``."""
+    if isinstance(owners, str) or not isinstance(owners, Sequence):
+        raise ConfigRefused(
+            f"{shown(owners)} given; allowed: a Simulation, a number of data owners, or a list of their rows",
+            where="owners",
+        )
+    return tuple(owners)
 
 
 def simulate_file(
