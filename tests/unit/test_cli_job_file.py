@@ -102,6 +102,10 @@ def test_a_diverging_training_names_the_learning_rate(job: Path) -> None:
         ('loss="cross_entropy"', 'loss="hinge"', UnsupportedModel, "hinge"),
         ("epochs=2", "epochs=0", JobRefused, r"plan\.epochs"),
         ('bounty="1000"', "bounty=0.5", JobRefused, "bounty"),
+        ("target_gain=0.4", "target_gain=0", JobRefused, r"price\.target_gain: 0\.0 given"),
+        ("target_gain=0.4", "target_gain=float('nan')", JobRefused, r"price\.target_gain"),
+        ('bounty="1000"', 'bounty="0"', JobRefused, r"price\.bounty"),
+        ('title="mine"', 'title=""', JobRefused, "title: '' given"),
         ("    loss=", '    privacy="open",\n    loss=', JobRefused, "privacy"),
         ("    nn.ReLU(),", "    torch.nn.Bilinear(2, 2, 2),", UnsupportedModel, "forward"),
     ],
@@ -115,6 +119,20 @@ def test_every_mistake_is_told_with_its_place(
         checked(compile_file(job), 3, None)
     assert os.getcwd() == before
     assert sys.path == path
+
+
+def test_a_committee_that_could_not_be_posted_to_is_refused(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["job", "check", str(job), "--no-trial", "--seats", "1"])
+    assert stopped.value.code == 3
+    assert "evaluators: 1 given; allowed: at least 3 with privacy 'masked'" in capsys.readouterr().err
+    compiled = compile_file(job)
+    with pytest.raises(JobRefused, match="evaluators: 16 given; allowed: 1 to 15"):
+        checked(compiled, 16, None)
+    changed(job, 'privacy="masked"', 'privacy="sealed"')
+    assert checked(compile_file(job), 1, None)["escrow"] == str(1_010 * 10**18)
 
 
 def test_too_few_rows_are_refused(job: Path) -> None:

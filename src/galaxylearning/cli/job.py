@@ -39,7 +39,7 @@ app = typer.Typer(
 @app.command()
 def check(
     file: FileArgument,
-    seats: Annotated[int, typer.Option(help="Evaluators to reckon the escrow with.", min=1, max=256)] = 3,
+    seats: Annotated[int, typer.Option(help="How many evaluators the job will have.", min=1, max=256)] = 3,
     no_trial: Annotated[
         bool, typer.Option("--no-trial", help="Do not train to suggest a target gain.")
     ] = False,
@@ -47,7 +47,7 @@ def check(
 ) -> None:
     """Compile a job file; show its schema, what it costs, and a target gain suggested by a quick training.
 
-    The file is run: it is your own code. Nothing is posted.
+    What could not be posted is refused. The file is run: it is your own code. Nothing is posted.
 
     Example: galaxy job check my-job/job.py
     """

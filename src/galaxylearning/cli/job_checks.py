@@ -8,17 +8,20 @@ import msgspec
 
 from galaxylearning.cli import job_facts, output
 from galaxylearning.cli.job_file import Trial
-from galaxylearning.protocol.job import CompiledJob, smallest_units
-from galaxylearning.units import TOKEN_DECIMALS
+from galaxylearning.messages.terms import encode_terms
+from galaxylearning.protocol import calls
+from galaxylearning.protocol.job import CompiledJob
+from galaxylearning.simulation.prepare import terms_without_chain
 
 
 def checked(compiled: CompiledJob, seats: int, trial: Trial | None) -> dict[str, Any]:
-    """All of it as plain values; ``escrow`` is for a committee of ``seats``."""
-    job = compiled.job
-    bounty, fee = (
-        smallest_units(getattr(job.price, name), TOKEN_DECIMALS, f"price.{name}")
-        for name in ("bounty", "fee_per_seat")
-    )
+    """All of it as plain values; ``escrow`` is for a committee of ``seats``.
+
+    Raises:
+        JobRefused, ConfigRefused: with so many evaluators the job could not be posted.
+    """
+    job, terms = compiled.job, terms_without_chain(compiled, seats=seats)
+    encode_terms(terms)
     return {
         "title": job.title,
         "graph": compiled.graph.digest.hex(),
@@ -27,11 +30,11 @@ def checked(compiled: CompiledJob, seats: int, trial: Trial | None) -> dict[str,
         "runs": job_facts.what_runs(compiled.graph, compiled.cost, job.plan, job.loss),
         "plan": msgspec.to_builtins(job.plan),
         "price": {
-            "bounty": str(bounty),
-            "fee_per_seat": str(fee),
+            "bounty": terms.price.bounty,
+            "fee_per_seat": terms.price.fee_per_seat,
             "target_gain": job.price.target_gain,
         },
-        "escrow": str(bounty + fee * seats),
+        "escrow": str(calls.escrow(terms)),
         "seats": seats,
         "trial": None
         if trial is None

@@ -104,13 +104,17 @@ def prepare(job: Job, settings: Simulation, *, test: tuple[Rows, Columns]) -> Pr
     )
 
 
-def terms_without_chain(compiled: CompiledJob) -> Terms:
-    """The terms the job would be posted under, with nobody's accounts in them."""
+def terms_without_chain(compiled: CompiledJob, *, seats: int = 3) -> Terms:
+    """The terms the job would be posted under with so many evaluators, with nobody's accounts in them.
+
+    Raises:
+        JobRefused, ConfigRefused: as ``terms_of``.
+    """
     return terms_of(
         compiled,
         requester=made_up(1 << 151),
         requester_key=_NOBODY,
-        evaluators=[(made_up(1 << 150 | seat), _NOBODY) for seat in range(3)],
+        evaluators=[(made_up(1 << 150 | seat), _NOBODY) for seat in range(seats)],
         token=made_up(1 << 152),
         decimals=TOKEN_DECIMALS,
         model_blob=_NOBODY,
