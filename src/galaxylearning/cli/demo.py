@@ -38,7 +38,8 @@ def demo(
         list[str] | None,
         typer.Option(
             metavar="I[@ROUNDS]",
-            help="Evaluator I (1 to 5) vanishes for good after so many rounds (1 if left out); at most two.",
+            help="Evaluator I (1 to 5) vanishes for good after so many rounds: 1 (if left out) to --rounds. "
+            "At most two may.",
         ),
     ] = None,
     no_twin: Annotated[bool, typer.Option("--no-twin", help="Leave the twin out.")] = False,

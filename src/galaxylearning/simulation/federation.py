@@ -111,6 +111,13 @@ class Options:
             raise ConfigRefused(f"{self.privacy[:40]!r} given; allowed: masked, sealed", where="privacy")
         if not 1 <= self.rounds <= 200:
             raise ConfigRefused(f"{self.rounds} given; allowed: 1 to 200", where="rounds")
+        for number, after in self.killed:
+            # Enrolment needs every evaluator; who is to vanish after the last round leaves the scoring.
+            if not 1 <= after <= self.rounds:
+                raise ConfigRefused(
+                    f"{number}@{after} given; allowed after the @: 1 to {self.rounds}, the number of rounds",
+                    where="kill-member",
+                )
         if not 0 <= self.seed < 1 << 63:
             raise ConfigRefused(f"{self.seed} given; allowed: 0 to 2^63-1", where="seed")
 
@@ -365,8 +372,6 @@ class _Vanishing:
             await node.run()
             return
         with anyio.CancelScope() as self._scopes[name]:
-            if self._after[name] == 0:
-                return
             await node.run()
         self._report(Progress(0, name, "vanished", {"after": self._anchored}))
 
