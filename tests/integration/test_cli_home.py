@@ -130,16 +130,17 @@ def test_a_job_is_posted_refused_accepted_and_taken_back(home: Path, tmp_path: P
     assert bootstrap.read_policy(Home(home)).accepted == (posted["terms_digest"],)
 
     # Nothing to claim or collect yet; only its requester may take it back; then the escrow is home again.
-    assert "settled" in galaxy("job", "claim", 1, "--account", "e1", "--as", "e1", code=3)
-    assert "settled" in galaxy("job", "collect", 1, "-o", tmp_path / "m", "--as", "requester", code=3)
+    assert "settled" in galaxy("job", "claim", 1, "--account", "e1", "--as", "e1", code=7)
+    assert "settled" in galaxy("job", "collect", 1, "-o", tmp_path / "m", "--as", "requester", code=7)
+    assert "once it is settled" in galaxy("receipt", 1, code=7)
     assert not (tmp_path / "m").exists()
     assert "only its requester" in galaxy("job", "cancel", 1, "--as", "e1", code=3)
     assert asked("job", "cancel", 1, "--as", "requester")["refunded"] == posted["escrow"]
     assert asked("wallet", "show", "requester")["tokens"] == str(2_000 * 10**18)
     assert asked("job", "show", 1)["phase"] == "aborted"
     assert "aborted" in galaxy("job", "watch", 1)
-    assert "enrolling" in galaxy("job", "accept", 1, code=3)
-    assert "enrolling" in galaxy("job", "cancel", 1, "--as", "requester", code=3)
+    assert "enrolling" in galaxy("job", "accept", 1, code=7)
+    assert "enrolling" in galaxy("job", "cancel", 1, "--as", "requester", code=7)
 
     # Withdrawn consent is published for anybody to relay.
     galaxy("data", "remove", "good", "--revoke", "--as", "requester")

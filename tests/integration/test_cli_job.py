@@ -147,8 +147,8 @@ def test_a_job_from_the_template_to_the_last_payment(machines: Machines, tmp_pat
     assert sum(tensor.size for tensor in load(model.read_bytes()).values()) == 770
     assert collected["bytes"] == model.stat().st_size
     assert "already" in galaxy("job", "collect", 1, "-o", model, "--home", requester, code=3)
-    assert "enrolling" in galaxy("job", "cancel", 1, "--home", requester, code=3)
-    assert "enrolling" in galaxy("job", "accept", 1, "--home", tmp_path / "north", code=3)
+    assert "enrolling" in galaxy("job", "cancel", 1, "--home", requester, code=7)
+    assert "enrolling" in galaxy("job", "accept", 1, "--home", tmp_path / "north", code=7)
     listed = json.loads(galaxy("job", "list", "--home", requester, "--format", "json"))
     assert [(job["job"], job["phase"]) for job in listed] == [("1", "settled")]
     galaxy("audit", 1, "--home", requester)

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from galaxylearning.crypto.digest import blake3_digest
-from galaxylearning.errors import BlobMissing, JobRefused
+from galaxylearning.errors import BlobMissing, PhaseError
 from galaxylearning.messages.records import ScoreTable
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import requester
@@ -155,7 +155,7 @@ def test_the_requester_fetches_the_model_once_it_is_settled(town: Town, tmp_path
         async with town.full_stage(tmp_path / "stage") as stage:
             key = stage.sealing_key("requester")
             await stage.play(until=lambda state: state.phase is Phase.REVEALING)
-            with pytest.raises(JobRefused, match="revealing, not settled"):
+            with pytest.raises(PhaseError, match="revealing, not settled"):
                 await requester.collect(stage.site("requester"), stage.job_id, key)
             await stage.play()
             trained = await requester.collect(stage.site("requester"), stage.job_id, key)

@@ -10,7 +10,7 @@ import msgspec
 from galaxylearning import bootstrap
 from galaxylearning.cli import job_facts
 from galaxylearning.config import Home
-from galaxylearning.errors import JobRefused
+from galaxylearning.errors import JobRefused, PhaseError
 from galaxylearning.graph import Cost, ModelGraph, meter
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
@@ -65,7 +65,7 @@ def accept_job(home: Home, job: ReadJob) -> dict[str, Any]:
     """Add a job to the policy's accepted ones; says which data sets can take part now.
 
     Raises:
-        JobRefused: data owners no longer enrol.
+        PhaseError: data owners no longer enrol.
         ConfigRefused: the policy is not acceptable or full.
     """
     _require_phase(job.state, Phase.ENROLLING)
@@ -93,7 +93,8 @@ async def claim_payout(site: Site, job_id: int, payee: Address) -> dict[str, Any
     """Have ``payee`` paid what a settled job owes it.
 
     Raises:
-        JobRefused: not settled, nothing owed, or paid already.
+        PhaseError: not settled.
+        JobRefused: nothing owed, or paid already.
         BlobMissing: the payout table is not there.
         TransactionReverted: the contract refused.
     """
@@ -121,7 +122,8 @@ async def post_bond(site: Site, job_id: int, data_owner: Address) -> dict[str, A
     """Post the bond that a job asks of an identity; it returns to this account when the job is over.
 
     Raises:
-        JobRefused: the job asks for none, data owners no longer enrol, or this bond was posted already.
+        PhaseError: data owners no longer enrol.
+        JobRefused: the job asks for none, or this bond was posted already.
         TransactionReverted: the contract refused, or the account has too few tokens.
     """
     view = ChainView(site.ledger, site.blobs, only=job_id)
@@ -146,7 +148,8 @@ async def cancel_job(site: Site, job_id: int) -> dict[str, Any]:
     """Take a job back and fetch its escrow.
 
     Raises:
-        JobRefused: somebody else's job, or one in which data owners no longer enrol.
+        JobRefused: somebody else's job.
+        PhaseError: data owners no longer enrol.
         TransactionReverted: the contract refused.
     """
     view = ChainView(site.ledger, site.blobs, only=job_id)
@@ -163,7 +166,7 @@ async def cancel_job(site: Site, job_id: int) -> dict[str, Any]:
 
 def _require_phase(state: JobState, phase: Phase) -> None:
     if state.phase is not phase:
-        raise JobRefused(
+        raise PhaseError(
             f"the job is {state.phase.name.lower()}; it must be {phase.name.lower()}",
             where=f"job {state.job_id}",
         )

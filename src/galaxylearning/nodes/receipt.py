@@ -7,7 +7,7 @@ from typing import Any
 
 from galaxylearning.contribution import from_fixed
 from galaxylearning.crypto.merkle import verify_proof
-from galaxylearning.errors import AuditFailed, JobRefused
+from galaxylearning.errors import AuditFailed, PhaseError
 from galaxylearning.messages.records import ScoreTable
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
@@ -28,14 +28,16 @@ async def receipts(site: Site, job_id: int) -> dict[Address, Mapping[str, Any]]:
     every round was decided and valued, and the Merkle proof of its payout; the proof is checked here.
 
     Raises:
-        JobRefused: the job is not settled.
+        PhaseError: the job is not settled.
         AuditFailed, BlobMissing: what was recorded does not fit together, or is gone.
     """
     view, board = ChainView(site.ledger, site.blobs, only=job_id), Board(site, job_id)
     await view.refresh()
     terms, state = await view.terms(job_id), await view.state(job_id)
     if state.phase is not Phase.SETTLED:
-        raise JobRefused(f"is {state.phase.name.lower()}; there are receipts once it is settled", where="job")
+        raise PhaseError(
+            f"is {state.phase.name.lower()}; there are receipts once it is settled", where=f"job {job_id}"
+        )
     cohort = await assembly.anchored_cohort(site, board, view, terms, state)
     tables = await assembly.revealed_tables(site, terms, state, cohort)
     if not tables:

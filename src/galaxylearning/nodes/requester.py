@@ -13,7 +13,7 @@ from itertools import count
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.crypto.seal import SealContext, SealingKey, seal
-from galaxylearning.errors import BlobMissing, JobRefused, LedgerError, Refused
+from galaxylearning.errors import BlobMissing, JobRefused, LedgerError, PhaseError, Refused
 from galaxylearning.graph import weights_from_bytes, weights_size
 from galaxylearning.messages.records import MAX_LIST_BYTES, ModelRelease
 from galaxylearning.messages.terms import Terms, encode_terms
@@ -176,14 +176,14 @@ async def collect(site: Site, job_id: int, sealing_key: SealingKey) -> bytes:
     """The trained model of a settled job, as safetensors bytes.
 
     Raises:
-        JobRefused: the job is not settled.
+        PhaseError: the job is not settled.
         BlobMissing: no released model opens yet, or none is the settled one.
     """
     view = ChainView(site.ledger, site.blobs, only=job_id)
     await view.refresh()
     state = await view.state(job_id)
     if state.phase is not Phase.SETTLED:
-        raise JobRefused(f"the job is {state.phase.name.lower()}, not settled", where=f"job {job_id}")
+        raise PhaseError(f"the job is {state.phase.name.lower()}, not settled", where=f"job {job_id}")
     graph = await assembly.load_graph(site, await view.terms(job_id))
     board = Board(site, job_id)
     for release in (await board.read("release", ModelRelease, max_bytes=MAX_LIST_BYTES)).values():
