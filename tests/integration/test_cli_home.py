@@ -90,7 +90,9 @@ def test_a_job_is_posted_refused_accepted_and_taken_back(home: Path, tmp_path: P
         "is_evaluator": True,
     }
     assert "twice" in galaxy(*post, "e1,e1,e2", code=3)
-    assert "--evaluators" in galaxy(*post, "e1,nobody", code=3)
+    told = galaxy(*post, "e1,nobody", code=3)
+    assert "--evaluators: 'nobody' given; allowed: 0x" in told
+    assert "an account of this home (e1, e2, e3, requester)" in told
     posted = asked(*post, "e1,e2,e3")
     assert posted["job"] == "1"
     assert asked("wallet", "show", "requester")["tokens"] == str((2_000 - 1_030) * 10**18)
@@ -180,6 +182,8 @@ def test_a_home_joins_the_chain_of_another(home: Path, tmp_path: Path) -> None:
         assert asked("chain", "info")["served_at"] == url
         assert "already served" in galaxy("chain", "serve", "--port", "0", code=3)
         join = ("chain", "join", url, "--jobs")
+        told = typed("chain", "join", url, "--jobs", "0x12", code=3)
+        assert told.strip().endswith("--jobs: '0x12' given; allowed: 0x and 40 hexadecimal digits")
         assert "no Galaxy contract" in typed(*join, known["token"], code=3)
         assert "checksum" in typed(*join, "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAeD", code=3)
         assert "blobs" in typed(*join, known["jobs"], "--store", "http://", code=3)
@@ -304,6 +308,10 @@ def test_evaluators_are_listed_with_what_they_can_lock(home: Path) -> None:
     galaxy("wallet", "new", "e1", "--light")
     galaxy("wallet", "fund", "e1")
     assert asked("evaluator", "list") == []
+    galaxy("wallet", "new", "poor", "--light")
+    told = galaxy("evaluator", "register", "--as", "poor", "--stake", "60", code=5)
+    assert "insufficient funds" in told
+    assert "galaxy wallet fund" in told
     galaxy("evaluator", "register", "--as", "e1", "--stake", "60")
     (row,) = asked("evaluator", "list")
     assert (row["staked"], row["free"]) == (str(60 * 10**18), str(60 * 10**18))

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from galaxylearning.crypto.digest import blake3_digest
-from galaxylearning.errors import BlobMissing, PhaseError
+from galaxylearning.errors import BlobMissing, JobRefused, PhaseError
 from galaxylearning.messages.records import ScoreTable
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import requester
@@ -160,6 +160,10 @@ def test_the_requester_fetches_the_model_once_it_is_settled(town: Town, tmp_path
             await stage.play()
             trained = await requester.collect(stage.site("requester"), stage.job_id, key)
             assert blake3_digest(trained) == (await stage.state()).model_digest
+            with pytest.raises(JobRefused, match=r"only its requester 0x.* may collect it"):
+                await requester.collect(
+                    stage.site("evaluator-1"), stage.job_id, stage.sealing_key("evaluator-1")
+                )
             with pytest.raises(BlobMissing, match="no released model opens"):
                 await requester.collect(
                     stage.site("requester"), stage.job_id, stage.sealing_key("evaluator-1")

@@ -14,7 +14,7 @@ from typing import Any, Final, NoReturn
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from galaxylearning.errors import GalaxyError
+from galaxylearning.errors import GalaxyError, LedgerError
 
 INTERRUPTED: Final = 130
 
@@ -101,9 +101,16 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
             raise
         from galaxylearning.cli.output import harmless
 
-        typer.echo(harmless(f"galaxy: {expected}"), err=True)
+        typer.echo(harmless(f"galaxy: {expected}{_remedy(expected)}"), err=True)
         sys.exit(expected.exit_code)
     sys.exit(0)
+
+
+def _remedy(error: GalaxyError) -> str:
+    """What to do about a failure whose words are another program's, or nothing."""
+    if isinstance(error, LedgerError) and "insufficient funds" in str(error).lower():
+        return "; give the account coins for gas ('galaxy wallet fund' on a development chain)"
+    return ""
 
 
 def _expected(error: BaseException) -> GalaxyError | None:

@@ -184,7 +184,7 @@ def join(
     Example: galaxy chain join http://127.0.0.1:8545 --jobs 0x… --store http://127.0.0.1:8787
     """
     from galaxylearning import bootstrap, stores
-    from galaxylearning.cli.keys import address_named
+    from galaxylearning.cli.keys import parse_address
 
     place = Home(home)
     blobs: str | tuple[str, ...] | None = store
@@ -196,7 +196,7 @@ def join(
         raise ConfigRefused("must be given with a URL", where="--jobs")
     settings = bootstrap.load_settings(place, chain=url, blobs=blobs)
     stores.open_blobs(place, settings)
-    address = address_named(place, jobs, "--jobs")
+    address = parse_address(jobs, "--jobs")
 
     async def run() -> Settings:
         return await bootstrap.join_contracts(place, settings, address, block_number=from_block)

@@ -123,7 +123,26 @@ def address_named(home: Home, given: str, where: str) -> Address:
     """An address as it is, or that of the account of this name.
 
     Raises:
-        ConfigRefused: neither.
+        ConfigRefused: neither; names this home's accounts.
+    """
+    from eth_utils.address import is_hex_address
+
+    known = open_keys(home).accounts()
+    if given in known and not (given.startswith("0x") and is_hex_address(given)):
+        return known[given]
+    names = (
+        f"of an account of this home ({', '.join(list(known)[:20])})"
+        if known
+        else "of an account (none here)"
+    )
+    return parse_address(given, where, or_else=f", or the name {names}")
+
+
+def parse_address(given: str, where: str, *, or_else: str = "") -> Address:
+    """The address that is given; ``or_else`` is what an error says may be given in its place.
+
+    Raises:
+        ConfigRefused: it is none, or has a wrong checksum.
     """
     from eth_utils.address import is_checksum_address, is_hex_address, to_checksum_address
 
@@ -134,9 +153,4 @@ def address_named(home: Home, given: str, where: str) -> Address:
         if is_one_case or is_checksum_address(given):
             return Address(to_checksum_address(given))
         raise ConfigRefused(f"{given} has a wrong checksum: a letter was mistyped", where=where)
-    known = open_keys(home).accounts()
-    if given not in known:
-        raise ConfigRefused(
-            f"{given[:60]!r} given; allowed: 0x and 40 hexadecimal digits, or an account's name", where=where
-        )
-    return known[given]
+    raise ConfigRefused(f"{given[:60]!r} given; allowed: 0x and 40 hexadecimal digits{or_else}", where=where)

@@ -176,12 +176,15 @@ async def collect(site: Site, job_id: int, sealing_key: SealingKey) -> bytes:
     """The trained model of a settled job, as safetensors bytes.
 
     Raises:
-        PhaseError: the job is not settled.
+        JobRefused: somebody else's job.
+        PhaseError: it is not settled.
         BlobMissing: no released model opens yet, or none is the settled one.
     """
     view = ChainView(site.ledger, site.blobs, only=job_id)
     await view.refresh()
     state = await view.state(job_id)
+    if state.requester != site.address:
+        raise JobRefused(f"only its requester {state.requester} may collect it", where=f"job {job_id}")
     if state.phase is not Phase.SETTLED:
         raise PhaseError(f"the job is {state.phase.name.lower()}, not settled", where=f"job {job_id}")
     graph = await assembly.load_graph(site, await view.terms(job_id))
