@@ -95,6 +95,10 @@ def test_a_job_is_posted_refused_accepted_and_taken_back(home: Path, tmp_path: P
     assert "an account of this home (e1, e2, e3, requester)" in told
     posted = asked(*post, "e1,e2,e3")
     assert posted["job"] == "1"
+    assert posted["is_new"]
+    # The same again sends nothing, and says so.
+    assert asked(*post, "e1,e2,e3") == {**posted, "gas": None, "is_new": False}
+    assert "Already posted as job 1; nothing was sent" in galaxy(*post, "e1,e2,e3")
     assert asked("wallet", "show", "requester")["tokens"] == str((2_000 - 1_030) * 10**18)
 
     shown = asked("job", "show", 1)

@@ -75,7 +75,8 @@ def post(
 ) -> None:
     """Compile a job file, seal model and test set to the evaluators, and escrow bounty and fees.
 
-    Afterwards this machine may go offline; 'galaxy job collect' fetches the trained model.
+    Afterwards this machine may go offline; 'galaxy job collect' fetches the trained model. Until the job is
+    over, posting the same file again finds it and sends nothing.
 
     Example: galaxy job post my-job/job.py --evaluators 0x…,0x…,0x…
     """
@@ -107,11 +108,14 @@ def post(
         "terms_digest": posted.terms.digest.hex(),
         "escrow": str(calls.escrow(posted.terms)),
         "gas": posted.gas_used,
+        "is_new": posted.gas_used is not None,
     }
     if format is Format.JSON:
         output.print_json(facts)
-    else:
-        output.print_facts("Posted", [*facts.items(), ("escrow in tokens", output.tokens(facts["escrow"]))])
+        return
+    title = "Posted" if facts.pop("is_new") else f"Already posted as job {posted.job_id}; nothing was sent"
+    shown = [(name, value) for name, value in facts.items() if value is not None]
+    output.print_facts(title, [*shown, ("escrow in tokens", output.tokens(facts["escrow"]))])
 
 
 @app.command("list")

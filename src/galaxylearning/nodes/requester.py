@@ -32,7 +32,7 @@ from galaxylearning.units import TOKEN_DECIMALS, ZERO_DIGEST, Address, Digest, i
 
 @dataclass(frozen=True, slots=True)
 class PostedJob:
-    """A job on chain: its number, its terms, and what posting it cost (None where a restart came between)."""
+    """A job on chain: its number, its terms, and what posting it cost (None where it was posted before)."""
 
     job_id: int
     terms: Terms
