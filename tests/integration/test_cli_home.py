@@ -46,6 +46,7 @@ def test_an_issuer_vouches_for_accounts_of_organisations_it_knows(home: Path, tm
         galaxy("wallet", "new", name, "--light")
 
     def issued(name: str, organisation: str, scope: str = "hospitals") -> Any:
+        file.unlink(missing_ok=True)
         about = ("--organisation", organisation, "--scope", scope, "-o", file)
         return asked("credential", "issue", name, *about, "--as", "requester")
 
@@ -66,6 +67,14 @@ def test_an_issuer_vouches_for_accounts_of_organisations_it_knows(home: Path, tm
     (tmp_path / "junk").write_bytes(b"junk")
     assert "is no credential" in galaxy("credential", "show", tmp_path / "junk", code=3)
     assert "cannot be read" in galaxy("credential", "show", tmp_path / "none", code=3)
+    for empty in ("--organisation", "--scope"):
+        about = ("--organisation", "HRB-1", "--scope", "hospitals", empty, " ", "-o", tmp_path / "new")
+        assert f"{empty}: ' ' given; allowed" in galaxy("credential", "issue", "mary", *about, code=3)
+    about = ("--organisation", "HRB-1", "--scope", "hospitals", "--as", "requester", "-o")
+    assert "already" in galaxy("credential", "issue", "mary", *about, file, code=3)
+    assert asked("credential", "show", file) == last
+    galaxy("credential", "issue", "mary", *about, tmp_path / "no-folder" / "new", code=6)
+    file.unlink()
     (home / "issuer.salt").write_bytes(b"short")
     about = ("--organisation", "HRB-1", "--scope", "hospitals", "-o", file, "--as", "requester")
     assert "32 bytes" in galaxy("credential", "issue", "mary", *about, code=3)

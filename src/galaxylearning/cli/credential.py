@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 SECONDS_A_DAY = 86_400
 MAX_DAYS = 36_500
+MAX_NAME_CHARS = 200
 
 app = typer.Typer(
     help="Vouch for data owners' accounts, and read what was vouched.",
@@ -44,7 +45,7 @@ def issue(
         typer.Option(help="Whose account it is: the same text each time, such as a registration number."),
     ],
     scope: Annotated[str, typer.Option(help="What the credential is about, as a job's admission names it.")],
-    file: Annotated[Path, typer.Option("--output", "-o", help="Write the credential to this file.")],
+    file: Annotated[Path, typer.Option("--output", "-o", help="File to write; it must not exist.")],
     days: Annotated[int, typer.Option(help="Good for so many days.", min=1, max=MAX_DAYS)] = 365,
     issuer: AsOption = None,
     home: HomeOption = DEFAULT_HOME,
@@ -63,7 +64,12 @@ def issue(
     from galaxylearning.messages import typed
     from galaxylearning.messages.records import CredentialRecord, encode
     from galaxylearning.protocol.admission import credential_scope, subject_of
+    from galaxylearning.storage.files import replace_whole
 
+    _require_text(organisation, "--organisation")
+    _require_text(scope, "--scope")
+    if file.exists():
+        raise ConfigRefused("there is such a file already", where=str(file))
     place = Home(home)
     address = address_named(place, account, "account")
     signer = load_signer(place, issuer)
@@ -80,10 +86,7 @@ def issue(
             return CredentialRecord.from_message(voucher, signature=signature)
 
     record = anyio.run(signed)
-    try:
-        file.write_bytes(encode(record))
-    except OSError as error:
-        raise ConfigRefused(f"cannot be written: {error.strerror}", where=str(file)) from error
+    replace_whole(file.absolute(), encode(record))
     _show(record, signer.address, format)
 
 
@@ -145,6 +148,14 @@ def read_credential(file: Path) -> CredentialRecord:
         raise ConfigRefused(f"cannot be read: {error.strerror}", where=str(file)) from error
     except MessageRefused as error:
         raise ConfigRefused(f"is no credential: {error}", where=str(file)) from error
+
+
+def _require_text(value: str, option: str) -> None:
+    if not value.strip() or len(value) > MAX_NAME_CHARS or not value.isprintable():
+        raise ConfigRefused(
+            f"{value[:60]!r} given; allowed: 1 to {MAX_NAME_CHARS} printable characters, not only spaces",
+            where=option,
+        )
 
 
 def _show(record: CredentialRecord, issuer: str, format: Format) -> None:
