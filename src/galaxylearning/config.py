@@ -15,6 +15,7 @@ MAX_CONFIG_BYTES: Final = 1 << 16
 EMBEDDED: Final = "embedded:"
 MAX_STORES: Final = 8
 CHAIN_SCHEMES: Final = ("http", "https", "ws", "wss")
+STORE_SCHEMES: Final = ("http", "https", "s3")
 MAX_WITNESSES: Final = 4
 MAX_FINALITY_BLOCKS: Final = 4_096
 
@@ -90,6 +91,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         stores = self.stores
         if not 1 <= len(stores) <= MAX_STORES or not all(stores) or len(set(stores)) < len(stores):
             raise ConfigRefused(f"must name a store, or up to {MAX_STORES} different ones", where="blobs")
+        check_stores(stores)
         if self.blob_access.copies > len(stores):
             raise ConfigRefused(f"there are only {len(stores)} stores", where="blob_access.copies")
         for name, low, high in (
@@ -143,6 +145,22 @@ def check_chain(chain: str, *, where: str = "chain") -> str:
             where=where,
         )
     return chain
+
+
+def check_stores(stores: tuple[str, ...]) -> None:
+    """Refuse what looks like a URL and would be taken for a folder.
+
+    Raises:
+        ConfigRefused: a URL of another scheme than http, https or s3.
+    """
+    for store in stores:
+        scheme, is_url, _ = store.partition("://")
+        if is_url and scheme not in STORE_SCHEMES:
+            # The rest is not repeated: it may hold a password.
+            raise ConfigRefused(
+                f"'{scheme[:20]}://' given; allowed: a folder, or a URL of {', '.join(STORE_SCHEMES)}",
+                where="blobs",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +261,7 @@ class Invitation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         if not self.blobs:
             raise ConfigRefused("must name a folder or a URL", where="blobs")
+        check_stores((self.blobs,) if isinstance(self.blobs, str) else self.blobs)
         if not 0 <= self.from_block < 1 << 63:
             raise ConfigRefused("must be 0 or more", where="from_block")
 

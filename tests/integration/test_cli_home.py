@@ -68,12 +68,12 @@ def test_an_issuer_vouches_for_accounts_of_organisations_it_knows(home: Path, tm
     assert "is no credential" in galaxy("credential", "show", tmp_path / "junk", code=3)
     assert "cannot be read" in galaxy("credential", "show", tmp_path / "none", code=3)
     for empty in ("--organisation", "--scope"):
-        about = ("--organisation", "HRB-1", "--scope", "hospitals", empty, " ", "-o", tmp_path / "new")
-        assert f"{empty}: ' ' given; allowed" in galaxy("credential", "issue", "mary", *about, code=3)
-    about = ("--organisation", "HRB-1", "--scope", "hospitals", "--as", "requester", "-o")
-    assert "already" in galaxy("credential", "issue", "mary", *about, file, code=3)
+        wrong = ("--organisation", "HRB-1", "--scope", "hospitals", empty, " ", "-o", tmp_path / "new")
+        assert f"{empty}: ' ' given; allowed" in galaxy("credential", "issue", "mary", *wrong, code=3)
+    named = ("--organisation", "HRB-1", "--scope", "hospitals", "--as", "requester", "-o")
+    assert "already" in galaxy("credential", "issue", "mary", *named, file, code=3)
     assert asked("credential", "show", file) == last
-    galaxy("credential", "issue", "mary", *about, tmp_path / "no-folder" / "new", code=6)
+    galaxy("credential", "issue", "mary", *named, tmp_path / "no-folder" / "new", code=6)
     file.unlink()
     (home / "issuer.salt").write_bytes(b"short")
     about = ("--organisation", "HRB-1", "--scope", "hospitals", "-o", file, "--as", "requester")
@@ -180,6 +180,7 @@ def test_keys_are_asked_for_by_name_and_passphrase(home: Path, monkeypatch: pyte
 
 def test_a_home_joins_the_chain_of_another(home: Path, tmp_path: Path) -> None:
     known = asked("chain", "info")
+    assert known["stores"] == [{"store": ".", "problem": None}]
     guest = ("--home", tmp_path / "guest")
 
     def typed(*arguments: object, code: int = 0) -> str:
@@ -200,10 +201,17 @@ def test_a_home_joins_the_chain_of_another(home: Path, tmp_path: Path) -> None:
         assert "no Galaxy contract" in typed(*join, known["token"], code=3)
         assert "checksum" in typed(*join, "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAeD", code=3)
         assert "blobs" in typed(*join, known["jobs"], "--store", "http://", code=3)
+        told = typed(*join, known["jobs"], "--store", "ftp://user:word@foo", code=3)
+        assert "blobs: 'ftp://' given; allowed: a folder, or a URL of http, https, s3" in told
         assert not (tmp_path / "guest" / "galaxy.json").exists()
+        assert not (tmp_path / "guest" / "ftp:").exists()
         joined = json.loads(typed(*join, known["jobs"], "--store", "http://127.0.0.1:9", "--format", "json"))
         for name in ("chain_id", "token", "registry", "jobs"):
             assert joined[name] == known[name]
+        (store,) = json.loads(typed("chain", "info", "--format", "json"))["stores"]
+        assert store["store"] == "http://127.0.0.1:9"
+        assert "no answer" in store["problem"]
+        assert "no answer" in typed("chain", "info")
         assert "blobs are on a server" in typed("store", "check", code=3)
         assert "only an embedded chain is served" in typed("chain", code=3)
 

@@ -11,6 +11,7 @@ from galaxylearning.config import (
     EMBEDDED,
     MAX_CONFIG_BYTES,
     Home,
+    Invitation,
     Settings,
     check_chain,
     settings_from_json,
@@ -29,6 +30,17 @@ def test_settings_come_back_as_they_were_kept() -> None:
         assert settings_from_json(settings_to_json(settings)) == settings
     assert json.loads(settings_to_json(Settings()))["chain"] == EMBEDDED
     assert settings_from_json(b"{}") == Settings()
+
+
+@pytest.mark.parametrize("store", ["ftp://foo", "file:///blobs", "HTTP://x", "://x"])
+def test_a_store_of_an_unknown_scheme_is_no_folder(store: str) -> None:
+    allowed = "given; allowed: a folder, or a URL of http, https, s3"
+    with pytest.raises(ConfigRefused, match=allowed):
+        Settings(blobs=("one", store))
+    with pytest.raises(ConfigRefused, match=allowed):
+        Invitation("http://a", "0x1", store)
+    for known in ("/var/blobs", "a:b", "http://x", "https://x", "s3://bucket/prefix"):
+        assert Settings(blobs=known).stores == (known,)
 
 
 @pytest.mark.parametrize(

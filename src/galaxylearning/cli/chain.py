@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,12 +31,13 @@ from galaxylearning.config import (
     invitation_from_json,
     invitation_to_json,
 )
-from galaxylearning.errors import ConfigRefused
+from galaxylearning.errors import ConfigRefused, GalaxyError
 from galaxylearning.listening import Listening
 
 if TYPE_CHECKING:
     from galaxylearning.chain.deployment import Deployment
     from galaxylearning.config import Settings
+    from galaxylearning.ports import Signer
 
 DEFAULT_PORT = 8545
 
@@ -213,16 +214,44 @@ def info(
     Example: galaxy chain info --format json
     """
     from galaxylearning import bootstrap
+    from galaxylearning.cli.keys import blob_signer
+
+    signer = blob_signer(Home(home))
 
     async def run() -> dict[str, Any]:
-        async with bootstrap.open_world(Home(home), chain=chain) as world:
+        async with bootstrap.open_world(Home(home), signer=signer, chain=chain) as world:
+            settings = world.settings
             return {
-                **_facts(world.settings),
+                **_facts(settings),
                 "served_at": bootstrap.served_chain(world.home),
                 "time": await world.ledger.now(),
+                "stores": [await _asked(world.home, settings, one, signer) for one in settings.stores],
             }
 
-    _show(anyio.run(run), format)
+    facts = anyio.run(run)
+    if format is Format.JSON:
+        output.print_json(facts)
+        return
+    asked = facts.pop("stores")
+    stores = [("store " + row["store"], row["problem"] or "answers") for row in asked]
+    output.print_facts("Chain", [*facts.items(), *stores])
+
+
+async def _asked(home: Home, settings: Settings, name: str, signer: Signer | None) -> dict[str, Any]:
+    """A store and what is wrong with it, None where it answers."""
+    from galaxylearning import stores
+
+    access = msgspec.structs.replace(settings.blob_access, copies=1)
+    alone = msgspec.structs.replace(settings, blobs=name, blob_access=access)
+    try:
+        async with AsyncExitStack() as stack:
+            blobs = stores.open_blobs(home, alone, signer=signer)
+            if isinstance(blobs, AbstractAsyncContextManager):
+                await stack.enter_async_context(blobs)
+            await blobs.list("probe")
+    except GalaxyError as error:
+        return {"store": name, "problem": str(error)}
+    return {"store": name, "problem": None}
 
 
 def _read_invitation(file: Path) -> Invitation:
