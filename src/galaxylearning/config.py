@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from galaxylearning.errors import ConfigRefused
+from galaxylearning.messages.explained import explained
 
 MAX_CONFIG_BYTES: Final = 1 << 16
 EMBEDDED: Final = "embedded:"
@@ -289,4 +290,4 @@ def _from_json(data: bytes, kind: type[_T], where: str) -> _T:
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigRefused(str(error)[:300], where=where) from error
+        raise ConfigRefused(explained(error, kind), where=where) from error

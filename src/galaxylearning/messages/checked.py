@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from galaxylearning.errors import MessageRefused, Refused
+from galaxylearning.messages.explained import explained
 
 
 @lru_cache(maxsize=128)
@@ -29,7 +30,7 @@ class Checked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             try:
                 converted = msgspec.convert(value, kind, strict=True)
             except msgspec.ValidationError as error:
-                raise self.refusal(str(error)[:300], where=self.path(name)) from error
+                raise self.refusal(explained(error, kind), where=self.path(name)) from error
             if converted is not value:
                 msgspec.structs.force_setattr(self, name, converted)
         self.check()

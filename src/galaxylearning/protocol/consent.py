@@ -11,6 +11,7 @@ import msgspec
 
 from galaxylearning.errors import ConfigRefused
 from galaxylearning.graph import Cost
+from galaxylearning.messages.explained import explained
 from galaxylearning.messages.terms import Terms
 from galaxylearning.protocol.matching import MatchReport
 from galaxylearning.units import Digest
@@ -99,7 +100,7 @@ def policy_from_json(data: bytes) -> OwnerPolicy:
     try:
         return msgspec.json.decode(data, type=OwnerPolicy)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigRefused(str(error)[:300], where="policy") from error
+        raise ConfigRefused(explained(error, OwnerPolicy), where="policy") from error
 
 
 def refusal(

@@ -10,6 +10,7 @@ import msgspec
 
 from galaxylearning.errors import ConfigRefused, MessageRefused
 from galaxylearning.listening import Listening
+from galaxylearning.messages.explained import explained
 from galaxylearning.messages.fields import check_address
 from galaxylearning.storage.blob_names import DEFAULT_MAX_BLOB_BYTES
 from galaxylearning.units import Address
@@ -127,4 +128,4 @@ def store_settings_from_json(data: bytes) -> StoreSettings:
     try:
         return msgspec.json.decode(data, type=StoreSettings)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigRefused(str(error)[:300], where="store.json") from error
+        raise ConfigRefused(explained(error, StoreSettings), where="store.json") from error
