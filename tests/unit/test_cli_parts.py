@@ -46,7 +46,7 @@ def test_shown_amounts_are_exact(units: int) -> None:
     "text", ["", "-1", "1e5", "nan", "1.", ".5", "0." + "1" * 19, "9" * 31, "1,000", "²"]
 )
 def test_malformed_amounts_are_refused(text: str) -> None:
-    with pytest.raises(ConfigRefused, match="--tokens"):
+    with pytest.raises(ConfigRefused, match=r"--tokens: .*from 0 to below 10\^30 with at most 18 decimals"):
         smallest_units(text, "--tokens")
 
 

@@ -50,6 +50,12 @@ def make_job(**changes: Any) -> Job:
 # ---- types
 
 
+def test_an_amount_too_large_is_told_with_the_limit() -> None:
+    assert smallest_units(10**30, 18, "x") == 10**48
+    with pytest.raises(JobRefused, match=r"allowed: a number from 0 to 10\^30 with at most 18 decimals"):
+        smallest_units("9" * 40, 18, "price.bounty")
+
+
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [

@@ -85,7 +85,8 @@ def smallest_units(amount: str, option: str) -> int:
     match = _AMOUNT.fullmatch(amount)
     if match is None:
         raise ConfigRefused(
-            f"{amount[:60]!r} given; allowed: a number from 0 with at most {TOKEN_DECIMALS} decimals",
+            f"{amount[:60]!r} given; allowed: a number from 0 to below 10^30 with at most "
+            f"{TOKEN_DECIMALS} decimals",
             where=option,
         )
     whole, part = match.group(1), match.group(2) or ""

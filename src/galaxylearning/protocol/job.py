@@ -78,7 +78,7 @@ def smallest_units(amount: str | int | Decimal, decimals: int, field_name: str) 
     Raises:
         JobRefused: not a number, negative, too large, or finer than the token's smallest unit.
     """
-    allowed = f"a number from 0 with at most {decimals} decimals"
+    allowed = f"a number from 0 to 10^30 with at most {decimals} decimals"
     if not isinstance(amount, str | int | Decimal) or isinstance(amount, bool):
         raise JobRefused(f"{str(amount)[:60]} given; allowed: {allowed}, as text", where=field_name)
     with localcontext(prec=100) as context:
