@@ -141,7 +141,8 @@ def test_a_stated_kind_overrides_the_cells() -> None:
 
 def test_a_stated_kind_that_does_not_fit_is_refused() -> None:
     assert "whole number" in refused("a,b\n1,x\n1.5,y\n", ReadOptions(kinds={"a": "integer"}))
-    assert "not a number" in refused("a,b\n1,x\n", ReadOptions(kinds={"b": "number"}))
+    told = refused("a,b\n1,x\n", ReadOptions(kinds={"b": "number"}))
+    assert "'x' is not a number; the column's kind is stated as 'number'" in told
     assert "no such column" in refused("a,b\n1,x\n", ReadOptions(kinds={"c": "number"}))
     assert "must be one of" in refused("a,b\n1,x\n", ReadOptions(kinds={"a": "date"}))  # type: ignore[dict-item]
 

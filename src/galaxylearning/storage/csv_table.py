@@ -241,6 +241,8 @@ class _Column:
             self._refuse(f"{cell!r} is not a finite number", row)
         if _DECIMAL_COMMA.fullmatch(cell):
             self._refuse(f"{cell[:40]!r} has a decimal comma; write a decimal point", row)
+        if self._is_fixed:
+            self._refuse(f"{cell[:40]!r} is not a number; the column's kind is stated as {self._kind!r}", row)
         self._refuse(
             f"{cell[:40]!r} is not a number while other cells of the column are; state the column's kind "
             "if it is a category",
