@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -409,9 +409,11 @@ def schema_of(
     label: str,
     *,
     units: Mapping[str, str] | None = None,
-    only: tuple[str, ...] | None = None,
+    only: str | Sequence[str] | None = None,
 ) -> Schema:
     """The schema of a data file: its columns, their scale (mean and spread) and classes; ``label`` is learnt.
+
+    ``only`` names the columns to use beside the label, one or several; all of them where it is left out.
 
     Raises:
         DataRefused: the file cannot be used, or has no such column.
@@ -420,7 +422,8 @@ def schema_of(
     from galaxylearning.storage.datasets import load_table
     from galaxylearning.storage.tables import ReadOptions
 
-    wanted = None if only is None else (*only, label)
+    named = (only,) if isinstance(only, str) else only
+    wanted = None if named is None else (*named, label)
     table = load_table(Path(path), ReadOptions(only=wanted))
     features, target = [], None
     for info in infer_schema(table, label, units=units):

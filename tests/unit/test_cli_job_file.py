@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from galaxylearning.bootstrap import schema_of
 from galaxylearning.cli import main
 from galaxylearning.cli.job_checks import checked
 from galaxylearning.cli.job_file import Trial, compile_file, try_training
@@ -52,6 +53,20 @@ def test_the_template_works_on_another_csv(job: Path) -> None:
     compiled = compile_file(job)
     assert compiled.test.inputs.shape == (90, 3)
     assert compiled.job.schema.label.classes == ("0", "1", "2")
+
+
+def test_one_column_may_be_named_without_a_list(job: Path) -> None:
+    one = schema_of(job.parent / "test.csv", label="diagnosis", only="size_mm")
+    assert [column.name for column in one.features] == ["size_mm"]
+    assert one == schema_of(job.parent / "test.csv", label="diagnosis", only=["size_mm"])
+
+
+def test_a_folder_with_a_space_is_shown_as_it_is_typed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["new", str(tmp_path / "a b")])
+    assert f"Try it: galaxy simulate '{tmp_path}/a b/job.py'" in capsys.readouterr().out
 
 
 def test_the_template_works_for_a_number(job: Path) -> None:

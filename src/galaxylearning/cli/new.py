@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
@@ -53,7 +54,7 @@ def new(
         except OSError as error:
             raise StorageError(error.strerror or str(error), where=str(folder / file)) from error
     output.console().print(
-        f"{folder}: {', '.join(written)}\nTry it: galaxy simulate {folder / 'job.py'}",
+        f"{folder}: {', '.join(written)}\nTry it: galaxy simulate {shlex.quote(str(folder / 'job.py'))}",
         soft_wrap=True,
         markup=False,
     )
