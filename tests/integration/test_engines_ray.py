@@ -261,5 +261,5 @@ except ConfigRefused as refused:
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ConfigRefused, match=r"install galaxy-learning\[ray\]"):
+    with pytest.raises(ConfigRefused, match=r"pip install -e '\.\[ray\]'"):
         RayEngine(recipe(), cohort_of(DENSE, [1]), TRAINING, workers=1)

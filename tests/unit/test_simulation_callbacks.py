@@ -332,7 +332,7 @@ def test_without_its_library_a_callback_says_what_to_install(
         raise ModuleNotFoundError(f"No module named {name.partition('.')[0]!r}")
 
     monkeypatch.setattr(callback_trackers, "import_module", missing)
-    with pytest.raises(ConfigRefused, match=r"pip install 'galaxy-learning\[(tensorboard|mlflow)\]'"):
+    with pytest.raises(ConfigRefused, match=r"pip install -e '\.\[(tensorboard|mlflow)\]'"):
         kind(tmp_path)
 
 

@@ -240,7 +240,9 @@ def _connect(address: str | None, workers: int, store_bytes: int) -> Any:
     try:
         ray = import_module("ray")
     except ImportError:
-        raise ConfigRefused("Ray is missing: install galaxy-learning[ray]", where="engine ray") from None
+        raise ConfigRefused(
+            "Ray is missing; from a checkout: pip install -e '.[ray]'", where="engine ray"
+        ) from None
     if not ray.is_initialized():
         _keep_quiet()
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}

@@ -210,5 +210,5 @@ def _optional(module: str, extra: str) -> ModuleType:
         return import_module(module)
     except ImportError as error:
         raise ConfigRefused(
-            f"needs more: pip install 'galaxy-learning[{extra}]' ({error})", where=extra
+            f"needs more; from a checkout: pip install -e '.[{extra}]' ({error})", where=extra
         ) from error
