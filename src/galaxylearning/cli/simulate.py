@@ -101,7 +101,8 @@ def simulate(
     Writes report.json, owners.csv, rounds.csv, plot.png, plot.html, model.safetensors and best.safetensors to
     --out. Ctrl-C stops after the round at hand; --resume goes on from there.
 
-    Example: galaxy simulate my-job/job.py --owners 200 --partition dirichlet:0.3 --behave alie@20%
+    Example: galaxy simulate my-job/job.py --owners 20 --partition inner-dirichlet:0.3,partition_sizes=8
+    --behave alie@20%
     """
     if format not in FORMATS:
         raise ConfigRefused(f"{format[:40]!r} given; allowed: {', '.join(FORMATS)}", where="format")

@@ -89,7 +89,8 @@ class DirichletPartitioner:
         raise ConfigRefused(
             f"{self.min_partition_size} rows in every partition were not reached in {ATTEMPTS} draws, at "
             f"best {smallest}; allowed: a smaller min_partition_size, a larger alpha, fewer partitions, or "
-            "an InnerDirichletPartitioner, whose sizes are given",
+            "given sizes (inner-dirichlet:alpha=A,partition_sizes=N as --partition; an "
+            "InnerDirichletPartitioner in Python)",
             where="min_partition_size",
         )
 
