@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -196,3 +197,20 @@ def test_a_training_that_improves_nothing_suggests_nothing(job: Path) -> None:
     compiled = compile_file(job)
     assert checked(compiled, 3, Trial(0.5, 0.5, 10))["trial"]["suggested_target_gain"] is None
     assert checked(compiled, 3, None)["trial"] is None
+
+
+def test_the_readme_beside_the_template_plays_as_many_data_owners_as_it_needs(job: Path) -> None:
+    text = (job.parent / "README.md").read_text()
+    needed = compile_file(job).job.plan.minimum_owners
+    (numbers,) = re.findall(r"for n in ([\d ]+); do", text)
+    assert len(numbers.split()) == needed == 3
+    folder = job.parent.as_posix()
+    for typed in re.findall(r"(?:simulate|check|post|add|awk .*') (\S+\.(?:py|csv))", text):
+        assert typed.startswith(f"{folder}/")
+    (deal,) = re.findall(r"^ *(awk .*)$", text, re.MULTILINE)
+    for n in numbers.split():
+        subprocess.run(["/bin/sh", "-c", f"n={n}; {deal}"], check=True)
+    dealt = [(job.parent / f"owner-{n}.csv").read_text().splitlines() for n in numbers.split()]
+    header, *rows = (job.parent / "owner.csv").read_text().splitlines()
+    assert {part[0] for part in dealt} == {header}
+    assert sorted(row for part in dealt for row in part[1:]) == sorted(rows)
