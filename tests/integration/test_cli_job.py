@@ -93,7 +93,8 @@ def test_a_job_from_the_template_to_the_last_payment(machines: Machines, tmp_pat
     assert int(posted["escrow"]) == 1_030 * 10**18
 
     machines.start("watch", "job", "watch", 1, "--until-settled", "--home", requester, "--format", "json")
-    assert machines.first_line("watch")["phase"] == "enrolling"
+    first = machines.first_line("watch")
+    assert (first["phase"], first["enrolled"], first["minimum_owners"]) == ("enrolling", 0, 3)
 
     # Three data owners: describe, match, accept, run.
     for name, rows in zip(OWNERS, split_rows(tmp_path / "my-job" / "owner.csv", OWNERS), strict=True):
@@ -109,7 +110,9 @@ def test_a_job_from_the_template_to_the_last_payment(machines: Machines, tmp_pat
         machines.start(name, "evaluator", "run", *options, "--home", tmp_path / name)
     relay_registrations(requester, "requester", len(OWNERS))
 
-    assert machines.ended("watch")[-1]["phase"] == "settled"
+    watched = machines.ended("watch")
+    assert watched[-1]["phase"] == "settled"
+    assert {1, 2, 3} & {step.get("enrolled") for step in watched}
     steps = [step["step"] for name in EVALUATORS for step in machines.ended(name)]
     assert steps.count("round anchored") == 2
     assert "model released" in steps
@@ -119,6 +122,9 @@ def test_a_job_from_the_template_to_the_last_payment(machines: Machines, tmp_pat
     # One data owner's payout is claimed; a relayer pushes the rest. Nobody is paid twice.
     shown = json.loads(galaxy("job", "show", 1, "--home", requester, "--format", "json"))
     assert (shown["paid"], shown["payees"]) == ("0", 3)
+    listed = json.loads(galaxy("job", "parties", 1, "--home", requester, "--format", "json"))
+    owners = {row["account"]: row["status"] for row in listed if row["role"] == "data owner"}
+    assert owners == {addresses[name]: "in the cohort" for name in OWNERS}
     north = ("job", "claim", 1, "--account", addresses["north"], "--as", "requester", "--home", requester)
     claimed = json.loads(galaxy(*north, "--format", "json"))
     assert int(claimed["amount"]) > 0

@@ -227,20 +227,25 @@ def watch(
     """
     from galaxylearning.cli import job_facts
     from galaxylearning.cli.running import reading_site
+    from galaxylearning.nodes.board import Board
     from galaxylearning.nodes.chain_view import ChainView
+    from galaxylearning.nodes.parties import enrolled
     from galaxylearning.nodes.site import keep_going
+    from galaxylearning.protocol.machine import Phase
 
     told: dict[str, Any] = {}
 
     async def run() -> None:
         async with reading_site(Home(home), chain) as site:
-            view = ChainView(site.ledger, site.blobs, only=job)
+            view, board = ChainView(site.ledger, site.blobs, only=job), Board(site, job)
 
             async def turn() -> bool:
                 nonlocal told
                 await view.refresh()
                 state = await view.head_state(job)
                 facts = job_facts.state_facts(state, view.now)
+                if state.phase is Phase.ENROLLING:
+                    facts["enrolled"] = len(await enrolled(board, view, state))
                 if {**facts, "now": 0} != told:
                     told = {**facts, "now": 0}
                     _tell(job, facts, format)
@@ -255,8 +260,11 @@ def _tell(job: int, facts: dict[str, Any], format: Format) -> None:
     if format is Format.JSON:
         output.print_line({"job": str(job), **facts})
         return
+    owners = f"{facts['cohort']} data owners"
+    if "enrolled" in facts:
+        owners = f"{facts['enrolled']} enrolled of {facts['minimum_owners']} data owners needed"
     output.console().print(
-        f"job {job}  {facts['phase']}: {facts['cohort']} data owners, round {facts['rounds_anchored']} of "
+        f"job {job}  {facts['phase']}: {owners}, round {facts['rounds_anchored']} of "
         f"{facts['rounds']}, {facts['committed']} scores committed, {facts['revealed']} revealed, paid "
         f"{output.tokens(facts['paid'])} of {output.tokens(facts['payouts'])}, fees "
         f"{output.tokens(facts['fees_paid'])}, refunded {output.tokens(facts['refunded'])}",

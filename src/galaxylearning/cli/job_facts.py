@@ -62,6 +62,9 @@ def what_runs(graph: ModelGraph, cost: Cost, plan: Plan, loss: str) -> dict[str,
         "steps": plan.steps,
         "batch_size": plan.batch_size,
         "optimizer": plan.optimizer,
+        "learning_rate": plan.learning_rate,
+        "minimum_owners": plan.minimum_owners,
+        "maximum_owners": plan.maximum_owners,
     }
 
 
@@ -141,6 +144,7 @@ def state_facts(state: JobState, now: int) -> dict[str, Any]:
         "deadline": state.deadline,
         "expires_at": state.expires_at,
         "seats_taken": len(state.seats),
+        "minimum_owners": state.minimum_owners,
         "cohort": state.cohort_size,
         "rounds_anchored": state.round_index,
         "rounds": state.rounds,
@@ -187,6 +191,8 @@ def summary(facts: dict[str, Any]) -> Iterable[tuple[str, object]]:
             f"{facts['seats_taken']} of {len(facts['evaluators'])} evaluators seated"
         ),
     )
+    yield "data owners", f"{runs['minimum_owners']} needed, {runs['maximum_owners']} at most"
+    yield "windows", _windows(facts["windows"])
     yield "bounty", f"{tokens(price['bounty'])} for a gain of {price['target_gain']:g} nats per sample"
     yield (
         "other money",
@@ -209,8 +215,8 @@ def summary(facts: dict[str, Any]) -> Iterable[tuple[str, object]]:
     yield (
         "what would run",
         (
-            f"{length} of {runs['optimizer']}, batches of {runs['batch_size']}, in each of {runs['rounds']} "
-            f"rounds; loss {runs['loss']}"
+            f"{length} of {runs['optimizer']} at learning rate {runs['learning_rate']:g}, batches of "
+            f"{runs['batch_size']}, in each of {runs['rounds']} rounds; loss {runs['loss']}"
         ),
     )
     yield (
@@ -254,6 +260,16 @@ def _noise(noise: dict[str, Any] | None, rounds: int) -> str:
         f"{noise['kind']}, multiplier {noise['multiplier']:g}{clip}; protects {noise['protects']}: epsilon "
         f"{figures} at delta {noise['delta']:g} over {rounds} rounds"
         + ("" if models is None else f"; {models:.3g} for who sees only models")
+    )
+
+
+def _windows(windows: dict[str, int]) -> str:
+    """How long each phase may take, at most."""
+    return (
+        f"{_span(windows['enrol_s'])} to enrol; {_span(windows['round_s'])} for the updates of a round and "
+        f"{_span(windows['anchor_s'])} to anchor it; {_span(windows['commit_s'])} to commit scores, "
+        f"{_span(windows['reveal_s'])} to reveal them, {_span(windows['settle_s'])} to settle; "
+        f"{_span(windows['claim_s'])} to claim"
     )
 
 

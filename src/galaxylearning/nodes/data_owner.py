@@ -156,7 +156,8 @@ class DataOwnerNode:
             self.site.journal.record(f"job/{state.job_id}/consent", dataset.name.encode())
             self.privacy.reserve(terms, state.job_id, dataset)
             kept = self.site.journal.record(step, encode(self._enrolment(state.job_id, terms, dataset)))
-            self._tell(state.job_id, "enrolled", dataset.name)
+            needed = f"the job needs {state.minimum_owners} data owners"
+            self._tell(state.job_id, "enrolled", f"{dataset.name}; {needed}")
         await board.put("enrolments", kept)
         if self.is_direct:
             await self._enrol_directly(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from galaxylearning.messages.records import SignedEnrolment, SignedOpening, SignedUpdate
@@ -36,15 +35,24 @@ async def parties(site: Site, view: ChainView, terms: Terms, state: JobState) ->
     board = Board(site, state.job_id)
     found = [await _evaluator(board, state, who) for who in state.evaluators]
     if state.phase is Phase.ENROLLING:
-        enrolled = (await board.read("enrolments", SignedEnrolment)).values()
-        found += [Party("data owner", who, "enrolled", "") for who in _accounts(enrolled)]
+        found += [Party("data owner", who, "enrolled", "") for who in await enrolled(board, view, state)]
     elif state.phase is Phase.TRAINING:
         found += await _owners(site, board, view, terms, state)
+    elif state.cohort_size:
+        cohort = await assembly.anchored_cohort(site, board, view, terms, state)
+        found += [Party("data owner", who, "in the cohort", "") for who in cohort.data_owners]
     return found
 
 
-def _accounts(records: Iterable[SignedEnrolment]) -> list[Address]:
-    return sorted({record.signer for record in records})
+async def enrolled(board: Board, view: ChainView, state: JobState) -> list[Address]:
+    """Who has enrolled so far, on the board or on chain; nobody has judged yet who is in the cohort."""
+    found = {record.signer for record in (await board.read("enrolments", SignedEnrolment)).values()}
+    found |= {
+        event.enrolment.data_owner
+        for event in view.head_events_of(state.job_id)
+        if isinstance(event, ev.EnrolledDirectly)
+    }
+    return sorted(found)
 
 
 async def _evaluator(board: Board, state: JobState, who: Address) -> Party:
