@@ -31,7 +31,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "evaluator": ("galaxylearning.cli.evaluator:app", "Run an evaluator's node."),
     "job": ("galaxylearning.cli.job:app", "Check, post, watch, accept and claim jobs."),
     "audit": ("galaxylearning.cli.audit:audit", "Recompute a job from chain and blobs."),
-    "receipt": ("galaxylearning.cli.receipt:receipt", "Write or check a data owner's receipt."),
+    "receipt": ("galaxylearning.cli.receipt:receipt", "Make data owners' receipts, checked on the chain."),
     "doctor": ("galaxylearning.cli.doctor:doctor", "Say what is wrong with this machine before a job does."),
 }
 """Name -> (where the command is, one line of help). What is named is a ``typer.Typer`` or a function."""

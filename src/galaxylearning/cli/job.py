@@ -114,8 +114,8 @@ def post(
         output.print_json(facts)
         return
     title = "Posted" if facts.pop("is_new") else f"Already posted as job {posted.job_id}; nothing was sent"
-    shown = [(name, value) for name, value in facts.items() if value is not None]
-    output.print_facts(title, [*shown, ("escrow in tokens", output.tokens(facts["escrow"]))])
+    shown = {**facts, "escrow": f"{output.tokens(facts['escrow'])} tokens"}
+    output.print_facts(title, [(name, value) for name, value in shown.items() if value is not None])
 
 
 @app.command("list")

@@ -44,13 +44,21 @@ def harmless(text: object) -> str:
 
 
 def print_table(
-    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: str = ""
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: str = "", whole: str = ""
 ) -> None:
-    """A table; ``right`` names the columns, parted by commas, that are aligned to the right."""
+    """A table; ``right`` names the columns, parted by commas, that are aligned to the right.
+
+    Where it is too wide, all columns are folded but those that ``whole`` names.
+    """
     table = Table(title=Text(harmless(title), style="bold"), title_justify="left")
     for column in columns:
         is_right = column in right.split(",")
-        table.add_column(Text(column), justify="right" if is_right else "left", overflow="fold")
+        table.add_column(
+            Text(column),
+            justify="right" if is_right else "left",
+            overflow="fold",
+            no_wrap=column in whole.split(","),
+        )
     for row in rows:
         table.add_row(*(Text(harmless(cell)) for cell in row))
     console().print(table)

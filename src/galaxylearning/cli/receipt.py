@@ -9,9 +9,8 @@ from typing import Annotated, Any
 
 import anyio
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from galaxylearning.cli.output import print_table, tokens
 from galaxylearning.config import Home
 from galaxylearning.errors import ConfigRefused
 from galaxylearning.units import Address
@@ -44,11 +43,13 @@ def receipt(
             raise ConfigRefused(f"{data_owner[:60]!r} is not in the cohort of job {job}", where="data-owner")
     document: Any = next(iter(found.values())) if data_owner is not None else list(found.values())
     if output is not None:
-        output.write_text(json.dumps(document, indent=2) + "\n")
+        from galaxylearning.storage.files import replace_whole
+
+        replace_whole(output, (json.dumps(document, indent=2) + "\n").encode())
     if format == "json":
         typer.echo(json.dumps(document))
         return
-    _show(found, {address: name for name, address in names.items()}, Console())
+    _show(found, {address: name for name, address in names.items()})
 
 
 async def _receipts(home: Home, job_id: int) -> dict[Address, Mapping[str, Any]]:
@@ -70,23 +71,31 @@ def _names(home: Home) -> dict[str, Address]:
     return {**open_keys(home).accounts(), **demo_keys.names(home)}
 
 
-def _show(found: Mapping[Address, Mapping[str, Any]], names: Mapping[Address, str], console: Console) -> None:
-    table = Table(title="Receipts: each proven against the settled root on chain", title_justify="left")
-    for column, side in (
-        ("data owner", "left"),
-        ("rounds accepted", "right"),
-        ("value (nats)", "right"),
-        ("payout (smallest units)", "right"),
-        ("paid", "left"),
-    ):
-        table.add_column(column, justify="right" if side == "right" else "left")
+def _paid(made: Mapping[str, Any]) -> str:
+    if made["payout"].get("is_paid"):
+        return "yes"
+    if int(made["payout"]["amount"]):
+        return "not yet"
+    return made["reason"] or "nothing owed"
+
+
+def _show(found: Mapping[Address, Mapping[str, Any]], names: Mapping[Address, str]) -> None:
+    rows = []
     for who, made in found.items():
         accepted = sum(1 for row in made["rounds"] if row["status"] == "accepted")
-        table.add_row(
-            f"{names[who]} {who}" if who in names else who,
-            f"{accepted} of {len(made['rounds'])}",
-            f"{made['value']:.5f}",
-            made["payout"]["amount"],
-            "yes" if made["payout"].get("is_paid") else made["reason"] or "nothing owed",
+        rows.append(
+            (
+                f"{names[who]} {who}" if who in names else who,
+                f"{accepted} of {len(made['rounds'])}",
+                f"{made['value']:.5f}",
+                tokens(made["payout"]["amount"]),
+                _paid(made),
+            )
         )
-    console.print(table)
+    print_table(
+        "Receipts: each proven against the settled root on chain",
+        ("data owner", "rounds", "nats", "tokens", "paid"),
+        rows,
+        right="rounds,nats,tokens",
+        whole="tokens",
+    )

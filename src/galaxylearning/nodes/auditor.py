@@ -32,7 +32,7 @@ from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.quorum import mass_share
 from galaxylearning.protocol.rounds import JobComputation
 from galaxylearning.protocol.settlement import PayoutTree
-from galaxylearning.units import Address, Digest
+from galaxylearning.units import Address, Digest, in_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +254,8 @@ class Auditor:
                 Finding("payouts", "root", "the medians of the revealed tables give other payouts")
             )
         else:
-            self._holds("payouts", f"medians and price give the settled root, {tree.total} in all")
+            paid = in_tokens(tree.total)
+            self._holds("payouts", f"medians and price give the settled root, {paid} tokens in all")
         self._payments(published)
 
     async def _recomputed_scores(
@@ -307,12 +308,15 @@ class Auditor:
 
     def _money(self, state: JobState) -> None:
         spent = state.paid + state.fees_paid + state.refunded
+        escrow, left = in_tokens(state.escrow), in_tokens(max(0, state.escrow - spent))
         if spent > state.escrow or state.total > state.bounty:
-            self._findings.append(Finding("money", "escrow", f"{spent} left an escrow of {state.escrow}"))
+            self._findings.append(
+                Finding("money", "escrow", f"{in_tokens(spent)} tokens left an escrow of {escrow}")
+            )
         elif state.phase in (Phase.SETTLED, Phase.ABORTED) and spent < state.escrow:
-            self._holds("money", f"{state.escrow - spent} of {state.escrow} is still to be claimed")
+            self._holds("money", f"{left} of {escrow} tokens are still to be claimed")
         else:
-            self._holds("money", f"escrow {state.escrow} = paid + fees + refunded, or still held")
+            self._holds("money", f"escrow of {escrow} tokens = paid + fees + refunded, or still held")
 
     async def _bonds(self, state: JobState) -> None:
         """Whose bond was burned, and who could still lose one: each is proved by its own signatures."""

@@ -1,0 +1,69 @@
+"""``galaxy receipt``: whole amounts whatever the terminal's width, and a file that cannot be written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from galaxylearning.cli import output, receipt
+from galaxylearning.config import Home
+from galaxylearning.units import Address
+from machines import galaxy
+
+NORTH = Address("0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed")
+SOUTH = Address("0x7E5F4552091A69125d5DfCb7b8C2659029395Bdf")
+AMOUNT = 355_056_134_473_989_012_345
+
+
+def made(amount: int, *, is_paid: bool, reason: str = "") -> dict[str, Any]:
+    return {
+        "data_owner": NORTH,
+        "rounds": [{"status": "accepted"}, {"status": "rejected"}],
+        "value": 0.25,
+        "reason": reason,
+        "payout": {"amount": str(amount), "is_paid": is_paid},
+    }
+
+
+@pytest.fixture(autouse=True)
+def settled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Job 1, of two data owners, read without a chain."""
+
+    async def receipts(_home: Home, _job: int) -> Mapping[Address, Mapping[str, Any]]:
+        return {NORTH: made(AMOUNT, is_paid=True), SOUTH: made(AMOUNT, is_paid=False)}
+
+    monkeypatch.setattr(receipt, "_receipts", receipts)
+    monkeypatch.setattr(output, "console", lambda: Console(width=80, highlight=False))
+    monkeypatch.setenv("GALAXY_HOME", str(tmp_path))
+
+
+def test_amounts_are_whole_tokens_and_never_cut() -> None:
+    shown = galaxy("receipt", 1)
+    assert shown.count("355.056134473989012345") == 2
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown
+    cells = [line.split("\N{BOX DRAWINGS LIGHT VERTICAL}")[1].strip() for line in shown.splitlines()[4:-1]]
+    assert "".join(cells) == NORTH + SOUTH
+
+
+def test_what_is_owed_but_not_paid_is_told() -> None:
+    assert "not yet" in galaxy("receipt", 1)
+    assert "nothing owed" not in galaxy("receipt", 1)
+
+
+def test_json_keeps_smallest_units() -> None:
+    shown = json.loads(galaxy("receipt", 1, "--format", "json"))
+    assert [one["payout"]["amount"] for one in shown] == [str(AMOUNT)] * 2
+
+
+def test_a_receipt_is_written_or_refused_in_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "receipt.json"
+    galaxy("receipt", 1, "--data-owner", NORTH, "-o", file)
+    assert json.loads(file.read_text())["payout"]["amount"] == str(AMOUNT)
+    said = galaxy("receipt", 1, "-o", tmp_path / "none" / "y.json", code=6)
+    assert said.startswith("galaxy: ")
+    assert len(said.splitlines()) == 1
