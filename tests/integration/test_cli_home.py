@@ -130,6 +130,8 @@ def test_a_job_is_posted_refused_accepted_and_taken_back(home: Path, tmp_path: P
     assert asked("job", "list")[0]["phase"] == "enrolling"
     assert "no job 2" in galaxy("job", "show", 2, code=3)
 
+    assert "galaxy data add" in galaxy("job", "accept", 1)
+
     # A data set that does not match is told column by column, and accepting says so.
     (tmp_path / "other.csv").write_text("size_mm,texture,diagnosis\n1.0,red,benign\n2.0,blue,unknown\n")
     galaxy("data", "add", tmp_path / "mine" / "owner.csv", "--label", "diagnosis", "--name", "good")

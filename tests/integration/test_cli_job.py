@@ -117,7 +117,11 @@ def test_a_job_from_the_template_to_the_last_payment(machines: Machines, tmp_pat
     assert steps.count("round anchored") == 2
     assert "model released" in steps
     for name in OWNERS:
-        assert [step["step"] for step in machines.ended(name)] == ["enrolled", "update sent", "update sent"]
+        told = machines.ended(name)
+        steps = [step["step"] for step in told]
+        assert steps == ["started", "enrolled", "update sent", "update sent", "job settled"]
+        assert (told[0]["facts"]["account"], told[0]["facts"]["data_sets"]) == (addresses[name], "1")
+        assert "galaxy receipt 1" in told[-1]["facts"]["detail"]
 
     # One data owner's payout is claimed; a relayer pushes the rest. Nobody is paid twice.
     shown = json.loads(galaxy("job", "show", 1, "--home", requester, "--format", "json"))

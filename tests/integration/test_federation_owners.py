@@ -28,6 +28,8 @@ from galaxylearning.messages.records import (
 from galaxylearning.nodes import requester
 from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.data_owner import DataOwnerNode
+from galaxylearning.nodes.evaluator import EvaluatorNode
+from galaxylearning.nodes.site import Progress
 from galaxylearning.ports import BlobStore
 from galaxylearning.protocol import calls
 from galaxylearning.protocol import events as ev
@@ -341,5 +343,21 @@ def test_rubbish_late_replayed_and_foreign_records_change_nothing(
                 stage.site("requester"), stage.job_id, stage.sealing_key("requester")
             )
             assert blake3_digest(trained) == found.state.model_digest
+
+    anyio.run(main)
+
+
+def test_a_job_that_is_not_there_is_told_once_and_how_a_job_ended_too(town: Town, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            told: list[Progress] = []
+            site = dataclasses.replace(stage.site("passer-by"), report=told.append)
+            node = EvaluatorNode(site, SealingKey.generate(entropy=site.entropy), jobs=(77, stage.job_id))
+            assert not await node.turn()
+            assert not await node.turn()
+            assert [(one.job_id, one.step) for one in told] == [(77, "no such job yet")]
+            await stage.play()
+            assert len(stage.told("job settled")) == len(OWNERS)
+            assert all(f"galaxy receipt {stage.job_id}" in one for one in stage.told("job settled"))
 
     anyio.run(main)

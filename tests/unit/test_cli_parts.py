@@ -18,6 +18,7 @@ from galaxylearning.protocol import job
 from galaxylearning.protocol.consent import OwnerPolicy
 from galaxylearning.sandbox.locks import Locks
 from galaxylearning.storage.keystore import KeyStore
+from galaxylearning.units import Address
 
 
 def test_pairs_take_the_last_equals_sign() -> None:
@@ -160,6 +161,13 @@ def test_a_policy_is_shown_with_its_defaults(tmp_path: Path, capsys: pytest.Capt
     table = capsys.readouterr().out
     assert "best-effort" in table
     assert "8,589,934,592" in table
+
+
+def test_a_node_says_what_it_offers_and_what_to_do_without_data_sets() -> None:
+    address = Address("0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed")
+    facts = owner.started("hospital", address, 1337, 2).facts
+    assert facts == {"name": "hospital", "chain": 1337, "data_sets": 2}
+    assert "galaxy data add" in owner.started("hospital", address, 1337, 0).facts["hint"]
 
 
 def test_a_machine_that_cannot_lock_is_told_what_it_lets_happen() -> None:

@@ -10,6 +10,7 @@ import typer
 
 from galaxylearning.cli import output
 from galaxylearning.cli.options import (
+    ADD_HINT,
     DEFAULT_HOME,
     AsOption,
     ChainOption,
@@ -330,6 +331,9 @@ def accept(
         output.print_json(facts)
         return
     output.print_facts(f"Accepted job {job}", [("terms digest", facts["terms_digest"])])
+    if not facts["datasets"]:
+        output.print_plain(ADD_HINT)
+        return
     output.print_table(
         "Data sets of this home",
         ("data set", "can take part"),

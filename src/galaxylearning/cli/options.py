@@ -14,6 +14,9 @@ from galaxylearning.units import TOKEN_DECIMALS
 
 DEFAULT_HOME: Final = Path(".galaxy")
 MAX_LINES_BYTES: Final = 1 << 20
+ADD_HINT: Final = (
+    "No data set is offered from this home: galaxy data add FILE --label COLUMN --name NAME adds one."
+)
 
 _AMOUNT: Final = re.compile(rf"([0-9]{{1,30}})(?:\.([0-9]{{1,{TOKEN_DECIMALS}}}))?")
 

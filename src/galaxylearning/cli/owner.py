@@ -10,6 +10,7 @@ import anyio
 import typer
 
 from galaxylearning.cli.options import (
+    ADD_HINT,
     DEFAULT_HOME,
     AsOption,
     ChainOption,
@@ -81,6 +82,7 @@ def run(
     health = NodeHealth(format, f"owner {name}")
     bootstrap.read_policy(place)
     catalogue = DatasetCatalog(place.catalogue)
+    shelf = CatalogueShelf(catalogue)
     book = bootstrap.open_privacy_book(place, catalogue)
     vouched = None if credential is None else own_credential(credential, signer.address)
 
@@ -94,13 +96,14 @@ def run(
             serve_health(health, metrics_port),
             bootstrap.locked_trainer(policy, checkpoints) as trainer,
         ):
+            health.report(started(name, signer.address, site.ledger.chain_id, len(shelf.offered())))
             locks = (await trainer.ready()).locks
             if locks.open:
                 health.report(not_locked(locks))
             await DataOwnerNode(
                 site,
                 sealing,
-                shelf=CatalogueShelf(catalogue),
+                shelf=shelf,
                 trainer=trainer,
                 policy=policy,
                 credential=vouched,
@@ -158,6 +161,16 @@ def policy_words(value: object) -> str:
     if value is None:
         return "no limit"
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def started(name: str, address: Address, chain_id: int, datasets: int) -> Progress:
+    """Who offers how much to which chain, as the first step of the node; without data sets, what to do."""
+    from galaxylearning.nodes.site import Progress
+
+    facts: dict[str, object] = {"name": name, "chain": chain_id, "data_sets": datasets}
+    if not datasets:
+        facts["hint"] = ADD_HINT
+    return Progress(0, f"data owner {address}", "started", facts)
 
 
 def not_locked(locks: Locks) -> Progress:

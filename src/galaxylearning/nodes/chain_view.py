@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from galaxylearning.errors import (
     ChainDisagreement,
@@ -305,9 +305,18 @@ class ChainWatch:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._told: tuple[str, ...] = ()
+        self._is_first = True
 
-    def tell(self, view: ChainView) -> None:
-        """Report what is new since the last time, and look again soon where the chain went on."""
+    def tell(self, view: ChainView, jobs: Iterable[int] | None = None) -> None:
+        """Report what is new since the last time, and look again soon where the chain went on.
+
+        At the first look, also say which of ``jobs`` are not on the chain: they may be mistyped.
+        """
+        if self._is_first:
+            self._is_first = False
+            for job_id in sorted(set(jobs or ()).difference(view.head_job_ids)):
+                facts = {"detail": f"waiting for it; chain {self._site.ledger.chain_id}"}
+                self._site.report(Progress(job_id, "chain", "no such job yet", facts))
         if view.is_news:
             self._site.pace.stir()
         for notice in view.notices:

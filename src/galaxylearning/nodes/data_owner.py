@@ -54,7 +54,7 @@ from galaxylearning.protocol.matching import match_schema
 from galaxylearning.protocol.rows import encode_rows
 from galaxylearning.protocol.updates import encode_body, quantizer, training_name
 from galaxylearning.secagg.owner import mask_update
-from galaxylearning.units import Address, Digest
+from galaxylearning.units import Address, Digest, in_tokens
 
 DIGEST_BYTES: Final = 32
 
@@ -93,6 +93,7 @@ class DataOwnerNode:
         self._finished: set[int] = set()
         self._told: dict[int, str] = {}
         self._sent: set[tuple[int, int]] = set()
+        self._trained: set[int] = set()
 
     async def run(self) -> None:
         """Serve; returns once all of ``jobs`` are finished, never without them."""
@@ -101,7 +102,7 @@ class DataOwnerNode:
     async def turn(self) -> bool:
         """One look around; whether everything asked for is finished."""
         await self._view.refresh()
-        self._watch.tell(self._view)
+        self._watch.tell(self._view, self._only)
         self._view.require_agreement()
         for job_id in self._view.job_ids:
             if job_id in self._finished or (self._only is not None and job_id not in self._only):
@@ -125,23 +126,45 @@ class DataOwnerNode:
         self._boards.pop(job_id, None)
         self._graphs.pop(job_id, None)
         self._told.pop(job_id, None)
+        self._trained.discard(job_id)
         self._sent = {sent for sent in self._sent if sent[0] != job_id}
         self._view.forget(job_id)
 
     async def _serve(self, job_id: int) -> bool:
         state = await self._view.state(job_id)
+        if state.phase not in (Phase.ENROLLING, Phase.TRAINING):
+            return self._after_training(state)
         board = self._boards.setdefault(job_id, Board(self.site, job_id))
         if state.phase is Phase.ENROLLING:
             await self._enrolling(state, board)
             return False
-        if state.phase is Phase.TRAINING:
-            consent = self.site.journal.lookup(f"job/{job_id}/consent")
-            if consent is None:
-                return True
-            await self._training(state, board, consent.decode())
-            return False
-        self.privacy.close(job_id)
-        return True
+        consent = self.site.journal.lookup(f"job/{job_id}/consent")
+        if consent is None:
+            return True
+        await self._training(state, board, consent.decode())
+        return False
+
+    def _after_training(self, state: JobState) -> bool:
+        """Free what the job's budget did not use; say once how it ended, if this run has seen it before."""
+        job_id = state.job_id
+        is_watched = job_id in self._boards or job_id in self._trained or self._only is not None
+        if job_id not in self._trained:
+            self._trained.add(job_id)
+            self.privacy.close(job_id)
+        if self.site.journal.lookup(f"job/{job_id}/enrolment") is None:
+            return True
+        if state.phase is Phase.ABORTED and is_watched:
+            self._tell(job_id, "job aborted", "its escrow goes back")
+        elif state.phase is Phase.SETTLED and is_watched:
+            self._tell(job_id, "job settled", f"{self._payment(job_id)}; proof: galaxy receipt {job_id}")
+        return state.phase in (Phase.SETTLED, Phase.ABORTED)
+
+    def _payment(self, job_id: int) -> str:
+        """What was paid to this account, as far as the chain has said so by now."""
+        for event in self._view.head_events_of(job_id):
+            if isinstance(event, ev.Paid) and event.account == self.site.address:
+                return f"{in_tokens(event.amount)} tokens paid"
+        return "not paid yet"
 
     # ---- enrolling
 

@@ -76,7 +76,7 @@ class EvaluatorNode:
     async def turn(self) -> bool:
         """One look around; whether everything asked for is finished."""
         await self._view.refresh()
-        self._watch.tell(self._view)
+        self._watch.tell(self._view, self._only)
         self._view.require_agreement()
         for job_id in self._view.job_ids:
             if job_id in self._finished or (self._only is not None and job_id not in self._only):

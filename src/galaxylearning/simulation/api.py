@@ -224,7 +224,7 @@ class _Watch:
 
     def __call__(self, progress: Progress) -> None:
         key = (progress.step, progress.facts.get("round"))
-        if progress.step in ("enrolled", "update sent") or key in self._seen:
+        if progress.step in ("enrolled", "update sent", "job settled") or key in self._seen:
             return
         self._seen.add(key)
         facts = "  ".join(f"{name}={value}" for name, value in progress.facts.items())
