@@ -73,13 +73,18 @@ def worst(found: Iterable[One], *, without: Sequence[str] = (), only: Sequence[s
     return min((Figure.of(name, values) for name, values in by_attack.items()), key=lambda one: one.mean)
 
 
-def backdoor(found: Iterable[One]) -> Figure:
-    """The backdoor whose trigger worked most often."""
+def backdoors(found: Iterable[One]) -> list[Figure]:
+    """How often the trigger of each backdoor worked."""
     by_attack: dict[str, list[float]] = {}
     for one in found:
         if one.backdoor is not None:
             by_attack.setdefault(one.attack, []).append(one.backdoor)
-    return max((Figure.of(name, values) for name, values in by_attack.items()), key=lambda one: one.mean)
+    return [Figure.of(name, values) for name, values in by_attack.items()]
+
+
+def backdoor(found: Iterable[One]) -> Figure:
+    """The backdoor whose trigger worked most often."""
+    return max(backdoors(found), key=lambda one: one.mean)
 
 
 def _cells(found: Sequence[One]) -> list[tuple[str, str, float]]:
@@ -131,6 +136,12 @@ def tables(found: Sequence[One], *, gate: str, told: str) -> str:
             here = [one for one in _in(found, data, partition, 0.2, name) if one.backdoor is not None]
             cells.append(str(backdoor(here)) if here else "")
         lines += _row(cells)
+    names = [figure.attack for figure in backdoors(found)]
+    lines += ["", f"Triggers that work at 20 %, {gate}, per cent of tries:", ""]
+    lines += _row(["data", "partition", *names], head=True)
+    for data, partition in dict.fromkeys((one.data, one.partition) for one in found):
+        each = {figure.attack: figure for figure in backdoors(_in(found, data, partition, 0.2, gate))}
+        lines += _row([data, partition, *(str(each.get(name, "")) for name in names)])
     return "\n".join(lines)
 
 
@@ -154,11 +165,10 @@ def json_rows(found: Sequence[One], *, gate: str, told: str) -> list[dict[str, A
                 figure.mean >= target,
             )
         )
-        if any(one.backdoor is not None for one in here):
-            figure = backdoor(here)
-            rows.append(
-                _json(f"{what}: backdoor success", figure, MOST_BACKDOOR, figure.mean <= MOST_BACKDOOR)
-            )
+        rows += [
+            _json(f"{what}: success of {one.attack}", one, MOST_BACKDOOR, one.mean <= MOST_BACKDOOR)
+            for one in backdoors(here)
+        ]
     return rows
 
 

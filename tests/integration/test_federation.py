@@ -160,7 +160,7 @@ def test_the_requester_fetches_the_model_once_it_is_settled(town: Town, tmp_path
             await stage.play()
             trained = await requester.collect(stage.site("requester"), stage.job_id, key)
             assert blake3_digest(trained) == (await stage.state()).model_digest
-            with pytest.raises(JobRefused, match=r"only its requester 0x.* may collect it"):
+            with pytest.raises(JobRefused, match="its requester is 0x"):
                 await requester.collect(
                     stage.site("evaluator-1"), stage.job_id, stage.sealing_key("evaluator-1")
                 )

@@ -21,11 +21,11 @@ def test_a_tiny_job_is_measured(privacy: str, tmp_path: Path) -> None:
     assert len(found.federated) == QUICK.rounds
     assert len(found.bare) == QUICK.rounds + 1
     assert all(one.wall_s > 0 and one.cpu_s > 0 for one in found.federated)
-    # A data owner received one sealed model and sent one update, and not much else.
+    # A data owner received one sealed model and sent one update, looked until the job was settled, no more.
     for one in found.traffic:
         assert one.store_received > found.parcel_bytes
         assert one.store_sent > found.update_bytes
-        assert one.total < 1.3 * (found.parcel_bytes + found.update_bytes)
+        assert one.total < 1.5 * (found.parcel_bytes + found.update_bytes)
     rows = rows_of(found, QUICK)
     assert all({"row", "count", "violations", "target", "unit"} <= row.keys() for row in rows)
     assert json.loads(json.dumps(rows)) == rows

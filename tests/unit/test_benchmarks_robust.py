@@ -53,8 +53,9 @@ def test_a_target_is_met_or_not() -> None:
     assert rows["worst attack, part of clean accuracy"]["met"]
     assert rows["worst attack, part of clean accuracy"]["target"] == 0.96
     assert not rows["told the hidden set's step, part of clean accuracy"]["met"]
-    assert not rows["backdoor success"]["met"]
-    assert rows["backdoor success"]["seeds"] == 1
+    assert rows["success of backdoor"]["met"]
+    assert not rows["success of backdoor x3"]["met"]
+    assert rows["success of backdoor x3"]["seeds"] == 1
 
 
 def test_no_attack_is_no_worst_one() -> None:

@@ -176,15 +176,13 @@ async def collect(site: Site, job_id: int, sealing_key: SealingKey) -> bytes:
     """The trained model of a settled job, as safetensors bytes.
 
     Raises:
-        JobRefused: somebody else's job.
+        JobRefused: somebody else's job, whose model does not open for ``sealing_key``.
         PhaseError: it is not settled.
         BlobMissing: no released model opens yet, or none is the settled one.
     """
     view = ChainView(site.ledger, site.blobs, only=job_id)
     await view.refresh()
     state = await view.state(job_id)
-    if state.requester != site.address:
-        raise JobRefused(f"only its requester {state.requester} may collect it", where=f"job {job_id}")
     if state.phase is not Phase.SETTLED:
         raise PhaseError(f"the job is {state.phase.name.lower()}, not settled", where=f"job {job_id}")
     graph = await assembly.load_graph(site, await view.terms(job_id))
@@ -204,4 +202,9 @@ async def collect(site: Site, job_id: int, sealing_key: SealingKey) -> bytes:
         if blake3_digest(data) == state.model_digest:
             weights_from_bytes(graph, data, max_bytes=len(data))
             return data
+    if state.requester != site.address:
+        raise JobRefused(
+            f"no model is released to this account's key; its requester is {state.requester}",
+            where=f"job {job_id}",
+        )
     raise BlobMissing("no released model opens to the settled digest", where=f"job {job_id}")
