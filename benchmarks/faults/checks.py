@@ -209,6 +209,9 @@ async def _said_once(seen: Seen) -> list[str]:
             where = f"{phase} of round {index}"
             found += await _once(seen, f"{name}/{phase}/answers", SignedAnswer, f"answers to the {where}")
             found += await _once(
+                seen, f"{name}/{phase}/keys", SignedAnswer, f"keys of answers to the {where}"
+            )
+            found += await _once(
                 seen, f"{name}/{phase}/sets", SignedAnswerSet, f"sets of answers to the {where}"
             )
     return found

@@ -158,7 +158,8 @@ async def _said_twice(blobs: FolderBlobStore, town: Town) -> list[str]:
     limits = {"scores": 1, "payouts": 1} | dict.fromkeys(
         ("bodies", "updates", "enrolments"), len(town.owners)
     )
-    limits |= dict.fromkeys(("answers", "sets", "blobs", "release", "models"), len(town.evaluators))
+    said = ("answers", "sets", "blobs", "keys", "shown", "release", "models")
+    limits |= dict.fromkeys(said, len(town.evaluators))
     found = []
     for topic in blobs.topics():
         limit = limits.get(topic.rpartition("/")[2])

@@ -303,16 +303,23 @@ class Member:
         if vote[:DIGEST_BYTES] != asked.digest:
             raise PhaseError("answers to another question were voted for in its place", where=asked.topic)
         answers = voted_for(vote)
-        if shown := b"".join(answer + keys[answer] for answer in answers if answer in keys):
-            envelope = await self._sealed(asked, shown, keys_kind(asked.phase))
-            blob = await self.board.put(f"{asked.topic}/blobs", envelope)
-            opening = typed.MaskedAnswer(self.job_id, asked.round_index, int(asked.phase), asked.digest, blob)
-            await self._sign(f"{asked.topic}/keys", SignedAnswer, opening)
+        await self._show(asked, b"".join(answer + keys[answer] for answer in answers if answer in keys))
         message = typed.AnswerSet(
             self.job_id, asked.round_index, int(asked.phase), asked.digest, answers_root(answers)
         )
         await self._sign(f"{asked.topic}/sets", SignedAnswerSet, message, answers=answers)
         self._voted.add(asked.topic)
+
+    async def _show(self, asked: Asked, keys: bytes) -> None:
+        step = f"job/{self.job_id}/{asked.topic}/keys"
+        sealed = self.site.journal.lookup(step)
+        if sealed is None and not keys:
+            return
+        if sealed is None:
+            sealed = self.site.journal.record(step, await self._sealed(asked, keys, keys_kind(asked.phase)))
+        blob = await self.board.put(f"{asked.topic}/shown", sealed)
+        opening = typed.MaskedAnswer(self.job_id, asked.round_index, int(asked.phase), asked.digest, blob)
+        await self._sign(f"{asked.topic}/keys", SignedAnswer, opening)
 
     async def _sign(
         self,
