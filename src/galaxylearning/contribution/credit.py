@@ -47,7 +47,7 @@ def handed_down(values: Sequence[Mapping[PlayerT, int]], rests: Sequence[int]) -
 
 def charge(accepted: Sequence[int]) -> int:
     """What a rejected update costs: the lower median value of the round's accepted ones, if positive."""
-    return max(0, sorted(accepted)[(len(accepted) - 1) // 2]) if accepted else 0
+    return max(0, _lower_median(accepted))
 
 
 def counted(values: Sequence[int], charges: Sequence[int]) -> int:
@@ -68,9 +68,14 @@ def unearned(values: Sequence[int], agreements: Sequence[int]) -> list[bool]:
     that went along and are worth something, earned nothing. Wrong labels get through the first rounds, when
     anything helps; neither half alone tells them from unusual data (``docs/contribution.md`` has figures).
     """
-    along = sorted(value for value, one in zip(values, agreements, strict=True) if one >= 0 and value > 0)
-    median = along[(len(along) - 1) // 2] if along else 0
+    along = [value for value, one in zip(values, agreements, strict=True) if one >= 0 and value > 0]
+    median = _lower_median(along)
     return [one < 0 < value and 2 * value < median for value, one in zip(values, agreements, strict=True)]
+
+
+def _lower_median(values: Sequence[int]) -> int:
+    """0 of nothing."""
+    return sorted(values)[(len(values) - 1) // 2] if values else 0
 
 
 def _divided(rest: int, credit: Mapping[PlayerT, int]) -> dict[PlayerT, int]:

@@ -313,9 +313,9 @@ class Member:
     async def _show(self, asked: Asked, keys: bytes) -> None:
         step = f"job/{self.job_id}/{asked.topic}/keys"
         sealed = self.site.journal.lookup(step)
-        if sealed is None and not keys:
-            return
         if sealed is None:
+            if not keys:
+                return
             sealed = self.site.journal.record(step, await self._sealed(asked, keys, keys_kind(asked.phase)))
         blob = await self.board.put(f"{asked.topic}/shown", sealed)
         opening = typed.MaskedAnswer(self.job_id, asked.round_index, int(asked.phase), asked.digest, blob)
