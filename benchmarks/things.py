@@ -14,12 +14,14 @@ from torch import nn
 from galaxylearning.crypto.digest import blake3_digest, keccak
 from galaxylearning.crypto.ring import DEGREE, pack, unpack
 from galaxylearning.messages.plan import Masking, Plan
-from galaxylearning.messages.terms import Column, Schema, Windows
+from galaxylearning.messages.terms import Column, Schema, Terms, Windows
+from galaxylearning.nodes.evaluator import EvaluatorNode, SeatedJob
 from galaxylearning.nodes.member import Member
 from galaxylearning.ports import OfferedDataset
 from galaxylearning.protocol.job import CompiledJob, Job, Price, compile_job
 from galaxylearning.protocol.matching import DatasetColumn
 from galaxylearning.protocol.rows import encode_rows
+from galaxylearning.secagg.plan import MaskingPlan
 
 COLUMNS: Final = ("height", "width")
 SCHEMA: Final = Schema(
@@ -130,3 +132,19 @@ class LyingMember(Member):
         width = questions[0].count if questions else DEGREE
         residues = unpack(ring, words, width=width, where=asked.topic, is_absent_allowed=True)
         return pack(ring, (residues + 1) % np.array(ring.primes)[:, None])
+
+
+def evaluator_with(kind: type[Member]) -> type[EvaluatorNode]:
+    """An evaluator that takes part in openings as such a member."""
+
+    class Seat(SeatedJob):
+        def member(self, plan: MaskingPlan) -> Member:
+            return kind(
+                self.site, self.board, self.terms, self.job_id, self.key, plan, stagger_s=self.stagger_s
+            )
+
+    class Evaluator(EvaluatorNode):
+        def seat(self, job_id: int, terms: Terms) -> SeatedJob:
+            return Seat(self, self._view, job_id, terms)
+
+    return Evaluator

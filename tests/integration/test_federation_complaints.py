@@ -10,6 +10,7 @@ import anyio
 import msgspec
 import numpy as np
 import pytest
+from benchmarks.things import evaluator_with
 
 from galaxylearning.crypto.ring import pack
 from galaxylearning.crypto.seal import seal
@@ -21,11 +22,9 @@ from galaxylearning.nodes import assembly
 from galaxylearning.nodes.asked import Phase as Asking
 from galaxylearning.nodes.data_owner import DataOwnerNode
 from galaxylearning.nodes.disputes import complaints_topic
-from galaxylearning.nodes.evaluator import EvaluatorNode, SeatedJob
 from galaxylearning.nodes.member import Member
 from galaxylearning.protocol.masking import masking_plan
 from galaxylearning.protocol.rounds import BAD_SHARES
-from galaxylearning.secagg.plan import MaskingPlan
 from galaxylearning.simulation.stage import STAKE
 from galaxylearning.units import Address, Digest
 
@@ -89,22 +88,6 @@ class ShowingLiar(SelectiveLiar):
     """Shows keys that open nothing."""
 
     shows = True
-
-
-def lying(kind: type[Member]) -> type[EvaluatorNode]:
-    """An evaluator with such a member."""
-
-    class Seat(SeatedJob):
-        def member(self, plan: MaskingPlan) -> Member:
-            return kind(
-                self.site, self.board, self.terms, self.job_id, self.key, plan, stagger_s=self.stagger_s
-            )
-
-    class Liar(EvaluatorNode):
-        def seat(self, job_id: int, terms: Terms) -> SeatedJob:
-            return Seat(self, self._view, job_id, terms)
-
-    return Liar
 
 
 def play(
@@ -197,7 +180,9 @@ def test_a_member_that_lies_about_one_data_owner_is_named_and_loses_its_stake(
     masked_town: Town, fair: Outcome, tmp_path: Path, kind: type[Member]
 ) -> None:
     found = play(
-        masked_town, tmp_path / "stage", lambda stage: stage.add_evaluator("evaluator-3", lying(kind))
+        masked_town,
+        tmp_path / "stage",
+        lambda stage: stage.add_evaluator("evaluator-3", evaluator_with(kind)),
     )
     assert (found.model, found.totals, found.paid) == (fair.model, fair.totals, fair.paid)
     assert found.faulty == {"evaluator-3"}
@@ -215,7 +200,7 @@ def test_no_share_is_shown_where_as_many_as_may_collude_could_have_asked_for_it(
 
     def change(stage: Stage) -> None:
         stage.add_owner("north", kind=cheating(0))
-        stage.add_evaluator("evaluator-3", lying(SelectiveLiar))
+        stage.add_evaluator("evaluator-3", evaluator_with(SelectiveLiar))
 
     # Two liars of five could have a third member found wrong, and would need its share only.
     found = play(masked_town, tmp_path / "stage", change, look, msgspec.structs.replace(CERTAIN, threshold=2))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import msgspec
 import pytest
-from benchmarks.things import LyingMember
+from benchmarks.things import LyingMember, evaluator_with
 
 from galaxylearning.crypto.seal import open_sealed
 from galaxylearning.errors import BlobRefused, MessageRefused
@@ -22,15 +22,11 @@ from galaxylearning.messages.records import (
     decode,
     encode,
 )
-from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
 from galaxylearning.nodes.data_owner import DataOwnerNode
-from galaxylearning.nodes.evaluator import EvaluatorNode, SeatedJob
-from galaxylearning.nodes.member import Member
 from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.masking import masking_plan
 from galaxylearning.protocol.rounds import BAD_SHARES
-from galaxylearning.secagg.plan import MaskingPlan
 from galaxylearning.simulation.stage import STAKE, sealing_key, signer
 
 if TYPE_CHECKING:
@@ -44,20 +40,8 @@ WITHIN = 1e-3
 """Of the sum of all values: what rounding the questions to integers moves one."""
 
 
-class LyingSeat(SeatedJob):
-    """Has a member that lies."""
-
-    def member(self, plan: MaskingPlan) -> Member:
-        return LyingMember(
-            self.site, self.board, self.terms, self.job_id, self.key, plan, stagger_s=self.stagger_s
-        )
-
-
-class Liar(EvaluatorNode):
-    """An evaluator that lies about masked updates only."""
-
-    def seat(self, job_id: int, terms: Terms) -> SeatedJob:
-        return LyingSeat(self, self._view, job_id, terms)
+Liar = evaluator_with(LyingMember)
+"""An evaluator that lies about masked updates only."""
 
 
 def spoiling(spoil: Callable[[MaskedBody], MaskedBody]) -> type[DataOwnerNode]:

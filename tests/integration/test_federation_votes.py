@@ -13,23 +13,20 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from benchmarks.things import MASKED_HIDDEN, MASKING, PLAN, compiled_job
+from benchmarks.things import MASKED_HIDDEN, MASKING, PLAN, compiled_job, evaluator_with
 
 from galaxylearning.crypto.ring import DEGREE, pack, unpack
 from galaxylearning.crypto.seal import SealingKey
 from galaxylearning.messages import typed
 from galaxylearning.messages.records import SignedAnswer, SignedAnswerSet, encode
-from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes.asked import Asked, MaskedUpdates, answer_kind
 from galaxylearning.nodes.asked import Phase as AskedPhase
-from galaxylearning.nodes.evaluator import EvaluatorNode, SeatedJob
 from galaxylearning.nodes.member import Member
 from galaxylearning.nodes.openings import Openings
 from galaxylearning.protocol import calls
 from galaxylearning.protocol.hidden_set import HiddenSet, Rows
 from galaxylearning.protocol.job import CompiledJob, compile_job
 from galaxylearning.protocol.machine import JobState, Phase
-from galaxylearning.secagg.plan import MaskingPlan
 from galaxylearning.secagg.questions import Questions
 from galaxylearning.simulation.stage import STAKE, STEP_S
 
@@ -153,25 +150,9 @@ class Parting(Member):
             await super()._vote(openings, asked, state)
 
 
-def evaluator(kind: type[Member]) -> type[EvaluatorNode]:
-    """An evaluator with another member."""
-
-    class Seat(SeatedJob):
-        def member(self, plan: MaskingPlan) -> Member:
-            return kind(
-                self.site, self.board, self.terms, self.job_id, self.key, plan, stagger_s=self.stagger_s
-            )
-
-    class Evaluator(EvaluatorNode):
-        def seat(self, job_id: int, terms: Terms) -> SeatedJob:
-            return Seat(self, self._view, job_id, terms)
-
-    return Evaluator
-
-
 async def _played(town: Town, folder: Path, liar: str, kind: type[Member]) -> tuple[Outcome, list[int]]:
     async with town.full_stage(folder) as stage:
-        stage.add_evaluator(liar, evaluator(kind))
+        stage.add_evaluator(liar, evaluator_with(kind))
         await stage.play()
         votes = await stage.board().read("round/0/sum/sets", SignedAnswerSet)
         return await stage.outcome(), sorted(len(vote.answers) for vote in votes.values())
