@@ -8,9 +8,19 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TypeVar
 
+import numpy as np
+
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.crypto.seal import SealContext, SealingKey, open_sealed, sealed_bytes
-from galaxylearning.errors import BlobDamaged, BlobMissing, BlobRefused, GalaxyError, MessageRefused, Refused
+from galaxylearning.errors import (
+    BlobDamaged,
+    BlobMissing,
+    BlobRefused,
+    GalaxyError,
+    JobRefused,
+    MessageRefused,
+    Refused,
+)
 from galaxylearning.graph import FlatModel, ModelGraph, weights_from_bytes, weights_size
 from galaxylearning.messages import typed
 from galaxylearning.messages.records import (
@@ -146,6 +156,10 @@ async def open_job(site: Site, terms: Terms, job_id: int, key: SealingKey) -> Jo
     _same(test, terms.test_set_digest, "test set")
     rows = rows_from_bytes(test, n_rows=terms.test_rows)
     flat = FlatModel(graph, weights_from_bytes(graph, model, max_bytes=len(model)))
+    # Both halves: what is wrong with a row would else show when stakes depend on it.
+    losses = flat.per_sample_loss(*flat.initial(), (rows.inputs,), rows.labels)
+    if not np.isfinite(losses).all():
+        raise JobRefused("the initial model's loss on a row of the test set is not finite", where="test set")
     return JobComputation(terms, job_id, flat, HiddenSet.split(rows, seed=terms.seed))
 
 

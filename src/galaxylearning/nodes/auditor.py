@@ -24,6 +24,7 @@ from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.chain_view import ChainView
 from galaxylearning.nodes.openings import Openings
 from galaxylearning.nodes.relayer import settled_tree
+from galaxylearning.nodes.posting import require_posted
 from galaxylearning.nodes.site import Site
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol import scoring
@@ -85,6 +86,7 @@ class Auditor:
             self._problem("job", "terms and chain log", error)
             return self._report()
         self._holds("chain log", f"{len(self.view.events_of(self.job_id))} events follow the state table")
+        await self._posting(terms)
         await self._cohort_and_rounds(terms, state)
         if self.openings is not None:
             await self._faults(self.openings)
@@ -102,6 +104,16 @@ class Auditor:
 
     def _report(self) -> AuditReport:
         return AuditReport(self.job_id, self.computation is not None, tuple(self._findings))
+
+    # ---- what was posted
+
+    async def _posting(self, terms: Terms) -> None:
+        try:
+            await require_posted(self.site.ledger, terms, self.job_id)
+        except GalaxyError as error:
+            self._problem("posting", "windows, stake, token and evaluators", error)
+            return
+        self._holds("posting", "windows, stake, token and evaluators on chain are those of the terms")
 
     # ---- cohort, rounds, models
 

@@ -34,6 +34,7 @@ from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
 from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.chain_view import ChainView, ChainWatch
+from galaxylearning.nodes.posting import require_keys, require_posted
 from galaxylearning.nodes.presence import PresenceBoard
 from galaxylearning.nodes.privacy import PrivacyKeeper
 from galaxylearning.nodes.site import Progress, Site, is_fatal, is_passing, keep_going, registry_topic
@@ -203,6 +204,8 @@ class DataOwnerNode:
 
     async def _choose(self, job_id: int, terms: Terms) -> OfferedDataset | None:
         """The first data set that matches and that the policy lets join; one chosen before stays chosen."""
+        await require_posted(self.site.ledger, terms, job_id)
+        await require_keys(self.site.ledger, terms, job_id)
         _, facts = await self._graph(job_id, terms)
         cost = facts.cost
         quantizer(terms.plan, cost.parameters)

@@ -11,7 +11,7 @@ from typing import Any
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.crypto.seal import SealingKey, seal
-from galaxylearning.errors import BlobMissing, GalaxyError, QuorumMissing, Refused
+from galaxylearning.errors import BlobMissing, GalaxyError, JobRefused, QuorumMissing, Refused
 from galaxylearning.messages import typed
 from galaxylearning.messages.records import (
     MAX_TABLE_BYTES,
@@ -33,6 +33,7 @@ from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.chain_view import ChainView, ChainWatch
 from galaxylearning.nodes.member import Member
 from galaxylearning.nodes.openings import Openings
+from galaxylearning.nodes.posting import require_keys, require_posted
 from galaxylearning.nodes.relayer import show_evidence
 from galaxylearning.nodes.round_watch import RoundWatch
 from galaxylearning.nodes.site import Progress, Site, is_fatal, is_passing, keep_going
@@ -164,6 +165,7 @@ class SeatedJob:
     async def _enrolling(self, state: JobState) -> None:
         if self.site.address not in state.seats:
             if self.site.address not in self._head.seats:
+                await self._admit()
                 await self.site.submit_if_first(calls.take_seat(self.job_id))
             return
         cohort = await assembly.current_cohort(self.site, self.board, self.view, self.terms, state)
@@ -180,6 +182,28 @@ class SeatedJob:
         is_open = self._head.phase is Phase.ENROLLING
         if len(votes) >= state.quorum and is_open and self._my_turn(state, "cohort"):
             await self.site.submit_if_first(calls.anchor_cohort(anchor, votes))
+
+    async def _admit(self) -> None:
+        """Look at all of the job before any stake is locked for it.
+
+        Raises:
+            BlobMissing, BlobDamaged: something of it is not there (yet).
+            Refused: it cannot be served, or others could keep us from serving it.
+        """
+        if self._computation is not None:
+            return
+        await require_posted(self.site.ledger, self.terms, self.job_id)
+        await require_keys(self.site.ledger, self.terms, self.job_id)
+        own = next(seat for seat in self.terms.evaluators if seat.address == self.site.address)
+        if own.sealing_key_digest != self.key.digest.hex():
+            raise JobRefused("names another sealing key of ours than this node's", where=f"job {self.job_id}")
+        masking, most = self.terms.masking, len(self.terms.evaluators) - 2
+        if masking is not None and masking.threshold > most:
+            raise JobRefused(
+                f"{masking.threshold} given; at most {most} here, else one silent evaluator costs all their stakes",
+                where="masking.threshold",
+            )
+        self._computation = await assembly.open_job(self.site, self.terms, self.job_id, self.key)
 
     # ---- training
 

@@ -6,7 +6,7 @@ Structs are tuples in Solidity order, bytes are bytes, addresses checksummed: wh
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from galaxylearning.messages import typed
 from galaxylearning.messages.fields import address_key
@@ -21,6 +21,15 @@ FunctionCall: TypeAlias = tuple[str, tuple[Any, ...]]
 def join_signatures(signatures: Mapping[Address, bytes]) -> bytes:
     """Signatures of 65 bytes by signer, concatenated as the contract wants them: ascending by signer."""
     return b"".join(signatures[signer] for signer in sorted(signatures, key=address_key))
+
+
+JOB_PARAMETERS: Final = (
+    *("token", "termsDigest", "bounty", "feePerSeat", "bondPerIdentity", "seatStake"),
+    *("rounds", "minOwners", "maxOwners"),
+    *("enrolWindow", "roundWindow", "anchorWindow", "commitWindow", "revealWindow", "settleWindow"),
+    *("claimWindow", "evaluators"),
+)
+"""What ``job_parameters`` gives, by the names that the contract's ``job`` answers with."""
 
 
 def job_parameters(terms: Terms) -> tuple[Any, ...]:

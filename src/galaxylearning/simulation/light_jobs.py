@@ -6,7 +6,7 @@ leaves nothing behind; a job's state moves by the events, through the very table
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,6 +15,7 @@ from galaxylearning.crypto.merkle import leaf_hash, verify_multiproof, verify_pr
 from galaxylearning.messages import typed
 from galaxylearning.messages.fields import address_key
 from galaxylearning.messages.terms import Windows
+from galaxylearning.protocol.calls import JOB_PARAMETERS
 from galaxylearning.protocol.events import event_from_log
 from galaxylearning.protocol.machine import JobState, Phase, step
 from galaxylearning.protocol.settlement import LEAF_TYPES
@@ -49,6 +50,7 @@ class Jobs:
     def __init__(self, ledger: LightLedger, token: Token, registry: Registry) -> None:
         self._ledger, self._token, self._registry = ledger, token, registry
         self.jobs: dict[int, PostedJob] = {}
+        self._parameters: dict[int, tuple[Any, ...]] = {}
 
     @property
     def _address(self) -> Address:
@@ -105,9 +107,14 @@ class Jobs:
             phase_start=self._ledger.timestamp,
         )
         self.jobs[job_id] = PostedJob(state, seat_stake)
+        self._parameters[job_id] = p
         arguments = {"requester": sender, "termsDigest": terms_digest, "bounty": bounty, "fees": fees}
         self._ledger.emit("jobs", "JobPosted", jobId=job_id, **arguments)
         self._token.take(sender, self._address, bounty + fees)
+
+    def view_job(self, job_id: int) -> Mapping[str, Any]:
+        """What the job was posted with."""
+        return dict(zip(JOB_PARAMETERS, self._parameters[job_id], strict=True))
 
     def takeSeat(self, sender: Address, job_id: int) -> None:  # noqa: N802
         """Take the caller's seat and lock its stake."""

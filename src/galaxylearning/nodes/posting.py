@@ -1,0 +1,44 @@
+"""Whether what the chain has of a job is what its terms say: the event of its posting tells only a part of it."""
+
+from __future__ import annotations
+
+from galaxylearning.errors import JobRefused
+from galaxylearning.messages.terms import Terms
+from galaxylearning.ports import Call, Ledger
+from galaxylearning.protocol.calls import JOB_PARAMETERS, job_parameters
+
+
+async def require_posted(ledger: Ledger, terms: Terms, job_id: int) -> None:
+    """Refuse a job whose escrow, windows, stake or committee on chain are not those of its terms.
+
+    Also one that pays in another token than the deployment's: anybody may mint a token of its own.
+
+    Raises:
+        JobRefused: naming what differs.
+        LedgerError: the chain does not tell.
+    """
+    where, token = f"job {job_id}", ledger.address_of("token")
+    if terms.price.token != token:
+        raise JobRefused(f"pays in token {terms.price.token}; allowed: this deployment's, {token}", where=where)
+    found = await ledger.read(Call("jobs", "job", (job_id,)))
+    for name, wanted in zip(JOB_PARAMETERS, job_parameters(terms), strict=True):
+        posted = tuple(found[name]) if name == "evaluators" else found[name]
+        if posted != wanted:
+            raise JobRefused(f"was posted with another {name} than its terms say", where=where)
+
+
+async def require_keys(ledger: Ledger, terms: Terms, job_id: int) -> None:
+    """Refuse a job that would have something sealed to a key which no evaluator of it has registered.
+
+    Raises:
+        JobRefused: naming the evaluator.
+        LedgerError: the chain does not tell.
+    """
+    for seat in terms.evaluators:
+        known = await ledger.read(Call("registry", "evaluator", (seat.address,)))
+        registered = bytes(known["sealingKeyDigest"]).hex()
+        if not registered == seat.sealing_key_digest == seat.sealing_key_blob:
+            raise JobRefused(
+                f"names a sealing key of evaluator {seat.address} that it has not registered",
+                where=f"job {job_id}",
+            )
