@@ -204,18 +204,6 @@ def test_an_evaluator_that_never_reveals_does_not_stop_settlement_and_loses_its_
     assert found.audit.verdict == "ok"
 
 
-def test_an_evaluator_that_never_shows_up_is_not_missed_and_risks_nothing(
-    town: Town, undisturbed: Outcome, tmp_path: Path
-) -> None:
-    found = run_with(town, tmp_path / "stage", {"evaluator-3": None})
-    assert found.paid == undisturbed.paid
-    assert found.model == undisturbed.model
-    assert found.stakes == dict.fromkeys(EVALUATORS, STAKE)
-    assert found.balances["evaluator-1"] == SUPPLY - STAKE + FEE
-    assert found.state.fees_paid == 2 * FEE
-    assert found.audit.verdict == "ok"
-
-
 def test_two_liars_of_three_are_beyond_the_promise_but_the_audit_says_so(
     town: Town, undisturbed: Outcome, tmp_path: Path
 ) -> None:

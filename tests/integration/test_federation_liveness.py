@@ -159,7 +159,10 @@ def test_whoever_is_waited_for_can_be_looked_up_in_every_phase(town: Town, tmp_p
                 seen.setdefault(state.phase, []).append(awaited)
 
             await stage.play(
-                is_on=lambda name, state: away(stage, ("north",))(name, state) and name != "evaluator-3",
+                is_on=lambda name, state: (
+                    away(stage, ("north",))(name, state)
+                    and (name != "evaluator-3" or len(seen.get(Phase.ENROLLING, ())) > 2)
+                ),
                 between=look,
                 until=lambda state: state.phase is Phase.SETTLED,
             )

@@ -41,6 +41,7 @@ from galaxylearning.units import ZERO_DIGEST, Address, Digest
 
 __all__ = [
     "ACTIVITIES",
+    "LOCKED_OUT",
     "MAX_LIST_BYTES",
     "MAX_SIGNED_BYTES",
     "MAX_TABLE_BYTES",
@@ -82,8 +83,9 @@ __all__ = [
 ]
 
 SEALING_KEY_BYTES: Final = 1216
-ACTIVITIES: Final = ("waiting", "training", "sending", "opening", "scoring")
-"""What a presence may say that somebody is doing."""
+LOCKED_OUT: Final = "locked out"
+ACTIVITIES: Final = ("waiting", "training", "sending", "opening", "scoring", LOCKED_OUT)
+"""What a presence may say that somebody is doing; ``LOCKED_OUT``: no parcel of the round opens for it."""
 
 
 class SignedRecord(Record, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -94,6 +94,19 @@ def mask_seed(site: Site, job_id: int, round_index: int, model: Digest) -> bytes
     )
 
 
+async def evaluator_keys(site: Site, terms: Terms) -> list[bytes]:
+    """The public sealing keys of all evaluators, in the order of their seats.
+
+    Raises:
+        BlobMissing: one cannot be had.
+        BlobRefused: one is too long.
+    """
+    return [
+        await site.blobs.get(Digest(bytes.fromhex(seat.sealing_key_blob)), max_bytes=SEALING_KEY_BYTES)
+        for seat in terms.evaluators
+    ]
+
+
 async def load_graph(site: Site, terms: Terms) -> ModelGraph:
     """The job's model graph, which anybody may read: it says what would run, not what was learnt.
 

@@ -23,8 +23,8 @@ from galaxylearning.nodes import assembly
 from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.chain_view import ChainView
 from galaxylearning.nodes.openings import Openings
-from galaxylearning.nodes.relayer import settled_tree
 from galaxylearning.nodes.posting import require_posted
+from galaxylearning.nodes.relayer import settled_tree
 from galaxylearning.nodes.site import Site
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol import scoring

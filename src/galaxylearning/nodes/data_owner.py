@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.crypto.seal import SealingKey, seal
-from galaxylearning.errors import BlobDamaged, BlobMissing, DataRefused, GalaxyError, MessageRefused, Refused
+from galaxylearning.errors import BlobDamaged, BlobMissing, DataRefused, GalaxyError, QuorumMissing, Refused
 from galaxylearning.messages import typed
 from galaxylearning.messages.records import (
+    LOCKED_OUT,
     MAX_SIGNED_BYTES,
     CredentialRecord,
     MaskedBody,
@@ -37,7 +38,7 @@ from galaxylearning.nodes.chain_view import ChainView, ChainWatch
 from galaxylearning.nodes.posting import require_keys, require_posted
 from galaxylearning.nodes.presence import PresenceBoard
 from galaxylearning.nodes.privacy import PrivacyKeeper
-from galaxylearning.nodes.site import Progress, Site, is_fatal, is_passing, keep_going, registry_topic
+from galaxylearning.nodes.site import Progress, Site, is_fatal, keep_going, keeps_job, registry_topic
 from galaxylearning.ports import (
     Checkpoints,
     DatasetShelf,
@@ -114,7 +115,7 @@ class DataOwnerNode:
             except GalaxyError as error:
                 if is_fatal(error):
                     raise
-                if is_passing(error):
+                if keeps_job(error):
                     self.site.pulse(error)
                     continue
                 self._tell(job_id, "given up", str(error))
@@ -325,17 +326,19 @@ class DataOwnerNode:
         _, facts = await self._graph(state.job_id, terms)
         votes = await board.votes(f"round/{state.round_index}/openings", SignedOpening, state.seats)
         signers: dict[Digest, set[Address]] = {}
-        parcels: dict[Digest, set[Digest]] = {}
+        parcels: dict[Digest, dict[Digest, set[Address]]] = {}
         for group in votes.values():
             for who, opening in group.items():
                 model = Digest(opening.model_digest)
                 signers.setdefault(model, set()).add(who)
-                parcels.setdefault(model, set()).add(Digest(opening.parcel_digest))
+                of_model = parcels.setdefault(model, {})
+                of_model.setdefault(Digest(opening.parcel_digest), set()).add(who)
         for model, who_signed in signers.items():
             if len(who_signed) < state.quorum:
                 continue
             missing: GalaxyError | None = None
-            for parcel in sorted(parcels[model]):
+            # Most signers first: they have opened it, and who leaves somebody out may post many.
+            for parcel in sorted(parcels[model], key=lambda one: (-len(parcels[model][one]), one)):
                 try:
                     data = await assembly.open_parcel(
                         self.site,
@@ -356,7 +359,9 @@ class DataOwnerNode:
                     return model, data
             if missing is not None:
                 raise missing
-            raise MessageRefused("no parcel of the round's model opens for us", where=f"job {state.job_id}")
+            presence = PresenceBoard(self.site, board, terms, state.job_id)
+            await presence.tell(state.round_index, LOCKED_OUT)
+            raise QuorumMissing("no parcel of the round's model opens for us", where=f"job {state.job_id}")
         return None
 
     async def _sealed_update(

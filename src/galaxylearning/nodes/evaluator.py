@@ -11,7 +11,7 @@ from typing import Any
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.crypto.seal import SealingKey, seal
-from galaxylearning.errors import BlobMissing, GalaxyError, JobRefused, QuorumMissing, Refused
+from galaxylearning.errors import GalaxyError, JobRefused, QuorumMissing
 from galaxylearning.messages import typed
 from galaxylearning.messages.records import (
     MAX_TABLE_BYTES,
@@ -20,7 +20,6 @@ from galaxylearning.messages.records import (
     RoundList,
     ScoreTable,
     SignedCohortAnchor,
-    SignedOpening,
     SignedRoundAnchor,
     SignedSettlement,
     decode,
@@ -33,10 +32,11 @@ from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.chain_view import ChainView, ChainWatch
 from galaxylearning.nodes.member import Member
 from galaxylearning.nodes.openings import Openings
+from galaxylearning.nodes.parcels import Parcels
 from galaxylearning.nodes.posting import require_keys, require_posted
 from galaxylearning.nodes.relayer import show_evidence
 from galaxylearning.nodes.round_watch import RoundWatch
-from galaxylearning.nodes.site import Progress, Site, is_fatal, is_passing, keep_going
+from galaxylearning.nodes.site import Progress, Site, is_fatal, keep_going, keeps_job
 from galaxylearning.ports import Call
 from galaxylearning.protocol import calls, scoring
 from galaxylearning.protocol import events as ev
@@ -45,7 +45,7 @@ from galaxylearning.protocol.machine import JobState, Phase, due
 from galaxylearning.protocol.outcomes import RoundOutcome
 from galaxylearning.protocol.rounds import JobComputation
 from galaxylearning.secagg.plan import MaskingPlan
-from galaxylearning.units import Address, Digest
+from galaxylearning.units import Digest
 
 SALT_BYTES = 32
 STAGGER_S = 2.0
@@ -88,7 +88,7 @@ class EvaluatorNode:
             except GalaxyError as error:
                 if is_fatal(error):
                     raise
-                if is_passing(error):
+                if keeps_job(error):
                     self.site.pulse(error)
                     continue
                 self.site.report(Progress(job_id, "evaluator", "given up", {"error": str(error)}))
@@ -130,6 +130,7 @@ class SeatedJob:
         self._accepted: dict[int, AcceptedUpdates] = {}
         self._since: dict[str, float] = {}
         self._ballots = Ballots(node.site, self.board)
+        self._parcels = Parcels(node.site, self.board, terms, job_id, self.key, self._ballots)
 
     async def turn(self, state: JobState) -> bool:
         """Do what is due; whether nothing more will be.
@@ -174,6 +175,8 @@ class SeatedJob:
         is_closed = state.deadline is not None and self.view.now >= state.deadline
         if not is_closed and not state.seats.issuperset(state.evaluators):
             return  # A full cohort waits for the seats to be final: else one that is rolled back is lost.
+        if len(state.seats) < state.fewest_seats:
+            return  # Nobody has trained yet: better no job than one that half of its judges can spoil.
         anchor = typed.CohortAnchor(self.job_id, cohort.root, cohort.size, state.direct_head)
         await self._ballots.post_once(
             "cohort", CohortList(job_id=self.job_id, enrolments=cohort.relayed, direct=cohort.direct)
@@ -200,7 +203,7 @@ class SeatedJob:
         masking, most = self.terms.masking, len(self.terms.evaluators) - 2
         if masking is not None and masking.threshold > most:
             raise JobRefused(
-                f"{masking.threshold} given; at most {most} here, else one silent evaluator costs all their stakes",
+                f"{masking.threshold} given; at most {most} here, else one silent evaluator stops the job",
                 where="masking.threshold",
             )
         self._computation = await assembly.open_job(self.site, self.terms, self.job_id, self.key)
@@ -215,10 +218,12 @@ class SeatedJob:
             return
         job, cohort = computed
         model = job.model_digest()
-        await self._open_round(state, job, cohort, model)
+        await self._parcels.open_round(state, job, cohort, model, is_our_turn=self._my_turn)
         accepted = await assembly.current_updates(
             self.site, self.board, self.view, self.terms, state, cohort, model
         )
+        if accepted.count < cohort.size:
+            await self._parcels.open_again(state, job, cohort, accepted, is_our_turn=self._my_turn)
         # Before the round is voted for: a bond goes back only after more votes and their transactions.
         await show_evidence(self.site, self.board, self.view, self._head, state.round_index)
         if not await self._watch.may_close(state, job.outcomes, cohort, accepted, now=self.view.now):
@@ -295,59 +300,6 @@ class SeatedJob:
             member = self.member(job.masking)
             self._openings = Openings(self.site, self.board, self.view, self.terms, job, self.key, member)
         return await self._openings.follow(anchor, accepted, cohort, state)
-
-    async def _open_round(self, state: JobState, job: JobComputation, cohort: Cohort, model: Digest) -> None:
-        """Sign a parcel that carries this round's model: the first in line makes it, the others check it."""
-        name = f"round/{state.round_index}"
-        votes = await self.board.votes(f"{name}/openings", SignedOpening, state.seats)
-        if any(self.site.address in signers for signers in votes.values()):
-            return
-        for signers in votes.values():
-            opening = next(iter(signers.values()))
-            if opening.model_digest == model and await self._carries(opening, model, job, cohort):
-                await self._sign_opening(state, model, Digest(opening.parcel_digest))
-                return
-        if self._my_turn(state, f"{name}/open"):
-            recipients = [member.sealing_key for member in cohort.members] + await self._evaluator_keys()
-            context = assembly.round_context(
-                self.site, self.job_id, state.round_index, "model", Address(self.terms.requester)
-            )
-            step = f"job/{self.job_id}/{name}/parcel"
-            parcel = self.site.journal.lookup(step) or self.site.journal.record(
-                step, seal(job.model_bytes(), recipients, context, entropy=self.site.entropy)
-            )
-            await self._sign_opening(state, model, await self.board.put(f"{name}/parcels", parcel))
-
-    async def _carries(
-        self, opening: SignedOpening, model: Digest, job: JobComputation, cohort: Cohort
-    ) -> bool:
-        """Whether the parcel of an opening opens for us and holds this very model."""
-        try:
-            found = await assembly.open_parcel(
-                self.site,
-                Digest(opening.parcel_digest),
-                self.key,
-                assembly.round_context(
-                    self.site, self.job_id, opening.round_index, "model", Address(self.terms.requester)
-                ),
-                plaintext_bytes=len(job.model_bytes()),
-                recipients=cohort.size + len(self.terms.evaluators),
-            )
-        except (Refused, BlobMissing):
-            return False
-        return blake3_digest(found) == model
-
-    async def _evaluator_keys(self) -> list[bytes]:
-        return [
-            await self.site.blobs.get(
-                Digest(bytes.fromhex(seat.sealing_key_blob)), max_bytes=assembly.SEALING_KEY_BYTES
-            )
-            for seat in self.terms.evaluators
-        ]
-
-    async def _sign_opening(self, state: JobState, model: Digest, parcel: Digest) -> None:
-        opening = typed.RoundOpening(self.job_id, state.round_index, model, parcel)
-        await self._ballots.sign(f"round/{state.round_index}/openings", SignedOpening, opening)
 
     def member(self, plan: MaskingPlan) -> Member:
         """Our part in opening a masked job."""

@@ -208,12 +208,7 @@ class Member:
             words=words,
         )
         context = assembly.round_context(self.site, self.job_id, asked.round_index, kind, self.site.address)
-        keys = [
-            await self.site.blobs.get(
-                Digest(bytes.fromhex(seat.sealing_key_blob)), max_bytes=assembly.SEALING_KEY_BYTES
-            )
-            for seat in self.terms.evaluators
-        ]
+        keys = await assembly.evaluator_keys(self.site, self.terms)
         return seal(encode(body), keys, context, entropy=self.site.entropy)
 
     # ---- voting

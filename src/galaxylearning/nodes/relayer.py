@@ -20,7 +20,7 @@ from galaxylearning.messages.records import (
 from galaxylearning.nodes import assembly
 from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.chain_view import ChainView, ChainWatch
-from galaxylearning.nodes.site import Progress, Site, is_fatal, is_passing, keep_going, registry_topic
+from galaxylearning.nodes.site import Progress, Site, is_fatal, keep_going, keeps_job, registry_topic
 from galaxylearning.ports import Block, Receipt
 from galaxylearning.protocol import calls
 from galaxylearning.protocol.machine import JobState, Phase
@@ -60,7 +60,7 @@ class RelayerNode:
             except GalaxyError as error:
                 if is_fatal(error):
                     raise
-                if is_passing(error):
+                if keeps_job(error):
                     self.site.pulse(error)
                     continue
                 self.site.report(Progress(job_id, "relayer", "given up", {"error": str(error)}))

@@ -167,6 +167,14 @@ def is_passing(error: GalaxyError) -> bool:
     return error.retryable and isinstance(error, kinds)
 
 
+def keeps_job(error: GalaxyError) -> bool:
+    """Whether a job is looked at again: what may pass, and whatever a store says, even that it refuses us.
+
+    Credentials expire and quotas fill; who gives a job up for that loses its stake or its pay.
+    """
+    return is_passing(error) or isinstance(error, StorageError)
+
+
 async def keep_going(site: Site, turn: Callable[[], Awaitable[bool]]) -> None:
     """Call ``turn`` until it says that all is done, pausing between calls; retry what may be retried.
 

@@ -61,6 +61,11 @@ class JobState:
         return len(self.evaluators) // 2 + 1
 
     @property
+    def fewest_seats(self) -> int:
+        """How many seats must be taken before a cohort is anchored: of fewer, half could lie."""
+        return 2 * ((len(self.evaluators) - 1) // 2) + 1
+
+    @property
     def escrow(self) -> int:
         """What the requester deposited: bounty and a fee for every seat."""
         return self.bounty + self.fee_per_seat * len(self.evaluators)

@@ -1,0 +1,112 @@
+"""A round's model on its way to the data owners: sealed by one evaluator, checked by the others.
+
+Each recipient opens its own share of a parcel, so evaluators see only that theirs is right. Who seals it may
+leave a data owner out, which then says so in its sign of life, and the others seal parcels of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from galaxylearning.crypto.digest import blake3_digest
+from galaxylearning.crypto.seal import SealingKey, seal
+from galaxylearning.errors import BlobMissing, Refused
+from galaxylearning.messages import typed
+from galaxylearning.messages.records import ACTIVITIES, LOCKED_OUT, SignedOpening
+from galaxylearning.messages.terms import Terms
+from galaxylearning.nodes import assembly
+from galaxylearning.nodes.ballots import Ballots
+from galaxylearning.nodes.board import Board
+from galaxylearning.nodes.presence import PresenceBoard
+from galaxylearning.nodes.site import Site
+from galaxylearning.protocol.cohort import AcceptedUpdates, Cohort
+from galaxylearning.protocol.machine import JobState
+from galaxylearning.protocol.rounds import JobComputation
+from galaxylearning.units import Address, Digest
+
+Turn = Callable[[JobState, str], bool]
+"""Whether it is our turn to do what is named."""
+
+
+class Parcels:
+    """One evaluator's part in handing out the models of one job."""
+
+    def __init__(
+        self, site: Site, board: Board, terms: Terms, job_id: int, key: SealingKey, ballots: Ballots
+    ) -> None:
+        self._site, self._board, self._terms, self._job_id = site, board, terms, job_id
+        self._key, self._ballots = key, ballots
+        self._presence = PresenceBoard(site, board, terms, job_id)
+
+    async def open_round(
+        self, state: JobState, job: JobComputation, cohort: Cohort, model: Digest, *, is_our_turn: Turn
+    ) -> None:
+        """Sign a parcel that carries this round's model: the first in line makes it, the others check it."""
+        name = f"round/{state.round_index}"
+        votes = await self._board.votes(f"{name}/openings", SignedOpening, state.seats)
+        if any(self._site.address in signers for signers in votes.values()):
+            return
+        for signers in votes.values():
+            opening = next(iter(signers.values()))
+            if opening.model_digest == model and await self._carries(opening, model, job, cohort):
+                await self._sign(state, model, Digest(opening.parcel_digest))
+                return
+        if is_our_turn(state, f"{name}/open"):
+            await self._seal(state, job, cohort, model)
+
+    async def open_again(
+        self,
+        state: JobState,
+        job: JobComputation,
+        cohort: Cohort,
+        accepted: AcceptedUpdates,
+        *,
+        is_our_turn: Turn,
+    ) -> None:
+        """Seal a parcel of our own where somebody whose update is missing says that none opens for it."""
+        present = {one.update.data_owner for one in accepted.updates}
+        signs = await self._presence.latest(state.round_index)
+        is_left_out = any(
+            who not in present and who in signs and ACTIVITIES[signs[who].activity] == LOCKED_OUT
+            for who in cohort.data_owners
+        )
+        if is_left_out and is_our_turn(state, f"round/{state.round_index}/open again"):
+            await self._seal(state, job, cohort, job.model_digest())
+
+    async def _seal(self, state: JobState, job: JobComputation, cohort: Cohort, model: Digest) -> None:
+        name = f"round/{state.round_index}"
+        step = f"job/{self._job_id}/{name}/parcel"
+        parcel = self._site.journal.lookup(step)
+        if parcel is None:
+            recipients = [member.sealing_key for member in cohort.members]
+            recipients += await assembly.evaluator_keys(self._site, self._terms)
+            context = assembly.round_context(
+                self._site, self._job_id, state.round_index, "model", Address(self._terms.requester)
+            )
+            parcel = self._site.journal.record(
+                step, seal(job.model_bytes(), recipients, context, entropy=self._site.entropy)
+            )
+        await self._sign(state, model, await self._board.put(f"{name}/parcels", parcel))
+
+    async def _carries(
+        self, opening: SignedOpening, model: Digest, job: JobComputation, cohort: Cohort
+    ) -> bool:
+        """Whether the parcel of an opening opens for us and holds this very model."""
+        try:
+            found = await assembly.open_parcel(
+                self._site,
+                Digest(opening.parcel_digest),
+                self._key,
+                assembly.round_context(
+                    self._site, self._job_id, opening.round_index, "model", Address(self._terms.requester)
+                ),
+                plaintext_bytes=len(job.model_bytes()),
+                recipients=cohort.size + len(self._terms.evaluators),
+            )
+        except (Refused, BlobMissing):
+            return False
+        return blake3_digest(found) == model
+
+    async def _sign(self, state: JobState, model: Digest, parcel: Digest) -> None:
+        opening = typed.RoundOpening(self._job_id, state.round_index, model, parcel)
+        await self._ballots.sign(f"round/{state.round_index}/openings", SignedOpening, opening)

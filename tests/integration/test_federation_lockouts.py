@@ -1,0 +1,106 @@
+"""One evaluator that leaves a data owner out of a round, and a store that refuses one evaluator once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import anyio
+import pytest
+
+from galaxylearning.errors import StorageError
+from galaxylearning.messages.terms import Terms
+from galaxylearning.nodes.evaluator import EvaluatorNode, SeatedJob
+from galaxylearning.nodes.parcels import Parcels, Turn
+from galaxylearning.protocol.cohort import Cohort
+from galaxylearning.protocol.machine import JobState, Phase
+from galaxylearning.protocol.rounds import JobComputation
+from galaxylearning.simulation.stage import STAKE
+from galaxylearning.storage.blob_names import AccessRefused
+from galaxylearning.storage.blobs import MemoryBlobStore
+from galaxylearning.units import Address, Digest
+
+if TYPE_CHECKING:
+    from tests.integration.conftest import Town
+
+VICTIM = "east"
+
+
+class Excluding(Parcels):
+    """Seals first, whoever's turn it is, and to itself in the victim's place."""
+
+    victim: ClassVar[Address]
+
+    async def open_round(
+        self, state: JobState, job: JobComputation, cohort: Cohort, model: Digest, *, is_our_turn: Turn
+    ) -> None:
+        del is_our_turn
+        members = tuple(
+            replace(one, sealing_key=self._key.public) if one.data_owner == self.victim else one
+            for one in cohort.members
+        )
+        others = replace(cohort, members=members)
+        await super().open_round(state, job, others, model, is_our_turn=lambda _state, _what: True)
+
+    async def open_again(self, *_given: Any, **_named: Any) -> None:
+        """It does not."""
+
+
+class Excluder(EvaluatorNode):
+    """An evaluator that keeps one data owner out and is honest otherwise."""
+
+    def seat(self, job_id: int, terms: Terms) -> SeatedJob:
+        found = super().seat(job_id, terms)
+        found._parcels = Excluding(self.site, found.board, terms, job_id, found.key, found._ballots)
+        return found
+
+
+def test_an_evaluator_that_seals_no_model_to_a_data_owner_does_not_keep_it_out(
+    town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            monkeypatch.setattr(Excluding, "victim", stage.account(VICTIM), raising=False)
+            stage.add_evaluator("evaluator-1", Excluder)
+            stage.nodes = {"evaluator-1": stage.nodes["evaluator-1"], **stage.nodes}
+            state = await stage.play()
+            assert state.phase is Phase.SETTLED
+            assert (await stage.paid())[VICTIM] > 0
+            assert (await stage.audit(stage.sealing_key("evaluator-2"))).verdict == "ok"
+
+    anyio.run(main)
+
+
+class Hiccup(MemoryBlobStore):
+    """Refuses one score table and is well ever after."""
+
+    def __init__(self, store: MemoryBlobStore, error: StorageError) -> None:
+        self.__dict__.update(store.__dict__)
+        self._error: StorageError | None = error
+
+    async def put(self, data: bytes, *, topic: str) -> Digest:
+        if self._error is not None and topic.endswith("/scores"):
+            error, self._error = self._error, None
+            raise error
+        return await super().put(data, topic=topic)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        StorageError("the service failed: 400 ExpiredToken", where="s3"),
+        AccessRefused("the store refused it: expired signature", where="put"),
+    ],
+)
+def test_a_store_that_refuses_once_costs_no_stake(town: Town, tmp_path: Path, error: StorageError) -> None:
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            store = Hiccup(stage.blobs, error)
+            stage.add_evaluator("evaluator-3", site=lambda: stage.site("evaluator-3", blobs=store))
+            state = await stage.play()
+            assert (state.phase, len(state.revealed)) == (Phase.SETTLED, 3)
+            assert [await stage.staked(name) for name in stage.evaluators] == [STAKE] * 3
+            assert store._error is None
+
+    anyio.run(main)
