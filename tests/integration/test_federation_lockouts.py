@@ -13,6 +13,7 @@ from galaxylearning.errors import StorageError
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes.evaluator import EvaluatorNode, SeatedJob
 from galaxylearning.nodes.parcels import Parcels, Turn
+from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.cohort import Cohort
 from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.rounds import JobComputation
@@ -66,7 +67,10 @@ def test_an_evaluator_that_seals_no_model_to_a_data_owner_does_not_keep_it_out(
             stage.nodes = {"evaluator-1": stage.nodes["evaluator-1"], **stage.nodes}
             state = await stage.play()
             assert state.phase is Phase.SETTLED
-            assert (await stage.paid())[VICTIM] > 0
+            events = (await stage.view()).events_of(stage.job_id)
+            assert [event.count for event in events if isinstance(event, ev.RoundAnchored)] == [4, 4]
+            parcels = await stage.blobs.list(stage.board().topic("round/0/parcels"))
+            assert len(parcels) == 2
             assert (await stage.audit(stage.sealing_key("evaluator-2"))).verdict == "ok"
 
     anyio.run(main)
