@@ -11,7 +11,7 @@ import anyio
 import msgspec
 import numpy as np
 import pytest
-from benchmarks.things import MASKING
+from benchmarks.things import MASKING, windows
 
 from galaxylearning.chain.deployment import deploy
 from galaxylearning.chain.evm import connect
@@ -181,6 +181,19 @@ def test_a_hidden_set_that_one_evaluator_cannot_open_starts_no_training(
             assert (state.phase, state.cohort_size) == (Phase.ABORTED, 0)
             assert state.seats == {stage.account("evaluator-1"), stage.account("evaluator-2")}
             assert [await stage.staked(name) for name in stage.evaluators] == [STAKE] * 3
+
+    anyio.run(main)
+
+
+@pytest.mark.parametrize("name", ["commit_s", "reveal_s", "settle_s"])
+def test_no_seat_is_taken_where_time_is_too_short_to_keep_it(town: Town, tmp_path: Path, name: str) -> None:
+    short = msgspec.structs.replace(windows(600), **{name: 59})
+
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage", windows=short) as stage:
+            state = await stage.play(until=is_over, between=expiring(stage))
+            assert (state.phase, state.seats) == (Phase.ABORTED, frozenset())
+            assert any(f"windows.{name}: 59 given; at least 60" in one for one in stage.told("given up"))
 
     anyio.run(main)
 

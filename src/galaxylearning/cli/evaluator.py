@@ -132,6 +132,14 @@ def run(
         list[int] | None,
         typer.Option(help="Serve only this job and stop when it is over; may be repeated."),
     ] = None,
+    least_window: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Take no seat in a job that gives fewer seconds to commit, to reveal or to settle: being late "
+            "costs the stake. Set it well above the chain's time to finality.",
+        ),
+    ] = 60,
     metrics_port: MetricsOption = None,
     home: HomeOption = DEFAULT_HOME,
     chain: ChainOption = None,
@@ -165,7 +173,10 @@ def run(
             await enter_registry(site, sealing, units)
             stagger_s = world.settings.stagger_ms / 1000
             async with anyio.create_task_group() as group:
-                group.start_soon(EvaluatorNode(site, sealing, jobs=job, stagger_s=stagger_s).run)
+                node = EvaluatorNode(
+                    site, sealing, jobs=job, stagger_s=stagger_s, least_window_s=least_window
+                )
+                group.start_soon(node.run)
                 if not no_relayer:
                     group.start_soon(RelayerNode(site, jobs=job).run)
 

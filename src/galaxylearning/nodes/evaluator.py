@@ -51,6 +51,9 @@ SALT_BYTES = 32
 STAGGER_S = 2.0
 """Whoever's turn it is acts at once; the next in line after this many seconds, and so on."""
 
+LEAST_WINDOW_S = 60
+"""No seat is taken in a job that gives less to commit, to reveal or to settle: to be late costs the stake."""
+
 
 class EvaluatorNode:
     """Serves every job that names this account, until ``jobs`` (where given) are finished."""
@@ -62,8 +65,10 @@ class EvaluatorNode:
         *,
         jobs: Sequence[int] | None = None,
         stagger_s: float = STAGGER_S,
+        least_window_s: int = LEAST_WINDOW_S,
     ) -> None:
         self.site, self.sealing_key, self.stagger_s = site, sealing_key, stagger_s
+        self.least_window_s = least_window_s
         self._only = None if jobs is None else frozenset(jobs)
         self._view = ChainView(site.ledger, site.blobs, site.journal, site.drand)
         self._watch = ChainWatch(site)
@@ -121,6 +126,7 @@ class SeatedJob:
     def __init__(self, node: EvaluatorNode, view: ChainView, job_id: int, terms: Terms) -> None:
         self.site, self.key, self.view = node.site, node.sealing_key, view
         self.job_id, self.terms, self.stagger_s = job_id, terms, node.stagger_s
+        self._least_window_s = node.least_window_s
         self.board = Board(node.site, job_id)
         self._head: JobState
         self._computation: JobComputation | None = None
@@ -200,6 +206,11 @@ class SeatedJob:
         own = next(seat for seat in self.terms.evaluators if seat.address == self.site.address)
         if own.sealing_key_digest != self.key.digest.hex():
             raise JobRefused("names another sealing key of ours than this node's", where=f"job {self.job_id}")
+        for name in ("commit_s", "reveal_s", "settle_s"):
+            if (given := getattr(self.terms.windows, name)) < self._least_window_s:
+                raise JobRefused(
+                    f"{given} given; at least {self._least_window_s} here", where=f"windows.{name}"
+                )
         masking, most = self.terms.masking, len(self.terms.evaluators) - 2
         if masking is not None and masking.threshold > most:
             raise JobRefused(
