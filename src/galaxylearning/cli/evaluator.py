@@ -136,8 +136,8 @@ def run(
         int,
         typer.Option(
             min=1,
-            help="Take no seat in a job that gives fewer seconds to commit, to reveal or to settle: being late "
-            "costs the stake. Set it well above the chain's time to finality.",
+            help="Take no seat in a job that gives fewer seconds to commit, to reveal or to settle: being "
+            "late costs the stake. Set it well above the chain's time to finality.",
         ),
     ] = 60,
     metrics_port: MetricsOption = None,
