@@ -263,6 +263,22 @@ def test_liars_leave_out_no_more_owners_than_there_are_dealers(
     assert owners_left_out(replace(PLAN, faulty=faulty), opened) == expected
 
 
+@pytest.mark.parametrize(
+    ("refuted", "expected"),
+    [
+        ((), ()),
+        (({2},), (1,)),
+        (({2}, {4}), (0, 1)),
+        (({2, 4},), ()),
+    ],
+)
+def test_members_that_cannot_all_have_lied_are_not_ignored_together(refuted: Any, expected: Any) -> None:
+    values = np.zeros((4, 1), np.int64)
+    wrong = {2: (1,)} if len(refuted) < 2 else {2: (1,), 4: (0,)}
+    opened = OpenedScalars(values, values[:, 0] == 0, ("",) * 4, wrong, {}, {})
+    assert owners_left_out(PLAN, opened, [frozenset(each) for each in refuted]) == expected
+
+
 def test_dealers_who_each_cheat_another_member_do_not_stop_the_sum() -> None:
     rng = np.random.default_rng(8)
     honest = masked_round(PLAN, updates_of(PLAN, 8, rng))

@@ -19,6 +19,7 @@ from galaxylearning.crypto import seal as seals
 from galaxylearning.graph import FlatModel, weights_from_bytes
 from galaxylearning.messages.records import SignedEnrolment
 from galaxylearning.messages.terms import Terms
+from galaxylearning.nodes.evaluator import EvaluatorNode
 from galaxylearning.ports import Call
 from galaxylearning.protocol import calls
 from galaxylearning.protocol import job as jobs_of
@@ -224,5 +225,23 @@ def test_without_its_third_evaluator_a_job_of_three_does_not_begin_and_costs_nob
             assert await stage.balance(stage.account("requester")) == SUPPLY
             assert [await stage.staked(name) for name in stage.evaluators] == [STAKE] * 3
             assert not [one for one in stage.progress if one.step == "update sent"]
+
+    anyio.run(main)
+
+
+class Choosy(EvaluatorNode):
+    """Serves the relayer alone, which posts nothing."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named, requesters=[signer("relayer").address])
+
+
+def test_an_evaluator_serves_whom_its_operator_names(town: Town, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            stage.add_evaluator("evaluator-1", Choosy)
+            state = await stage.play(until=lambda state: len(state.seats) == 2)
+            assert stage.account("evaluator-1") not in state.seats
+            assert any("is not served here" in one for one in stage.told("given up"))
 
     anyio.run(main)

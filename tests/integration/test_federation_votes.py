@@ -21,7 +21,7 @@ from galaxylearning.messages import typed
 from galaxylearning.messages.records import SignedAnswer, SignedAnswerSet, encode
 from galaxylearning.nodes.asked import Asked, MaskedUpdates, answer_kind
 from galaxylearning.nodes.asked import Phase as AskedPhase
-from galaxylearning.nodes.member import Member
+from galaxylearning.nodes.member import PATIENCE_WHERE_TIGHT, Member
 from galaxylearning.nodes.openings import Openings
 from galaxylearning.protocol import calls
 from galaxylearning.protocol.hidden_set import HiddenSet, Rows
@@ -54,7 +54,7 @@ class Ambusher(Member):
             return
         others = await self._readable(openings, asked, state, ())
         now = self.site.clock.monotonic_s()
-        is_time = now - self._since.setdefault(asked.topic, now) >= STEP_S
+        is_time = now - self._since.setdefault(asked.topic, now) >= PATIENCE_WHERE_TIGHT * STEP_S
         if asked.topic in self._posted or len(others) < SEATS - 1 or not is_time:
             return
         await self._answer(openings, asked, updates, questions)

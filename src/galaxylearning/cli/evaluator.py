@@ -140,6 +140,10 @@ def run(
             "late costs the stake. Set it well above the chain's time to finality.",
         ),
     ] = 60,
+    requester: Annotated[
+        list[str] | None,
+        typer.Option(help="Take seats in this requester's jobs only; may be repeated. Default: anybody's."),
+    ] = None,
     metrics_port: MetricsOption = None,
     home: HomeOption = DEFAULT_HOME,
     chain: ChainOption = None,
@@ -153,7 +157,7 @@ def run(
     """
     from galaxylearning import bootstrap
     from galaxylearning.cli.health import NodeHealth, serve_health
-    from galaxylearning.cli.keys import load_identity
+    from galaxylearning.cli.keys import address_named, load_identity
     from galaxylearning.cli.running import node_site
     from galaxylearning.nodes.evaluator import EvaluatorNode
     from galaxylearning.nodes.evaluator import register as enter_registry
@@ -161,6 +165,7 @@ def run(
 
     place = Home(home)
     units = smallest_units(stake, "--stake")
+    served = [address_named(place, one, "--requester") for one in requester] if requester else None
     name, signer, sealing = load_identity(place, account)
     health = NodeHealth(format, f"evaluator {name}")
 
@@ -174,7 +179,12 @@ def run(
             stagger_s = world.settings.stagger_ms / 1000
             async with anyio.create_task_group() as group:
                 node = EvaluatorNode(
-                    site, sealing, jobs=job, stagger_s=stagger_s, least_window_s=least_window
+                    site,
+                    sealing,
+                    jobs=job,
+                    stagger_s=stagger_s,
+                    least_window_s=least_window,
+                    requesters=served,
                 )
                 group.start_soon(node.run)
                 if not no_relayer:

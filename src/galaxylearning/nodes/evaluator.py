@@ -45,7 +45,7 @@ from galaxylearning.protocol.machine import JobState, Phase, due
 from galaxylearning.protocol.outcomes import RoundOutcome
 from galaxylearning.protocol.rounds import JobComputation
 from galaxylearning.secagg.plan import MaskingPlan
-from galaxylearning.units import Digest
+from galaxylearning.units import Address, Digest
 
 SALT_BYTES = 32
 STAGGER_S = 2.0
@@ -66,9 +66,11 @@ class EvaluatorNode:
         jobs: Sequence[int] | None = None,
         stagger_s: float = STAGGER_S,
         least_window_s: int = LEAST_WINDOW_S,
+        requesters: Sequence[Address] | None = None,
     ) -> None:
+        """``requesters`` are those it takes seats for; None: anybody."""
         self.site, self.sealing_key, self.stagger_s = site, sealing_key, stagger_s
-        self.least_window_s = least_window_s
+        self.least_window_s, self.requesters = least_window_s, requesters
         self._only = None if jobs is None else frozenset(jobs)
         self._view = ChainView(site.ledger, site.blobs, site.journal, site.drand)
         self._watch = ChainWatch(site)
@@ -126,7 +128,7 @@ class SeatedJob:
     def __init__(self, node: EvaluatorNode, view: ChainView, job_id: int, terms: Terms) -> None:
         self.site, self.key, self.view = node.site, node.sealing_key, view
         self.job_id, self.terms, self.stagger_s = job_id, terms, node.stagger_s
-        self._least_window_s = node.least_window_s
+        self._least_window_s, self._requesters = node.least_window_s, node.requesters
         self.board = Board(node.site, job_id)
         self._head: JobState
         self._computation: JobComputation | None = None
@@ -201,6 +203,8 @@ class SeatedJob:
         """
         if self._computation is not None:
             return
+        if self._requesters is not None and self.terms.requester not in self._requesters:
+            raise JobRefused(f"{self.terms.requester} is not served here", where="requester")
         await require_posted(self.site.ledger, self.terms, self.job_id)
         await require_keys(self.site.ledger, self.terms, self.job_id)
         own = next(seat for seat in self.terms.evaluators if seat.address == self.site.address)

@@ -57,6 +57,9 @@ DIGEST_BYTES: Final = 32
 PATIENCE: Final = 1.0
 """So many staggers an answer that is expected is waited for once enough others are there."""
 
+PATIENCE_WHERE_TIGHT: Final = 5.0
+"""The same where the answers that are there are too few to correct the lies of f members."""
+
 
 class Member:
     """One seat's part in the openings of one job."""
@@ -231,8 +234,13 @@ class Member:
             await self._post_set(asked, kept, openings.content_keys)
             return
         votes = await self.board.votes(f"{asked.topic}/sets", SignedAnswerSet, state.seats)
+        said = Counter(who for group in votes.values() for who in group)
+        # Who votes twice may want to part the others: it counts for nobody, its sets wait for another vote.
         proposed = sorted(
-            (-len(group), tuple(Digest(answer) for answer in next(iter(group.values())).answers))
+            (
+                -sum(said[who] == 1 for who in group),
+                tuple(Digest(answer) for answer in next(iter(group.values())).answers),
+            )
             for group in votes.values()
         )
         answers = await self._readable(openings, asked, state, {one for _, each in proposed for one in each})
@@ -244,20 +252,26 @@ class Member:
         now = self.site.clock.monotonic_s()
         waited_s = now - self._since.setdefault(asked.topic, now)
         expected = (openings.heard or frozenset(state.seats)) - twice
-        wanted = expected - {self.site.address}
-        if waited_s >= PATIENCE * self.stagger_s:
+        # Whoever is there anyway counts, expected or not: ourselves, too.
+        wanted = (expected - {self.site.address}) | own.keys()
+        is_tight = len(own) < self.plan.quorum + 2 * self.plan.faulty
+        patience = PATIENCE_WHERE_TIGHT if is_tight else PATIENCE
+        if waited_s >= patience * self.stagger_s:
             wanted &= self._in_time.setdefault(asked.topic, frozenset(own))
         is_unread = False
         for negative, chosen in proposed:
             signers = {answers[digest] for digest in chosen if digest in answers}
             is_unread = is_unread or not answers.keys() >= set(chosen)
-            is_vouched = -negative > self.plan.faulty
-            if len(signers) == len(chosen) > self.plan.threshold and (wanted <= signers or is_vouched):
+            is_vouched = -negative > max(1, self.plan.faulty)
+            is_whole = negative < 0 and wanted <= signers
+            if len(signers) == len(chosen) > self.plan.threshold and (is_whole or is_vouched):
                 await self._sign_set(asked, chosen, openings.content_keys)
                 return
         # The line starts at another seat in every round and phase, so the work goes round.
         place = (self.seat - asked.round_index - asked.phase) % len(state.evaluators)
-        pause = place if expected <= own.keys() else PATIENCE * (3 if is_unread else 2) + place
+        pause = place if expected <= own.keys() else patience + PATIENCE * (2 if is_unread else 1) + place
+        if twice or max(said.values(), default=0) > 1:
+            pause += PATIENCE  # Somebody may have voted before it could see that.
         if waited_s >= pause * self.stagger_s:
             await self._sign_set(asked, tuple(sorted(own.values())), openings.content_keys)
 
@@ -273,8 +287,10 @@ class Member:
                 continue
             try:
                 if await openings.words_of(asked, digest, record, state) is None:
+                    given[record.signer] += digest in openings.closed
                     continue
             except (BlobMissing, BlobDamaged):
+                given[record.signer] += 1  # It is signed, and of a seat.
                 continue
             given[record.signer] += 1
             found[digest] = record.signer

@@ -104,16 +104,24 @@ class Openings:
         self.key, self.member, self.plan = key, member, job.masking
         self.disputes = Disputes(site, board, terms, job.job_id, job.masking)
         self._contradicted: dict[Address, str] = {}
+        self._outvoted: dict[Address, str] = {}
+        """Whose answers about everybody were wrong, which it may excuse by what it was dealt."""
         self.heard: frozenset[Address] | None = None
         """Whose answers the last phase was opened of."""
         self._doubted: Mapping[int, frozenset[int]] = {}
         """By seat: of whom (rows) it had no share, or a wrong answer, at this round's gate."""
+        self._unheard: set[int] = set()
+        """Seats without an answer to this round's gate."""
+        self._refuted: list[frozenset[int]] = []
+        """Seats that cannot all have lied when they accused data owners: a sum failed that counted on it."""
         self._work: tuple[MaskedUpdates, MaskedRound] | None = None
         self._kept: list[MaskedUpdates] = []
         self._answers: dict[tuple[str, Digest, Digest], bytes | None] = {}
         """What a record says as an answer to one question, of the phase at hand."""
         self.content_keys: dict[Digest, bytes] = {}
         """Of the answers that could be read in the phase at hand."""
+        self.closed: set[Digest] = set()
+        """Answers that seats signed and that we cannot open, in the phase at hand."""
         self._shown: dict[Digest, Pairs] = {}
         self._bodies: tuple[int, list[MaskedBody]] = -1, []
         self._read: dict[Digest, MaskedBody] = {}
@@ -157,8 +165,11 @@ class Openings:
         opened, faults = found[0], np.zeros(len(updates.owners), np.int8)
         for row in np.flatnonzero(~opened.usable).tolist():
             faults[row] = OUT_OF_RANGE if opened.reasons[row] == NOISE else BAD_SHARES
-        faults[list(owners_left_out(self.plan, opened))] = BAD_SHARES
+        faults[list(owners_left_out(self.plan, opened, self._refuted))] = BAD_SHARES
         self._doubted = {seat: frozenset(rows) for seat, rows in opened.accused.items()}
+        self._unheard = {
+            seat for seat, each in enumerate(self.terms.evaluators) if each.address not in (self.heard or ())
+        }
         opening.take_gate(opened.values, faults)
         return True
 
@@ -172,19 +183,30 @@ class Openings:
         if answers is None:
             return False
         masked = [body.masked for body in await self.bodies(updates)]
+        counted = set(np.flatnonzero(gated.weights).tolist())
         try:
             opened = open_sum(self.plan, updates.seed, masked, gated.weights, answers)
         except QuorumMissing:
             # The set is agreed and will not change: more members lied than so many answers correct.
+            self._refute(counted, answers)
             opening.drop_sum()
             return True
         opening.take_sum(opened.total)
-        counted = set(np.flatnonzero(gated.weights).tolist())
         for seat in opened.wrong:
             # Its shares of all that count fitted at the gate, so its answer to the sum was a lie.
-            if not counted & self._doubted.get(seat, frozenset()):
+            if seat not in self._unheard and not counted & self._doubted.get(seat, frozenset()):
                 self._contradict(seat, f"round {updates.round_index}, sum")
         return True
+
+    def _refute(self, counted: set[int], answers: Mapping[int, bytes]) -> None:
+        """A sum failed over data owners of whom some are accused, by ``accusers`` that were not listened to.
+
+        Had all of these lied, and dealt everybody who counts honest shares, f liars could not have spoilt it.
+        """
+        accusers = frozenset(seat for seat, rows in self._doubted.items() if counted & rows)
+        silent = len(accusers - answers.keys())
+        if accusers and len(answers) >= self.plan.quorum + 2 * (self.plan.faulty - silent):
+            self._refuted.append(accusers)
 
     async def _masked_updates(
         self, anchor: ev.RoundAnchored, accepted: AcceptedUpdates, cohort: Cohort
@@ -324,8 +346,11 @@ class Openings:
         Those whose answers were wrong for all sound data owners of a phase, and those who showed no share
         from which a wrong answer follows.
         """
-        found = dict(self._contradicted)
-        for verdict in await self.verdicts():
+        verdicts = await self.verdicts()
+        cheated = {verdict.evaluator for verdict in verdicts if verdict.fault == "dealer"}
+        found = {who: where for who, where in self._outvoted.items() if who not in cheated}
+        found |= self._contradicted
+        for verdict in verdicts:
             if verdict.fault == "member":
                 found.setdefault(verdict.evaluator, verdict.where)
         return found
@@ -334,14 +359,13 @@ class Openings:
         """A member that the answers of all sound data owners speak against is a liar.
 
         Sound is whom at most f members accuse: an honest data owner always is while at most f members lie.
-        Against some a member may have been cheated by their shares: then nobody is named. So no honest member
-        is named while one honest data owner takes part.
+        So no honest member is named while one honest data owner takes part, nor where it shows its shares.
         """
         accused = Counter(row for rows in opened.accused.values() for row in rows)
         sound = {row for row in range(len(opened.values)) if accused[row] <= self.plan.faulty}
         for seat, rows in opened.wrong.items():
             if len(sound) >= self.plan.minimum_sum and sound <= set(rows):
-                self._contradict(seat, where)
+                self._outvoted.setdefault(Address(self.terms.evaluators[seat].address), where)
 
     def _contradict(self, seat: int, where: str) -> None:
         self._contradicted.setdefault(Address(self.terms.evaluators[seat].address), where)
@@ -361,9 +385,10 @@ class Openings:
             await self.member.take_part(self, asked, updates, questions, state)
             found = await self._agreed(asked, state)
         if found is not None:
-            for known in (self._answers, self.content_keys, self._shown):
+            for known in (self._answers, self.content_keys, self._shown, self.closed):
                 known.clear()
-            self.heard = frozenset(Address(self.terms.evaluators[seat].address) for seat in found)
+            if asked.phase is not Phase.SUM:  # To which a member has no answer that was dealt no share.
+                self.heard = frozenset(Address(self.terms.evaluators[seat].address) for seat in found)
         return found
 
     async def _agreed(self, asked: Asked, state: JobState) -> Mapping[int, bytes] | None:
@@ -400,8 +425,10 @@ class Openings:
             BlobMissing, BlobDamaged: it cannot be had yet.
         """
         about = asked.topic, asked.digest, digest
-        if self._answers.get(about, b"") is None and digest in await self._shown_keys(asked, state):
-            del self._answers[about]
+        # Looked up for signed answers that are closed to us only: anybody may post what is none.
+        if digest in self.closed and digest in await self._shown_keys(asked, state):
+            self.closed.discard(digest)
+            self._answers.pop(about, None)
         if about not in self._answers:
             try:
                 self._answers[about] = await self._opened_answer(asked, digest, record, state)
@@ -421,6 +448,7 @@ class Openings:
             key = reveal_content_key(blob, self.key, context, max_bytes=limit)
         except BlobRefused:
             # Its author may have sealed it to some of us only: those may have shown how to open it.
+            self.closed.add(digest)
             shown = (await self._shown_keys(asked, state)).get(digest, set())
             key = next(
                 (one for one in sorted(shown) if is_revealed(blob, one, context, max_bytes=limit)), b""
@@ -434,6 +462,7 @@ class Openings:
         for size, width in asked.parts:
             check_words(self.plan, body.words[at : at + size], width, is_sum=asked.phase is Phase.SUM)
             at += size
+        self.closed.discard(digest)
         self.content_keys[digest] = key
         return body.words
 

@@ -8,7 +8,7 @@ here or spoil what they touch.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -220,7 +220,9 @@ def _split(plan: MaskingPlan, residues: F64) -> tuple[I64, F64]:
     return (lifted - noise * float(plan.modulus)).astype(np.int64), noise
 
 
-def owners_left_out(plan: MaskingPlan, opened: OpenedScalars) -> tuple[int, ...]:
+def owners_left_out(
+    plan: MaskingPlan, opened: OpenedScalars, refuted: Collection[frozenset[int]] = ()
+) -> tuple[int, ...]:
     """Owners (positions) that no sum should be over, for their shares do not serve the members.
 
     A member accuses an owner by having no share of it, or by an answer that the others' do not fit; in a sum
@@ -229,12 +231,19 @@ def owners_left_out(plan: MaskingPlan, opened: OpenedScalars) -> tuple[int, ...]
     members, or fewer, that spare the most owners when they are not listened to. Honest members accuse no
     honest owner, so not to listen to the liars leaves out dealers only: while at most f members lie, never
     more owners are left out than there are dealers of bad shares, and with none nobody.
+
+    ``refuted`` are sets of members of whom not all are liars: they are not all ignored together.
     """
     accused = opened.accused
     counts = Counter(owner for against in accused.values() for owner in against)
     surely = {owner for owner, count in counts.items() if count > plan.faulty}
     doubtful = {member: against - surely for member, against in sorted(accused.items()) if against - surely}
-    ways = combinations(doubtful, min(plan.faulty, len(doubtful)))
+    ways = (
+        way
+        for size in range(min(plan.faulty, len(doubtful)), -1, -1)
+        for way in combinations(doubtful, size)
+        if not any(members <= set(way) for members in refuted)
+    )
     fewest = min(
         (set[int]().union(*(doubtful[member] for member in doubtful if member not in way)) for way in ways),
         key=len,
