@@ -21,6 +21,7 @@ from galaxylearning.contribution import (
     handed_down,
     median_table,
     merge_twins,
+    saturated,
     to_fixed,
     twin_groups,
     unearned,
@@ -113,7 +114,7 @@ def totals_of(
         errors.append(math.isqrt(sum(score.standard_error**2 for score in own)))
     is_luck = unearned(worth, agreements)
     return tuple(
-        OwnerTotal(who, 0 if luck else value, error, UNEARNED if luck else "")
+        OwnerTotal(who, 0 if luck else saturated(value), saturated(error), UNEARNED if luck else "")
         for who, value, error, luck in zip(cohort, worth, errors, is_luck, strict=True)
     )
 
@@ -246,7 +247,8 @@ def _merged(
     if not groups:
         return dict(scores)
     weights = {d.data_owner: d.weight for d in outcome.decisions if d.data_owner in scores}
-    return merge_twins(scores, groups, weights=weights)
+    merged = merge_twins(scores, groups, weights=weights)
+    return {who: saturated(value) for who, value in merged.items()}
 
 
 def _round_owners(
