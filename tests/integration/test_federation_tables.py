@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,10 +15,17 @@ from benchmarks.things import MASKED_HIDDEN, compiled_job
 from torch import nn
 
 from galaxylearning.contribution import saturated
+from galaxylearning.errors import BlobMissing
+from galaxylearning.messages.records import ScoreTable
+from galaxylearning.messages.terms import Terms
+from galaxylearning.nodes.evaluator import EvaluatorNode, SeatedJob
+from galaxylearning.nodes.tables import settled_tree
+from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.simulation.stage import STAKE
+from galaxylearning.storage.blobs import MemoryBlobStore
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import Town
+    from tests.integration.conftest import Stage, Town
 
 
 class Steep(nn.Module):
@@ -58,5 +66,59 @@ def test_a_model_too_steep_to_be_valued_costs_no_evaluator_its_stake(
             assert found.faulty == set()
             assert set(found.stakes.values()) == {STAKE}
             assert (found.audit.verdict, found.audit.problems) == ("ok", ())
+
+    anyio.run(main)
+
+
+def revealing(changed: Callable[[ScoreTable], ScoreTable]) -> type[EvaluatorNode]:
+    """An evaluator that commits to another table than its own."""
+
+    class Seat(SeatedJob):
+        async def score_table(self, state: JobState) -> ScoreTable:
+            return changed(await super().score_table(state))
+
+    class Evaluator(EvaluatorNode):
+        def seat(self, job_id: int, terms: Terms) -> SeatedJob:
+            return Seat(self, self._view, job_id, terms)
+
+    return Evaluator
+
+
+def of_another_cohort(table: ScoreTable) -> ScoreTable:
+    """Leaves the last data owner out."""
+    rounds = tuple(msgspec.structs.replace(one, owners=one.owners[:-1]) for one in table.rounds)
+    return msgspec.structs.replace(table, rounds=rounds, totals=table.totals[:-1], twins=())
+
+
+async def without(stage: Stage, *topics: str) -> MemoryBlobStore:
+    """The store, but for what is listed under these topics of the job."""
+    hidden, found = {stage.board().topic(name) for name in topics}, MemoryBlobStore()
+    for topic in set(stage.blobs.topics()) - hidden:
+        for digest in await stage.blobs.list(topic):
+            await found.put(await stage.blobs.get(digest, max_bytes=1 << 24), topic=topic)
+    return found
+
+
+def test_who_hides_the_payout_table_keeps_nobody_from_its_pay(town: Town, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            stage.add_evaluator("evaluator-3", revealing(of_another_cohort))
+            await stage.play(until=lambda state: state.phase is Phase.TRAINING)
+            del stage.nodes["relayer"]
+            state = await stage.play()
+            assert (state.phase, state.paid) == (Phase.SETTLED, 0)
+            site = stage.site("anybody")
+            for hidden in ("payouts",), ("scores",):
+                found = await settled_tree(replace(site, blobs=await without(stage, *hidden)), state)
+                assert (found.root, found.total) == (state.payout_root, state.total)
+            with pytest.raises(BlobMissing, match="settled root"):
+                await settled_tree(replace(site, blobs=await without(stage, "payouts", "scores")), state)
+
+            stage.blobs = await without(stage, "payouts")
+            stage.add_relayer()
+            assert (await stage.play()).paid == state.total > 0
+            # What it takes to check the payouts by hand is gone all the same.
+            problems = (await stage.audit(stage.sealing_key("evaluator-1"))).problems
+            assert {problem.check for problem in problems} == {"payouts"}
 
     anyio.run(main)

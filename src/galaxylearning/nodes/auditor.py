@@ -14,7 +14,6 @@ from galaxylearning.errors import AuditFailed, GalaxyError
 from galaxylearning.messages.records import (
     MAX_LIST_BYTES,
     ModelRelease,
-    ScoreTable,
     SignedOpening,
     encode,
 )
@@ -23,9 +22,15 @@ from galaxylearning.nodes import assembly
 from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.chain_view import ChainView
 from galaxylearning.nodes.openings import Openings
-from galaxylearning.nodes.relayer import settled_tree
 from galaxylearning.nodes.posting import require_posted
 from galaxylearning.nodes.site import Site
+from galaxylearning.nodes.tables import (
+    RevealedTables,
+    faulty_seats,
+    payouts_of,
+    published_tree,
+    revealed_tables,
+)
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol import scoring
 from galaxylearning.protocol.cohort import AcceptedUpdates, Cohort
@@ -33,7 +38,7 @@ from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.quorum import mass_share
 from galaxylearning.protocol.rounds import JobComputation
 from galaxylearning.protocol.settlement import PayoutTree
-from galaxylearning.units import Address, Digest, in_tokens
+from galaxylearning.units import Address, in_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +240,7 @@ class Auditor:
     # ---- scores, payouts
 
     async def _settlement(self, terms: Terms, state: JobState, cohort: Cohort) -> None:
-        tables = await assembly.revealed_tables(self.site, terms, state, cohort)
+        tables = await revealed_tables(self.site, terms, state, cohort.data_owners)
         missing = [
             seat
             for seat, _ in state.revealed
@@ -250,14 +255,8 @@ class Auditor:
         if self.computation is not None:
             await self._recomputed_scores(state, tables, self.computation, cohort)
         try:
-            tree, _ = scoring.payouts(
-                terms,
-                chain_id=self.site.ledger.chain_id,
-                contract=self.site.ledger.address_of("jobs"),
-                job_id=self.job_id,
-                tables=list(tables.values()),
-            )
-            published = await settled_tree(self.site, state)
+            tree, _ = payouts_of(self.site, terms, state, tables)
+            published = await published_tree(self.site, state)
         except GalaxyError as error:
             self._problem("payouts", "payout table", error)
             return
@@ -273,7 +272,7 @@ class Auditor:
     async def _recomputed_scores(
         self,
         state: JobState,
-        tables: dict[Address, tuple[Digest, ScoreTable]],
+        tables: RevealedTables,
         computation: JobComputation,
         cohort: Cohort,
     ) -> None:
@@ -283,7 +282,7 @@ class Auditor:
         else:
             self._holds("model", f"the settled model is {state.model_digest.hex()[:16]}…")
         liars = await self.openings.liars() if self.openings is not None else ()
-        faulty = assembly.faulty_seats(state, tables, own, liars)
+        faulty = faulty_seats(state, tables, own, liars)
         if faulty != state.faulty_seats:
             self._findings.append(
                 Finding("scores", "recomputed", f"faulty seats {faulty:b}, settled {state.faulty_seats:b}")
