@@ -16,10 +16,11 @@ from torch import nn
 
 from galaxylearning.contribution import saturated
 from galaxylearning.errors import BlobMissing
-from galaxylearning.messages.records import ScoreTable
+from galaxylearning.messages.records import OwnerScore, ScoreTable
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes.evaluator import EvaluatorNode, SeatedJob
 from galaxylearning.nodes.tables import settled_tree
+from galaxylearning.protocol.job import Price
 from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.simulation.stage import STAKE
 from galaxylearning.storage.blobs import MemoryBlobStore
@@ -120,5 +121,60 @@ def test_who_hides_the_payout_table_keeps_nobody_from_its_pay(town: Town, tmp_pa
             # What it takes to check the payouts by hand is gone all the same.
             problems = (await stage.audit(stage.sealing_key("evaluator-1"))).problems
             assert {problem.check for problem in problems} == {"payouts"}
+
+    anyio.run(main)
+
+
+def denying(table: ScoreTable) -> ScoreTable:
+    """Says that every update was rejected, under true totals."""
+
+    def denied(score: OwnerScore) -> OwnerScore:
+        return msgspec.structs.replace(score, status="rejected", weight=0, value=0, standard_error=0)
+
+    rounds = tuple(
+        msgspec.structs.replace(one, owners=tuple(denied(score) for score in one.owners))
+        for one in table.rounds
+    )
+    return msgspec.structs.replace(table, rounds=rounds)
+
+
+FEE = 100 * 10**18
+
+
+@pytest.mark.parametrize("silent", [(), ("evaluator-2",)])
+def test_who_denies_that_updates_were_accepted_is_named_where_a_majority_contradicts_it(
+    town: Town, tmp_path: Path, silent: tuple[str, ...]
+) -> None:
+    price = Price(bounty="1000", target_gain=0.8, participation_fee="100")
+
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage", price=price) as stage:
+            stage.add_evaluator("evaluator-3", revealing(denying))
+            for name in silent:
+                del stage.nodes[name]
+            await stage.play()
+            found = await stage.outcome()
+            if silent:
+                # One word against another: the fees stay with the requester, and an audit says so.
+                assert found.faulty == set()
+                assert min(found.paid.values()) < FEE
+                assert {problem.detail for problem in found.audit.problems} == {"participation"}
+            else:
+                assert found.faulty == {"evaluator-3"}
+                assert min(found.paid.values()) >= FEE
+                assert found.audit.problems == ()
+
+    anyio.run(main)
+
+
+def test_a_majority_that_denies_it_is_shown_up_by_an_audit(town: Town, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            for name in ("evaluator-2", "evaluator-3"):
+                stage.add_evaluator(name, revealing(denying))
+            await stage.play()
+            found = await stage.outcome()
+            assert found.faulty == {"evaluator-1"}
+            assert {problem.detail for problem in found.audit.problems} == {"medians"}
 
     anyio.run(main)

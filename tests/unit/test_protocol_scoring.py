@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -160,15 +161,35 @@ def test_without_tables_nothing_is_paid_out_by_default() -> None:
 
 def test_a_faulty_table_is_told_from_rounding() -> None:
     honest = table({A: NAT, B: -NAT})
-    medians = scoring.median_totals([honest, honest, honest])
+    said = scoring.Consensus.of([honest, honest, honest])
     room = 2 * NAT // scoring.AGREEMENT
     for off, faulty in ((0, False), (room, False), (-room, False), (room + 1, True), (-room - 1, True)):
-        assert scoring.is_faulty(table({A: NAT + off, B: -NAT}), medians, honest) is faulty
-    assert scoring.is_faulty(table({A: NAT, B: -NAT}, model=Digest(bytes(32))), medians, honest)
-    assert scoring.is_faulty(table({A: NAT}), medians, honest)
-    nothing = scoring.median_totals([table({A: 0})])
+        assert scoring.is_faulty(table({A: NAT + off, B: -NAT}), said, honest) is faulty
+    assert scoring.is_faulty(table({A: NAT, B: -NAT}, model=Digest(bytes(32))), said, honest)
+    assert scoring.is_faulty(table({A: NAT}), said, honest)
+    nothing = scoring.Consensus.of([table({A: 0})])
     assert not scoring.is_faulty(table({A: 0}), nothing, table({A: 0}))
     assert scoring.is_faulty(table({A: 1}), nothing, table({A: 0}))
+
+
+def test_true_totals_under_false_rounds_are_a_fault() -> None:
+    honest = table({A: NAT, B: -NAT})
+    denied = OwnerScore(A, "rejected", "", 0, 0, 0)
+    first = honest.rounds[0]
+    rounds_ = (msgspec.structs.replace(first, owners=(denied, first.owners[1])),)
+    liar, shorter = (msgspec.structs.replace(honest, rounds=each) for each in (rounds_, ()))
+    for lie in (liar, shorter):
+        said = scoring.Consensus.of([honest, lie, honest])
+        assert (scoring.is_faulty(lie, said, honest), scoring.is_faulty(honest, said, honest)) == (
+            True,
+            False,
+        )
+        # Where no more than half say the same, the tables name nobody.
+        parted = scoring.Consensus.of([honest, lie])
+        assert not scoring.is_faulty(lie, parted, honest)
+        assert not scoring.is_faulty(honest, parted, lie)
+    assert scoring.participants([honest, liar, honest]) == {A, B}
+    assert scoring.participants([honest, liar]) == {B}
 
 
 def test_a_table_about_something_else_is_not_usable() -> None:

@@ -253,7 +253,7 @@ class Auditor:
             return
         self._holds("scores", f"{len(tables)} tables are the ones that were committed and revealed")
         if self.computation is not None:
-            await self._recomputed_scores(state, tables, self.computation, cohort)
+            await self._recomputed_scores(terms, state, tables, self.computation, cohort)
         try:
             tree, _ = payouts_of(self.site, terms, state, tables)
             published = await published_tree(self.site, state)
@@ -271,6 +271,7 @@ class Auditor:
 
     async def _recomputed_scores(
         self,
+        terms: Terms,
         state: JobState,
         tables: RevealedTables,
         computation: JobComputation,
@@ -287,11 +288,17 @@ class Auditor:
             self._findings.append(
                 Finding("scores", "recomputed", f"faulty seats {faulty:b}, settled {state.faulty_seats:b}")
             )
-        medians = scoring.median_totals([table for _, table in tables.values()])
-        if scoring.is_faulty(own, medians, own):
+        revealed = [table for _, table in tables.values()]
+        if scoring.is_faulty(own, scoring.Consensus.of(revealed), own):
             # More than half of the seats agreed on it: the contract cannot know, whoever recomputes does.
             self._findings.append(
                 Finding("scores", "medians", "what was settled is not what the updates were worth")
+            )
+        if int(terms.price.participation_fee) and scoring.participants(revealed) != scoring.participants(
+            [own]
+        ):
+            self._findings.append(
+                Finding("scores", "participation", "the fees went to others than whose updates were accepted")
             )
         same = sum(1 for _, table in tables.values() if encode(table) == encode(own))
         self._holds("scores", f"{same} of {len(tables)} tables are byte for byte the recomputed one")

@@ -19,7 +19,9 @@ async def require_posted(ledger: Ledger, terms: Terms, job_id: int) -> None:
     """
     where, token = f"job {job_id}", ledger.address_of("token")
     if terms.price.token != token:
-        raise JobRefused(f"pays in token {terms.price.token}; allowed: this deployment's, {token}", where=where)
+        raise JobRefused(
+            f"pays in token {terms.price.token}; allowed: this deployment's, {token}", where=where
+        )
     found = await ledger.read(Call("jobs", "job", (job_id,)))
     for name, wanted in zip(JOB_PARAMETERS, job_parameters(terms), strict=True):
         posted = tuple(found[name]) if name == "evaluators" else found[name]

@@ -14,7 +14,7 @@ from galaxylearning.messages.terms import MAX_TERMS_BYTES, Terms, decode_terms
 from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.site import Site
 from galaxylearning.protocol.machine import JobState
-from galaxylearning.protocol.scoring import is_faulty, median_totals, payouts, usable
+from galaxylearning.protocol.scoring import Consensus, is_faulty, payouts, usable
 from galaxylearning.protocol.settlement import PayoutTree, payout_tree
 from galaxylearning.units import Address, Digest
 
@@ -39,12 +39,12 @@ def faulty_seats(
     state: JobState, tables: RevealedTables, own: ScoreTable, liars: Collection[Address] = ()
 ) -> int:
     """Bitmap of the seats that revealed something else than honest arithmetic gives, or are ``liars``."""
-    medians = median_totals([table for _, table in tables.values()])
+    consensus = Consensus.of([table for _, table in tables.values()])
     bitmap = 0
     for index, seat in enumerate(state.evaluators):
         if seat not in dict(state.revealed):
             continue
-        if seat in liars or seat not in tables or is_faulty(tables[seat][1], medians, own):
+        if seat in liars or seat not in tables or is_faulty(tables[seat][1], consensus, own):
             bitmap |= 1 << index
     return bitmap
 
