@@ -6,8 +6,10 @@ the sealed updates and the hidden test set open too, and every model and score i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+
+import msgspec
 
 from galaxylearning.crypto.seal import SealingKey
 from galaxylearning.errors import AuditFailed, GalaxyError
@@ -93,8 +95,6 @@ class Auditor:
         self._holds("chain log", f"{len(self.view.events_of(self.job_id))} events follow the state table")
         await self._posting(terms)
         await self._cohort_and_rounds(terms, state)
-        if self.openings is not None:
-            await self._faults(self.openings)
         if state.phase is Phase.SETTLED and self.cohort is not None:
             await self._settlement(terms, state, self.cohort)
         await self._release(state)
@@ -158,19 +158,20 @@ class Auditor:
         except GalaxyError as error:
             self._problem("twins", "projections", error)
 
-    async def _faults(self, openings: Openings) -> None:
-        """Whose fault wrong answers were, each shown by the share in question or by showing none."""
+    async def _liars(self, openings: Openings, tables: RevealedTables) -> Collection[Address]:
+        """Who lied about updates; whose fault wrong answers were is shown by a share, or by showing none."""
         try:
-            verdicts = await openings.verdicts()
+            verdicts, liars = await openings.verdicts(tables), await openings.liars(tables)
         except GalaxyError as error:
-            self._problem("answers", "complaints", error)
-            return
+            self._problem("answers", "shown shares", error)
+            return ()
         for verdict in verdicts:
             about = f"{verdict.where}: the answer of {verdict.evaluator} about {verdict.data_owner} was wrong"
             fault = "the data owner dealt it a share that does not belong to the others"
             if verdict.fault == "member":
                 fault = "it has shown no share from which that follows"
             self._holds("answers", f"{about}: {fault}")
+        return liars
 
     async def _round(self, terms: Terms, state: JobState, anchor: ev.RoundAnchored, cohort: Cohort) -> None:
         name = f"round {anchor.round_index}"
@@ -282,7 +283,7 @@ class Auditor:
             self._findings.append(Finding("model", "final", "the settled model is not the one computed"))
         else:
             self._holds("model", f"the settled model is {state.model_digest.hex()[:16]}…")
-        liars = await self.openings.liars() if self.openings is not None else ()
+        liars = await self._liars(self.openings, tables) if self.openings is not None else ()
         faulty = faulty_seats(state, tables, own, liars)
         if faulty != state.faulty_seats:
             self._findings.append(
@@ -300,7 +301,8 @@ class Auditor:
             self._findings.append(
                 Finding("scores", "participation", "the fees went to others than whose updates were accepted")
             )
-        same = sum(1 for _, table in tables.values() if encode(table) == encode(own))
+        # What an evaluator shows of the shares it was dealt stands in its own table only.
+        same = sum(1 for table in revealed if encode(msgspec.structs.replace(table, shown=())) == encode(own))
         self._holds("scores", f"{same} of {len(tables)} tables are byte for byte the recomputed one")
 
     def _payments(self, tree: PayoutTree) -> None:

@@ -371,7 +371,8 @@ class SeatedJob:
             QuorumMissing: answers that they follow from are still awaited.
         """
         job, cohort = await self._computed(state)
-        return scoring.score_table(job, cohort.data_owners)
+        member = None if self._openings is None else self._openings.member
+        return scoring.score_table(job, cohort.data_owners, () if member is None else member.shown)
 
     async def _committing(self, state: JobState) -> None:
         me = self.site.address
@@ -425,18 +426,12 @@ class SeatedJob:
         is_waiting = self.view.now < state.phase_start + patience
         owners = cohort.data_owners
         tables = await revealed_tables(self.site, self.terms, state, owners, is_waiting=is_waiting)
-        liars = await self._openings.liars() if self._openings is not None else ()
+        liars = await self._openings.liars(tables) if self._openings is not None else ()
         faulty = faulty_seats(state, tables, own, liars)
         tree, table = payouts_of(self.site, self.terms, state, tables)
         await self._ballots.post_once("payouts", table)
-        return typed.Settlement(
-            self.job_id,
-            Digest(tree.root),
-            tree.total,
-            len(tree.rows),
-            Digest(own.final_model_digest),
-            faulty,
-        )
+        model = Digest(own.final_model_digest)
+        return typed.Settlement(self.job_id, Digest(tree.root), tree.total, len(tree.rows), model, faulty)
 
     # ---- settled
 

@@ -39,6 +39,7 @@ from galaxylearning.messages.records import (
     PayoutTable,
     RoundScores,
     ScoreTable,
+    ShownShare,
 )
 from galaxylearning.messages.terms import Terms
 from galaxylearning.protocol.outcomes import STANDS_ALONE, RoundOutcome
@@ -54,8 +55,13 @@ AGREEMENT = 1_000_000
 """A table is faulty when a total differs from the median by more than 1/AGREEMENT of the sum of medians."""
 
 
-def score_table(job: JobComputation, cohort: Sequence[Address]) -> ScoreTable:
-    """The scores of all rounds so far, for the whole cohort in ascending order of address."""
+def score_table(
+    job: JobComputation, cohort: Sequence[Address], shown: Sequence[ShownShare] = ()
+) -> ScoreTable:
+    """The scores of all rounds so far, for the whole cohort in ascending order of address.
+
+    ``shown`` is an evaluator's evidence; all else is the same for everybody.
+    """
     twins = find_twins(job)
     raw = [_fixed(outcome, 0) for outcome in job.outcomes]
     errors = [_fixed(outcome, 1) for outcome in job.outcomes]
@@ -81,6 +87,7 @@ def score_table(job: JobComputation, cohort: Sequence[Address]) -> ScoreTable:
         twins=tuple(tuple(sorted(group, key=lambda who: int(who, 16))) for group in twins),
         totals=totals_of(rounds, cohort, novelty=job.terms.plan.novelty),
         final_model_digest=job.model_digest(),
+        shown=tuple(shown),
     )
 
 
