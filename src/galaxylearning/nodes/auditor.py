@@ -295,9 +295,8 @@ class Auditor:
             self._findings.append(
                 Finding("scores", "medians", "what was settled is not what the updates were worth")
             )
-        if int(terms.price.participation_fee) and scoring.participants(revealed) != scoring.participants(
-            [own]
-        ):
+        has_fees = int(terms.price.participation_fee) > 0
+        if has_fees and scoring.participants(revealed) != scoring.participants([own]):
             self._findings.append(
                 Finding("scores", "participation", "the fees went to others than whose updates were accepted")
             )
