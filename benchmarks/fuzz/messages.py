@@ -72,7 +72,6 @@ def signed_records() -> list[r.SignedRecord]:
     add(r.SignedUpdate, typed.Update(7, 3, digest(1), ME, digest(2), digest(3)))
     add(r.SignedPresence, typed.Presence(7, 3, ME, 1, 1_800_000_000))
     add(r.SignedOpening, typed.RoundOpening(7, 3, digest(1), digest(2)))
-    add(r.SignedComplaint, typed.ShareComplaint(7, 3, ME, digest(1)))
     add(r.SignedCohortAnchor, typed.CohortAnchor(7, digest(1), 12, ZERO_DIGEST))
     add(r.SignedRoundAnchor, typed.RoundAnchor(7, 3, digest(1), 12, ZERO_DIGEST, digest(2)))
     add(r.SignedAnswer, typed.MaskedAnswer(7, 3, 1, digest(1), digest(2)))
@@ -107,6 +106,7 @@ def plain_records() -> list[r.Record]:
         return r.RoundScores(index, digest(3), -500, -400, 120, owners, 77)
 
     totals = tuple(r.OwnerTotal(account, 5, 3) for account in ACCOUNTS)
+    shown = (r.ShownShare(0, ACCOUNTS[1], digest(5)), r.ShownShare(1, ACCOUNTS[0], digest(6)))
     rows = tuple(r.PayoutRow(i, account, "70", 9, "value") for i, account in enumerate(ACCOUNTS))
     return [
         r.CohortList(7, ordered, ordered),
@@ -115,7 +115,7 @@ def plain_records() -> list[r.Record]:
         r.MaskedBody(7, 3, ME, b"\0" * 40, (b"one", b"two")),
         r.AnswerBody(7, 3, 1, ME, b"\0" * 5),
         r.ModelRelease(7, digest(1), digest(2), ME),
-        r.ScoreTable(7, digest(1), "path", (scores(0), scores(1)), (ACCOUNTS[:2],), totals, digest(4)),
+        r.ScoreTable(7, digest(1), "path", (scores(0), scores(1)), (ACCOUNTS[:2],), totals, digest(4), shown),
         r.PayoutTable(7, ordered, rows, "210"),
     ]
 

@@ -89,13 +89,6 @@ library GalaxyTypes {
         bytes32 answersRoot;
     }
 
-    struct ShareComplaint {
-        uint256 jobId;
-        uint32 roundIndex;
-        address dataOwner;
-        bytes32 contentKey;
-    }
-
     struct Settlement {
         uint256 jobId;
         bytes32 payoutRoot;
@@ -143,8 +136,6 @@ library GalaxyTypes {
     bytes32 internal constant ANSWER_SET_TYPEHASH = keccak256(
         "AnswerSet(uint256 jobId,uint32 roundIndex,uint32 phase,bytes32 questionsDigest,bytes32 answersRoot)"
     );
-    bytes32 internal constant SHARE_COMPLAINT_TYPEHASH =
-        keccak256("ShareComplaint(uint256 jobId,uint32 roundIndex,address dataOwner,bytes32 contentKey)");
     bytes32 internal constant SETTLEMENT_TYPEHASH = keccak256(
         "Settlement(uint256 jobId,bytes32 payoutRoot,uint256 total,uint32 payees,bytes32 modelDigest,uint256 faultySeats)"
     );
@@ -192,10 +183,6 @@ library GalaxyTypes {
 
     function hash(AnswerSet memory a) internal pure returns (bytes32) {
         return keccak256(abi.encode(ANSWER_SET_TYPEHASH, a));
-    }
-
-    function hash(ShareComplaint memory c) internal pure returns (bytes32) {
-        return keccak256(abi.encode(SHARE_COMPLAINT_TYPEHASH, c));
     }
 
     function hash(Settlement memory s) internal pure returns (bytes32) {

@@ -61,21 +61,6 @@ contract TypesTest is Base {
         );
     }
 
-    function test_a_complaint_is_hashed_field_by_field() public pure {
-        eq(
-            GalaxyTypes.hash(GalaxyTypes.ShareComplaint(1, 2, STRANGER, MODEL)),
-            keccak256(
-                abi.encode(
-                    keccak256("ShareComplaint(uint256 jobId,uint32 roundIndex,address dataOwner,bytes32 contentKey)"),
-                    1,
-                    2,
-                    STRANGER,
-                    MODEL
-                )
-            )
-        );
-    }
-
     function test_a_credential_is_hashed_field_by_field() public pure {
         eq(
             GalaxyTypes.hash(GalaxyTypes.Credential(TERMS, SCHEMA, STRANGER, 3)),

@@ -1,4 +1,7 @@
-"""Wrong answers about masked updates: the member that was dealt a bad share shows it, the liar cannot."""
+"""Wrong answers about masked updates: the member that was dealt a bad share shows it, the liar cannot.
+
+What is shown stands in the score table that the member commits to; nothing else is asked.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +17,18 @@ from benchmarks.things import evaluator_with
 
 from galaxylearning.crypto.ring import pack
 from galaxylearning.crypto.seal import seal
-from galaxylearning.messages import typed
 from galaxylearning.messages.plan import Masking
-from galaxylearning.messages.records import MaskedBody, SignedComplaint, decode, encode
+from galaxylearning.messages.records import MaskedBody, ShownShare, decode, encode
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
 from galaxylearning.nodes.asked import Phase as Asking
 from galaxylearning.nodes.data_owner import DataOwnerNode
-from galaxylearning.nodes.disputes import complaints_topic
 from galaxylearning.nodes.member import Member
+from galaxylearning.protocol.machine import Phase
 from galaxylearning.protocol.masking import masking_plan
 from galaxylearning.protocol.rounds import BAD_SHARES
 from galaxylearning.simulation.stage import STAKE
-from galaxylearning.units import Address, Digest
+from galaxylearning.units import Digest
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Outcome, Stage, Town
@@ -64,30 +66,34 @@ def cheating(seat: int) -> type[DataOwnerNode]:
 
 
 class SelectiveLiar(Member):
-    """Answers wrongly about the first data owner of a round's gate, and shows something for a share."""
-
-    shows = False
+    """Answers wrongly about the first data owner of a round's gate; its share says something else."""
 
     async def _words(self, *given: Any) -> bytes | None:
         words = await super()._words(*given)
-        _, asked, updates, _ = given
-        if words is None or asked.phase is not Asking.GATE:
+        if words is None or given[1].phase is not Asking.GATE:
             return words
-        if self.shows:
-            for who in updates[0].owners:
-                message = typed.ShareComplaint(self.job_id, asked.round_index, who, Digest(b"\5" * 32))
-                await self._sign(complaints_topic(asked.round_index), SignedComplaint, message)
         # The lowest bit of a residue: it stays below its prime, or the answer would be malformed and unread.
         return bytes([words[0] ^ 1]) + words[1:]
 
-    async def complain(self, *_given: Any) -> None:
-        """What it could show would speak against it."""
 
-
-class ShowingLiar(SelectiveLiar):
+class ForgingLiar(SelectiveLiar):
     """Shows keys that open nothing."""
 
-    shows = True
+    @property
+    def shown(self) -> tuple[ShownShare, ...]:
+        return tuple(msgspec.structs.replace(share, content_key=b"\5" * 32) for share in super().shown)
+
+
+class Withholding(Member):
+    """Is honest, and shows nothing."""
+
+    @property
+    def shown(self) -> tuple[ShownShare, ...]:
+        return ()
+
+
+class HidingLiar(SelectiveLiar, Withholding):
+    """Shows nothing: it would speak against it."""
 
 
 def play(
@@ -117,7 +123,7 @@ def fair(masked_town: Town, tmp_path_factory: pytest.TempPathFactory) -> Outcome
     """The same federation with nobody at fault, so that nobody complains."""
 
     async def look(stage: Stage) -> None:
-        assert await complaints(stage) == []
+        assert await shares_shown(stage) == []
 
     found = play(masked_town, tmp_path_factory.mktemp("fair"), look=look)
     assert answers(found) == []
@@ -129,12 +135,13 @@ def answers(found: Outcome) -> list[str]:
     return [finding.detail for finding in found.audit.findings if finding.check == "answers"]
 
 
-async def complaints(stage: Stage) -> list[tuple[str, int]]:
-    """Who is complained about, and by which seat."""
-    records = await stage.board().read(complaints_topic(0), SignedComplaint)
+async def shares_shown(stage: Stage) -> list[tuple[str, int]]:
+    """Whose shares are shown in score tables, and by which seat."""
     seats = (await stage.state()).evaluators
     return sorted(
-        (stage.name_of(one.data_owner), seats.index(Address(one.evaluator))) for one in records.values()
+        (stage.name_of(share.data_owner), seats.index(stage.account(name)))
+        for name, table in (await stage.tables()).items()
+        for share in table.shown
     )
 
 
@@ -142,7 +149,7 @@ def test_a_member_that_was_dealt_a_bad_share_shows_it_and_is_not_named(
     masked_town: Town, fair: Outcome, tmp_path: Path
 ) -> None:
     async def look(stage: Stage) -> None:
-        assert await complaints(stage) == [("north", 0)]
+        assert await shares_shown(stage) == [("north", 0)]
 
     found = play(
         masked_town, tmp_path / "stage", lambda stage: stage.add_owner("north", kind=cheating(0)), look
@@ -157,7 +164,7 @@ def test_a_member_that_was_dealt_a_bad_share_shows_it_and_is_not_named(
 
 def test_dealers_who_each_cheat_a_member_are_left_out_and_shown_up(masked_town: Town, tmp_path: Path) -> None:
     async def look(stage: Stage) -> None:
-        assert await complaints(stage) == [("east", 1), ("north", 0)]
+        assert await shares_shown(stage) == [("east", 1), ("north", 0)]
         for table in (await stage.tables()).values():
             reasons = {stage.name_of(one.data_owner): one.reason for one in table.rounds[0].owners}
             # One of the two accusers might lie (f = 1): whom it accuses is kept, and its answer corrected.
@@ -175,7 +182,7 @@ def test_dealers_who_each_cheat_a_member_are_left_out_and_shown_up(masked_town: 
     assert all("the data owner dealt it a share that does not belong" in one for one in said)
 
 
-@pytest.mark.parametrize("kind", [SelectiveLiar, ShowingLiar])
+@pytest.mark.parametrize("kind", [SelectiveLiar, ForgingLiar, HidingLiar])
 def test_a_member_that_lies_about_one_data_owner_is_named_and_loses_its_stake(
     masked_town: Town, fair: Outcome, tmp_path: Path, kind: type[Member]
 ) -> None:
@@ -196,7 +203,7 @@ def test_no_share_is_shown_where_as_many_as_may_collude_could_have_asked_for_it(
     masked_town: Town, tmp_path: Path
 ) -> None:
     async def look(stage: Stage) -> None:
-        assert await complaints(stage) == []
+        assert await shares_shown(stage) == []
 
     def change(stage: Stage) -> None:
         stage.add_owner("north", kind=cheating(0))
@@ -206,3 +213,42 @@ def test_no_share_is_shown_where_as_many_as_may_collude_could_have_asked_for_it(
     found = play(masked_town, tmp_path / "stage", change, look, msgspec.structs.replace(CERTAIN, threshold=2))
     assert found.faulty == set()
     assert answers(found) == []
+
+
+def test_a_share_that_was_withheld_is_no_evidence_for_the_settlement_nor_for_the_audit(
+    masked_town: Town, tmp_path: Path
+) -> None:
+    async def look(stage: Stage) -> None:
+        assert await shares_shown(stage) == []
+
+    def change(stage: Stage) -> None:
+        stage.add_owner("north", kind=cheating(0))
+        stage.add_evaluator("evaluator-1", evaluator_with(Withholding))
+
+    found = play(masked_town, tmp_path / "stage", change, look)
+    assert found.faulty == {"evaluator-1"}
+    said = answers(found)
+    assert len(said) == 1
+    assert "it has shown no share from which that follows" in said[0]
+
+
+def test_a_member_that_was_cheated_shows_its_share_after_a_restart_too(
+    masked_town: Town, fair: Outcome, tmp_path: Path
+) -> None:
+    plan = msgspec.structs.replace(masked_town.compiled.job.plan, rounds=1)
+
+    async def main() -> Outcome:
+        async with masked_town.full_stage(tmp_path / "stage", masking=CERTAIN, plan=plan) as stage:
+            stage.add_owner("north", kind=cheating(0))
+
+            async def restart() -> None:
+                if (await stage.state()).phase in (Phase.COMMITTING, Phase.REVEALING):
+                    stage.nodes["evaluator-1"] = stage.makers["evaluator-1"]()
+
+            await stage.play(between=restart)
+            assert await shares_shown(stage) == [("north", 0)]
+            return await stage.outcome()
+
+    found = anyio.run(main)
+    assert (found.faulty, found.paid) == (set(), fair.paid)
+    assert len(answers(found)) == 1

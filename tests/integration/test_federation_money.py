@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from galaxylearning.errors import TransactionReverted
-from galaxylearning.nodes.relayer import settled_tree
+from galaxylearning.nodes.tables import settled_tree
 from galaxylearning.protocol import calls
 from galaxylearning.protocol.machine import Phase
 from galaxylearning.simulation.stage import SUPPLY

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from galaxylearning.contribution import FixedPointUtility, from_fixed, to_fixed
+from galaxylearning.contribution import FixedPointUtility, from_fixed, saturated, to_fixed
 from galaxylearning.errors import ConfigRefused, DataRefused
 
 UNIT = 1 << 20
@@ -71,6 +71,9 @@ def test_values_are_rounded_to_2_to_the_minus_40() -> None:
 
 def test_values_at_the_limit() -> None:
     assert to_fixed([2.0**23 - 1]) == ((2**23 - 1) << 40,)
-    for bad in (2.0**23, -(2.0**23), 1e308, math.nan, math.inf, -math.inf):
+    most = 2**63 - 1
+    assert to_fixed([2.0**23, -(2.0**23), 1e308, -1e308]) == (most, -most, most, -most)
+    assert [saturated(value) for value in (most, most + 1, -most, -most - 1)] == [most, most, -most, -most]
+    for bad in (math.nan, math.inf, -math.inf):
         with pytest.raises(DataRefused, match=r"values\[1\]"):
             to_fixed([0.0, bad])

@@ -56,7 +56,8 @@ def score_table() -> r.ScoreTable:
         return r.RoundScores(index, d(3), -500, -400, 120, owners)
 
     totals = (r.OwnerTotal(LOW, -5, 3), r.OwnerTotal(HIGH, 0, 0))
-    return r.ScoreTable(7, d(1), "path", (scores(0), scores(1)), ((LOW, HIGH),), totals, d(4))
+    shown = (r.ShownShare(0, HIGH, d(5)), r.ShownShare(1, LOW, d(6)))
+    return r.ScoreTable(7, d(1), "path", (scores(0), scores(1)), ((LOW, HIGH),), totals, d(4), shown)
 
 
 def payout_table() -> r.PayoutTable:
@@ -75,7 +76,6 @@ SIGNED: list[r.SignedRecord] = [
     signed(
         r.SignedAnswerSet, typed.AnswerSet(7, 3, 1, d(1), r.answers_root((d(3), d(4)))), answers=(d(3), d(4))
     ),
-    signed(r.SignedComplaint, typed.ShareComplaint(7, 3, OTHER, d(1))),
     signed(r.SignedSettlement, typed.Settlement(7, d(1), 2**127 + 1, 11, d(2), 0b101)),
 ]
 PLAIN: list[r.Record] = [
@@ -183,6 +183,10 @@ def test_a_score_table_is_about_one_cohort() -> None:
         {"twins": ((LOW,),)},
         {"twins": ((LOW, HIGH), (LOW, HIGH))},
         {"twins": ((LOW, CONTRACT),)},
+        {"shown": tuple(reversed(table.shown))},
+        {"shown": (table.shown[0], r.ShownShare(0, HIGH, d(6)))},
+        {"shown": (r.ShownShare(2, LOW, d(5)),)},
+        {"shown": (r.ShownShare(0, CONTRACT, d(5)),)},
         {"value_name": ""},
         {"value_name": "x" * 61},
         {"job_id": 0},

@@ -36,7 +36,6 @@ EXAMPLES: list[TypedMessage] = [
     typed.RoundAnchor(7, 3, d(1), 12, d(2), d(3)),
     typed.MaskedAnswer(7, 3, 1, d(1), d(2)),
     typed.AnswerSet(7, 3, 2, d(1), d(2)),
-    typed.ShareComplaint(7, 3, OWNER, d(1)),
     typed.Settlement(7, d(1), 2**127 + 5, 11, d(2), 0b101),
     typed.Credential(d(1), d(2), OWNER, 2**64 - 1),
     typed.Presence(7, 3, OWNER, 1, 2**63),

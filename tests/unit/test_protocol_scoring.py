@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from torch import nn
 from galaxylearning.contribution import UNEARNED
 from galaxylearning.contribution.sketch import SKETCH_SIZE
 from galaxylearning.crypto.digest import blake3_digest
-from galaxylearning.errors import ConfigRefused, DataRefused, QuorumMissing
+from galaxylearning.errors import ConfigRefused, DataRefused, MessageRefused, QuorumMissing
 from galaxylearning.graph import FlatModel, compile_model
 from galaxylearning.messages.plan import Plan
 from galaxylearning.messages.records import OwnerScore, OwnerTotal, RoundScores, ScoreTable, decode, encode
@@ -107,7 +109,7 @@ def test_payouts_are_the_bounty_times_value_over_target() -> None:
     assert over == {A: 750, B: 250}
 
 
-@pytest.mark.parametrize("lie", [-(2**62), 0, 2**62])
+@pytest.mark.parametrize("lie", [-(2**63 - 1), 0, 2**63 - 1])
 def test_one_liar_of_three_changes_no_payout(lie: int) -> None:
     honest = {A: NAT // 2, B: NAT // 4, C: NAT // 8}
     expected = pay(*[table(honest)] * 3)
@@ -117,6 +119,12 @@ def test_one_liar_of_three_changes_no_payout(lie: int) -> None:
     assert pay(table(dict.fromkeys(honest, lie)), table(honest), table(honest)) == expected
     if lie > 0:
         assert pay(*[table(honest | {A: lie})] * 2, table(honest)) != expected
+
+
+def test_no_table_holds_a_value_that_medians_refuse() -> None:
+    for lie in (-(2**63), 2**63):
+        with pytest.raises(MessageRefused, match="value"):
+            table({A: lie})
 
 
 def test_two_identical_lies_count_as_two_seats() -> None:
@@ -153,15 +161,35 @@ def test_without_tables_nothing_is_paid_out_by_default() -> None:
 
 def test_a_faulty_table_is_told_from_rounding() -> None:
     honest = table({A: NAT, B: -NAT})
-    medians = scoring.median_totals([honest, honest, honest])
+    said = scoring.Consensus.of([honest, honest, honest])
     room = 2 * NAT // scoring.AGREEMENT
     for off, faulty in ((0, False), (room, False), (-room, False), (room + 1, True), (-room - 1, True)):
-        assert scoring.is_faulty(table({A: NAT + off, B: -NAT}), medians, honest) is faulty
-    assert scoring.is_faulty(table({A: NAT, B: -NAT}, model=Digest(bytes(32))), medians, honest)
-    assert scoring.is_faulty(table({A: NAT}), medians, honest)
-    nothing = scoring.median_totals([table({A: 0})])
+        assert scoring.is_faulty(table({A: NAT + off, B: -NAT}), said, honest) is faulty
+    assert scoring.is_faulty(table({A: NAT, B: -NAT}, model=Digest(bytes(32))), said, honest)
+    assert scoring.is_faulty(table({A: NAT}), said, honest)
+    nothing = scoring.Consensus.of([table({A: 0})])
     assert not scoring.is_faulty(table({A: 0}), nothing, table({A: 0}))
     assert scoring.is_faulty(table({A: 1}), nothing, table({A: 0}))
+
+
+def test_true_totals_under_false_rounds_are_a_fault() -> None:
+    honest = table({A: NAT, B: -NAT})
+    denied = OwnerScore(A, "rejected", "", 0, 0, 0)
+    first = honest.rounds[0]
+    rounds_ = (msgspec.structs.replace(first, owners=(denied, first.owners[1])),)
+    liar, shorter = (msgspec.structs.replace(honest, rounds=each) for each in (rounds_, ()))
+    for lie in (liar, shorter):
+        said = scoring.Consensus.of([honest, lie, honest])
+        assert (scoring.is_faulty(lie, said, honest), scoring.is_faulty(honest, said, honest)) == (
+            True,
+            False,
+        )
+        # Where no more than half say the same, the tables name nobody.
+        parted = scoring.Consensus.of([honest, lie])
+        assert not scoring.is_faulty(lie, parted, honest)
+        assert not scoring.is_faulty(honest, parted, lie)
+    assert scoring.participants([honest, liar, honest]) == {A, B}
+    assert scoring.participants([honest, liar]) == {B}
 
 
 def test_a_table_about_something_else_is_not_usable() -> None:
@@ -268,6 +296,23 @@ def test_a_score_table_adds_up_and_travels(twins: JobComputation) -> None:
         assert sum(t.value for t in found.totals) == sum(scores.gain for scores in found.rounds[1:]) + sum(
             score.value for score in found.rounds[0].owners
         )
+
+
+def test_values_beyond_what_a_table_holds_count_as_its_limit(
+    twins: JobComputation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steep = [
+        replace(one, values=one.values * 1e30, errors=one.errors * 1e30, gain=one.gain * 1e30)
+        for one in twins.outcomes
+    ]
+    monkeypatch.setattr(twins, "outcomes", steep)
+    found = scoring.score_table(twins, OWNERS)
+    assert decode(encode(found), ScoreTable, max_bytes=1 << 20) == found
+    most = 2**63 - 1
+    assert found.twins
+    assert most in {abs(score.value) for scores in found.rounds for score in scores.owners}
+    assert {total.standard_error for total in found.totals} == {most}
+    assert most in {total.value for total in found.totals}
 
 
 def test_cosines_are_recorded_as_they_were_taken(twins: JobComputation) -> None:

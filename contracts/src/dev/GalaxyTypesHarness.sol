@@ -120,18 +120,6 @@ contract GalaxyTypesHarness {
         return _digest(JOBS, verifyingContract, GalaxyTypes.hash(message));
     }
 
-    function hashShareComplaint(GalaxyTypes.ShareComplaint calldata message) external pure returns (bytes32) {
-        return GalaxyTypes.hash(message);
-    }
-
-    function digestShareComplaint(GalaxyTypes.ShareComplaint calldata message, address verifyingContract)
-        external
-        view
-        returns (bytes32)
-    {
-        return _digest(JOBS, verifyingContract, GalaxyTypes.hash(message));
-    }
-
     function hashSettlement(GalaxyTypes.Settlement calldata message) external pure returns (bytes32) {
         return GalaxyTypes.hash(message);
     }

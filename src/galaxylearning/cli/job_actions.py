@@ -15,8 +15,8 @@ from galaxylearning.graph import Cost, ModelGraph, meter
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
 from galaxylearning.nodes.chain_view import ChainView
-from galaxylearning.nodes.relayer import settled_tree
 from galaxylearning.nodes.site import Site
+from galaxylearning.nodes.tables import settled_tree
 from galaxylearning.protocol import calls
 from galaxylearning.protocol.consent import refusal
 from galaxylearning.protocol.machine import JobState, Phase
@@ -95,7 +95,7 @@ async def claim_payout(site: Site, job_id: int, payee: Address) -> dict[str, Any
     Raises:
         PhaseError: not settled.
         JobRefused: nothing owed, or paid already.
-        BlobMissing: the payout table is not there.
+        BlobMissing: neither score tables nor a payout table that give the payouts are there.
         TransactionReverted: the contract refused.
     """
     view = ChainView(site.ledger, site.blobs, only=job_id)

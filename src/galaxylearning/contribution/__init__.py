@@ -13,7 +13,7 @@ from galaxylearning.contribution.games import (
     sampled_shapley,
     size_value,
 )
-from galaxylearning.contribution.measure import FixedPointUtility, from_fixed, to_fixed
+from galaxylearning.contribution.measure import FixedPointUtility, from_fixed, saturated, to_fixed
 from galaxylearning.contribution.path import GradientBlocks, PathScorer, PathValue, path_value
 from galaxylearning.contribution.registry import VALUES, RoundView, value_named
 from galaxylearning.contribution.scalars import UnitErrors, values_of_scalars
@@ -57,6 +57,7 @@ __all__ = [
     "path_value",
     "sampled_banzhaf",
     "sampled_shapley",
+    "saturated",
     "size_value",
     "to_fixed",
     "twin_evidence",

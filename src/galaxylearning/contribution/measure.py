@@ -18,7 +18,8 @@ VALUE_FRACTION_BITS = 40
 """A value is an integer number of 2**-40 nats per sample."""
 
 MAX_CLIP = 1e6
-_INT64_MAX = 2**63 - 1
+VALUE_LIMIT = 2**63 - 1
+"""No value in a table is further from zero; that is 8,388,608 nats per sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class FixedPointUtility:
             raise DataRefused("must hold at least one sample", where="per_sample_loss")
         limit = require_number(clip, "clip", low=0, high=MAX_CLIP, low_open=True)
         scaled = np.rint(np.clip(losses, -limit, limit) * float(1 << self.fraction_bits))
-        if losses.size * limit * (1 << self.fraction_bits) > _INT64_MAX:
+        if losses.size * limit * (1 << self.fraction_bits) > VALUE_LIMIT:
             raise DataRefused(
                 f"{losses.size} samples clipped at {limit} exceed 63 bits", where="per_sample_loss"
             )
@@ -60,23 +61,27 @@ class FixedPointUtility:
 
 
 def to_fixed(values: Sequence[float] | F64) -> tuple[int, ...]:
-    """Turn values in nats per sample into integers of 2**-40 nats, rounded half to even.
+    """Turn values in nats per sample into integers of 2**-40 nats, rounded half to even, then ``saturated``.
 
     Raises:
-        DataRefused: a value is not finite or does not fit 63 bits (beyond 8,388,607 nats).
+        DataRefused: a value is not finite.
     """
+    most = 2.0 ** (63 - VALUE_FRACTION_BITS)
     fixed = []
     for index, value in enumerate(values):
         real = float(value)
         if not math.isfinite(real):
             raise DataRefused(f"must be finite, not {real}", where=f"values[{index}]")
-        scaled = round(math.ldexp(real, VALUE_FRACTION_BITS)) if abs(real) < 2.0**60 else _INT64_MAX + 1
-        if abs(scaled) > _INT64_MAX:
-            raise DataRefused(
-                f"must lie within ±2**{63 - VALUE_FRACTION_BITS} nats, not {real}", where=f"values[{index}]"
-            )
-        fixed.append(scaled)
+        fixed.append(saturated(round(math.ldexp(min(max(real, -most), most), VALUE_FRACTION_BITS))))
     return tuple(fixed)
+
+
+def saturated(value: int) -> int:
+    """The nearest integer that a table can hold.
+
+    Who posts a model too steep to be valued gets useless values, and costs no evaluator its stake.
+    """
+    return max(-VALUE_LIMIT, min(VALUE_LIMIT, value))
 
 
 def from_fixed(value: int) -> float:

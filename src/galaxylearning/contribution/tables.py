@@ -6,13 +6,12 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import TypeVar
 
+from galaxylearning.contribution.measure import VALUE_LIMIT
 from galaxylearning.errors import ConfigRefused, DataRefused, QuorumMissing
 from galaxylearning.learning.quantise import MAX_WEIGHT
 from galaxylearning.learning.vectors import require_integer
 
 PlayerT = TypeVar("PlayerT", bound=Hashable)
-
-VALUE_LIMIT = 2**63 - 1
 
 
 def merge_twins(

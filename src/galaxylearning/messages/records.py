@@ -22,6 +22,7 @@ from galaxylearning.messages.tables import (
     PayoutTable,
     RoundScores,
     ScoreTable,
+    ShownShare,
 )
 from galaxylearning.messages.wire import (
     MAX_LIST_BYTES,
@@ -59,10 +60,10 @@ __all__ = [
     "RoundList",
     "RoundScores",
     "ScoreTable",
+    "ShownShare",
     "SignedAnswer",
     "SignedAnswerSet",
     "SignedCohortAnchor",
-    "SignedComplaint",
     "SignedEnrolment",
     "SignedOpening",
     "SignedPresence",
@@ -262,22 +263,6 @@ class SignedAnswerSet(SignedRecord, frozen=True, forbid_unknown_fields=True, tag
         check_strictly_ascending(list(self.answers), "SignedAnswerSet.answers")
         if answers_root(self.answers) != self.answers_root:
             raise MessageRefused("not the root of the answers", where="SignedAnswerSet.answers_root")
-
-
-class SignedComplaint(SignedRecord, frozen=True, forbid_unknown_fields=True, tag="share-complaint"):
-    """An evaluator's evidence that its answers about a data owner follow from the share it was dealt."""
-
-    message_type = typed.ShareComplaint
-
-    job_id: JobNumber
-    round_index: Uint32
-    data_owner: str
-    content_key: Bytes32
-    evaluator: str
-
-    def check(self) -> None:
-        super().check()
-        check_address(self.data_owner, "SignedComplaint.data_owner")
 
 
 class SignedSettlement(SignedRecord, frozen=True, forbid_unknown_fields=True, tag="settlement"):

@@ -86,11 +86,29 @@ class OwnerTotal(Checked, frozen=True, forbid_unknown_fields=True):
         check_address(self.data_owner, "OwnerTotal.data_owner")
 
 
+class ShownShare(Checked, frozen=True, forbid_unknown_fields=True):
+    """The share of a data owner's secret that an evaluator was dealt in a round: the envelope's content key.
+
+    With more of them than the threshold an update opens: nobody is asked for one where liars could want it
+    (``secagg.complaint.is_certain``).
+    """
+
+    round_index: Uint32
+    data_owner: str
+    content_key: Bytes32
+
+    def check(self) -> None:
+        check_address(self.data_owner, "ShownShare.data_owner")
+
+
 class ScoreTable(Record, frozen=True, forbid_unknown_fields=True, tag="score-table"):
     """One evaluator's scores of a whole job: rounds from 0, the cohort in each, twins, totals, final model.
 
     Rounds lists every round that was anchored; the owners of every round and of the totals are the cohort, in
     ascending order of address. ``twins`` are disjoint groups of two or more, ascending within and among them.
+
+    ``shown`` is evidence of the one evaluator that reveals the table, where its answers about masked updates
+    were found wrong: ascending by round and address, one share each.
     """
 
     job_id: JobNumber
@@ -100,6 +118,7 @@ class ScoreTable(Record, frozen=True, forbid_unknown_fields=True, tag="score-tab
     twins: tuple[tuple[str, ...], ...]
     totals: tuple[OwnerTotal, ...]
     final_model_digest: Bytes32
+    shown: tuple[ShownShare, ...] = ()
 
     def check(self) -> None:
         if not 1 <= len(self.value_name) <= 60:
@@ -117,6 +136,16 @@ class ScoreTable(Record, frozen=True, forbid_unknown_fields=True, tag="score-tab
                     f"round {position} lists other data owners than the totals", where="ScoreTable.rounds"
                 )
         self._check_twins(frozenset(cohort))
+        self._check_shown(frozenset(cohort))
+
+    def _check_shown(self, cohort: frozenset[str]) -> None:
+        about = [(share.round_index, address_key(share.data_owner)) for share in self.shown]
+        check_strictly_ascending(about, "ScoreTable.shown")
+        for share in self.shown:
+            if share.round_index >= len(self.rounds) or share.data_owner not in cohort:
+                raise MessageRefused(
+                    "shares of the table's rounds and cohort allowed", where="ScoreTable.shown"
+                )
 
     def _check_twins(self, cohort: frozenset[str]) -> None:
         for group in self.twins:

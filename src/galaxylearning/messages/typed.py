@@ -308,19 +308,6 @@ class AnswerSet(TypedMessage):
 
 
 @dataclass(frozen=True, slots=True)
-class ShareComplaint(TypedMessage):
-    """An evaluator shows the share it was dealt, by its envelope's content key. Off chain only."""
-
-    type_string = "ShareComplaint(uint256 jobId,uint32 roundIndex,address dataOwner,bytes32 contentKey)"
-    domain_name = JOBS_DOMAIN
-
-    job_id: int
-    round_index: int
-    data_owner: Address
-    content_key: Digest
-
-
-@dataclass(frozen=True, slots=True)
 class Settlement(TypedMessage):
     """The evaluators attest the payouts; ``faulty_seats`` is a bitmap over the evaluators of the job."""
 
@@ -382,7 +369,6 @@ TYPED_MESSAGES: Final[tuple[type[TypedMessage], ...]] = (
     RoundAnchor,
     MaskedAnswer,
     AnswerSet,
-    ShareComplaint,
     Settlement,
     Credential,
     Presence,

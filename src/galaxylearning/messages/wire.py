@@ -32,7 +32,8 @@ Bytes32 = Annotated[bytes, msgspec.Meta(min_length=DIGEST_BYTES, max_length=DIGE
 Signature = Annotated[bytes, msgspec.Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]
 JobNumber = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
 Uint32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
-Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+Int64 = Annotated[int, msgspec.Meta(ge=-(2**63 - 1), le=2**63 - 1)]
+"""Signed and symmetric: what a table may say, medians take."""
 Cosine = Annotated[int, msgspec.Meta(ge=-COSINE_UNIT, le=COSINE_UNIT)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Reason = Annotated[str, msgspec.Meta(max_length=200)]

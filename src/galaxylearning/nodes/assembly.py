@@ -5,7 +5,7 @@ Reads only. Everything is verified on the way in: digests, signatures, roots, sh
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import TypeVar
 
 import numpy as np
@@ -26,11 +26,9 @@ from galaxylearning.messages import typed
 from galaxylearning.messages.records import (
     MAX_LIST_BYTES,
     MAX_SIGNED_BYTES,
-    MAX_TABLE_BYTES,
     CohortList,
     CredentialRecord,
     RoundList,
-    ScoreTable,
     SignedEnrolment,
     SignedUpdate,
     decode,
@@ -52,7 +50,6 @@ from galaxylearning.protocol.hidden_set import HiddenSet
 from galaxylearning.protocol.machine import JobState
 from galaxylearning.protocol.rounds import JobComputation
 from galaxylearning.protocol.rows import rows_from_bytes
-from galaxylearning.protocol.scoring import is_faulty, median_totals, usable
 from galaxylearning.protocol.updates import body_limit
 from galaxylearning.secagg.owner import public_seed
 from galaxylearning.units import ZERO_DIGEST, Address, Digest
@@ -391,46 +388,3 @@ async def open_bodies(
         except Refused as refused:
             found[who] = refused
     return found
-
-
-async def revealed_tables(
-    site: Site, terms: Terms, state: JobState, cohort: Cohort, *, is_waiting: bool = False
-) -> dict[Address, tuple[Digest, ScoreTable]]:
-    """The usable score tables by the seat that revealed them; an unusable one is left out.
-
-    So is one that cannot be had, unless it ``is_waiting`` for.
-
-    Raises:
-        BlobMissing, BlobDamaged: a table cannot be had, and is waited for.
-    """
-    found: dict[Address, tuple[Digest, ScoreTable]] = {}
-    for seat, digest in state.revealed:
-        try:
-            data = await site.blobs.get(digest, max_bytes=MAX_TABLE_BYTES)
-            table = decode(data, ScoreTable, max_bytes=MAX_TABLE_BYTES)
-        except (BlobMissing, BlobDamaged):
-            if is_waiting:
-                raise
-            continue
-        except Refused:
-            continue
-        if usable(table, job_id=state.job_id, terms_digest=terms.digest, cohort=cohort.data_owners):
-            found[seat] = (digest, table)
-    return found
-
-
-def faulty_seats(
-    state: JobState,
-    tables: Mapping[Address, tuple[Digest, ScoreTable]],
-    own: ScoreTable,
-    liars: Collection[Address] = (),
-) -> int:
-    """Bitmap of the seats that revealed something else than honest arithmetic gives, or are ``liars``."""
-    medians = median_totals([table for _, table in tables.values()])
-    bitmap = 0
-    for index, seat in enumerate(state.evaluators):
-        if seat not in dict(state.revealed):
-            continue
-        if seat in liars or seat not in tables or is_faulty(tables[seat][1], medians, own):
-            bitmap |= 1 << index
-    return bitmap

@@ -6,15 +6,16 @@ the sealed updates and the hidden test set open too, and every model and score i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+
+import msgspec
 
 from galaxylearning.crypto.seal import SealingKey
 from galaxylearning.errors import AuditFailed, GalaxyError
 from galaxylearning.messages.records import (
     MAX_LIST_BYTES,
     ModelRelease,
-    ScoreTable,
     SignedOpening,
     encode,
 )
@@ -24,8 +25,14 @@ from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.chain_view import ChainView
 from galaxylearning.nodes.openings import Openings
 from galaxylearning.nodes.posting import require_posted
-from galaxylearning.nodes.relayer import settled_tree
 from galaxylearning.nodes.site import Site
+from galaxylearning.nodes.tables import (
+    RevealedTables,
+    faulty_seats,
+    payouts_of,
+    published_tree,
+    revealed_tables,
+)
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol import scoring
 from galaxylearning.protocol.cohort import AcceptedUpdates, Cohort
@@ -33,7 +40,7 @@ from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.quorum import mass_share
 from galaxylearning.protocol.rounds import JobComputation
 from galaxylearning.protocol.settlement import PayoutTree
-from galaxylearning.units import Address, Digest, in_tokens
+from galaxylearning.units import Address, in_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +95,6 @@ class Auditor:
         self._holds("chain log", f"{len(self.view.events_of(self.job_id))} events follow the state table")
         await self._posting(terms)
         await self._cohort_and_rounds(terms, state)
-        if self.openings is not None:
-            await self._faults(self.openings)
         if state.phase is Phase.SETTLED and self.cohort is not None:
             await self._settlement(terms, state, self.cohort)
         await self._release(state)
@@ -153,19 +158,20 @@ class Auditor:
         except GalaxyError as error:
             self._problem("twins", "projections", error)
 
-    async def _faults(self, openings: Openings) -> None:
-        """Whose fault wrong answers were, each shown by the share in question or by showing none."""
+    async def _liars(self, openings: Openings, tables: RevealedTables) -> Collection[Address]:
+        """Who lied about updates; whose fault wrong answers were is shown by a share, or by showing none."""
         try:
-            verdicts = await openings.verdicts()
+            verdicts, liars = await openings.verdicts(tables), await openings.liars(tables)
         except GalaxyError as error:
-            self._problem("answers", "complaints", error)
-            return
+            self._problem("answers", "shown shares", error)
+            return ()
         for verdict in verdicts:
             about = f"{verdict.where}: the answer of {verdict.evaluator} about {verdict.data_owner} was wrong"
             fault = "the data owner dealt it a share that does not belong to the others"
             if verdict.fault == "member":
                 fault = "it has shown no share from which that follows"
             self._holds("answers", f"{about}: {fault}")
+        return liars
 
     async def _round(self, terms: Terms, state: JobState, anchor: ev.RoundAnchored, cohort: Cohort) -> None:
         name = f"round {anchor.round_index}"
@@ -235,7 +241,7 @@ class Auditor:
     # ---- scores, payouts
 
     async def _settlement(self, terms: Terms, state: JobState, cohort: Cohort) -> None:
-        tables = await assembly.revealed_tables(self.site, terms, state, cohort)
+        tables = await revealed_tables(self.site, terms, state, cohort.data_owners)
         missing = [
             seat
             for seat, _ in state.revealed
@@ -248,16 +254,10 @@ class Auditor:
             return
         self._holds("scores", f"{len(tables)} tables are the ones that were committed and revealed")
         if self.computation is not None:
-            await self._recomputed_scores(state, tables, self.computation, cohort)
+            await self._recomputed_scores(terms, state, tables, self.computation, cohort)
         try:
-            tree, _ = scoring.payouts(
-                terms,
-                chain_id=self.site.ledger.chain_id,
-                contract=self.site.ledger.address_of("jobs"),
-                job_id=self.job_id,
-                tables=list(tables.values()),
-            )
-            published = await settled_tree(self.site, state)
+            tree, _ = payouts_of(self.site, terms, state, tables)
+            published = await published_tree(self.site, state)
         except GalaxyError as error:
             self._problem("payouts", "payout table", error)
             return
@@ -272,8 +272,9 @@ class Auditor:
 
     async def _recomputed_scores(
         self,
+        terms: Terms,
         state: JobState,
-        tables: dict[Address, tuple[Digest, ScoreTable]],
+        tables: RevealedTables,
         computation: JobComputation,
         cohort: Cohort,
     ) -> None:
@@ -282,19 +283,25 @@ class Auditor:
             self._findings.append(Finding("model", "final", "the settled model is not the one computed"))
         else:
             self._holds("model", f"the settled model is {state.model_digest.hex()[:16]}…")
-        liars = await self.openings.liars() if self.openings is not None else ()
-        faulty = assembly.faulty_seats(state, tables, own, liars)
+        liars = await self._liars(self.openings, tables) if self.openings is not None else ()
+        faulty = faulty_seats(state, tables, own, liars)
         if faulty != state.faulty_seats:
             self._findings.append(
                 Finding("scores", "recomputed", f"faulty seats {faulty:b}, settled {state.faulty_seats:b}")
             )
-        medians = scoring.median_totals([table for _, table in tables.values()])
-        if scoring.is_faulty(own, medians, own):
+        revealed = [table for _, table in tables.values()]
+        if scoring.is_faulty(own, scoring.Consensus.of(revealed), own):
             # More than half of the seats agreed on it: the contract cannot know, whoever recomputes does.
             self._findings.append(
                 Finding("scores", "medians", "what was settled is not what the updates were worth")
             )
-        same = sum(1 for _, table in tables.values() if encode(table) == encode(own))
+        has_fees = int(terms.price.participation_fee) > 0
+        if has_fees and scoring.participants(revealed) != scoring.participants([own]):
+            self._findings.append(
+                Finding("scores", "participation", "the fees went to others than whose updates were accepted")
+            )
+        # What an evaluator shows of the shares it was dealt stands in its own table only.
+        same = sum(1 for table in revealed if encode(msgspec.structs.replace(table, shown=())) == encode(own))
         self._holds("scores", f"{same} of {len(tables)} tables are byte for byte the recomputed one")
 
     def _payments(self, tree: PayoutTree) -> None:

@@ -1,39 +1,32 @@
 """Answers about masked updates that do not fit the others: whose fault each is, the member's or the dealer's.
 
 The correction of wrong answers names members, but a data owner may have dealt one of them a share that does
-not belong to the others. A member so accused shows the share (``secagg.complaint``); who does not, or shows
-one from which its answer does not follow, lied. Evaluators and auditors judge by the same board.
+not belong to the others. A member so accused shows the share (``secagg.complaint``) in its score table; who
+does not, or shows one from which its answer does not follow, lied. The chain fixes the tables, so evaluators
+and auditors judge by the same evidence, whenever they look and whatever is on the board.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from galaxylearning.crypto.ring import F64
-from galaxylearning.errors import BlobRefused, MessageRefused
-from galaxylearning.messages.records import MaskedBody, SignedComplaint, verify
+from galaxylearning.errors import BlobRefused
+from galaxylearning.messages.records import MaskedBody
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
 from galaxylearning.nodes.asked import MaskedUpdates
-from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.site import Site
+from galaxylearning.nodes.tables import RevealedTables
 from galaxylearning.secagg.complaint import check_complaint, is_certain
 from galaxylearning.secagg.opener import OpenedScalars
 from galaxylearning.secagg.plan import MaskingPlan
 from galaxylearning.secagg.questions import Questions, question_polynomials
 from galaxylearning.units import Address
 
-MAX_COMPLAINTS: Final = 4
-"""So many complaints of one member about one data owner in a round are looked at."""
-
 Body: TypeAlias = Callable[[MaskedUpdates, int], Awaitable[MaskedBody]]
-
-
-def complaints_topic(round_index: int) -> str:
-    """Where members show the shares of a round that they were dealt."""
-    return f"round/{round_index}/complaints"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,8 +63,8 @@ class Verdict:
 class Disputes:
     """The disputes of one masked job, as one node sees them."""
 
-    def __init__(self, site: Site, board: Board, terms: Terms, job_id: int, plan: MaskingPlan) -> None:
-        self.site, self.board, self.plan, self.job_id = site, board, plan, job_id
+    def __init__(self, site: Site, terms: Terms, job_id: int, plan: MaskingPlan) -> None:
+        self.site, self.plan, self.job_id = site, plan, job_id
         self._seats = [Address(seat.address) for seat in terms.evaluators]
         self._found: dict[int, list[Dispute]] = {}
         self._judged: dict[tuple[Dispute, bytes], bool] = {}
@@ -107,15 +100,23 @@ class Disputes:
             self._found.setdefault(dispute.seat, []).append(dispute)
         return found
 
-    async def verdicts(self, body: Body) -> tuple[Verdict, ...]:
-        """Whose fault they are, by the complaints on the board now: of one that lied, the first lie only.
+    async def verdicts(self, tables: RevealedTables, body: Body) -> tuple[Verdict, ...]:
+        """Whose fault they are, by what each seat shows in its table: of one that lied, the first lie only.
 
-        ``body`` gives the masked update in a row of a round's updates.
+        Seats without a usable table are not judged: they lose their stake for that. ``body`` gives the masked
+        update in a row of a round's updates.
         """
         found: dict[Verdict, None] = {}
         for seat, disputes in sorted(self._found.items()):
+            if self._seats[seat] not in tables:
+                continue
+            shown = {
+                (share.round_index, share.data_owner): share.content_key
+                for share in tables[self._seats[seat]][1].shown
+            }
             for dispute in disputes:
-                is_dealers = await self._is_dealers(dispute, body)
+                key = shown.get((dispute.updates.round_index, dispute.data_owner))
+                is_dealers = key is not None and await self._is_dealers(dispute, key, body)
                 fault: Literal["dealer", "member"] = "dealer" if is_dealers else "member"
                 where = f"round {dispute.updates.round_index}" if is_dealers else dispute.where
                 found[Verdict(self._seats[seat], dispute.data_owner, where, fault)] = None
@@ -123,33 +124,12 @@ class Disputes:
                     break
         return tuple(found)
 
-    async def _is_dealers(self, dispute: Dispute, body: Body) -> bool:
-        for complaint in await self._complaints(dispute):
-            key = (dispute, complaint.content_key)
-            if key not in self._judged:
-                envelope = (await body(dispute.updates, dispute.row)).shares[dispute.seat]
-                self._judged[key] = self._blames_dealer(dispute, envelope, complaint.content_key)
-            if self._judged[key]:
-                return True
-        return False
-
-    async def _complaints(self, dispute: Dispute) -> list[SignedComplaint]:
-        round_index = dispute.updates.round_index
-        about = (self.job_id, round_index, dispute.data_owner, self._seats[dispute.seat])
-        records = await self.board.read(complaints_topic(round_index), SignedComplaint)
-        return [
-            record
-            for _, record in sorted(records.items())
-            if (record.job_id, record.round_index, record.data_owner, record.evaluator) == about
-            and self._is_signed(record)
-        ][:MAX_COMPLAINTS]
-
-    def _is_signed(self, record: SignedComplaint) -> bool:
-        try:
-            verify(record, self.site.domain())
-        except MessageRefused:
-            return False
-        return True
+    async def _is_dealers(self, dispute: Dispute, key: bytes, body: Body) -> bool:
+        about = (dispute, key)
+        if about not in self._judged:
+            envelope = (await body(dispute.updates, dispute.row)).shares[dispute.seat]
+            self._judged[about] = self._blames_dealer(dispute, envelope, key)
+        return self._judged[about]
 
     def _blames_dealer(self, dispute: Dispute, envelope: bytes, content_key: bytes) -> bool:
         context = assembly.round_context(

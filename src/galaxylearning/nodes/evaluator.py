@@ -37,6 +37,7 @@ from galaxylearning.nodes.posting import require_keys, require_posted
 from galaxylearning.nodes.relayer import show_evidence
 from galaxylearning.nodes.round_watch import RoundWatch
 from galaxylearning.nodes.site import Progress, Site, is_fatal, keep_going, keeps_job
+from galaxylearning.nodes.tables import faulty_seats, payouts_of, revealed_tables
 from galaxylearning.ports import Call
 from galaxylearning.protocol import calls, scoring
 from galaxylearning.protocol import events as ev
@@ -337,7 +338,8 @@ class SeatedJob:
             QuorumMissing: answers that they follow from are still awaited.
         """
         job, cohort = await self._computed(state)
-        return scoring.score_table(job, cohort.data_owners)
+        member = None if self._openings is None else self._openings.member
+        return scoring.score_table(job, cohort.data_owners, () if member is None else member.shown)
 
     async def _committing(self, state: JobState) -> None:
         me = self.site.address
@@ -388,31 +390,15 @@ class SeatedJob:
         own = decode((await self._journalled_table(state))[0], ScoreTable, max_bytes=MAX_TABLE_BYTES)
         # A table that is late is no lie. Only when half of the settle window is over it is done without.
         patience = self.terms.windows.reveal_s + self.terms.windows.settle_s // 2
-        tables = await assembly.revealed_tables(
-            self.site,
-            self.terms,
-            state,
-            cohort,
-            is_waiting=self.view.now < state.phase_start + patience,
-        )
-        liars = await self._openings.liars() if self._openings is not None else ()
-        faulty = assembly.faulty_seats(state, tables, own, liars)
-        tree, table = scoring.payouts(
-            self.terms,
-            chain_id=self.site.ledger.chain_id,
-            contract=self.site.ledger.address_of("jobs"),
-            job_id=self.job_id,
-            tables=list(tables.values()),
-        )
+        is_waiting = self.view.now < state.phase_start + patience
+        owners = cohort.data_owners
+        tables = await revealed_tables(self.site, self.terms, state, owners, is_waiting=is_waiting)
+        liars = await self._openings.liars(tables) if self._openings is not None else ()
+        faulty = faulty_seats(state, tables, own, liars)
+        tree, table = payouts_of(self.site, self.terms, state, tables)
         await self._ballots.post_once("payouts", table)
-        return typed.Settlement(
-            self.job_id,
-            Digest(tree.root),
-            tree.total,
-            len(tree.rows),
-            Digest(own.final_model_digest),
-            faulty,
-        )
+        model = Digest(own.final_model_digest)
+        return typed.Settlement(self.job_id, Digest(tree.root), tree.total, len(tree.rows), model, faulty)
 
     # ---- settled
 

@@ -18,11 +18,12 @@ from galaxylearning.crypto.ring import DEGREE
 from galaxylearning.crypto.seal import SealingKey, open_sealed, seal
 from galaxylearning.errors import BlobDamaged, BlobMissing, BlobRefused, PhaseError, Refused
 from galaxylearning.messages import typed
+from galaxylearning.messages.fields import address_key
 from galaxylearning.messages.records import (
     AnswerBody,
+    ShownShare,
     SignedAnswer,
     SignedAnswerSet,
-    SignedComplaint,
     answers_root,
     encode,
 )
@@ -30,7 +31,7 @@ from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
 from galaxylearning.nodes.asked import Asked, MaskedUpdates, answer_kind, keys_kind
 from galaxylearning.nodes.board import Board
-from galaxylearning.nodes.disputes import Dispute, complaints_topic
+from galaxylearning.nodes.disputes import Dispute
 from galaxylearning.nodes.site import Site
 from galaxylearning.protocol.machine import JobState
 from galaxylearning.secagg.complaint import reveal_share
@@ -79,6 +80,7 @@ class Member:
         self.key, self.plan, self.stagger_s = key, plan, stagger_s
         self._law = MemberState(plan, terms.plan.rounds)
         self._shares: dict[int, tuple[F64, NDArray[np.bool_]]] = {}
+        self._shown: dict[tuple[int, int], ShownShare] = {}
         self._posted: set[str] = set()
         self._voted: set[str] = set()
         self._since: dict[str, float] = {}
@@ -176,31 +178,28 @@ class Member:
             self._shares = {updates.round_index: (np.array(found), held)}
         return self._shares[updates.round_index]
 
-    # ---- complaining
+    # ---- showing shares
 
-    async def complain(self, openings: Openings, disputes: Sequence[Dispute]) -> None:
-        """Show the share from which our answer follows, where one was found wrong; once each."""
+    @property
+    def shown(self) -> tuple[ShownShare, ...]:
+        """What our score table shows of the shares that we were dealt."""
+        return tuple(self._shown[about] for about in sorted(self._shown))
+
+    async def answer_for(self, openings: Openings, disputes: Sequence[Dispute]) -> None:
+        """Where our answer was found wrong, keep the share from which it follows as evidence."""
         for dispute in disputes:
-            about = f"{complaints_topic(dispute.updates.round_index)}/{dispute.data_owner}"
-            if dispute.seat != self.seat or about in self._posted:
+            round_index, who = dispute.updates.round_index, dispute.data_owner
+            about = round_index, address_key(who)
+            if dispute.seat != self.seat or about in self._shown:
                 continue
-            context = assembly.round_context(
-                self.site,
-                self.job_id,
-                dispute.updates.round_index,
-                assembly.share_kind(self.seat),
-                dispute.data_owner,
-            )
+            kind = assembly.share_kind(self.seat)
+            context = assembly.round_context(self.site, self.job_id, round_index, kind, who)
             envelope = (await openings.body(dispute.updates, dispute.row)).shares[self.seat]
             try:
                 key = reveal_share(self.plan, envelope, self.key, context)
             except BlobRefused:
                 continue
-            message = typed.ShareComplaint(
-                self.job_id, dispute.updates.round_index, dispute.data_owner, Digest(key)
-            )
-            await self._sign(complaints_topic(dispute.updates.round_index), SignedComplaint, message)
-            self._posted.add(about)
+            self._shown[about] = ShownShare(round_index, who, key)
 
     async def _sealed(self, asked: Asked, words: bytes, kind: str) -> bytes:
         body = AnswerBody(
@@ -335,7 +334,7 @@ class Member:
     async def _sign(
         self,
         topic: str,
-        kind: type[SignedAnswer] | type[SignedAnswerSet] | type[SignedComplaint],
+        kind: type[SignedAnswer] | type[SignedAnswerSet],
         message: typed.TypedMessage,
         **rest: object,
     ) -> None:

@@ -55,6 +55,7 @@ from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.chain_view import ChainView
 from galaxylearning.nodes.disputes import Disputes, Verdict
 from galaxylearning.nodes.site import Site
+from galaxylearning.nodes.tables import RevealedTables
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.cohort import AcceptedUpdates, Cohort
 from galaxylearning.protocol.machine import JobState
@@ -102,7 +103,7 @@ class Openings:
             raise ValueError("this job is not masked")
         self.site, self.board, self.view, self.terms, self.job = site, board, view, terms, job
         self.key, self.member, self.plan = key, member, job.masking
-        self.disputes = Disputes(site, board, terms, job.job_id, job.masking)
+        self.disputes = Disputes(site, terms, job.job_id, job.masking)
         self._contradicted: dict[Address, str] = {}
         self._outvoted: dict[Address, str] = {}
         """Whose answers about everybody were wrong, which it may excuse by what it was dealt."""
@@ -332,21 +333,21 @@ class Openings:
             self._name_contradicted(opened[-1], where)
             disputes = self.disputes.take(opened[-1], words, part, one, where)
             if self.member is not None:
-                await self.member.complain(self, disputes)
+                await self.member.answer_for(self, disputes)
             at += size
         return opened
 
-    async def verdicts(self) -> tuple[Verdict, ...]:
-        """Whose fault the wrong answers are that certainly are somebody's, by what members have shown."""
-        return await self.disputes.verdicts(self.body)
+    async def verdicts(self, tables: RevealedTables) -> tuple[Verdict, ...]:
+        """Whose fault the wrong answers are that certainly are somebody's, by what the tables show."""
+        return await self.disputes.verdicts(tables, self.body)
 
-    async def liars(self) -> dict[Address, str]:
+    async def liars(self, tables: RevealedTables) -> dict[Address, str]:
         """Evaluators that lied about masked updates, and where first.
 
         Those whose answers were wrong for all sound data owners of a phase, and those who showed no share
         from which a wrong answer follows.
         """
-        verdicts = await self.verdicts()
+        verdicts = await self.verdicts(tables)
         cheated = {verdict.evaluator for verdict in verdicts if verdict.fault == "dealer"}
         found = {who: where for who, where in self._outvoted.items() if who not in cheated}
         found |= self._contradicted

@@ -13,8 +13,8 @@ from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
 from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.chain_view import ChainView
-from galaxylearning.nodes.relayer import settled_tree
 from galaxylearning.nodes.site import Site
+from galaxylearning.nodes.tables import revealed_tables, settled_tree
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol import scoring
 from galaxylearning.protocol.machine import JobState, Phase
@@ -39,7 +39,7 @@ async def receipts(site: Site, job_id: int) -> dict[Address, Mapping[str, Any]]:
             f"is {state.phase.name.lower()}; there are receipts once it is settled", where=f"job {job_id}"
         )
     cohort = await assembly.anchored_cohort(site, board, view, terms, state)
-    tables = await assembly.revealed_tables(site, terms, state, cohort)
+    tables = await revealed_tables(site, terms, state, cohort.data_owners)
     if not tables:
         raise AuditFailed("no revealed score table is usable", where=f"job {job_id}")
     medians = scoring.median_totals([table for _, table in tables.values()])

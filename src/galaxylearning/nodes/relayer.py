@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from galaxylearning.errors import BlobDamaged, BlobMissing, GalaxyError, Refused
 from galaxylearning.messages.records import (
     MAX_SIGNED_BYTES,
-    MAX_TABLE_BYTES,
-    PayoutTable,
     SignedRegistration,
     SignedRevocation,
     decode,
@@ -21,11 +19,12 @@ from galaxylearning.nodes import assembly
 from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.chain_view import ChainView, ChainWatch
 from galaxylearning.nodes.site import Progress, Site, is_fatal, keep_going, keeps_job, registry_topic
+from galaxylearning.nodes.tables import settled_tree
 from galaxylearning.ports import Block, Receipt
 from galaxylearning.protocol import calls
 from galaxylearning.protocol.machine import JobState, Phase
-from galaxylearning.protocol.settlement import PayoutTree, payout_chunks, payout_tree
-from galaxylearning.units import Address, Digest
+from galaxylearning.protocol.settlement import payout_chunks
+from galaxylearning.units import Digest
 
 
 class RelayerNode:
@@ -151,7 +150,7 @@ async def push_payments(site: Site, state: JobState) -> Block | None:
     Returns the block of the last payment, None where nothing was owed or somebody else was first.
 
     Raises:
-        BlobMissing: the payout table is not there (yet).
+        BlobMissing: neither score tables nor a payout table that give the payouts are there (yet).
     """
     receipts: list[Receipt | None] = []
     if state.phase is Phase.SETTLED and state.claims_expired_amount is None:
@@ -173,18 +172,3 @@ async def push_payments(site: Site, state: JobState) -> Block | None:
         for data_owner in sorted(state.bonds)
     ]
     return max((one.block for one in receipts if one), key=lambda block: block.number, default=None)
-
-
-async def settled_tree(site: Site, state: JobState) -> PayoutTree:
-    """The payout tree whose root was settled, rebuilt from a payout table on the board.
-
-    Raises:
-        BlobMissing: no table on the board gives the settled root.
-    """
-    board = Board(site, state.job_id)
-    for table in (await board.read("payouts", PayoutTable, max_bytes=MAX_TABLE_BYTES)).values():
-        amounts = {Address(row.account): int(row.amount) for row in table.rows}
-        tree = payout_tree(site.ledger.chain_id, site.ledger.address_of("jobs"), state.job_id, amounts)
-        if tree.root == state.payout_root:
-            return tree
-    raise BlobMissing("no payout table gives the settled root", where=f"job {state.job_id}")

@@ -7,8 +7,11 @@ payouts from the medians of all that were revealed.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 
@@ -21,6 +24,7 @@ from galaxylearning.contribution import (
     handed_down,
     median_table,
     merge_twins,
+    saturated,
     to_fixed,
     twin_groups,
     unearned,
@@ -35,6 +39,7 @@ from galaxylearning.messages.records import (
     PayoutTable,
     RoundScores,
     ScoreTable,
+    ShownShare,
 )
 from galaxylearning.messages.terms import Terms
 from galaxylearning.protocol.outcomes import STANDS_ALONE, RoundOutcome
@@ -43,12 +48,20 @@ from galaxylearning.protocol.settlement import PayoutTree, payout_amounts, payou
 from galaxylearning.protocol.updates import quantizer
 from galaxylearning.units import Address, Digest
 
+Accepted: TypeAlias = tuple[frozenset[Address], ...]
+"""Whose updates counted, round by round."""
+
 AGREEMENT = 1_000_000
 """A table is faulty when a total differs from the median by more than 1/AGREEMENT of the sum of medians."""
 
 
-def score_table(job: JobComputation, cohort: Sequence[Address]) -> ScoreTable:
-    """The scores of all rounds so far, for the whole cohort in ascending order of address."""
+def score_table(
+    job: JobComputation, cohort: Sequence[Address], shown: Sequence[ShownShare] = ()
+) -> ScoreTable:
+    """The scores of all rounds so far, for the whole cohort in ascending order of address.
+
+    ``shown`` is an evaluator's evidence; all else is the same for everybody.
+    """
     twins = find_twins(job)
     raw = [_fixed(outcome, 0) for outcome in job.outcomes]
     errors = [_fixed(outcome, 1) for outcome in job.outcomes]
@@ -74,6 +87,7 @@ def score_table(job: JobComputation, cohort: Sequence[Address]) -> ScoreTable:
         twins=tuple(tuple(sorted(group, key=lambda who: int(who, 16))) for group in twins),
         totals=totals_of(rounds, cohort, novelty=job.terms.plan.novelty),
         final_model_digest=job.model_digest(),
+        shown=tuple(shown),
     )
 
 
@@ -113,7 +127,7 @@ def totals_of(
         errors.append(math.isqrt(sum(score.standard_error**2 for score in own)))
     is_luck = unearned(worth, agreements)
     return tuple(
-        OwnerTotal(who, 0 if luck else value, error, UNEARNED if luck else "")
+        OwnerTotal(who, 0 if luck else saturated(value), saturated(error), UNEARNED if luck else "")
         for who, value, error, luck in zip(cohort, worth, errors, is_luck, strict=True)
     )
 
@@ -127,10 +141,34 @@ def median_totals(tables: Sequence[ScoreTable]) -> dict[Address, int]:
     return median_table([{Address(t.data_owner): t.value for t in table.totals} for table in tables])
 
 
-def is_faulty(table: ScoreTable, medians: Mapping[Address, int], reference: ScoreTable) -> bool:
-    """Whether a table is another than honest arithmetic gives: other rounds, model or totals."""
+@dataclass(frozen=True, slots=True)
+class Consensus:
+    """What usable tables, one per seat, say together.
+
+    ``medians`` are everybody's values; ``accepted`` whose updates counted in each round, as more than half of
+    the tables say it, None where no so many agree.
+    """
+
+    medians: Mapping[Address, int]
+    accepted: Accepted | None
+
+    @classmethod
+    def of(cls, tables: Sequence[ScoreTable]) -> Consensus:
+        """Raises as ``median_table`` does."""
+        accepted, count = Counter(map(_accepted, tables)).most_common(1)[0]
+        return cls(median_totals(tables), accepted if 2 * count > len(tables) else None)
+
+
+def is_faulty(table: ScoreTable, consensus: Consensus, reference: ScoreTable) -> bool:
+    """Whether a table is another than honest arithmetic gives: other accepted updates, model or totals.
+
+    Participation fees follow from who was accepted: true totals under false rounds are no honest table.
+    """
+    medians = consensus.medians
     totals = {Address(total.data_owner): total.value for total in table.totals}
     if totals.keys() != medians.keys() or table.final_model_digest != reference.final_model_digest:
+        return True
+    if consensus.accepted not in (None, _accepted(table)):
         return True
     tolerance = sum(abs(value) for value in medians.values()) // AGREEMENT
     return any(abs(totals[who] - value) > tolerance for who, value in medians.items())
@@ -150,7 +188,7 @@ def owed(terms: Terms, tables: Sequence[ScoreTable]) -> tuple[dict[Address, int]
         bounty=int(terms.price.bounty),
         target_gain=target_gain_fixed(terms.price.target_gain),
         participation_fee=int(terms.price.participation_fee),
-        participants=_participants(tables),
+        participants=participants(tables),
     )
 
 
@@ -223,14 +261,17 @@ def reference_values(job: JobComputation, name: str) -> dict[str, dict[str, floa
     return found
 
 
-def _participants(tables: Sequence[ScoreTable]) -> list[Address]:
+def participants(tables: Sequence[ScoreTable]) -> frozenset[Address]:
     """Data owners that more than half of the tables saw accepted in at least one round."""
-    seen: dict[Address, int] = {}
-    for table in tables:
-        accepted = {s.data_owner for scores in table.rounds for s in scores.owners if s.status == "accepted"}
-        for who in accepted:
-            seen[Address(who)] = seen.get(Address(who), 0) + 1
-    return [who for who, count in seen.items() if 2 * count > len(tables)]
+    seen = Counter(who for table in tables for who in frozenset[Address]().union(*_accepted(table)))
+    return frozenset(who for who, count in seen.items() if 2 * count > len(tables))
+
+
+def _accepted(table: ScoreTable) -> Accepted:
+    return tuple(
+        frozenset(Address(score.data_owner) for score in scores.owners if score.status == "accepted")
+        for scores in table.rounds
+    )
 
 
 def _fixed(outcome: RoundOutcome, part: int) -> dict[Address, int]:
@@ -246,7 +287,8 @@ def _merged(
     if not groups:
         return dict(scores)
     weights = {d.data_owner: d.weight for d in outcome.decisions if d.data_owner in scores}
-    return merge_twins(scores, groups, weights=weights)
+    merged = merge_twins(scores, groups, weights=weights)
+    return {who: saturated(value) for who, value in merged.items()}
 
 
 def _round_owners(
