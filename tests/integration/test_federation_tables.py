@@ -150,6 +150,7 @@ def test_who_denies_that_updates_were_accepted_is_named_where_a_majority_contrad
     async def main() -> None:
         async with town.full_stage(tmp_path / "stage", price=price) as stage:
             stage.add_evaluator("evaluator-3", revealing(denying))
+            await stage.play(until=lambda state: state.phase is Phase.TRAINING)
             for name in silent:
                 del stage.nodes[name]
             await stage.play()
