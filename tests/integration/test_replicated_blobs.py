@@ -2,106 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Any
 
-import anyio
 import pytest
 
 from galaxylearning import stores
 from galaxylearning.config import BlobAccess, Home, Settings, settings_from_json, settings_to_json
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import BlobMissing, BlobRefused, ConfigRefused, StorageError
-from galaxylearning.storage import replicated_blobs
-from galaxylearning.storage.blob_names import AccessRefused, StoreFull, StoreLate, StoreUnreachable
-from galaxylearning.storage.blobs import FolderBlobStore, MemoryBlobStore
-from galaxylearning.storage.replicated_blobs import (
-    CATCH_UP,
-    MAX_REST_S,
-    REST_RATIO,
-    REST_S,
-    BlobFault,
-    ReplicatedBlobStore,
-)
-from galaxylearning.units import Digest
-
-DATA = bytes(range(64))
-DIGEST = blake3_digest(DATA)
-
-
-class Patient(MemoryBlobStore):
-    """A store in memory that can be damaged, or made to fail or to hang; it counts how often it is asked."""
-
-    def __init__(self, **options: int) -> None:
-        super().__init__(**options)
-        self.failing: Exception | None = None
-        self.lies: bytes | None = None
-        self.hangs = False
-        self.invented: list[Digest] = []
-        self.n_asked = 0
-
-    async def _falter(self) -> None:
-        self.n_asked += 1
-        if self.hangs:
-            await asyncio.Event().wait()
-        if self.failing is not None:
-            raise self.failing
-
-    async def put(self, data: bytes, *, topic: str) -> Digest:
-        await self._falter()
-        return await super().put(data, topic=topic)
-
-    async def get(self, digest: Digest, *, max_bytes: int) -> bytes:
-        await self._falter()
-        return self.lies if self.lies is not None else await super().get(digest, max_bytes=max_bytes)
-
-    async def restore(self, data: bytes) -> None:
-        await self._falter()
-        self.lies = None
-        await super().restore(data)
-
-    async def list(self, topic: str) -> Sequence[Digest]:
-        await self._falter()
-        return self.invented or await super().list(topic)
-
-    def damage(self, digest: Digest, data: bytes | None) -> None:
-        """Put other bytes under a digest, or none."""
-        if data is None:
-            del self._blobs[digest]
-        else:
-            self._blobs[digest] = data
-
-
-class Cast:
-    """Three stores together, a clock, and what was reported."""
-
-    def __init__(self, copies: int = 1, **options: Any) -> None:
-        self.a, self.b, self.c = Patient(), Patient(), Patient()
-        self.faults: list[BlobFault] = []
-        self.now_s = 0.0
-        self.store = ReplicatedBlobStore(
-            {"a": self.a, "b": self.b, "c": self.c},
-            copies=copies,
-            monotonic_s=lambda: self.now_s,
-            report=self.faults.append,
-            **options,
-        )
-
-    @property
-    def told(self) -> list[tuple[str, str, bool]]:
-        return [(fault.store, fault.kind, fault.is_repaired) for fault in self.faults]
-
-
-def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run to the end, in bounded time."""
-
-    async def bounded() -> None:
-        async with asyncio.timeout(30):
-            await main
-
-    anyio.run(bounded)
+from galaxylearning.storage.blob_names import StoreFull, StoreUnreachable
+from galaxylearning.storage.blobs import FolderBlobStore
+from galaxylearning.storage.replicated_blobs import MAX_REST_S, REST_S, BlobFault, ReplicatedBlobStore
+from replica_cast import DATA, DIGEST, Cast, run
 
 
 def test_a_blob_is_in_every_store_and_read_from_the_first() -> None:
@@ -203,123 +115,6 @@ def test_a_late_store_is_named_once_left_alone_and_asked_again_after_a_rest() ->
     run(check())
 
 
-@pytest.mark.parametrize("copies", [1, 2])
-def test_a_store_that_hangs_has_a_short_grace_once_enough_others_answered(
-    copies: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(replicated_blobs, "GRACE_S", 0.05)
-
-    async def check() -> None:
-        for told in ("put", "list", "restore"):
-            cast = Cast(copies=copies)
-            await cast.store.put(b"other", topic="t")
-            cast.a.hangs = True
-            if told == "put":
-                assert await cast.store.put(DATA, topic="t") == DIGEST
-                assert cast.store.missed == {"a": 1, "b": 0, "c": 0}
-            elif told == "list":
-                assert list(await cast.store.list("t")) == [blake3_digest(b"other")]
-            else:
-                await cast.store.restore(DATA)
-            assert cast.told == [("a", "late", False)]
-            cast.a.n_asked = 0
-            await cast.store.list("t")
-            assert cast.a.n_asked == 0
-
-    run(check())
-
-
-def test_there_is_no_grace_while_too_few_have_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replicated_blobs, "GRACE_S", 0.0)
-
-    async def check() -> None:
-        cast = Cast(copies=2, patience_s=0.05)
-        cast.a.hangs = cast.b.hangs = True
-        with pytest.raises(
-            StoreUnreachable, match=r"1 of 3 stores hold it, 2 must; a: no answer within 0.05"
-        ):
-            await cast.store.put(DATA, topic="t")
-
-    run(check())
-
-
-def test_what_a_large_blob_takes_at_the_slowest_rate_is_no_lateness(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replicated_blobs, "GRACE_S", 0.0)
-
-    async def check() -> None:
-        cast, others_are_done = Cast(), asyncio.Event()
-
-        async def slow(data: bytes, *, topic: str) -> Digest:
-            await others_are_done.wait()
-            await asyncio.sleep(0)
-            return await MemoryBlobStore.put(cast.a, data, topic=topic)
-
-        async def last(data: bytes, *, topic: str) -> Digest:
-            others_are_done.set()
-            return await MemoryBlobStore.put(cast.c, data, topic=topic)
-
-        monkeypatch.setattr(cast.a, "put", slow)
-        monkeypatch.setattr(cast.c, "put", last)
-        digest = await cast.store.put(bytes(1 << 20), topic="t")
-        assert cast.a.digests() == cast.c.digests() == [digest]
-        assert cast.faults == []
-
-    run(check())
-
-
-def test_a_rest_is_not_ended_by_answers_to_calls_of_another_kind(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def check() -> None:
-        cast, n_listed = Cast(), 0
-
-        async def unreachable(topic: str) -> Sequence[Digest]:
-            nonlocal n_listed
-            n_listed += 1
-            raise StoreUnreachable("not now")
-
-        monkeypatch.setattr(cast.a, "list", unreachable)
-        for second in range(3_600):
-            cast.now_s = float(second)
-            await cast.store.put(DATA, topic="t")
-            await cast.store.list("t")
-        # As in the test above, although every write to it succeeds.
-        assert n_listed == 10
-
-    run(check())
-
-
-@pytest.mark.parametrize("kind", ["list", "get"])
-def test_a_store_rests_for_many_times_as_long_as_it_was_waited_for(
-    kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def check() -> None:
-        cast = Cast()
-        await cast.store.put(DATA, topic="t")
-        n_asked = 0
-
-        async def late(*_: object, **__: object) -> Any:
-            nonlocal n_asked
-            n_asked += 1
-            cast.now_s += 500
-            raise StoreLate("too slow")
-
-        async def call() -> None:
-            if kind == "list":
-                await cast.store.list("t")
-            else:
-                await cast.store.get(DIGEST, max_bytes=64)
-
-        monkeypatch.setattr(cast.a, kind, late)
-        await call()
-        cast.now_s = 500 + 500 * REST_RATIO - 1
-        await call()
-        assert n_asked == 1
-        cast.now_s += 1
-        await call()
-        assert n_asked == 2
-
-    run(check())
-
-
 def test_a_store_that_stays_away_is_asked_less_and_less_often() -> None:
     async def check() -> None:
         cast = Cast()
@@ -398,50 +193,6 @@ def test_a_store_that_lists_what_nobody_has_changes_nothing() -> None:
         assert cast.b.digests() == cast.c.digests() == []
         assert cast.store.missed == {"a": 0, "b": 0, "c": 0}
         assert cast.told == [("a", "lost", False)]
-
-    run(check())
-
-
-def test_no_store_crowds_out_what_others_list(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replicated_blobs, "MAX_LISTED", 5_000)
-
-    async def check() -> None:
-        cast = Cast()
-        true = [await cast.store.put(bytes([i]), topic="t") for i in range(30)]
-        invented = [Digest(bytes(28) + i.to_bytes(4, "big")) for i in range(5_000)]
-        cast.b.invented = invented
-        listed = list(await cast.store.list("t"))
-        assert len(listed) == len(set(listed)) == 5_000
-        for place, digest in enumerate(sorted(true), 1):
-            assert listed.index(digest) < 3 * place
-        # Who listed them is told, but not at every call, and each is looked for once.
-        assert [(fault.store, fault.kind, fault.digest) for fault in cast.faults] == [
-            ("b", "lost", invented[0])
-        ]
-        assert "given by no store" in cast.faults[0].detail
-        while any(cast.store.missed.values()):
-            cast.now_s += 1
-            await cast.store.put(bytes([0]), topic="t")
-        n_asked = cast.b.n_asked
-        assert list(await cast.store.list("t")) == listed
-        # It is given again what it does not list, each in two calls, and asked for nothing.
-        assert cast.b.n_asked == n_asked + 1 + 2 * CATCH_UP
-        assert cast.a.digests() == cast.c.digests() == sorted(true)
-        assert {(fault.store, fault.kind) for fault in cast.faults} == {("b", "lost")}
-        assert len(cast.faults) < cast.now_s / REST_S + 1
-
-    run(check())
-
-
-def test_what_one_store_refuses_and_another_has_not_is_missing() -> None:
-    async def check() -> None:
-        cast = Cast()
-        cast.b.failing = AccessRefused("not you")
-        with pytest.raises(BlobMissing):
-            await cast.store.get(DIGEST, max_bytes=64)
-        cast.a.failing = cast.c.failing = AccessRefused("nor you")
-        with pytest.raises(AccessRefused):
-            await cast.store.get(DIGEST, max_bytes=64)
 
     run(check())
 
