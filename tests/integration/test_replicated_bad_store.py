@@ -166,6 +166,22 @@ def test_no_store_crowds_out_what_others_list(monkeypatch: pytest.MonkeyPatch) -
     run(check())
 
 
+def test_no_entry_is_doubted_while_a_store_that_may_have_it_is_away() -> None:
+    async def check() -> None:
+        cast = Cast()
+        digest = await cast.b.put(DATA, topic="t")
+        cast.a.invented = [digest]
+        cast.b.failing = StoreUnreachable("away")
+        assert list(await cast.store.list("t")) == [digest]
+        assert [fault.store for fault in cast.faults] == ["b"]
+        cast.b.failing = None
+        cast.now_s += REST_S
+        await cast.store.list("t")
+        assert cast.c.digests() == [digest]
+
+    run(check())
+
+
 def test_what_one_store_refuses_and_another_has_not_is_missing() -> None:
     async def check() -> None:
         cast = Cast()

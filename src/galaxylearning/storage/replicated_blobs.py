@@ -347,15 +347,14 @@ class ReplicatedBlobStore:
 
     async def _bring(self, name: str, digest: Digest, topic: str, lister: str | None) -> bool:
         """Copy one blob to a store and list it there; False where the store does not take it now."""
-        unfounded: GalaxyError | None = None
+        failures: dict[str, GalaxyError] = {}
         for other in self._awake():
             if other == name:
                 continue
             try:
                 data = await self._read(other, digest, self._max_blob_bytes)
             except GalaxyError as error:
-                if other == lister and not isinstance(error, StoreUnreachable):
-                    unfounded = error
+                failures[other] = error
                 continue
             try:
                 await self._answer(name, "put", partial(_put, data=data, topic=topic))
@@ -364,8 +363,9 @@ class ReplicatedBlobStore:
             except GalaxyError:
                 return False
             return True
-        if lister is not None and unfounded is not None:
-            self._doubt(lister, digest, unfounded)
+        answered = [one for one in failures.values() if not isinstance(one, StoreUnreachable)]
+        if lister is not None and len(answered) == len(self._stores) - 1:
+            self._doubt(lister, digest, failures[lister])
         return True  # Nobody has it now. A list that still names it will bring it back here.
 
     def _doubt(self, lister: str, digest: Digest, failure: GalaxyError) -> None:
