@@ -93,13 +93,9 @@ def save_settings(home: Home, settings: Settings) -> None:
     Raises:
         StorageError: the disk is full or failed.
     """
-    try:
-        home.root.mkdir(parents=True, exist_ok=True)
-        part = home.settings_file.with_suffix(".part")
-        part.write_bytes(settings_to_json(settings))
-        part.replace(home.settings_file)
-    except OSError as error:
-        raise StorageError(str(error), where=str(home.settings_file)) from error
+    files.make_folder(home.root)
+    # The URL of a chain may hold an access key: nobody else's to read.
+    files.replace_whole(home.settings_file, settings_to_json(settings), mode=0o600)
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,9 +141,11 @@ def check_chain(chain: str, *, where: str = "chain") -> str:
     except ValueError:
         is_url = False
     if not is_url:
+        # The rest is not repeated: it may hold a key.
+        scheme, is_divided, _ = chain.partition("://")
+        shown = f"{scheme[:20]}://..." if is_divided else chain[:20]
         raise ConfigRefused(
-            f"{chain[:100]!r} given; allowed: {EMBEDDED!r} or a URL of {', '.join(CHAIN_SCHEMES)}",
-            where=where,
+            f"{shown!r} given; allowed: {EMBEDDED!r} or a URL of {', '.join(CHAIN_SCHEMES)}", where=where
         )
     return chain
 

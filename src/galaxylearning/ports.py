@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from galaxylearning.units import Address, Digest
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from galaxylearning.protocol.privacy import Spending
 
 Contract = Literal["jobs", "registry", "token"]
+
+MAX_LISTED: Final = 100_000
+"""Where a blob store lists so many digests under one topic, there may be more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +200,10 @@ class BlobStore(Protocol):
         ...
 
     async def list(self, topic: str) -> Sequence[Digest]:
-        """Digests listed under ``topic``, in ascending order of digest."""
+        """Digests listed under ``topic``: of one store in ascending order, of several in turns.
+
+        Stores end a list at ``MAX_LISTED``.
+        """
         ...
 
 

@@ -16,7 +16,7 @@ from galaxylearning.chain.signer import KeySigner
 from galaxylearning.cli import doctor_machine, main
 from galaxylearning.cli.doctor_home import MAX_AHEAD_S, MAX_SILENCE_S, _clock, home_findings
 from galaxylearning.cli.findings import Finding
-from galaxylearning.config import Home, Settings
+from galaxylearning.config import BlobAccess, Home, Settings
 from galaxylearning.protocol.consent import OwnerPolicy
 from galaxylearning.sandbox.locks import STOPS, Locks
 from galaxylearning.storage.keystore import KeyStore
@@ -113,6 +113,24 @@ def test_a_store_that_cannot_be_written_to_is_found(home: Home) -> None:
     finding = found["blob store taken"]
     assert finding.status == "problem"
     assert "taken" in finding.found
+
+
+def test_stores_of_which_several_must_hold_a_blob_are_tried_one_by_one(home: Home) -> None:
+    bootstrap.save_settings(home, Settings(blobs=("one", "two"), blob_access=BlobAccess(copies=2)))
+    found = look(home)
+    assert [found[f"blob store {name}"].status for name in ("one", "two")] == ["ok", "ok"]
+
+
+def test_the_key_in_the_url_of_a_chain_is_nobody_elses(home: Home) -> None:
+    bootstrap.save_settings(home, Settings(chain="http://user:SECRET@127.0.0.1:1/SECRET?key=SECRET"))
+    assert home.settings_file.stat().st_mode & 0o777 == 0o600
+    found = look(home)
+    assert found["settings"].found == "chain http://127.0.0.1:1, blobs ."
+    assert "SECRET" not in str(found)
+    home.settings_file.write_text('{"chain": "htp://user:SECRET@host/SECRET"}')
+    found = look(home)
+    assert "'htp://...' given" in found["settings"].found
+    assert "SECRET" not in str(found)
 
 
 def test_an_empty_home_and_none_are_notes(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from galaxylearning import bootstrap
 from galaxylearning.chain.transport import Transport
 from galaxylearning.config import Home
-from galaxylearning.errors import LedgerUnreachable, PhaseError, StorageError
+from galaxylearning.errors import LedgerUnreachable, PhaseError, StorageError, WorkerRefused
 from galaxylearning.messages.records import SignedAnswerSet
 from galaxylearning.nodes import requester
 from galaxylearning.nodes.asked import Asked
@@ -26,6 +26,7 @@ from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.consent import OwnerPolicy
 from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.masking import masking_plan
+from galaxylearning.protocol.updates import training_name
 from galaxylearning.sandbox import ThreadTrainer
 from galaxylearning.secagg.member import GateAsked
 from galaxylearning.simulation.stage import sealing_key, signer
@@ -33,7 +34,7 @@ from galaxylearning.storage.checkpoints import CheckpointFolder, FileCheckpoint
 from galaxylearning.storage.datasets import DatasetCatalog
 from galaxylearning.storage.journal import MemoryJournal, SqliteJournal
 from galaxylearning.storage.shelf import CatalogueShelf
-from galaxylearning.units import Digest
+from galaxylearning.units import Address, Digest
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Outcome, Stage, Town
@@ -82,6 +83,50 @@ class MortalCheckpoints(CheckpointFolder):
         self.deaths -= self.deaths > 0
         self.found += one.load() is not None
         return one
+
+
+class CappedTrainer(ThreadTrainer):
+    """Saves how far it is, and hits a cap."""
+
+    def __init__(self, kept: CheckpointFolder) -> None:
+        super().__init__()
+        self._kept = kept
+
+    async def train(self, *given: Any, round_index: int, data_owner: Address) -> Any:
+        _, _, terms, _ = given
+        self._kept.of(training_name(terms, round_index, data_owner)).save(b"parameters")
+        raise WorkerRefused("took too long", cap="maximum_training_s")
+
+
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_nothing_is_left_of_the_training_of_a_job_that_was_given_up(
+    is_broken: bool, town: Town, tmp_path: Path
+) -> None:
+    class Broken(CheckpointFolder):
+        def discard(self, name: str) -> None:
+            raise StorageError("cannot be removed", where=name[:4])
+
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            kind = Broken if is_broken else CheckpointFolder
+            kept, told = kind(tmp_path / "checkpoints", monotonic_s=lambda: 0.0), list[str]()
+            site = replace(stage.site("east"), report=lambda progress: told.append(progress.step))
+            node = DataOwnerNode(
+                site,
+                sealing_key("east"),
+                shelf=CatalogueShelf(DatasetCatalog(stage.folder / "east" / "data.sqlite")),
+                trainer=CappedTrainer(kept),
+                policy=lambda: OwnerPolicy(requesters=("*",), datasets=("*",)),
+                jobs=frozenset([stage.job_id]),
+                checkpoints=kept,
+            )
+            stage.cast("east", lambda: node)
+            await stage.play()
+            assert "given up" in told
+            assert ("a checkpoint is left" in told) == is_broken
+            assert bool(list((tmp_path / "checkpoints").iterdir())) == is_broken
+
+    anyio.run(main)
 
 
 def test_a_data_owner_killed_while_it_trains_goes_on_from_its_checkpoint(

@@ -11,6 +11,7 @@ from aiohttp import web
 from blob_services import answering, serving
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import BlobMissing, BlobRefused, ConfigRefused, StorageError
+from galaxylearning.storage import blob_names
 from galaxylearning.storage.blob_names import AccessRefused, Patience, StoreFull, StoreLate, StoreUnreachable
 from galaxylearning.storage.http_blobs import HttpBlobStore
 
@@ -115,6 +116,23 @@ def test_a_silent_server_is_given_up() -> None:
             await HttpBlobStore(url, patience=Patience(0.05, 1, 0)).list("t")
 
     with pytest.raises(StoreLate, match="no answer"):
+        anyio.run(call)
+
+
+def test_a_list_that_goes_on_for_ever_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    # At this rate a page of one digest is worth no time of its own.
+    monkeypatch.setattr(blob_names, "MIN_BYTES_PER_S", 1 << 40)
+
+    async def trickle(request: web.Request) -> web.Response:
+        last = int(request.query.get("after", "00"), 16)
+        return web.json_response({"digests": [f"{last + 1:064x}"], "is_more": True})
+
+    async def call() -> None:
+        async with answering(trickle) as url, HttpBlobStore(url, patience=Patience(0.5, 0)) as client:
+            with anyio.fail_after(20):
+                await client.list("t")
+
+    with pytest.raises(StoreLate, match="too slow a list"):
         anyio.run(call)
 
 

@@ -99,6 +99,26 @@ def test_long_lists_are_read_in_pages_and_cut(bucket: Bucket, monkeypatch: pytes
     anyio.run(check)
 
 
+def test_a_list_that_goes_on_for_ever_is_given_up() -> None:
+    page = (
+        '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><IsTruncated>true</IsTruncated>'
+        "<NextContinuationToken>more</NextContinuationToken><Contents><Size>0</Size><ETag>x</ETag>"
+        f"<Key>x/topics/t/{'0' * 64}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified></Contents>"
+        "</ListBucketResult>"
+    )
+
+    async def same_page(_request: web.Request) -> web.Response:
+        return web.Response(text=page, content_type="application/xml")
+
+    async def call() -> None:
+        async with answering(same_page) as url:
+            with anyio.fail_after(20):
+                await Bucket("").store("x", endpoint=url, patience=Patience(0.5, 0)).list("t")
+
+    with pytest.raises(StoreLate, match="too slow"):
+        anyio.run(call)
+
+
 def test_what_the_service_cannot_do_is_told(bucket: Bucket) -> None:
     async def check() -> None:
         place = S3Place.from_url(f"s3://no-such-bucket/x?endpoint={bucket.endpoint}&region=us-east-1")

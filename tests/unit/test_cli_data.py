@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,33 @@ def test_a_new_job_has_a_short_file(capsys: pytest.CaptureFixture[str], tmp_path
         "owner.csv",
         "test.csv",
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("my-job", "my-job"), ("a b", "'a b'"), ("x $(touch pwned)/my job", "'x $(touch pwned)/my job'")],
+)
+def test_commands_to_copy_are_quoted_where_they_must_be(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    shown: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    type_command(capsys, "new", name)
+    title = Path(name).name
+    read_me = (tmp_path / name / "README.md").read_text()
+    assert read_me.startswith(f"# {title}\n")
+    commands = [line for line in read_me.splitlines() if name in line and line.startswith("    ")]
+    assert len(commands) == 5
+    for command in commands:
+        words = shlex.split(command.partition("#")[0].replace(">", " "))
+        assert any(word.startswith(f"{name}/") for word in words), command
+        assert command.count(shown) == command.count(name), command
+    docstring, *_ = (tmp_path / name / "job.py").read_text().splitlines()
+    quoted = f"{shlex.quote(title)}/job.py"
+    assert docstring == f'"""{title}: a training job. Try it with: galaxy simulate {quoted}"""'
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "-x", 'a"b', "a\nb", "x" * 65])

@@ -42,11 +42,18 @@ async def home_findings(home: Home, chain: str | None, signer: Signer | None = N
     settings = _settings(home, chain)
     if isinstance(settings, Finding):
         return [*found, settings]
-    found.append(ok("settings", f"chain {settings.chain}, blobs {', '.join(settings.stores)}"))
+    found.append(ok("settings", f"chain {_shown(settings.chain)}, blobs {', '.join(settings.stores)}"))
     found += [finding async for finding in _chain(home, settings)]
     for store in settings.stores:
         found.append(await _blobs(home, settings, store, signer))
     return found
+
+
+def _shown(chain: str) -> str:
+    """A chain as it may be shown: the rest of its URL may be a key."""
+    from galaxylearning.chain.transport import shown_url
+
+    return chain if chain == EMBEDDED else shown_url(chain)
 
 
 def _settings(home: Home, chain: str | None) -> Settings | Finding:
@@ -203,7 +210,9 @@ async def _blobs(home: Home, settings: Settings, name: str, signer: Signer | Non
     check, started = f"blob store {name}", time.monotonic()
     try:
         async with AsyncExitStack() as stack:
-            blobs = stores.open_blobs(home, msgspec.structs.replace(settings, blobs=name), signer=signer)
+            access = msgspec.structs.replace(settings.blob_access, copies=1)
+            alone = msgspec.structs.replace(settings, blobs=name, blob_access=access)
+            blobs = stores.open_blobs(home, alone, signer=signer)
             if isinstance(blobs, AbstractAsyncContextManager):
                 await stack.enter_async_context(blobs)
             digest = await blobs.put(PROBE, topic=TOPIC)

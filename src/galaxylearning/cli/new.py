@@ -62,7 +62,8 @@ def new(
 
 def _template(file: str, title: str, name: str) -> str:
     text = (files("galaxylearning.cli") / "templates" / file).read_text(encoding="utf-8")
-    return text.replace("@TITLE@", title).replace("@NAME@", Path(name).as_posix())
+    text = text.replace("@TITLE@", title).replace("@FOLDER@", shlex.quote(title))
+    return text.replace("@NAME@", shlex.quote(Path(name).as_posix()))
 
 
 def _sample(part: int) -> str:

@@ -228,6 +228,11 @@ class ChainView:
         """
         return await self._terms_of(self.events_of(job_id), job_id)
 
+    def known_terms(self, job_id: int) -> Terms | None:
+        """The terms of a job, if they have been fetched."""
+        posting = next(iter(self.events_of(job_id)), None)
+        return self._terms.get(posting.terms_digest) if isinstance(posting, JobPosted) else None
+
     async def _terms_of(self, events: Sequence[JobEvent], job_id: int) -> Terms:
         if not events or not isinstance(events[0], JobPosted):
             raise MessageRefused(f"there is no job {job_id} on this chain", where="job")

@@ -125,6 +125,13 @@ class DataOwnerNode:
     def _finish(self, job_id: int) -> None:
         """Keep no more of a job than that it is over: a node lives for many of them."""
         self._finished.add(job_id)
+        terms, consent = self._view.known_terms(job_id), self.site.journal.lookup(f"job/{job_id}/consent")
+        if self.checkpoints is not None and terms is not None and consent is not None:
+            try:
+                for round_index in range(terms.plan.rounds):
+                    self.checkpoints.discard(training_name(terms, round_index, self.site.address))
+            except GalaxyError as error:
+                self._tell(job_id, "a checkpoint is left", str(error))
         self._boards.pop(job_id, None)
         self._graphs.pop(job_id, None)
         self._told.pop(job_id, None)

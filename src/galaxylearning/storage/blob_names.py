@@ -13,8 +13,8 @@ from galaxylearning.units import Digest
 
 DEFAULT_MAX_BLOB_BYTES: Final = 1 << 30
 MAX_TOPIC_CHARS: Final = 200
-MAX_LISTED: Final = 100_000
-"""The most digests that are listed under one topic; the first ones, in ascending order."""
+LISTED_BYTES: Final = 67
+"""A digest of a list as it is sent: in hexadecimal, quoted, with a comma."""
 
 DIGEST_NAME: Final = re.compile(r"[0-9a-f]{64}")
 

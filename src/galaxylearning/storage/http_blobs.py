@@ -24,10 +24,10 @@ from yarl import URL
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import BlobMissing, BlobRefused, ConfigRefused, GalaxyError, StorageError
 from galaxylearning.messages.store_request import DIGEST_HEADER, SIGNATURE_HEADER, StoreRequest
-from galaxylearning.ports import Signer
+from galaxylearning.ports import MAX_LISTED, Signer
 from galaxylearning.storage.blob_names import (
     DEFAULT_MAX_BLOB_BYTES,
-    MAX_LISTED,
+    LISTED_BYTES,
     AccessRefused,
     Patience,
     StoreFull,
@@ -190,6 +190,8 @@ class HttpBlobStore:
     async def list(self, topic: str) -> Sequence[Digest]:
         """Digests listed under ``topic``, ascending; the first 100,000 where there are more.
 
+        All pages together have as long as one transfer of as many bytes.
+
         Raises:
             BlobRefused: the topic's name is malformed.
             AccessRefused: the server does not tell this account.
@@ -198,10 +200,15 @@ class HttpBlobStore:
         """
         path = f"/topics/{quote(check_topic(topic))}"
         found: _Digests = []
-        is_more = True
-        while is_more and len(found) < MAX_LISTED:
-            page, is_more = await self._page(path, topic, found[-1] if found else None)
-            found += page
+        is_more, begun_s = True, asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(self._patience.transfer_s(0)) as limit:
+                while is_more and len(found) < MAX_LISTED:
+                    page, is_more = await self._page(path, topic, found[-1] if found else None)
+                    found += page
+                    limit.reschedule(begun_s + self._patience.transfer_s(len(found) * LISTED_BYTES))
+        except TimeoutError as error:
+            raise StoreLate("too slow a list, or no answer in time", where=self.url) from error
         return found[:MAX_LISTED]
 
     async def _page(self, path: str, topic: str, after: Digest | None) -> tuple[_Digests, bool]:

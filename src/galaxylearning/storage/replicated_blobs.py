@@ -2,25 +2,27 @@
 
 No store is believed. One that gives wrong bytes, none, or none in time is named in a report, and what it
 should hold is put right from a store that holds it: damage at once, what was missed while it was away as
-soon as it answers again. A store that did not answer is left alone for a while, so that it slows the others
-down once and not each time.
+soon as it answers again. One store cannot hold up the others: once enough have answered it has a short grace,
+and a store that did not answer is left alone for many times as long as it was waited for. Nor can it crowd
+them out: lists are merged in turns.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import islice, zip_longest
 from typing import Any, Final, Literal, Self, TypeAlias, TypeVar
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import BlobMissing, BlobRefused, GalaxyError
+from galaxylearning.ports import MAX_LISTED
 from galaxylearning.storage.blob_names import (
     DEFAULT_MAX_BLOB_BYTES,
-    MAX_LISTED,
+    MIN_BYTES_PER_S,
     BlobAltered,
     RestorableBlobStore,
     StoreLate,
@@ -36,6 +38,12 @@ REST_S: Final = 30.0
 MAX_REST_S: Final = 600.0
 """A store that does not answer rests for ``REST_S``, and twice as long each time again, up to this."""
 
+REST_RATIO: Final = 10
+"""It rests at least so many times as long as it was waited for, which so is a small share of the time."""
+
+GRACE_S: Final = 10.0
+"""Stores asked at once have so long once enough others answered, beside the time for what they are sent."""
+
 MAX_MISSED: Final = 100_000
 """The most entries that are remembered for stores that were away; lists bring back what is forgotten."""
 
@@ -44,6 +52,7 @@ CATCH_UP: Final = 8
 
 FaultKind: TypeAlias = Literal["lost", "flipped", "truncated", "swapped", "late", "unreachable", "refused"]
 _Names: TypeAlias = list[str]
+_Call: TypeAlias = Literal["put", "restore", "get", "list"]
 _T = TypeVar("_T")
 
 
@@ -79,7 +88,9 @@ class ReplicatedBlobStore:
     """Implements ``ports.BlobStore`` over several stores, by name.
 
     A write succeeds when ``copies`` stores hold it. ``patience_s`` is for one answer of one store, whatever
-    the store's own patience. ``monotonic_s`` is a clock for resting; ``report`` is told of every fault.
+    the store's own patience; where enough others have answered it ends after ``GRACE_S`` and the time that
+    what is sent takes at the slowest rate allowed. ``monotonic_s`` is a clock for resting; ``report`` is told
+    of every fault, but of entries that a store lists and does not give at most every ``REST_S``.
     """
 
     def __init__(
@@ -99,8 +110,12 @@ class ReplicatedBlobStore:
         self._max_blob_bytes = max_blob_bytes
         self._monotonic_s, self._report = monotonic_s, report
         self._rests_until_s = dict.fromkeys(stores, float("-inf"))
-        self._rest_s = dict.fromkeys(stores, REST_S)
-        self._missed: dict[str, dict[tuple[Digest, str], None]] = {name: {} for name in stores}
+        self._rest_s: dict[tuple[str, _Call], float] = {}
+        # By entry, the store that lists it; nobody where a write told of it.
+        self._missed: dict[str, dict[tuple[Digest, str], str | None]] = {name: {} for name in stores}
+        # What a store lists and nobody gives, oldest first.
+        self._unfounded: dict[Digest, None] = {}
+        self._named_until_s = dict.fromkeys(stores, float("-inf"))
         self._opened = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -128,13 +143,14 @@ class ReplicatedBlobStore:
         digest = blake3_digest(data)
         # Stores at rest are asked only where the others are too few.
         awake = self._awake()
-        answers = await self._ask(awake, lambda store: store.put(data, topic=topic), digest)
-        if _successes(answers) < self._copies:
+        write = partial(_put, data=data, topic=topic)
+        answers = await self._ask(awake, "put", write, digest, self._copies, len(data))
+        if (lacking := self._copies - _successes(answers)) > 0:
             resting = [name for name in self._stores if name not in awake]
-            answers |= await self._ask(resting, lambda store: store.put(data, topic=topic), digest)
+            answers |= await self._ask(resting, "put", write, digest, lacking, len(data))
         for name in self._stores:
             if isinstance(answers.get(name), GalaxyError | None):
-                self._miss(name, digest, topic)
+                self._miss(name, digest, topic, None)
         self._check_held(answers, digest)
         await self._catch_up(name for name, answer in answers.items() if not isinstance(answer, GalaxyError))
         return digest
@@ -147,16 +163,18 @@ class ReplicatedBlobStore:
             StorageError: fewer than ``copies`` stores hold it.
         """
         digest = blake3_digest(data)
-        answers = await self._ask(list(self._stores), lambda store: store.restore(data), digest)
+        names = list(self._stores)
+        restore = partial(_restore, data=data)
+        answers = await self._ask(names, "restore", restore, digest, self._copies, len(data))
         self._check_held(answers, digest)
 
     async def get(self, digest: Digest, *, max_bytes: int) -> bytes:
         """The blob with this digest, verified, from whichever store has it; see ``ports.BlobStore``.
 
         Raises:
-            BlobMissing: every store answered, and none has it.
-            BlobRefused: larger than ``max_bytes``, or altered in every store that has it.
-            StorageError: no store gave it, and one that may have it did not answer.
+            BlobMissing: every store answered, one that it has it not, and none gave it.
+            BlobRefused: larger than ``max_bytes`` in every store, or altered in those that have it.
+            StorageError: no store gave it, and one that may have it did not answer, or all refused.
         """
         name = check_digest(digest)
         failures: dict[str, GalaxyError] = {}
@@ -166,7 +184,6 @@ class ReplicatedBlobStore:
                 data = await self._read(store, digest, max_bytes)
             except GalaxyError as error:
                 failures[store] = error
-                self._rest(store, error)
                 continue
             for failed, failure in failures.items():
                 await self._put_right(failed, failure, digest, data)
@@ -179,30 +196,32 @@ class ReplicatedBlobStore:
         raise _most_telling(failures.values())
 
     async def list(self, topic: str) -> Sequence[Digest]:
-        """Digests listed under ``topic`` in any store, ascending; the first 100,000 where there are more.
+        """Digests listed under ``topic`` in any store, of each store in turns; the first 100,000 of them.
+
+        So entry number i of a store is among the first ``i * len(stores)``, whatever the others list. Stores
+        that list the same give it in ascending order.
 
         Raises:
             BlobRefused: the topic's name is malformed.
             StorageError: no store answered.
         """
         check_topic(topic)
-        awake = self._awake()
-        answers = await self._ask(awake, lambda store: store.list(topic), None)
+        awake, look = self._awake(), partial(_list, topic=topic)
+        answers = await self._ask(awake, "list", look, None, 1)
         if not _successes(answers):
             resting = [name for name in self._stores if name not in awake]
-            answers |= await self._ask(resting, lambda store: store.list(topic), None)
-        listed = {
-            name: set(answer) for name, answer in answers.items() if not isinstance(answer, GalaxyError)
-        }
+            answers |= await self._ask(resting, "list", look, None, 1)
+        listed = {name: answer for name, answer in answers.items() if not isinstance(answer, GalaxyError)}
         if not listed:
             raise _most_telling(answer for answer in answers.values() if isinstance(answer, GalaxyError))
-        everything = sorted(set[Digest]().union(*listed.values()))[:MAX_LISTED]
+        everything = _in_turns(listed)
         for name, digests in listed.items():
-            for digest in everything:
-                if digest not in digests:
-                    self._miss(name, digest, topic)
+            held = frozenset(digests)
+            for digest, lister in everything.items():
+                if digest not in held and digest not in self._unfounded:
+                    self._miss(name, digest, topic, lister)
         await self._catch_up(listed)
-        return everything
+        return list(everything)
 
     async def check(self, topic: str, *, max_bytes: int) -> int:
         """Read every blob of a topic from every store, report and put right what is wrong; how many blobs.
@@ -240,23 +259,30 @@ class ReplicatedBlobStore:
 
     # ---- one store at a time
 
-    async def _answer(self, name: str, call: Callable[[RestorableBlobStore], Coroutine[Any, Any, _T]]) -> _T:
-        """A store's answer to ``call``.
+    async def _answer(
+        self, name: str, kind: _Call, call: Callable[[RestorableBlobStore], Coroutine[Any, Any, _T]]
+    ) -> _T:
+        """A store's answer to ``call``; one that does not answer rests.
 
         Raises:
             GalaxyError: whatever went wrong; StoreLate where it took too long.
         """
+        begun_s = self._monotonic_s()
         try:
             async with asyncio.timeout(self._patience_s):
                 answer = await call(self._stores[name])
-            self._rest_s[name] = REST_S
-            return answer
         except TimeoutError as error:
+            self._rest(name, kind, begun_s)
             raise StoreLate(f"no answer within {self._patience_s:g} s", where=name) from error
+        except StoreUnreachable:
+            self._rest(name, kind, begun_s)
+            raise
+        self._rest_s.pop((name, kind), None)
+        return answer
 
     async def _read(self, name: str, digest: Digest, max_bytes: int) -> bytes:
         """A blob as one store gives it, verified whatever the store says."""
-        found = await self._answer(name, lambda store: store.get(digest, max_bytes=max_bytes))
+        found = await self._answer(name, "get", lambda store: store.get(digest, max_bytes=max_bytes))
         if len(found) > max_bytes:
             raise too_large(digest.hex(), max_bytes)
         return checked_blob(digest, found)
@@ -264,81 +290,131 @@ class ReplicatedBlobStore:
     async def _ask(
         self,
         names: Sequence[str],
+        kind: _Call,
         call: Callable[[RestorableBlobStore], Coroutine[Any, Any, _T]],
         digest: Digest | None,
+        enough: int,
+        n_bytes: int = 0,
     ) -> dict[str, _T | GalaxyError]:
-        """The answers of several stores, asked at once; failures are answers, and stores that fail rest."""
+        """The answers of several stores, asked at once; failures are answers.
 
-        async def one(name: str) -> _T | GalaxyError:
+        Where ``enough`` have done it, the others are given up after a grace; ``n_bytes`` are sent to each.
+        """
+        answers: dict[str, _T | GalaxyError] = {}
+        begun_s, loop = self._monotonic_s(), asyncio.get_running_loop()
+
+        def fail(name: str, error: GalaxyError) -> None:
+            answers[name] = error
+            if not isinstance(error, BlobRefused | BlobMissing):
+                self._report(BlobFault(name, _kind(error, None), digest, str(error), False))
+
+        async def one(name: str) -> None:
             try:
-                return await self._answer(name, call)
+                answers[name] = await self._answer(name, kind, call)
             except GalaxyError as error:
-                if self._rest(name, error):
-                    self._report(BlobFault(name, _kind(error, None), digest, str(error), False))
-                return error
+                fail(name, error)
+            if grace.when() is None and _successes(answers) >= enough:
+                grace.reschedule(loop.time() + GRACE_S + n_bytes / MIN_BYTES_PER_S)
 
-        answers = await asyncio.gather(*(one(name) for name in names))
-        return dict(zip(names, answers, strict=True))
+        try:
+            async with asyncio.timeout(None) as grace, asyncio.TaskGroup() as asked:
+                for name in names:
+                    asked.create_task(one(name))
+        except TimeoutError:
+            for name in names:
+                if name not in answers:
+                    self._rest(name, kind, begun_s)
+                    fail(name, StoreLate("no answer long after others gave theirs", where=name))
+        return {name: answers[name] for name in names}
 
     async def _put_right(self, name: str, failure: GalaxyError, digest: Digest, right: bytes) -> None:
         """Report what a store did wrong, and repair it where it is damage."""
-        kind = _kind(failure, right)
-        is_repaired = False
+        kind, is_repaired = _kind(failure, right), False
         if kind not in ("late", "unreachable", "refused"):
-            try:
-                await self._answer(name, lambda store: store.restore(right))
+            with suppress(GalaxyError):
+                await self._answer(name, "restore", partial(_restore, data=right))
                 is_repaired = True
-            except GalaxyError as error:
-                self._rest(name, error)
         self._report(BlobFault(name, kind, digest, str(failure), is_repaired))
 
     async def _catch_up(self, names: Iterable[str], *, most: int = CATCH_UP) -> None:
         """Bring stores some of what they missed."""
         for name in names:
             missed = self._missed[name]
-            for digest, topic in list(islice(missed, most)):
-                if not await self._bring(name, digest, topic):
+            for (digest, topic), lister in list(islice(missed.items(), most)):
+                if not await self._bring(name, digest, topic, lister):
                     break
                 missed.pop((digest, topic), None)
 
-    async def _bring(self, name: str, digest: Digest, topic: str) -> bool:
+    async def _bring(self, name: str, digest: Digest, topic: str, lister: str | None) -> bool:
         """Copy one blob to a store and list it there; False where the store does not take it now."""
+        failures: dict[str, GalaxyError] = {}
         for other in self._awake():
             if other == name:
                 continue
             try:
                 data = await self._read(other, digest, self._max_blob_bytes)
             except GalaxyError as error:
-                self._rest(other, error)
+                failures[other] = error
                 continue
             try:
-                await self._answer(name, partial(_put, data=data, topic=topic))
+                await self._answer(name, "put", partial(_put, data=data, topic=topic))
             except BlobRefused:
                 return True  # It never will.
-            except GalaxyError as error:
-                self._rest(name, error)
+            except GalaxyError:
                 return False
             return True
+        answered = [one for one in failures.values() if not isinstance(one, StoreUnreachable)]
+        if lister is not None and len(answered) == len(self._stores) - 1:
+            self._doubt(lister, digest, failures[lister])
         return True  # Nobody has it now. A list that still names it will bring it back here.
 
-    def _miss(self, name: str, digest: Digest, topic: str) -> None:
+    def _doubt(self, lister: str, digest: Digest, failure: GalaxyError) -> None:
+        """A store lists what it does not give, and nobody else does: name it, and copy that entry nowhere."""
+        self._unfounded[digest] = None
+        if len(self._unfounded) > MAX_MISSED:
+            del self._unfounded[next(iter(self._unfounded))]
+        now_s = self._monotonic_s()
+        if now_s >= self._named_until_s[lister]:
+            self._named_until_s[lister] = now_s + REST_S
+            detail = f"listed, and given by no store: {failure}"
+            self._report(BlobFault(lister, _kind(failure, None), digest, detail, False))
+
+    def _miss(self, name: str, digest: Digest, topic: str, lister: str | None) -> None:
         if len(self._missed[name]) < MAX_MISSED:
-            self._missed[name].setdefault((digest, topic))
+            self._missed[name].setdefault((digest, topic), lister)
 
     def _awake(self) -> _Names:
         now_s = self._monotonic_s()
         return [name for name, until_s in self._rests_until_s.items() if until_s <= now_s]
 
-    def _rest(self, name: str, error: GalaxyError) -> bool:
-        """Leave a store alone for a while where it did not answer; whether ``error`` is its fault at all."""
-        if isinstance(error, StoreUnreachable):
-            self._rests_until_s[name] = self._monotonic_s() + self._rest_s[name]
-            self._rest_s[name] = min(2 * self._rest_s[name], MAX_REST_S)
-        return not isinstance(error, BlobRefused | BlobMissing)
+    def _rest(self, name: str, kind: _Call, begun_s: float) -> None:
+        """Leave a store alone that did not answer; its answers to calls of other kinds change nothing."""
+        now_s, rest_s = self._monotonic_s(), self._rest_s.get((name, kind), REST_S)
+        self._rest_s[name, kind] = min(2 * rest_s, MAX_REST_S)
+        until_s = now_s + max(rest_s, REST_RATIO * (now_s - begun_s))
+        self._rests_until_s[name] = max(self._rests_until_s[name], until_s)
 
 
 async def _put(store: RestorableBlobStore, *, data: bytes, topic: str) -> Digest:
     return await store.put(data, topic=topic)
+
+
+async def _restore(store: RestorableBlobStore, *, data: bytes) -> None:
+    await store.restore(data)
+
+
+async def _list(store: RestorableBlobStore, *, topic: str) -> Sequence[Digest]:
+    return await store.list(topic)
+
+
+def _in_turns(listed: Mapping[str, Sequence[Digest]]) -> dict[Digest, str]:
+    """The first 100,000 digests where each store gives one in turn, and which store lists each (first)."""
+    found: dict[Digest, str] = {}
+    for row in zip_longest(*listed.values()):
+        for name, digest in zip(listed, row, strict=True):
+            if digest is not None and len(found) < MAX_LISTED:
+                found.setdefault(digest, name)
+    return found
 
 
 def _successes(answers: Mapping[str, object]) -> int:
@@ -359,12 +435,9 @@ def _kind(failure: GalaxyError, right: bytes | None) -> FaultKind:
 
 
 def _most_telling(failures: Iterable[GalaxyError]) -> GalaxyError:
-    """The failure to raise: one that may pass, before one that says what is wrong, before an absence."""
-    ranks = (StoreUnreachable, BlobAltered, BlobRefused, GalaxyError)
+    """The failure to raise: one that may pass before one that stays, which all stores must agree on."""
+    ranks = (StoreUnreachable, BlobAltered, BlobMissing, BlobRefused, GalaxyError)
     return min(
         failures,
-        key=lambda failure: (
-            isinstance(failure, BlobMissing),
-            next(rank for rank, kind in enumerate(ranks) if isinstance(failure, kind)),
-        ),
+        key=lambda failure: next(rank for rank, kind in enumerate(ranks) if isinstance(failure, kind)),
     )

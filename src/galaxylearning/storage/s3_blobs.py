@@ -32,10 +32,11 @@ from obstore.store import S3Store
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import BlobMissing, BlobRefused, ConfigRefused, StorageError
+from galaxylearning.ports import MAX_LISTED
 from galaxylearning.storage import files
 from galaxylearning.storage.blob_names import (
     DEFAULT_MAX_BLOB_BYTES,
-    MAX_LISTED,
+    LISTED_BYTES,
     AccessRefused,
     Patience,
     StoreLate,
@@ -272,18 +273,21 @@ class S3BlobStore:
     async def list(self, topic: str) -> Sequence[Digest]:
         """Digests listed under ``topic``, ascending; the first 100,000 where there are more.
 
+        All pages together have as long as one transfer of as many bytes.
+
         Raises:
             BlobRefused: the topic's name is malformed.
             StorageError: the service refused (AccessRefused), did not answer (StoreUnreachable), or failed.
         """
         prefix = f"topics/{_on_disk(check_topic(topic))}/"
         found: set[Digest] = set()
+        begun_s = asyncio.get_running_loop().time()
         async with self._in_time(0) as limit:
             async for page in obstore.list(self._store, prefix, chunk_size=_PAGE):
                 found.update(_digests_of(page))
                 if len(found) >= MAX_LISTED:
                     break
-                limit.reschedule(asyncio.get_running_loop().time() + self._patience.transfer_s(0))
+                limit.reschedule(begun_s + self._patience.transfer_s(len(found) * LISTED_BYTES))
         return sorted(found)[:MAX_LISTED]
 
     @asynccontextmanager
