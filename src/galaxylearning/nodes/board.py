@@ -28,7 +28,6 @@ from galaxylearning.messages.records import (
     verify,
 )
 from galaxylearning.nodes.site import Site
-from galaxylearning.ports import MAX_LISTED
 from galaxylearning.units import Address, Digest
 
 MAX_FETCHED: Final = 20_000
@@ -51,7 +50,6 @@ class _Topic:
     records: dict[Digest, Record] = field(default_factory=dict)
     junk: set[Digest] = field(default_factory=set)
     absent: dict[Digest, None] = field(default_factory=dict)
-    is_whole: bool = False
 
 
 class Board:
@@ -78,11 +76,10 @@ class Board:
     async def read(self, name: str, kind: type[_R], *, max_bytes: int = MAX_SIGNED_BYTES) -> dict[Digest, _R]:
         """Well-formed records of a topic, ascending by digest; the rest is skipped.
 
-        At most ``MAX_FETCHED`` blobs are new at a look; the next look goes on with others (see ``is_whole``).
+        At most ``MAX_FETCHED`` blobs are new at a look; the next look goes on with others.
         What was read once stays, whatever is listed later.
         """
         topic = self._topics[name] = self._topics.pop(name, _Topic())  # The last one read comes last.
-        topic.is_whole = False
         listed = await self._site.blobs.list(self.topic(name))
         known = (topic.records, topic.junk, topic.absent)
         new = [digest for digest in listed if not any(digest in one for one in known)]
@@ -98,7 +95,6 @@ class Board:
                 topic.absent[digest] = None
             except Refused:
                 topic.junk.add(digest)
-        topic.is_whole = len(new) <= MAX_FETCHED and len(listed) < MAX_LISTED
         self._forget()
         return {digest: one for digest, one in sorted(topic.records.items()) if isinstance(one, kind)}
 
@@ -114,14 +110,6 @@ class Board:
         rng = np.random.default_rng(int.from_bytes(self._site.entropy(16), "big"))
         lots = rng.choice(len(rest), MAX_FETCHED - len(first), replace=False)
         return first + [rest[lot] for lot in lots.tolist()]
-
-    def is_whole(self, name: str) -> bool:
-        """Whether the last look at a topic reached its end: all that the store listed has been looked at.
-
-        What is listed and cannot be had counts as looked at. Where the store lists as much as it ever does,
-        there may be more behind it, and no look is whole; nor is one that failed.
-        """
-        return name in self._topics and self._topics[name].is_whole
 
     def _forget(self) -> None:
         """Bound what is remembered of junk: forget it of those topics first that were read longest ago."""
