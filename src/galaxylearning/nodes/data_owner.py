@@ -34,6 +34,7 @@ from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
 from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.chain_view import ChainView, ChainWatch
+from galaxylearning.nodes.consenting import kept_enrolment
 from galaxylearning.nodes.posting import require_keys, require_posted
 from galaxylearning.nodes.presence import PresenceBoard
 from galaxylearning.nodes.privacy import PrivacyKeeper
@@ -136,11 +137,12 @@ class DataOwnerNode:
         if state.phase not in (Phase.ENROLLING, Phase.TRAINING):
             return self._after_training(state)
         board = self._boards.setdefault(job_id, Board(self.site, job_id))
+        kept = kept_enrolment(self.site, state)
         if state.phase is Phase.ENROLLING:
-            await self._enrolling(state, board)
+            await self._enrolling(state, board, kept)
             return False
         consent = self.site.journal.lookup(f"job/{job_id}/consent")
-        if consent is None:
+        if consent is None or kept is None:
             return True
         await self._training(state, board, consent.decode())
         return False
@@ -169,9 +171,7 @@ class DataOwnerNode:
 
     # ---- enrolling
 
-    async def _enrolling(self, state: JobState, board: Board) -> None:
-        step = f"job/{state.job_id}/enrolment"
-        kept = self.site.journal.lookup(step)
+    async def _enrolling(self, state: JobState, board: Board, kept: bytes | None) -> None:
         if kept is None:
             terms = await self._view.terms(state.job_id)
             dataset = await self._choose(state.job_id, terms)
@@ -179,7 +179,9 @@ class DataOwnerNode:
                 return
             self.site.journal.record(f"job/{state.job_id}/consent", dataset.name.encode())
             self.privacy.reserve(terms, state.job_id, dataset)
-            kept = self.site.journal.record(step, encode(self._enrolment(state.job_id, terms, dataset)))
+            kept = self.site.journal.record(
+                f"job/{state.job_id}/enrolment", encode(self._enrolment(state.job_id, terms, dataset))
+            )
             needed = f"the job needs {state.minimum_owners} data owners"
             self._tell(state.job_id, "enrolled", f"{dataset.name}; {needed}")
         await board.put("enrolments", kept)

@@ -1,0 +1,103 @@
+"""What a data owner's node joins: the jobs it consented to, and no other of the same number."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+
+from galaxylearning.errors import JobRefused
+from galaxylearning.messages.records import SignedUpdate
+from galaxylearning.nodes.consenting import kept_enrolment
+from galaxylearning.ports import Ledger
+from galaxylearning.protocol.consent import OwnerPolicy
+from galaxylearning.protocol.machine import Phase
+from galaxylearning.storage.journal import MemoryJournal
+
+if TYPE_CHECKING:
+    from tests.integration.conftest import Stage, Town
+
+OTHER_JOB = "the journal holds a consent to another job of this number"
+
+
+class ElsewhereLedger:
+    """The same chain, seen by somebody whose contracts stand elsewhere."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ledger, name)
+
+    def address_of(self, contract: Any) -> str:
+        return self._ledger.address_of("registry" if contract == "jobs" else contract)
+
+
+async def _enrolled(town: Town, folder: Path) -> MemoryJournal:
+    """The journal of an owner that has enrolled in job 1 of another chain."""
+    async with town.stage(folder, title="An earlier job") as stage:
+        stage.add_owner("east")
+        stage.add_relayer()
+        await stage.play(until=lambda _: bool(stage.told("enrolled")))
+        journal = stage.journals["east"]
+        assert isinstance(journal, MemoryJournal)
+        return journal
+
+
+async def _updates(stage: Stage, name: str) -> int:
+    found = await stage.board().read("round/0/updates", SignedUpdate)
+    return sum(record.signer == stage.account(name) for record in found.values())
+
+
+@pytest.mark.parametrize("phase", [Phase.ENROLLING, Phase.TRAINING])
+def test_a_consent_to_another_job_of_the_same_number_is_none(
+    town: Town, tmp_path: Path, phase: Phase
+) -> None:
+    async def main() -> None:
+        earlier = await _enrolled(town, tmp_path / "earlier")
+        async with town.full_stage(tmp_path / "stage") as stage:
+            if phase is Phase.TRAINING:
+                # Enrolled by another program with the same account, so that the round's model opens for it.
+                await stage.play(until=lambda state: state.phase is Phase.TRAINING)
+            stage.journals["east"] = earlier
+            stage.add_owner("east", policy=OwnerPolicy())
+            await stage.play()
+            assert await _updates(stage, "east") == 0
+            assert await _updates(stage, "north") == 1
+            (told,) = stage.told("given up")
+            assert told.startswith(f"job 1: {OTHER_JOB}")
+            assert "a home of its own" in told
+
+    anyio.run(main)
+
+
+def test_an_enrolment_is_held_against_chain_contract_and_terms(town: Town, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with town.stage(tmp_path / "stage") as stage:
+            stage.add_owner("east")
+            stage.add_relayer()
+            await stage.play(until=lambda _: bool(stage.told("enrolled")))
+            state, site = await stage.state(), stage.site("east")
+            assert kept_enrolment(site, state) == site.journal.lookup("job/1/enrolment")
+            assert kept_enrolment(stage.site("north"), state) is None
+            with pytest.raises(JobRefused, match=OTHER_JOB):
+                kept_enrolment(stage.site("east", ledger=ElsewhereLedger(stage.ledger)), state)
+
+    anyio.run(main)
+
+
+def test_a_choice_that_was_never_signed_trains_nothing(town: Town, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            journal = MemoryJournal()
+            journal.record("job/1/consent", b"things")
+            stage.journals["east"] = journal
+            stage.add_owner("east", policy=OwnerPolicy())
+            state = await stage.play()
+            assert state.cohort_size == 3
+            assert stage.told("given up") == []
+            assert await _updates(stage, "east") == 0
+
+    anyio.run(main)
