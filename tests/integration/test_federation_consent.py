@@ -6,7 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import msgspec
 import pytest
+import torch
+from benchmarks.things import PLAN, compiled_job
+from torch import nn
 
 from galaxylearning.errors import JobRefused
 from galaxylearning.messages.records import SignedUpdate
@@ -14,6 +18,7 @@ from galaxylearning.nodes.consenting import kept_enrolment
 from galaxylearning.ports import Ledger
 from galaxylearning.protocol.consent import OwnerPolicy
 from galaxylearning.protocol.machine import Phase
+from galaxylearning.simulation.stage import EVALUATORS
 from galaxylearning.storage.journal import MemoryJournal
 
 if TYPE_CHECKING:
@@ -99,5 +104,51 @@ def test_a_choice_that_was_never_signed_trains_nothing(town: Town, tmp_path: Pat
             assert state.cohort_size == 3
             assert stage.told("given up") == []
             assert await _updates(stage, "east") == 0
+
+    anyio.run(main)
+
+
+# ---- what leaves beside the clipped parameters
+
+
+class Keeper(nn.Module):
+    """A linear model, and a queue of the rows it saw."""
+
+    seen: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+        self.register_buffer("seen", torch.zeros(8, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.copy_(torch.cat([self.seen[1:], x[:1]]))
+        found: torch.Tensor = self.linear(x)
+        return found
+
+
+def test_a_model_with_federated_buffers_is_joined_only_where_the_owner_says_so(
+    town: Town, tmp_path: Path
+) -> None:
+    compiled = compiled_job(model=Keeper(), plan=msgspec.structs.replace(PLAN, rounds=1))
+    anyone: dict[str, Any] = {"requesters": ("*",), "datasets": ("*",)}
+
+    async def main() -> None:
+        async with town.stage(tmp_path / "stage") as stage:
+            await stage.post(compiled)
+            by_hand = ((await stage.terms()).digest.hex(),)
+            stage.add_owner("north", policy=OwnerPolicy(**anyone))
+            stage.add_owner("east", policy=OwnerPolicy(**anyone, allows_buffers=True))
+            stage.add_owner("south", policy=OwnerPolicy(accepted=by_hand))
+            for name in EVALUATORS:
+                stage.add_evaluator(name)
+            stage.add_relayer()
+            state = await stage.play()
+            assert state.phase is Phase.SETTLED
+            joined = {name for name in ("north", "east", "south") if await _updates(stage, name)}
+            assert joined == {"east", "south"}
+            assert set(stage.told("not enrolled")) == {
+                "16 federated buffers would leave unclipped; the policy does not allow buffers"
+            }
 
     anyio.run(main)

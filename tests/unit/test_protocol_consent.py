@@ -11,7 +11,13 @@ from galaxylearning.errors import ConfigRefused
 from galaxylearning.graph import Cost
 from galaxylearning.messages.plan import Plan
 from galaxylearning.messages.terms import Admission, Column, EvaluatorSeat, Price, Schema, Terms, Windows
-from galaxylearning.protocol.consent import MAX_POLICY_BYTES, OwnerPolicy, policy_from_json, refusal
+from galaxylearning.protocol.consent import (
+    MAX_POLICY_BYTES,
+    OwnerPolicy,
+    policy_from_json,
+    refusal,
+    refusal_of_model,
+)
 from galaxylearning.protocol.matching import DatasetColumn, match_schema
 
 REQUESTER = "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266"
@@ -44,17 +50,23 @@ OPEN: dict[str, Any] = {"requesters": (REQUESTER,), "datasets": ("biopsies",)}
 
 
 def decide(
-    *, cost: Cost = COST, columns: Any = COLUMNS, privacy: str | None = None, **policy: Any
+    *,
+    terms: Terms = TERMS,
+    cost: Cost = COST,
+    buffers: int = 0,
+    columns: Any = COLUMNS,
+    privacy: str | None = None,
+    **policy: Any,
 ) -> str | None:
+    allowed = OwnerPolicy(**policy)
     return refusal(
-        OwnerPolicy(**policy),
-        TERMS,
-        TERMS.digest,
+        allowed,
+        terms,
+        terms.digest,
         dataset="biopsies",
-        cost=cost,
-        report=match_schema(TERMS.schema, columns),
+        report=match_schema(terms.schema, columns),
         privacy=privacy,
-    )
+    ) or refusal_of_model(allowed, terms.digest, cost, buffers)
 
 
 def test_the_default_policy_refuses_everything() -> None:
@@ -111,6 +123,14 @@ def test_accepting_by_hand_overrules_the_policy_but_not_the_limits_on_cost_or_th
     assert "state would take" in str(decide(**by_hand, maximum_state_bytes=1))
     assert "does not match" in str(decide(**by_hand, columns=COLUMNS[1:]))
     assert decide(**by_hand, privacy="too much epsilon") == "too much epsilon"
+
+
+def test_federated_buffers_need_a_policy_that_says_so_or_a_hand() -> None:
+    assert decide(**OPEN, buffers=3) == (
+        "3 federated buffers would leave unclipped; the policy does not allow buffers"
+    )
+    assert decide(**OPEN, buffers=3, allows_buffers=True) is None
+    assert decide(accepted=(TERMS.digest.hex(),), buffers=3) is None
 
 
 def test_data_that_do_not_match_are_reported_column_by_column() -> None:

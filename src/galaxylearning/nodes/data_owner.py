@@ -1,6 +1,7 @@
 """The data owner: offers data sets, consents or not, trains at home, is paid. Need send no transaction.
 
-What leaves the node: a signed enrolment, and in each round one clipped, quantised update, sealed or masked.
+What leaves the node: a signed enrolment, and in each round one update of integers, sealed or masked: clipped
+parameters, and the federated buffers of models that the owner's policy allows to have them.
 An update is journalled with the model it was made from before it is published, so a restarted node can never
 send two different ones; the data set that was chosen is journalled before anything is signed about it.
 """
@@ -49,7 +50,7 @@ from galaxylearning.ports import (
 )
 from galaxylearning.protocol import calls
 from galaxylearning.protocol import events as ev
-from galaxylearning.protocol.consent import OwnerPolicy, refusal
+from galaxylearning.protocol.consent import OwnerPolicy, refusal, refusal_of_model
 from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.masking import masking_plan
 from galaxylearning.protocol.matching import match_schema
@@ -214,6 +215,10 @@ class DataOwnerNode:
         if terms.privacy == "masked":
             # A job whose range or noise would not hold is refused before anything is trained for it.
             masking_plan(terms, cost.parameters)
+        refused = refusal_of_model(self.policy(), terms.digest, cost, facts.buffers)
+        if refused is not None:
+            self._tell(job_id, "not enrolled", refused)
+            return None
         chosen = self.site.journal.lookup(f"job/{job_id}/consent")
         reason = "no data set is offered"
         for dataset in self.shelf.offered():
@@ -226,7 +231,6 @@ class DataOwnerNode:
                 terms,
                 terms.digest,
                 dataset=dataset.name,
-                cost=cost,
                 report=report,
                 privacy=self.privacy.refusal(policy, terms, job_id, dataset.name, dataset.n_rows),
             )

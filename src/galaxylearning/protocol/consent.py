@@ -44,6 +44,9 @@ class OwnerPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     token's smallest unit, costs per batch of the job's plan. ``accepted`` are jobs accepted by hand, by terms
     digest in hex; they pass whatever else the policy says, except the limits on cost and on epsilon.
 
+    ``allows_buffers`` lets pass models with federated buffers (BatchNorm's running means). They leave without
+    being clipped, and a graph can write rows into them.
+
     ``max_epsilon`` bounds what all jobs of all requesters together may tell of one data set, at ``delta``;
     with it, jobs without noise are refused.
 
@@ -63,6 +66,7 @@ class OwnerPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     maximum_activation_bytes: int = 4 << 30
     maximum_flops: int = 10**13
     accepted: tuple[str, ...] = ()
+    allows_buffers: bool = False
     max_epsilon: float | None = None
     delta: float = 1e-6
     maximum_training_s: int = 3600
@@ -109,11 +113,10 @@ def refusal(
     terms_digest: Digest,
     *,
     dataset: str,
-    cost: Cost,
     report: MatchReport,
     privacy: str | None = None,
 ) -> str | None:
-    """Why the policy does not let ``dataset`` join a job of these terms, or None.
+    """Why the policy does not let ``dataset`` join a job of these terms, whatever its model, or None.
 
     ``privacy`` is why the job would exceed the data set's budget of epsilon, if it would.
     """
@@ -121,14 +124,6 @@ def refusal(
         return "the data set does not match the schema: " + "; ".join(
             f"{row.column}: {row.problem}" for row in report.problems[:5]
         )
-    limits = (
-        ("state", cost.state_bytes, policy.maximum_state_bytes, "bytes"),
-        ("activations", cost.activation_bytes, policy.maximum_activation_bytes, "bytes"),
-        ("a forward pass", cost.flops_forward, policy.maximum_flops, "FLOPs"),
-    )
-    for what, needed, allowed, unit in limits:
-        if needed > allowed:
-            return f"{what} would take {needed} {unit}; the policy allows {allowed}"
     if privacy is not None:
         return privacy
     if terms_digest.hex() in policy.accepted:
@@ -146,4 +141,22 @@ def refusal(
         return f"the bounty is below the policy's {policy.minimum_bounty}"
     if terms.plan.rounds > policy.maximum_rounds:
         return f"{terms.plan.rounds} rounds; the policy allows {policy.maximum_rounds}"
+    return None
+
+
+def refusal_of_model(policy: OwnerPolicy, terms_digest: Digest, cost: Cost, buffers: int) -> str | None:
+    """Why the policy lets no data set join a job with this model, or None.
+
+    ``buffers`` is how many numbers federate beside the parameters.
+    """
+    limits = (
+        ("state", cost.state_bytes, policy.maximum_state_bytes, "bytes"),
+        ("activations", cost.activation_bytes, policy.maximum_activation_bytes, "bytes"),
+        ("a forward pass", cost.flops_forward, policy.maximum_flops, "FLOPs"),
+    )
+    for what, needed, allowed, unit in limits:
+        if needed > allowed:
+            return f"{what} would take {needed} {unit}; the policy allows {allowed}"
+    if buffers and not policy.allows_buffers and terms_digest.hex() not in policy.accepted:
+        return f"{buffers} federated buffers would leave unclipped; the policy does not allow buffers"
     return None
