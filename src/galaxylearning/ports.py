@@ -299,7 +299,7 @@ class OfferedDataset:
 
 
 class DatasetShelf(Protocol):
-    """A data owner's data sets; what is read from it never leaves the node."""
+    """A data owner's data sets; what is read from it stays in the node and its worker."""
 
     def offered(self) -> Sequence[OfferedDataset]: ...
 
