@@ -35,6 +35,12 @@ def test_masked_mode_sends_no_buffers() -> None:
     assert "buffers" not in what_leaves(BUFFERED, masked())["every_round"]
 
 
+def test_an_enrolment_is_said_to_tell_that_the_data_match() -> None:
+    assert (
+        "the data match the job's schema with all its classes and bounds" in what_leaves(BARE, TERMS)["once"]
+    )
+
+
 @pytest.mark.parametrize("terms", [TERMS, masked()])
 def test_without_noise_nothing_is_promised(terms: Terms) -> None:
     bare = msgspec.structs.replace(terms.plan, noise=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from galaxylearning.errors import ConfigRefused
@@ -123,6 +124,21 @@ def test_accepting_by_hand_overrules_the_policy_but_not_the_limits_on_cost_or_th
     assert "state would take" in str(decide(**by_hand, maximum_state_bytes=1))
     assert "does not match" in str(decide(**by_hand, columns=COLUMNS[1:]))
     assert decide(**by_hand, privacy="too much epsilon") == "too much epsilon"
+
+
+@pytest.mark.parametrize("bounds", [{"minimum": 0.0}, {"maximum": 1e9}])
+@pytest.mark.parametrize("part", ["features", "label"])
+def test_bounds_in_a_schema_need_a_hand(bounds: dict[str, float], part: str) -> None:
+    bounded = Column("radius", "number", **bounds)
+    schema = Schema((bounded,), TERMS.schema.label)
+    if part == "label":
+        schema = Schema((Column("x", "number"),), bounded)
+    terms = msgspec.structs.replace(TERMS, schema=schema, loss="mse" if part == "label" else TERMS.loss)
+    columns = (*COLUMNS, DatasetColumn("x", "number"))
+    assert decide(**OPEN, terms=terms, columns=columns) == (
+        "radius has bounds in the schema; enrolling by itself would tell of its values"
+    )
+    assert decide(terms=terms, columns=columns, accepted=(terms.digest.hex(),)) is None
 
 
 def test_federated_buffers_need_a_policy_that_says_so_or_a_hand() -> None:

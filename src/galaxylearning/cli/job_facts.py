@@ -90,7 +90,7 @@ def what_leaves(facts: GraphFacts, terms: Terms) -> dict[str, Any]:
         )
     return {
         "once": "a signed enrolment: account, salted commitment to the data set, digest of its schema, "
-        "sealing key",
+        "sealing key; and with it, that the data match the job's schema with all its classes and bounds",
         "every_round": f"one update: {parameters} parameters, clipped to norm {plan.clip_norm:g}, as "
         f"{plan.bits}-bit integers, {bare if buffers else ''}{how}",
         "update_bytes": most,

@@ -44,6 +44,9 @@ class OwnerPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     token's smallest unit, costs per batch of the job's plan. ``accepted`` are jobs accepted by hand, by terms
     digest in hex; they pass whatever else the policy says, except the limits on cost and on epsilon.
 
+    Whatever else it says, a policy takes no job whose schema bounds a column: only a hand does, for enrolling
+    says that the values keep within the bounds.
+
     ``allows_buffers`` lets pass models with federated buffers (BatchNorm's running means). They leave without
     being clipped, and a graph can write rows into them.
 
@@ -141,6 +144,12 @@ def refusal(
         return f"the bounty is below the policy's {policy.minimum_bounty}"
     if terms.plan.rounds > policy.maximum_rounds:
         return f"{terms.plan.rounds} rounds; the policy allows {policy.maximum_rounds}"
+    for column in (*terms.schema.features, terms.schema.label):
+        if column.minimum is not None or column.maximum is not None:
+            # Many jobs with one bound each would find the largest value of a column by who enrols.
+            return (
+                f"{column.name[:80]} has bounds in the schema; enrolling by itself would tell of its values"
+            )
     return None
 
 
