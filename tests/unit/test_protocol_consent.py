@@ -128,7 +128,7 @@ def test_accepting_by_hand_overrules_the_policy_but_not_the_limits_on_cost_or_th
 
 @pytest.mark.parametrize("bounds", [{"minimum": 0.0}, {"maximum": 1e9}])
 @pytest.mark.parametrize("part", ["features", "label"])
-def test_bounds_in_a_schema_need_a_hand(bounds: dict[str, float], part: str) -> None:
+def test_bounds_in_a_schema_need_a_hand(bounds: dict[str, Any], part: str) -> None:
     bounded = Column("radius", "number", **bounds)
     schema = Schema((bounded,), TERMS.schema.label)
     if part == "label":

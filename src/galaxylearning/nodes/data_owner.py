@@ -86,7 +86,7 @@ class DataOwnerNode:
     ) -> None:
         self.site, self.key, self.shelf, self.trainer = site, sealing_key, shelf, trainer
         self.policy, self.credential, self.is_direct = policy, credential, is_direct
-        self.privacy = PrivacyKeeper(book, site.ledger)
+        self.privacy = PrivacyKeeper(book, site)
         self.checkpoints = checkpoints
         self._only = jobs
         self._view = ChainView(site.ledger, site.blobs, site.journal)
@@ -154,7 +154,7 @@ class DataOwnerNode:
         is_watched = job_id in self._boards or job_id in self._trained or self._only is not None
         if job_id not in self._trained:
             self._trained.add(job_id)
-            self.privacy.close(job_id)
+            self.privacy.close(job_id, state.terms_digest)
         if self.site.journal.lookup(f"job/{job_id}/enrolment") is None:
             return True
         if state.phase is Phase.ABORTED and is_watched:
