@@ -55,6 +55,7 @@ def decide(
     terms: Terms = TERMS,
     cost: Cost = COST,
     buffers: int = 0,
+    n_rows: int = 200,
     columns: Any = COLUMNS,
     privacy: str | None = None,
     **policy: Any,
@@ -65,6 +66,7 @@ def decide(
         terms,
         terms.digest,
         dataset="biopsies",
+        n_rows=n_rows,
         report=match_schema(terms.schema, columns),
         privacy=privacy,
     ) or refusal_of_model(allowed, terms.digest, cost, buffers)
@@ -147,6 +149,17 @@ def test_federated_buffers_need_a_policy_that_says_so_or_a_hand() -> None:
     )
     assert decide(**OPEN, buffers=3, allows_buffers=True) is None
     assert decide(accepted=(TERMS.digest.hex(),), buffers=3) is None
+
+
+def test_rows_that_would_not_fit_into_memory_are_refused_by_hand_or_not() -> None:
+    """A number is 4 bytes, a label of classes 8; the cap is of a mebibyte at least."""
+    fits = (1 << 20) // 12
+    least: dict[str, Any] = {"maximum_memory_bytes": 1 << 20}
+    assert decide(**OPEN, **least, n_rows=fits) is None
+    for policy in (OPEN, {"accepted": (TERMS.digest.hex(),)}):
+        assert decide(**policy, **least, n_rows=fits + 1) == (
+            "its rows would take 1048584 bytes in this schema; maximum_memory_bytes allows 1048576"
+        )
 
 
 def test_data_that_do_not_match_are_reported_column_by_column() -> None:

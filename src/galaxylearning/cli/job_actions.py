@@ -85,8 +85,9 @@ def accept_job(home: Home, job: ReadJob) -> dict[str, Any]:
     rows = []
     for dataset in offered:
         report = match_schema(job.terms.schema, dataset.columns, arrays=dataset.arrays)
-        reason = refusal(policy, job.terms, job.terms.digest, dataset=dataset.name, report=report)
-        rows.append({"name": dataset.name, "refusal": reason or of_model})
+        name, n_rows = dataset.name, dataset.n_rows
+        reason = refusal(policy, job.terms, job.terms.digest, dataset=name, n_rows=n_rows, report=report)
+        rows.append({"name": name, "refusal": reason or of_model})
     leaves = job_facts.what_leaves(job.measured, job.terms)
     return {"job": str(job.job_id), "terms_digest": digest, "leaves": leaves, "datasets": rows}
 

@@ -231,6 +231,7 @@ class DataOwnerNode:
                 terms,
                 terms.digest,
                 dataset=dataset.name,
+                n_rows=dataset.n_rows,
                 report=report,
                 privacy=self.privacy.refusal(policy, terms, job_id, dataset.name, dataset.n_rows),
             )

@@ -14,6 +14,7 @@ from galaxylearning.graph import Cost
 from galaxylearning.messages.explained import explained
 from galaxylearning.messages.terms import Terms
 from galaxylearning.protocol.matching import MatchReport
+from galaxylearning.protocol.rows import rows_bytes
 from galaxylearning.units import Digest
 
 MAX_POLICY_BYTES = 1 << 16
@@ -116,10 +117,12 @@ def refusal(
     terms_digest: Digest,
     *,
     dataset: str,
+    n_rows: int,
     report: MatchReport,
     privacy: str | None = None,
 ) -> str | None:
-    """Why the policy does not let ``dataset`` join a job of these terms, whatever its model, or None.
+    """Why the policy does not let ``dataset`` of ``n_rows`` rows join a job of these terms, whatever its
+    model, or None.
 
     ``privacy`` is why the job would exceed the data set's budget of epsilon, if it would.
     """
@@ -127,6 +130,9 @@ def refusal(
         return "the data set does not match the schema: " + "; ".join(
             f"{row.column}: {row.problem}" for row in report.problems[:5]
         )
+    needed, most = rows_bytes(terms.schema, n_rows), policy.maximum_memory_bytes
+    if needed > most:
+        return f"its rows would take {needed} bytes in this schema; maximum_memory_bytes allows {most}"
     if privacy is not None:
         return privacy
     if terms_digest.hex() in policy.accepted:
