@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from galaxylearning.units import Address, Digest
 
@@ -218,11 +218,19 @@ class Clock(Protocol):
     async def sleep(self, seconds: float) -> None: ...
 
 
+MAX_STEP_BYTES: Final = 1 << 28
+"""The most that a journal keeps of one step."""
+
+
 class Journal(Protocol):
     """A node's memory: a write-once record of each step, written before the step's effect."""
 
     def record(self, step: str, payload: bytes) -> bytes:
-        """Store ``payload`` under ``step`` unless something is there; returns what is there now."""
+        """Store ``payload`` under ``step`` unless something is there; returns what is there now.
+
+        Raises:
+            ValueError: more than ``MAX_STEP_BYTES``.
+        """
         ...
 
     def lookup(self, step: str) -> bytes | None: ...

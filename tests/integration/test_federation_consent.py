@@ -14,10 +14,12 @@ from torch import nn
 
 from galaxylearning.errors import JobRefused
 from galaxylearning.messages.records import SignedUpdate
-from galaxylearning.nodes.consenting import kept_enrolment
+from galaxylearning.nodes import consenting
+from galaxylearning.nodes.consenting import kept_enrolment, require_feasible
 from galaxylearning.ports import Ledger
 from galaxylearning.protocol.consent import OwnerPolicy
 from galaxylearning.protocol.machine import Phase
+from galaxylearning.sandbox.facts import facts_of
 from galaxylearning.simulation.stage import EVALUATORS
 from galaxylearning.storage.journal import MemoryJournal
 
@@ -150,5 +152,46 @@ def test_a_model_with_federated_buffers_is_joined_only_where_the_owner_says_so(
             assert set(stage.told("not enrolled")) == {
                 "16 federated buffers would leave unclipped; the policy does not allow buffers"
             }
+
+    anyio.run(main)
+
+
+# ---- what could not be kept
+
+
+@pytest.mark.parametrize("mode", ["sealed", "masked"])
+def test_no_update_is_larger_than_was_foreseen(
+    town: Town, masked_town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    here = {"sealed": town, "masked": masked_town}[mode]
+
+    async def main() -> None:
+        async with here.full_stage(tmp_path / "stage") as stage:
+            await stage.play(until=lambda state: state.round_index == 1)
+            kept = stage.journals["east"].lookup("job/1/round/0/update")
+            assert kept is not None
+            terms = await stage.terms()
+            facts = facts_of(here.compiled.graph, terms.plan.batch_size)
+            require_feasible(terms, facts)
+            monkeypatch.setattr(consenting, "MAX_STEP_BYTES", len(kept) - 1)
+            with pytest.raises(JobRefused, match=f"a journal keeps {len(kept) - 1 - 32}"):
+                require_feasible(terms, facts)
+
+    anyio.run(main)
+
+
+def test_a_job_whose_updates_could_not_be_kept_is_not_joined(
+    town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consenting, "MAX_STEP_BYTES", 1_000)
+
+    async def main() -> None:
+        async with town.stage(tmp_path / "stage") as stage:
+            stage.add_owner("east")
+            await stage.play()
+            (told,) = stage.told("given up")
+            assert told.startswith("model: an update would have ")
+            assert told.endswith(" bytes; a journal keeps 968")
+            assert stage.journals["east"].steps() == []
 
     anyio.run(main)

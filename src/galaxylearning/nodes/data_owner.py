@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.crypto.seal import SealingKey, seal
 from galaxylearning.errors import BlobDamaged, BlobMissing, DataRefused, GalaxyError, MessageRefused, Refused
 from galaxylearning.messages import typed
+from galaxylearning.messages.fields import DIGEST_BYTES
 from galaxylearning.messages.records import (
     MAX_SIGNED_BYTES,
     CredentialRecord,
@@ -35,7 +35,7 @@ from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
 from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.chain_view import ChainView, ChainWatch
-from galaxylearning.nodes.consenting import kept_enrolment
+from galaxylearning.nodes.consenting import kept_enrolment, require_feasible
 from galaxylearning.nodes.posting import require_keys, require_posted
 from galaxylearning.nodes.presence import PresenceBoard
 from galaxylearning.nodes.privacy import PrivacyKeeper
@@ -55,11 +55,9 @@ from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.masking import masking_plan
 from galaxylearning.protocol.matching import match_schema
 from galaxylearning.protocol.rows import encode_rows
-from galaxylearning.protocol.updates import encode_body, quantizer, training_name
+from galaxylearning.protocol.updates import encode_body, training_name
 from galaxylearning.secagg.owner import mask_update
 from galaxylearning.units import Address, Digest, in_tokens
-
-DIGEST_BYTES: Final = 32
 
 
 class DataOwnerNode:
@@ -210,12 +208,8 @@ class DataOwnerNode:
         await require_posted(self.site.ledger, terms, job_id)
         await require_keys(self.site.ledger, terms, job_id)
         _, facts = await self._graph(job_id, terms)
-        cost = facts.cost
-        quantizer(terms.plan, cost.parameters)
-        if terms.privacy == "masked":
-            # A job whose range or noise would not hold is refused before anything is trained for it.
-            masking_plan(terms, cost.parameters)
-        refused = refusal_of_model(self.policy(), terms.digest, cost, facts.buffers)
+        require_feasible(terms, facts)
+        refused = refusal_of_model(self.policy(), terms.digest, facts.cost, facts.buffers)
         if refused is not None:
             self._tell(job_id, "not enrolled", refused)
             return None
