@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +13,18 @@ import torch
 from benchmarks.things import PLAN, compiled_job
 from torch import nn
 
-from galaxylearning.errors import JobRefused
+from galaxylearning.errors import BlobMissing, JobRefused
 from galaxylearning.messages.records import SignedUpdate
 from galaxylearning.nodes import consenting
 from galaxylearning.nodes.consenting import kept_enrolment, require_feasible
-from galaxylearning.ports import Ledger
+from galaxylearning.ports import BlobStore, GraphFacts, Ledger
 from galaxylearning.protocol.consent import OwnerPolicy
 from galaxylearning.protocol.machine import Phase
+from galaxylearning.sandbox import ThreadTrainer
 from galaxylearning.sandbox.facts import facts_of
 from galaxylearning.simulation.stage import EVALUATORS
 from galaxylearning.storage.journal import MemoryJournal
+from galaxylearning.units import Digest
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Stage, Town
@@ -40,6 +43,26 @@ class ElsewhereLedger:
 
     def address_of(self, contract: Any) -> str:
         return self._ledger.address_of("registry" if contract == "jobs" else contract)
+
+
+class Recording:
+    """A store that remembers what was read from it, and withholds some of it."""
+
+    def __init__(self, blobs: BlobStore, *, without: bytes = b"") -> None:
+        self._blobs, self._without = blobs, without
+        self.got: list[bytes] = []
+
+    async def put(self, data: bytes, *, topic: str) -> Digest:
+        return await self._blobs.put(data, topic=topic)
+
+    async def list(self, topic: str) -> Sequence[Digest]:
+        return await self._blobs.list(topic)
+
+    async def get(self, digest: Digest, *, max_bytes: int) -> bytes:
+        if digest == self._without:
+            raise BlobMissing("is not in this store")
+        self.got.append(bytes(digest))
+        return await self._blobs.get(digest, max_bytes=max_bytes)
 
 
 async def _enrolled(town: Town, folder: Path) -> MemoryJournal:
@@ -193,5 +216,47 @@ def test_a_job_whose_updates_could_not_be_kept_is_not_joined(
             assert told.startswith("model: an update would have ")
             assert told.endswith(" bytes; a journal keeps 968")
             assert stage.journals["east"].steps() == []
+
+    anyio.run(main)
+
+
+# ---- strangers
+
+
+class Measuring(ThreadTrainer):
+    """Counts the graphs it is given to measure."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.measured = 0
+
+    async def measure(self, graph: bytes, *, batch_size: int) -> GraphFacts:
+        self.measured += 1
+        return await super().measure(graph, batch_size=batch_size)
+
+
+@pytest.mark.parametrize(
+    ("policy", "measured"),
+    [
+        (OwnerPolicy(), 0),
+        (OwnerPolicy(requesters=("*",), datasets=("others",)), 0),
+        (OwnerPolicy(requesters=("*",), datasets=("*",), max_epsilon=1.0), 0),
+        (OwnerPolicy(requesters=("*",), datasets=("*",), maximum_flops=0), 1),
+        (OwnerPolicy(requesters=("*",), datasets=("*",)), 1),
+    ],
+)
+def test_a_graph_is_fetched_and_measured_only_where_all_else_allows_its_job(
+    town: Town, tmp_path: Path, policy: OwnerPolicy, measured: int
+) -> None:
+    async def main() -> None:
+        async with town.stage(tmp_path / "stage") as stage:
+            trainer, graph = Measuring(), bytes.fromhex((await stage.terms()).graph)
+            blobs = Recording(stage.blobs)
+            stage.add_owner(
+                "east", policy=policy, trainer=lambda: trainer, site=lambda: stage.site("east", blobs=blobs)
+            )
+            for _ in range(3):
+                await stage.play(until=lambda _: True)
+            assert trainer.measured == blobs.got.count(graph) == measured
 
     anyio.run(main)

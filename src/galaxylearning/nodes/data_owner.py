@@ -204,29 +204,34 @@ class DataOwnerNode:
         await self.site.submit_if_first(calls.enrol_directly(enrolment.message, enrolment.signature))
 
     async def _choose(self, job_id: int, terms: Terms) -> OfferedDataset | None:
-        """The first data set that matches and that the policy lets join; one chosen before stays chosen."""
+        """The data set that joins, if any may; a graph is fetched and measured for no job but such ones."""
+        dataset = self._allowed(job_id, terms)
+        if dataset is None:
+            return None
         await require_posted(self.site.ledger, terms, job_id)
         await require_keys(self.site.ledger, terms, job_id)
         _, facts = await self._graph(job_id, terms)
         require_feasible(terms, facts)
-        refused = refusal_of_model(self.policy(), terms.digest, facts.cost, facts.buffers)
-        if refused is not None:
-            self._tell(job_id, "not enrolled", refused)
+        reason = refusal_of_model(self.policy(), terms.digest, facts.cost, facts.buffers)
+        if reason is not None:
+            self._tell(job_id, "not enrolled", reason)
             return None
+        return dataset
+
+    def _allowed(self, job_id: int, terms: Terms) -> OfferedDataset | None:
+        """The first data set that matches and that the policy lets join; one chosen before stays chosen."""
         chosen = self.site.journal.lookup(f"job/{job_id}/consent")
-        reason = "no data set is offered"
+        reason, policy = "no data set is offered", self.policy()
         for dataset in self.shelf.offered():
             if chosen is not None and dataset.name != chosen.decode():
                 continue
-            report = match_schema(terms.schema, dataset.columns, arrays=dataset.arrays)
-            policy = self.policy()
             reason_here = refusal(
                 policy,
                 terms,
                 terms.digest,
                 dataset=dataset.name,
                 n_rows=dataset.n_rows,
-                report=report,
+                report=match_schema(terms.schema, dataset.columns, arrays=dataset.arrays),
                 privacy=self.privacy.refusal(policy, terms, job_id, dataset.name, dataset.n_rows),
             )
             if reason_here is None:
