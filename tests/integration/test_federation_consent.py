@@ -49,7 +49,7 @@ class Recording:
     """A store that remembers what was read from it, and withholds some of it."""
 
     def __init__(self, blobs: BlobStore, *, without: bytes = b"") -> None:
-        self._blobs, self._without = blobs, without
+        self._blobs, self.without = blobs, without
         self.got: list[bytes] = []
 
     async def put(self, data: bytes, *, topic: str) -> Digest:
@@ -59,7 +59,7 @@ class Recording:
         return await self._blobs.list(topic)
 
     async def get(self, digest: Digest, *, max_bytes: int) -> bytes:
-        if digest == self._without:
+        if digest == self.without:
             raise BlobMissing("is not in this store")
         self.got.append(bytes(digest))
         return await self._blobs.get(digest, max_bytes=max_bytes)
@@ -258,5 +258,39 @@ def test_a_graph_is_fetched_and_measured_only_where_all_else_allows_its_job(
             for _ in range(3):
                 await stage.play(until=lambda _: True)
             assert trainer.measured == blobs.got.count(graph) == measured
+
+    anyio.run(main)
+
+
+class Counting(ThreadTrainer):
+    """Counts its trainings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trained = 0
+
+    async def train(self, *arguments: Any, **named: Any) -> Any:
+        self.trained += 1
+        return await super().train(*arguments, **named)
+
+
+@pytest.mark.parametrize("mode", ["sealed", "masked"])
+def test_nothing_is_trained_while_a_store_withholds_a_key_to_seal_to(
+    town: Town, masked_town: Town, tmp_path: Path, mode: str
+) -> None:
+    here = {"sealed": town, "masked": masked_town}[mode]
+
+    async def main() -> None:
+        async with here.full_stage(tmp_path / "stage") as stage:
+            trainer = Counting()
+            blobs = Recording(stage.blobs, without=stage.sealing_key("evaluator-1").digest)
+            stage.add_owner("east", trainer=lambda: trainer, site=lambda: stage.site("east", blobs=blobs))
+            await stage.play(until=lambda state: state.round_index == 1)
+            assert trainer.trained == await _updates(stage, "east") == 0
+            assert await _updates(stage, "north") == 1
+            blobs.without = b""
+            await stage.play()
+            assert trainer.trained == 1
+            assert stage.told("given up") == []
 
     anyio.run(main)

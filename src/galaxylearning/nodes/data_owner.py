@@ -296,13 +296,20 @@ class DataOwnerNode:
             offered = [one for one in self.shelf.offered() if one.name == dataset]
             if not offered:
                 raise DataRefused("no data set has this name any more", where=f"data set {dataset!r}")
+            # Who withholds a key would else have the work done again at every look.
+            keys = [
+                await self.site.blobs.get(
+                    Digest(bytes.fromhex(seat.sealing_key_blob)), max_bytes=assembly.SEALING_KEY_BYTES
+                )
+                for seat in terms.evaluators
+            ]
             self.privacy.charge(self.policy(), terms, job_id, round_index, offered[0])
             self.shelf.record_use(dataset, job_id, round_index)
             presence = PresenceBoard(self.site, board, terms, job_id)
             body = await presence.while_telling(
                 round_index,
                 "training",
-                partial(self._sealed_update, terms, job_id, round_index, dataset, state_bytes),
+                partial(self._sealed_update, terms, job_id, round_index, dataset, state_bytes, keys),
             )
             kept = self.site.journal.record(f"{name}/update", model + body)
         if self.checkpoints is not None:
@@ -366,7 +373,13 @@ class DataOwnerNode:
         return None
 
     async def _sealed_update(
-        self, terms: Terms, job_id: int, round_index: int, dataset: str, state_bytes: bytes
+        self,
+        terms: Terms,
+        job_id: int,
+        round_index: int,
+        dataset: str,
+        state_bytes: bytes,
+        keys: Sequence[bytes],
     ) -> bytes:
         graph, facts = await self._graph(job_id, terms)
         rows = encode_rows(terms.schema, self.shelf.columns(dataset))
@@ -378,12 +391,6 @@ class DataOwnerNode:
             round_index=round_index,
             data_owner=self.site.address,
         )
-        keys = [
-            await self.site.blobs.get(
-                Digest(bytes.fromhex(seat.sealing_key_blob)), max_bytes=assembly.SEALING_KEY_BYTES
-            )
-            for seat in terms.evaluators
-        ]
         if terms.privacy == "masked":
             model = blake3_digest(state_bytes)
             return self._masked_body(
