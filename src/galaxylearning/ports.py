@@ -224,11 +224,19 @@ class Clock(Protocol):
     async def sleep(self, seconds: float) -> None: ...
 
 
+MAX_STEP_BYTES: Final = 1 << 28
+"""The most that a journal keeps of one step."""
+
+
 class Journal(Protocol):
     """A node's memory: a write-once record of each step, written before the step's effect."""
 
     def record(self, step: str, payload: bytes) -> bytes:
-        """Store ``payload`` under ``step`` unless something is there; returns what is there now."""
+        """Store ``payload`` under ``step`` unless something is there; returns what is there now.
+
+        Raises:
+            ValueError: more than ``MAX_STEP_BYTES``.
+        """
         ...
 
     def lookup(self, step: str) -> bytes | None: ...
@@ -305,7 +313,7 @@ class OfferedDataset:
 
 
 class DatasetShelf(Protocol):
-    """A data owner's data sets; what is read from it never leaves the node."""
+    """A data owner's data sets; what is read from it stays in the node and its worker."""
 
     def offered(self) -> Sequence[OfferedDataset]: ...
 

@@ -123,14 +123,16 @@ def test_a_job_is_posted_refused_accepted_and_taken_back(home: Path, tmp_path: P
     assert (shown["runs"]["minimum_owners"], shown["runs"]["maximum_owners"]) == (3, 3)
     assert shown["runs"]["learning_rate"] == 0.1
     told = galaxy("job", "show", 1)
-    for word in ("what never leaves", "aten.linear.default x2", "size_mm", "1,000 for a gain of 0.4"):
+    for word in ("what that may tell", "aten.linear.default x2", "size_mm", "1,000 for a gain of 0.4"):
         assert word in told
     for word in ("3 needed, 3 at most", "learning rate 0.1", "for the updates of a round"):
         assert word in told
     assert asked("job", "list")[0]["phase"] == "enrolling"
     assert "no job 2" in galaxy("job", "show", 2, code=3)
 
-    assert "galaxy data add" in galaxy("job", "accept", 1)
+    accepted = galaxy("job", "accept", 1)
+    for word in ("galaxy data add", "what leaves, each round", "without noise nothing bounds it"):
+        assert word in accepted
 
     # A data set that does not match is told column by column, and accepting says so.
     (tmp_path / "other.csv").write_text("size_mm,texture,diagnosis\n1.0,red,benign\n2.0,blue,unknown\n")

@@ -18,7 +18,7 @@ from galaxylearning.ports import Journal
 from galaxylearning.protocol.consent import OwnerPolicy
 from galaxylearning.protocol.job import compile_job
 from galaxylearning.protocol.machine import Phase
-from galaxylearning.protocol.privacy import Spending, job_epsilon
+from galaxylearning.protocol.privacy import Spending, job_epsilon, spent_epsilon
 from galaxylearning.sandbox import ThreadTrainer
 from galaxylearning.simulation.stage import EVALUATORS, sealing_key, signer
 from galaxylearning.storage.datasets import DatasetCatalog
@@ -72,17 +72,25 @@ def open_book(folder: Path) -> tuple[DatasetCatalog, SqlitePrivacyBook]:
 
 
 def add_owner(
-    stage: Stage, name: str, *, limit: float | None, grave: Grave | None = None, has_book: bool = True
+    stage: Stage,
+    name: str,
+    *,
+    limit: float | None,
+    grave: Grave | None = None,
+    has_book: bool = True,
+    home: str | None = None,
 ) -> None:
     """A data owner with a budget; its book and journal are read again from their files after a death."""
-    stage.add_owner(name)
+    folder = stage.folder / (home or name)
+    if home is None:
+        stage.add_owner(name)
     policy = OwnerPolicy(
         requesters=(signer("requester").address,), datasets=("things",), max_epsilon=limit, delta=1e-5
     )
     journal: Journal = MemoryJournal()
 
     def make() -> DataOwnerNode:
-        catalogue, book = open_book(stage.folder / name)
+        catalogue, book = open_book(folder)
         return DataOwnerNode(
             stage.site(name, journal=journal),
             sealing_key(name),
@@ -128,8 +136,9 @@ def test_budgets_hold_and_a_node_that_dies_is_charged_once_a_round(town: Town, t
             assert state.cohort_size == 2
             assert (await stage.audit()).verdict == "ok"
             release = Release(0.8, plan.steps or 0, plan.batch_size, 48)
-            job = f"{stage.ledger.chain_id}/{stage.ledger.address_of('jobs')}/{stage.job_id}"
+            place = f"{stage.ledger.chain_id}/{stage.ledger.address_of('jobs')}/{stage.job_id}"
             for name in ("north", "east"):
+                job = f"{place}/{(await stage.terms()).digest.hex()}/{stage.account(name)}"
                 assert spendings(stage, name) == [
                     Spending(job, signer("requester").address, release, 2, 2, is_open=False)
                 ]
@@ -138,6 +147,47 @@ def test_budgets_hold_and_a_node_that_dies_is_charged_once_a_round(town: Town, t
             told = stage.told("not enrolled")
             assert any(f"epsilon would reach {cost:.3g} at delta 1e-05: 0 is spent" in one for one in told)
             assert "things: the policy limits epsilon, but this node keeps no book of it" in told
+
+    anyio.run(main)
+
+
+@pytest.mark.parametrize(("share", "joined"), [(1.001, {"north"}), (3.0, {"north", "south"})])
+def test_two_accounts_of_one_home_are_two_charges(
+    town: Town, tmp_path: Path, share: float, joined: set[str]
+) -> None:
+    """``galaxy owner run --as north`` and ``--as south`` with one ``--home``: one file, one book."""
+    plan = msgspec.structs.replace(town.compiled.job.plan, noise=NOISE)
+    limit = job_epsilon(plan, 48, 1e-5) * share
+
+    async def main() -> None:
+        async with town.stage(tmp_path / "stage", plan=plan) as stage:
+            add_owner(stage, "north", limit=limit)
+            add_owner(stage, "south", limit=limit, home="north")
+            add_owner(stage, "east", limit=None)
+            add_crew(stage)
+            state = await stage.play()
+            assert state.phase is Phase.SETTLED
+            found = spendings(stage, "north")
+            accounts = {stage.account(name) for name in joined}
+            assert {one.job.rpartition("/")[2] for one in found} == accounts
+            assert [one.rounds for one in found] == [2] * len(joined)
+            assert state.cohort_size == 1 + len(joined)
+            assert spent_epsilon(found, 1e-5) <= limit
+
+    anyio.run(main)
+
+
+def test_a_chain_that_was_begun_anew_starts_charges_of_its_own(town: Town, tmp_path: Path) -> None:
+    async def main() -> None:
+        for number in range(2):
+            async with town.stage(tmp_path / f"stage-{number}", title=f"Job {number}") as stage:
+                stage.folder = tmp_path / "home"
+                stage.folder.mkdir(exist_ok=True)
+                for name in ("north", "east"):
+                    add_owner(stage, name, limit=None)
+                add_crew(stage)
+                await stage.play()
+        assert [one.rounds for one in spendings(stage, "north")] == [2, 2]
 
     anyio.run(main)
 

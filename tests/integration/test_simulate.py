@@ -125,6 +125,19 @@ def test_with_a_chain_everything_is_the_same_and_audited(job_file: Path, privacy
         assert np.allclose(one.values, other.values, atol=1e-5)
 
 
+def test_a_chain_takes_batch_statistics_and_bounds_that_a_policy_would_not(job_file: Path) -> None:
+    text = job_file.read_text().replace("nn.ReLU()", "nn.BatchNorm1d(6), nn.ReLU()")
+    bounded = (
+        "import msgspec\nfirst = msgspec.structs.replace(schema.features[0], maximum=1e6)\n"
+        "schema = msgspec.structs.replace(schema, features=(first, *schema.features[1:]))\ntorch.manual_seed"
+    )
+    job_file.write_text(text.replace("torch.manual_seed", bounded, 1))
+    without = gl.simulate(job_file, rounds=1)
+    with_chain = gl.simulate(job_file, rounds=1, chain="embedded:")
+    assert with_chain.model_digest == without.model_digest
+    assert pays(with_chain) == pays(without)
+
+
 def test_a_chain_lives_with_owners_that_are_absent_late_or_unreadable(job_file: Path) -> None:
     settings = gl.Simulation(
         data=job_file.parent / "rows.csv",

@@ -5,13 +5,20 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from galaxylearning.errors import ConfigRefused
 from galaxylearning.graph import Cost
 from galaxylearning.messages.plan import Plan
 from galaxylearning.messages.terms import Admission, Column, EvaluatorSeat, Price, Schema, Terms, Windows
-from galaxylearning.protocol.consent import MAX_POLICY_BYTES, OwnerPolicy, policy_from_json, refusal
+from galaxylearning.protocol.consent import (
+    MAX_POLICY_BYTES,
+    OwnerPolicy,
+    policy_from_json,
+    refusal,
+    refusal_of_model,
+)
 from galaxylearning.protocol.matching import DatasetColumn, match_schema
 
 REQUESTER = "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266"
@@ -44,17 +51,25 @@ OPEN: dict[str, Any] = {"requesters": (REQUESTER,), "datasets": ("biopsies",)}
 
 
 def decide(
-    *, cost: Cost = COST, columns: Any = COLUMNS, privacy: str | None = None, **policy: Any
+    *,
+    terms: Terms = TERMS,
+    cost: Cost = COST,
+    buffers: int = 0,
+    n_rows: int = 200,
+    columns: Any = COLUMNS,
+    privacy: str | None = None,
+    **policy: Any,
 ) -> str | None:
+    allowed = OwnerPolicy(**policy)
     return refusal(
-        OwnerPolicy(**policy),
-        TERMS,
-        TERMS.digest,
+        allowed,
+        terms,
+        terms.digest,
         dataset="biopsies",
-        cost=cost,
-        report=match_schema(TERMS.schema, columns),
+        n_rows=n_rows,
+        report=match_schema(terms.schema, columns),
         privacy=privacy,
-    )
+    ) or refusal_of_model(allowed, terms.digest, cost, buffers)
 
 
 def test_the_default_policy_refuses_everything() -> None:
@@ -111,6 +126,40 @@ def test_accepting_by_hand_overrules_the_policy_but_not_the_limits_on_cost_or_th
     assert "state would take" in str(decide(**by_hand, maximum_state_bytes=1))
     assert "does not match" in str(decide(**by_hand, columns=COLUMNS[1:]))
     assert decide(**by_hand, privacy="too much epsilon") == "too much epsilon"
+
+
+@pytest.mark.parametrize("bounds", [{"minimum": 0.0}, {"maximum": 1e9}])
+@pytest.mark.parametrize("part", ["features", "label"])
+def test_bounds_in_a_schema_need_a_hand(bounds: dict[str, Any], part: str) -> None:
+    bounded = Column("radius", "number", **bounds)
+    schema = Schema((bounded,), TERMS.schema.label)
+    if part == "label":
+        schema = Schema((Column("x", "number"),), bounded)
+    terms = msgspec.structs.replace(TERMS, schema=schema, loss="mse" if part == "label" else TERMS.loss)
+    columns = (*COLUMNS, DatasetColumn("x", "number"))
+    assert decide(**OPEN, terms=terms, columns=columns) == (
+        "radius has bounds in the schema; enrolling by itself would tell of its values"
+    )
+    assert decide(terms=terms, columns=columns, accepted=(terms.digest.hex(),)) is None
+
+
+def test_federated_buffers_need_a_policy_that_says_so_or_a_hand() -> None:
+    assert decide(**OPEN, buffers=3) == (
+        "3 federated buffers would leave unclipped; the policy does not allow buffers"
+    )
+    assert decide(**OPEN, buffers=3, allows_buffers=True) is None
+    assert decide(accepted=(TERMS.digest.hex(),), buffers=3) is None
+
+
+def test_rows_that_would_not_fit_into_memory_are_refused_by_hand_or_not() -> None:
+    """A number is 4 bytes, a label of classes 8; the cap is of a mebibyte at least."""
+    fits = (1 << 20) // 12
+    least: dict[str, Any] = {"maximum_memory_bytes": 1 << 20}
+    assert decide(**OPEN, **least, n_rows=fits) is None
+    for policy in (OPEN, {"accepted": (TERMS.digest.hex(),)}):
+        assert decide(**policy, **least, n_rows=fits + 1) == (
+            "its rows would take 1048584 bytes in this schema; maximum_memory_bytes allows 1048576"
+        )
 
 
 def test_data_that_do_not_match_are_reported_column_by_column() -> None:

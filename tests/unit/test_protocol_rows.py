@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from safetensors.numpy import save
 from galaxylearning.errors import DataRefused
 from galaxylearning.messages.terms import ArrayField, Column, Schema
 from galaxylearning.protocol.hidden_set import Rows
-from galaxylearning.protocol.rows import encode_rows, input_width, rows_from_bytes, rows_to_bytes
+from galaxylearning.protocol.rows import encode_rows, input_width, rows_bytes, rows_from_bytes, rows_to_bytes
 
 AGE = Column("age", "integer", mean=50.0, std=10.0)
 BLOOD = Column("blood", "category", classes=("A", "B", "0"))
@@ -96,6 +97,35 @@ def test_an_array_is_taken_as_it_is_in_the_models_types() -> None:
     for value in (np.nan, np.inf, 1e39):
         with pytest.raises(DataRefused, match="scan: must be finite"):
             encode_rows(schema("float64"), columns(scan=np.full((2, 2, 2), value)))
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        SCHEMA,
+        Schema((AGE,), DOSE),
+        Schema((), OUTCOME, arrays=(ArrayField("scan", (2, 3), "float64"),)),
+        Schema((), OUTCOME, arrays=(ArrayField("scan", (2, 3), "uint8"),)),
+    ],
+)
+def test_the_size_of_rows_is_known_before_they_are_made(schema: Schema) -> None:
+    dtype = schema.arrays[0].dtype if schema.arrays else "uint8"
+    rows = encode_rows(schema, columns(scan=np.zeros((2, 2, 3), dtype)))
+    assert rows_bytes(schema, 2) == rows.inputs.nbytes + rows.labels.nbytes
+
+
+def test_a_strangers_classes_are_allocated_once() -> None:
+    classes = tuple(f"class {number}" for number in range(1_000))
+    schema = Schema(tuple(Column(name, "category", classes=classes) for name in "abc"), OUTCOME)
+    blood = np.array(["class 7"] * 1_000, dtype=object)
+    given = dict.fromkeys("abc", blood) | {"outcome": np.array(["ill"] * 1_000, dtype=object)}
+    tracemalloc.start()
+    try:
+        encode_rows(schema, given)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.1 * rows_bytes(schema, 1_000)
 
 
 def test_a_test_set_comes_back_as_it_was() -> None:

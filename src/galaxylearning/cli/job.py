@@ -320,6 +320,7 @@ def accept(
     Example: galaxy job accept 1
     """
     from galaxylearning.cli.job_actions import accept_job, read_job
+    from galaxylearning.cli.job_facts import leaving
     from galaxylearning.cli.running import reading_site
 
     async def run() -> dict[str, Any]:
@@ -330,7 +331,8 @@ def accept(
     if format is Format.JSON:
         output.print_json(facts)
         return
-    output.print_facts(f"Accepted job {job}", [("terms digest", facts["terms_digest"])])
+    lines = [("terms digest", facts["terms_digest"]), *leaving(facts["leaves"])]
+    output.print_facts(f"Accepted job {job}", lines)
     if not facts["datasets"]:
         output.print_plain(ADD_HINT)
         return

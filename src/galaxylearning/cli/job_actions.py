@@ -11,16 +11,18 @@ from galaxylearning import bootstrap
 from galaxylearning.cli import job_facts
 from galaxylearning.config import Home
 from galaxylearning.errors import JobRefused, PhaseError
-from galaxylearning.graph import Cost, ModelGraph, meter
+from galaxylearning.graph import ModelGraph
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
 from galaxylearning.nodes.chain_view import ChainView
 from galaxylearning.nodes.site import Site
 from galaxylearning.nodes.tables import settled_tree
+from galaxylearning.ports import GraphFacts
 from galaxylearning.protocol import calls
-from galaxylearning.protocol.consent import refusal
+from galaxylearning.protocol.consent import refusal, refusal_of_model
 from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.matching import match_schema
+from galaxylearning.sandbox.facts import facts_of
 from galaxylearning.storage.datasets import DatasetCatalog
 from galaxylearning.storage.shelf import CatalogueShelf
 from galaxylearning.units import Address
@@ -35,13 +37,13 @@ class ReadJob:
     state: JobState
     now: int
     graph: ModelGraph = field(repr=False)
-    cost: Cost
+    measured: GraphFacts
 
     def facts(self) -> dict[str, Any]:
         """Everything as plain values."""
         return {
             "job": str(self.job_id),
-            **job_facts.terms_facts(self.terms, self.graph, self.cost),
+            **job_facts.terms_facts(self.terms, self.graph, self.measured),
             **job_facts.state_facts(self.state, self.now),
         }
 
@@ -57,8 +59,8 @@ async def read_job(site: Site, job_id: int) -> ReadJob:
     await view.refresh()
     terms = await view.head_terms(job_id)
     graph = await assembly.load_graph(site, terms)
-    cost = meter(graph, terms.plan.batch_size)
-    return ReadJob(job_id, terms, await view.head_state(job_id), view.now, graph, cost)
+    measured = facts_of(graph, terms.plan.batch_size)
+    return ReadJob(job_id, terms, await view.head_state(job_id), view.now, graph, measured)
 
 
 def accept_job(home: Home, job: ReadJob) -> dict[str, Any]:
@@ -79,14 +81,15 @@ def accept_job(home: Home, job: ReadJob) -> dict[str, Any]:
         offered = CatalogueShelf(catalogue).offered()
     finally:
         catalogue.close()
+    of_model = refusal_of_model(policy, job.terms.digest, job.measured.cost, job.measured.buffers)
     rows = []
     for dataset in offered:
         report = match_schema(job.terms.schema, dataset.columns, arrays=dataset.arrays)
-        reason = refusal(
-            policy, job.terms, job.terms.digest, dataset=dataset.name, cost=job.cost, report=report
-        )
-        rows.append({"name": dataset.name, "refusal": reason})
-    return {"job": str(job.job_id), "terms_digest": digest, "datasets": rows}
+        name, n_rows = dataset.name, dataset.n_rows
+        reason = refusal(policy, job.terms, job.terms.digest, dataset=name, n_rows=n_rows, report=report)
+        rows.append({"name": name, "refusal": reason or of_model})
+    leaves = job_facts.what_leaves(job.measured, job.terms)
+    return {"job": str(job.job_id), "terms_digest": digest, "leaves": leaves, "datasets": rows}
 
 
 async def claim_payout(site: Site, job_id: int, payee: Address) -> dict[str, Any]:

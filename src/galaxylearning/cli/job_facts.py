@@ -18,6 +18,7 @@ from galaxylearning.graph import Cost, ModelGraph
 from galaxylearning.learning.accounting import epsilon
 from galaxylearning.messages.plan import Plan
 from galaxylearning.messages.terms import Schema, Terms
+from galaxylearning.ports import GraphFacts
 from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.masking import masking_plan
 from galaxylearning.protocol.privacy import job_epsilon, models_release
@@ -29,6 +30,11 @@ WHO_SEES = {
     "sealed": "each evaluator of the job sees each update; nobody else does. Data owners see the model.",
 }
 """Privacy mode -> who can see what."""
+MAY_TELL = (
+    "anything: without noise nothing bounds it, and a model that was made for it gives rows to whoever gets "
+    "the trained model, in masked mode too"
+)
+"""What updates may tell of the rows where the plan adds no noise."""
 
 EXAMPLE_SIZES = (100, 1_000, 10_000)
 """Numbers of rows for which a job's epsilon is told."""
@@ -68,13 +74,14 @@ def what_runs(graph: ModelGraph, cost: Cost, plan: Plan, loss: str) -> dict[str,
     }
 
 
-def what_leaves(graph: ModelGraph, cost: Cost, terms: Terms) -> dict[str, Any]:
+def what_leaves(facts: GraphFacts, terms: Terms) -> dict[str, Any]:
     """Everything that would leave a data owner's machine."""
     plan, masking, seats = terms.plan, terms.masking, len(terms.evaluators)
-    buffers = sum(e.elements for e in graph.state if not e.trainable and e.federate in ("mean", "sum"))
-    how, most = f"sealed to {seats} evaluators", body_limit((cost.parameters, buffers), plan.bits)
+    parameters, buffers = facts.cost.parameters, facts.buffers
+    how, most = f"sealed to {seats} evaluators", body_limit((parameters, buffers), plan.bits)
+    bare = f"and {buffers} buffers, not clipped: whatever the graph writes there, which can be rows; "
     if masking is not None:
-        most = masking_plan(terms, cost.parameters).sent_bytes
+        most, buffers = masking_plan(terms, parameters).sent_bytes, 0
         opened = 2 + plan.projections + masking.twin_projections
         how = (
             f"under a one-time mask: {masking.threshold + 1} of {seats} evaluators open {opened} numbers of "
@@ -83,12 +90,12 @@ def what_leaves(graph: ModelGraph, cost: Cost, terms: Terms) -> dict[str, Any]:
         )
     return {
         "once": "a signed enrolment: account, salted commitment to the data set, digest of its schema, "
-        "sealing key",
-        "every_round": f"one update: {cost.parameters} parameters and {buffers} buffers, clipped to norm "
-        f"{plan.clip_norm:g}, as {plan.bits}-bit integers, {how}",
+        "sealing key; and with it, that the data match the job's schema with all its classes and bounds",
+        "every_round": f"one update: {parameters} parameters, clipped to norm {plan.clip_norm:g}, as "
+        f"{plan.bits}-bit integers, {bare if buffers else ''}{how}",
         "update_bytes": most,
         "updates": plan.rounds,
-        "never": "rows, statistics of columns, or anything else computed from the data",
+        "may_tell": MAY_TELL if plan.noise is None else "of the rows no more than the plan's noise lets pass",
     }
 
 
@@ -98,7 +105,7 @@ def schema_facts(schema: Schema) -> dict[str, Any]:
     return found
 
 
-def terms_facts(terms: Terms, graph: ModelGraph, cost: Cost) -> dict[str, Any]:
+def terms_facts(terms: Terms, graph: ModelGraph, facts: GraphFacts) -> dict[str, Any]:
     """All that a data owner should know before accepting a job."""
     return {
         "title": terms.title,
@@ -112,8 +119,8 @@ def terms_facts(terms: Terms, graph: ModelGraph, cost: Cost) -> dict[str, Any]:
         "windows": msgspec.to_builtins(terms.windows),
         "schema": schema_facts(terms.schema),
         "test_rows": terms.test_rows,
-        "runs": what_runs(graph, cost, terms.plan, terms.loss),
-        "leaves": what_leaves(graph, cost, terms),
+        "runs": what_runs(graph, facts.cost, terms.plan, terms.loss),
+        "leaves": what_leaves(facts, terms),
         "noise": noise_facts(terms.plan),
     }
 
@@ -228,12 +235,17 @@ def summary(facts: dict[str, Any]) -> Iterable[tuple[str, object]]:
         ),
     )
     yield "operations", ", ".join(f"{op} x{count}" for op, count in runs["operations"].items())
+    yield from leaving(leaves)
+
+
+def leaving(leaves: dict[str, Any]) -> Iterable[tuple[str, object]]:
+    """``what_leaves`` as lines for people."""
     yield "what leaves, once", leaves["once"]
     yield (
         "what leaves, each round",
         f"{leaves['every_round']}; at most {leaves['update_bytes']:,} bytes",
     )
-    yield "what never leaves", leaves["never"]
+    yield "what that may tell", leaves["may_tell"]
 
 
 def column_rows(schema: dict[str, Any]) -> Iterable[tuple[str, ...]]:

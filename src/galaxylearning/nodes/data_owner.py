@@ -1,6 +1,7 @@
 """The data owner: offers data sets, consents or not, trains at home, is paid. Need send no transaction.
 
-What leaves the node: a signed enrolment, and in each round one clipped, quantised update, sealed or masked.
+What leaves the node: a signed enrolment, and in each round one update of integers, sealed or masked: clipped
+parameters, and the federated buffers of models that the owner's policy allows to have them.
 An update is journalled with the model it was made from before it is published, so a restarted node can never
 send two different ones; the data set that was chosen is journalled before anything is signed about it.
 """
@@ -9,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.crypto.seal import SealingKey, seal
 from galaxylearning.errors import BlobDamaged, BlobMissing, DataRefused, GalaxyError, QuorumMissing, Refused
 from galaxylearning.messages import typed
+from galaxylearning.messages.fields import DIGEST_BYTES
 from galaxylearning.messages.records import (
     LOCKED_OUT,
     MAX_SIGNED_BYTES,
@@ -35,6 +36,7 @@ from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
 from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.chain_view import ChainView, ChainWatch
+from galaxylearning.nodes.consenting import kept_enrolment, require_feasible
 from galaxylearning.nodes.posting import require_keys, require_posted
 from galaxylearning.nodes.presence import PresenceBoard
 from galaxylearning.nodes.privacy import PrivacyKeeper
@@ -49,16 +51,14 @@ from galaxylearning.ports import (
 )
 from galaxylearning.protocol import calls
 from galaxylearning.protocol import events as ev
-from galaxylearning.protocol.consent import OwnerPolicy, refusal
+from galaxylearning.protocol.consent import OwnerPolicy, refusal, refusal_of_model
 from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.masking import masking_plan
 from galaxylearning.protocol.matching import match_schema
 from galaxylearning.protocol.rows import encode_rows
-from galaxylearning.protocol.updates import encode_body, quantizer, training_name
+from galaxylearning.protocol.updates import encode_body, training_name
 from galaxylearning.secagg.owner import mask_update
 from galaxylearning.units import Address, Digest, in_tokens
-
-DIGEST_BYTES: Final = 32
 
 
 class DataOwnerNode:
@@ -85,7 +85,7 @@ class DataOwnerNode:
     ) -> None:
         self.site, self.key, self.shelf, self.trainer = site, sealing_key, shelf, trainer
         self.policy, self.credential, self.is_direct = policy, credential, is_direct
-        self.privacy = PrivacyKeeper(book, site.ledger)
+        self.privacy = PrivacyKeeper(book, site)
         self.checkpoints = checkpoints
         self._only = jobs
         self._view = ChainView(site.ledger, site.blobs, site.journal)
@@ -144,11 +144,12 @@ class DataOwnerNode:
         if state.phase not in (Phase.ENROLLING, Phase.TRAINING):
             return self._after_training(state)
         board = self._boards.setdefault(job_id, Board(self.site, job_id))
+        kept = kept_enrolment(self.site, state)
         if state.phase is Phase.ENROLLING:
-            await self._enrolling(state, board)
+            await self._enrolling(state, board, kept)
             return False
         consent = self.site.journal.lookup(f"job/{job_id}/consent")
-        if consent is None:
+        if consent is None or kept is None:
             return True
         await self._training(state, board, consent.decode())
         return False
@@ -159,7 +160,7 @@ class DataOwnerNode:
         is_watched = job_id in self._boards or job_id in self._trained or self._only is not None
         if job_id not in self._trained:
             self._trained.add(job_id)
-            self.privacy.close(job_id)
+            self.privacy.close(job_id, state.terms_digest)
         if self.site.journal.lookup(f"job/{job_id}/enrolment") is None:
             return True
         if state.phase is Phase.ABORTED and is_watched:
@@ -177,9 +178,7 @@ class DataOwnerNode:
 
     # ---- enrolling
 
-    async def _enrolling(self, state: JobState, board: Board) -> None:
-        step = f"job/{state.job_id}/enrolment"
-        kept = self.site.journal.lookup(step)
+    async def _enrolling(self, state: JobState, board: Board, kept: bytes | None) -> None:
         if kept is None:
             terms = await self._view.terms(state.job_id)
             dataset = await self._choose(state.job_id, terms)
@@ -187,7 +186,9 @@ class DataOwnerNode:
                 return
             self.site.journal.record(f"job/{state.job_id}/consent", dataset.name.encode())
             self.privacy.reserve(terms, state.job_id, dataset)
-            kept = self.site.journal.record(step, encode(self._enrolment(state.job_id, terms, dataset)))
+            kept = self.site.journal.record(
+                f"job/{state.job_id}/enrolment", encode(self._enrolment(state.job_id, terms, dataset))
+            )
             needed = f"the job needs {state.minimum_owners} data owners"
             self._tell(state.job_id, "enrolled", f"{dataset.name}; {needed}")
         await board.put("enrolments", kept)
@@ -211,29 +212,34 @@ class DataOwnerNode:
         await self.site.submit_if_first(calls.enrol_directly(enrolment.message, enrolment.signature))
 
     async def _choose(self, job_id: int, terms: Terms) -> OfferedDataset | None:
-        """The first data set that matches and that the policy lets join; one chosen before stays chosen."""
+        """The data set that joins, if any may; a graph is fetched and measured for no job but such ones."""
+        dataset = self._allowed(job_id, terms)
+        if dataset is None:
+            return None
         await require_posted(self.site.ledger, terms, job_id)
         await require_keys(self.site.ledger, terms, job_id)
         _, facts = await self._graph(job_id, terms)
-        cost = facts.cost
-        quantizer(terms.plan, cost.parameters)
-        if terms.privacy == "masked":
-            # A job whose range or noise would not hold is refused before anything is trained for it.
-            masking_plan(terms, cost.parameters)
+        require_feasible(terms, facts)
+        reason = refusal_of_model(self.policy(), terms.digest, facts.cost, facts.buffers)
+        if reason is not None:
+            self._tell(job_id, "not enrolled", reason)
+            return None
+        return dataset
+
+    def _allowed(self, job_id: int, terms: Terms) -> OfferedDataset | None:
+        """The first data set that matches and that the policy lets join; one chosen before stays chosen."""
         chosen = self.site.journal.lookup(f"job/{job_id}/consent")
-        reason = "no data set is offered"
+        reason, policy = "no data set is offered", self.policy()
         for dataset in self.shelf.offered():
             if chosen is not None and dataset.name != chosen.decode():
                 continue
-            report = match_schema(terms.schema, dataset.columns, arrays=dataset.arrays)
-            policy = self.policy()
             reason_here = refusal(
                 policy,
                 terms,
                 terms.digest,
                 dataset=dataset.name,
-                cost=cost,
-                report=report,
+                n_rows=dataset.n_rows,
+                report=match_schema(terms.schema, dataset.columns, arrays=dataset.arrays),
                 privacy=self.privacy.refusal(policy, terms, job_id, dataset.name, dataset.n_rows),
             )
             if reason_here is None:
@@ -298,13 +304,20 @@ class DataOwnerNode:
             offered = [one for one in self.shelf.offered() if one.name == dataset]
             if not offered:
                 raise DataRefused("no data set has this name any more", where=f"data set {dataset!r}")
+            # Who withholds a key would else have the work done again at every look.
+            keys = [
+                await self.site.blobs.get(
+                    Digest(bytes.fromhex(seat.sealing_key_blob)), max_bytes=assembly.SEALING_KEY_BYTES
+                )
+                for seat in terms.evaluators
+            ]
             self.privacy.charge(self.policy(), terms, job_id, round_index, offered[0])
             self.shelf.record_use(dataset, job_id, round_index)
             presence = PresenceBoard(self.site, board, terms, job_id)
             body = await presence.while_telling(
                 round_index,
                 "training",
-                partial(self._sealed_update, terms, job_id, round_index, dataset, state_bytes),
+                partial(self._sealed_update, terms, job_id, round_index, dataset, state_bytes, keys),
             )
             kept = self.site.journal.record(f"{name}/update", model + body)
         if self.checkpoints is not None:
@@ -372,7 +385,13 @@ class DataOwnerNode:
         return None
 
     async def _sealed_update(
-        self, terms: Terms, job_id: int, round_index: int, dataset: str, state_bytes: bytes
+        self,
+        terms: Terms,
+        job_id: int,
+        round_index: int,
+        dataset: str,
+        state_bytes: bytes,
+        keys: Sequence[bytes],
     ) -> bytes:
         graph, facts = await self._graph(job_id, terms)
         rows = encode_rows(terms.schema, self.shelf.columns(dataset))
@@ -384,12 +403,6 @@ class DataOwnerNode:
             round_index=round_index,
             data_owner=self.site.address,
         )
-        keys = [
-            await self.site.blobs.get(
-                Digest(bytes.fromhex(seat.sealing_key_blob)), max_bytes=assembly.SEALING_KEY_BYTES
-            )
-            for seat in terms.evaluators
-        ]
         if terms.privacy == "masked":
             model = blake3_digest(state_bytes)
             return self._masked_body(

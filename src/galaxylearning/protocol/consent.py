@@ -14,6 +14,7 @@ from galaxylearning.graph import Cost
 from galaxylearning.messages.explained import explained
 from galaxylearning.messages.terms import Terms
 from galaxylearning.protocol.matching import MatchReport
+from galaxylearning.protocol.rows import rows_bytes
 from galaxylearning.units import Digest
 
 MAX_POLICY_BYTES = 1 << 16
@@ -44,6 +45,12 @@ class OwnerPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     token's smallest unit, costs per batch of the job's plan. ``accepted`` are jobs accepted by hand, by terms
     digest in hex; they pass whatever else the policy says, except the limits on cost and on epsilon.
 
+    Whatever else it says, a policy takes no job whose schema bounds a column: only a hand does, for enrolling
+    says that the values keep within the bounds.
+
+    ``allows_buffers`` lets pass models with federated buffers (BatchNorm's running means). They leave without
+    being clipped, and a graph can write rows into them.
+
     ``max_epsilon`` bounds what all jobs of all requesters together may tell of one data set, at ``delta``;
     with it, jobs without noise are refused.
 
@@ -63,6 +70,7 @@ class OwnerPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     maximum_activation_bytes: int = 4 << 30
     maximum_flops: int = 10**13
     accepted: tuple[str, ...] = ()
+    allows_buffers: bool = False
     max_epsilon: float | None = None
     delta: float = 1e-6
     maximum_training_s: int = 3600
@@ -109,11 +117,12 @@ def refusal(
     terms_digest: Digest,
     *,
     dataset: str,
-    cost: Cost,
+    n_rows: int,
     report: MatchReport,
     privacy: str | None = None,
 ) -> str | None:
-    """Why the policy does not let ``dataset`` join a job of these terms, or None.
+    """Why the policy does not let ``dataset`` of ``n_rows`` rows join a job of these terms, whatever its
+    model, or None.
 
     ``privacy`` is why the job would exceed the data set's budget of epsilon, if it would.
     """
@@ -121,14 +130,9 @@ def refusal(
         return "the data set does not match the schema: " + "; ".join(
             f"{row.column}: {row.problem}" for row in report.problems[:5]
         )
-    limits = (
-        ("state", cost.state_bytes, policy.maximum_state_bytes, "bytes"),
-        ("activations", cost.activation_bytes, policy.maximum_activation_bytes, "bytes"),
-        ("a forward pass", cost.flops_forward, policy.maximum_flops, "FLOPs"),
-    )
-    for what, needed, allowed, unit in limits:
-        if needed > allowed:
-            return f"{what} would take {needed} {unit}; the policy allows {allowed}"
+    needed, most = rows_bytes(terms.schema, n_rows), policy.maximum_memory_bytes
+    if needed > most:
+        return f"its rows would take {needed} bytes in this schema; maximum_memory_bytes allows {most}"
     if privacy is not None:
         return privacy
     if terms_digest.hex() in policy.accepted:
@@ -146,4 +150,28 @@ def refusal(
         return f"the bounty is below the policy's {policy.minimum_bounty}"
     if terms.plan.rounds > policy.maximum_rounds:
         return f"{terms.plan.rounds} rounds; the policy allows {policy.maximum_rounds}"
+    for column in (*terms.schema.features, terms.schema.label):
+        if column.minimum is not None or column.maximum is not None:
+            # Many jobs with one bound each would find the largest value of a column by who enrols.
+            return (
+                f"{column.name[:80]} has bounds in the schema; enrolling by itself would tell of its values"
+            )
+    return None
+
+
+def refusal_of_model(policy: OwnerPolicy, terms_digest: Digest, cost: Cost, buffers: int) -> str | None:
+    """Why the policy lets no data set join a job with this model, or None.
+
+    ``buffers`` is how many numbers federate beside the parameters.
+    """
+    limits = (
+        ("state", cost.state_bytes, policy.maximum_state_bytes, "bytes"),
+        ("activations", cost.activation_bytes, policy.maximum_activation_bytes, "bytes"),
+        ("a forward pass", cost.flops_forward, policy.maximum_flops, "FLOPs"),
+    )
+    for what, needed, allowed, unit in limits:
+        if needed > allowed:
+            return f"{what} would take {needed} {unit}; the policy allows {allowed}"
+    if buffers and not policy.allows_buffers and terms_digest.hex() not in policy.accepted:
+        return f"{buffers} federated buffers would leave unclipped; the policy does not allow buffers"
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,13 +38,21 @@ def encode_rows(schema: Schema, columns: Mapping[str, NDArray[Any]]) -> Rows:
             _single(values, field.name) if values.dtype.kind == "f" else values.astype(np.int64)
         )
     else:
-        inputs = np.concatenate([_feature(c, _column(columns, c.name)) for c in schema.features], axis=1)
+        inputs = _features(schema, columns)
     return Rows(np.ascontiguousarray(inputs), _label(schema.label, _column(columns, schema.label.name)))
 
 
 def input_width(schema: Schema) -> int:
     """How many numbers a row of tabular features has: one per number, one per class of a category."""
     return sum(len(column.classes or ()) if column.kind == "category" else 1 for column in schema.features)
+
+
+def rows_bytes(schema: Schema, n_rows: int) -> int:
+    """Size in bytes of so many rows as ``encode_rows`` makes them, which takes about as much memory."""
+    width = 4 * input_width(schema)
+    for field in schema.arrays:
+        width += math.prod(field.shape) * (4 if field.dtype.startswith("float") else 8)
+    return n_rows * (width + (8 if schema.label.kind == "category" else 4))
 
 
 def rows_to_bytes(rows: Rows) -> bytes:
@@ -81,11 +90,19 @@ def _column(columns: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:
     return columns[name]
 
 
-def _feature(column: Column, values: NDArray[Any]) -> NDArray[np.float32]:
-    if column.kind != "category":
-        return _scaled(column, values)[:, None]
-    position = _positions(column, values)
-    return np.eye(len(column.classes or ()), dtype=np.float32)[position]
+def _features(schema: Schema, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+    """All columns side by side, allocated once: a stranger's classes decide how wide they are."""
+    rows = len(_column(columns, schema.features[0].name))
+    inputs, place = np.zeros((rows, input_width(schema)), np.float32), 0
+    for column in schema.features:
+        values = _column(columns, column.name)
+        if column.kind == "category":
+            inputs[np.arange(rows), place + _positions(column, values)] = 1
+            place += len(column.classes or ())
+        else:
+            inputs[:, place] = _scaled(column, values)
+            place += 1
+    return inputs
 
 
 def _label(column: Column, values: NDArray[Any]) -> NDArray[Any]:

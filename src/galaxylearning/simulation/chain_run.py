@@ -220,8 +220,10 @@ async def run_on_chain(
 
         await stage.post(replace(compiled, job=job))
         rounds = _Rounds(players, senders)
+        # As if each had accepted by hand: all are one party, which wants this job.
+        policy = OwnerPolicy(accepted=((await stage.terms()).digest.hex(),))
         for position, name in enumerate(names):
-            _add_owner(stage, name, cohort, position, compiled, rounds, columns(position))
+            _add_owner(stage, name, cohort, position, compiled, rounds, columns(position), policy)
         for name in EVALUATORS:
             stage.add_evaluator(name)
         stage.add_relayer()
@@ -255,8 +257,8 @@ def _add_owner(
     compiled: CompiledJob,
     rounds: _Rounds,
     columns: Mapping[str, NDArray[Any]],
+    policy: OwnerPolicy,
 ) -> None:
-    policy = OwnerPolicy(requesters=(signer("requester").address,), datasets=(DATASET,))
     shelf = _Shelf(compiled.job.schema, cohort.rows(position), name, columns)
 
     def make() -> Node:

@@ -12,10 +12,10 @@ from types import TracebackType
 from typing import Final, Self
 
 from galaxylearning.errors import StorageError
+from galaxylearning.ports import MAX_STEP_BYTES
 from galaxylearning.storage.database import Database
 
 MAX_STEP_CHARS: Final = 500
-MAX_PAYLOAD_BYTES: Final = 1 << 28
 
 _SCHEMA: Final = (
     "CREATE TABLE steps (id INTEGER PRIMARY KEY, step TEXT NOT NULL UNIQUE, payload BLOB NOT NULL) STRICT",
@@ -25,8 +25,8 @@ _SCHEMA: Final = (
 def _check(step: str, payload: bytes) -> None:
     if not 0 < len(step) <= MAX_STEP_CHARS:
         raise ValueError(f"a step's name has 1 to {MAX_STEP_CHARS} characters, not {len(step)}")
-    if len(payload) > MAX_PAYLOAD_BYTES:
-        raise ValueError(f"a step's payload has at most {MAX_PAYLOAD_BYTES} bytes, not {len(payload)}")
+    if len(payload) > MAX_STEP_BYTES:
+        raise ValueError(f"a step's payload has at most {MAX_STEP_BYTES} bytes, not {len(payload)}")
 
 
 def _payload(value: object) -> bytes:
