@@ -65,8 +65,9 @@ def _policies() -> list[bytes]:
 def _read_policy(data: bytes) -> object:
     policy: OwnerPolicy = policy_from_json(data)
     terms = make_terms()
-    return refusal(
-        policy, terms, terms.digest, dataset="biopsies", cost=Cost(1, 1, 1, 1, 1), report=MatchReport(())
+    return (
+        refusal(policy, terms, terms.digest, dataset="biopsies", n_rows=1, report=MatchReport(())),
+        refusal_of_model(policy, terms.digest, Cost(1, 1, 1, 1, 1), 1),
     )
 
 

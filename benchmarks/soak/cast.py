@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import anyio.lowlevel
@@ -27,7 +27,7 @@ from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.updates import train_for_owner, training_seed
 from galaxylearning.sandbox import ThreadTrainer
 from galaxylearning.secagg.plan import MaskingPlan
-from galaxylearning.units import Address, Digest
+from galaxylearning.units import Address
 
 HONEST_EVALUATORS: Final = ("evaluator-1", "evaluator-2", "evaluator-3")
 LIAR, VANISHING = "evaluator-4", "evaluator-5"
@@ -159,18 +159,18 @@ class SpoilerOwner(DataOwnerNode):
     """Sends something that is no update: floats that are not numbers, or a masked body cut short."""
 
     async def _sealed_update(
-        self, terms: Terms, job_id: int, round_index: int, dataset: str, state_bytes: bytes
+        self,
+        terms: Terms,
+        job_id: int,
+        round_index: int,
+        dataset: str,
+        state_bytes: bytes,
+        keys: Sequence[bytes],
     ) -> bytes:
-        honest = await super()._sealed_update(terms, job_id, round_index, dataset, state_bytes)
+        honest = await super()._sealed_update(terms, job_id, round_index, dataset, state_bytes, keys)
         if terms.privacy == "masked":
             body = decode(honest, MaskedBody, max_bytes=len(honest))
             return encode(msgspec.structs.replace(body, masked=body.masked[: len(body.masked) // 2]))
-        keys = [
-            await self.site.blobs.get(
-                Digest(bytes.fromhex(seat.sealing_key_blob)), max_bytes=assembly.SEALING_KEY_BYTES
-            )
-            for seat in terms.evaluators
-        ]
         context = assembly.round_context(self.site, job_id, round_index, "update", self.site.address)
         nothing = np.full(64, np.nan, np.float32).tobytes()
         return seal(nothing, keys, context, entropy=self.site.entropy)
@@ -180,9 +180,15 @@ class TwoFacedOwner(DataOwnerNode):
     """Signs another update of each round before its own one, of the same model."""
 
     async def _sealed_update(
-        self, terms: Terms, job_id: int, round_index: int, dataset: str, state_bytes: bytes
+        self,
+        terms: Terms,
+        job_id: int,
+        round_index: int,
+        dataset: str,
+        state_bytes: bytes,
+        keys: Sequence[bytes],
     ) -> bytes:
-        own = await super()._sealed_update(terms, job_id, round_index, dataset, state_bytes)
+        own = await super()._sealed_update(terms, job_id, round_index, dataset, state_bytes, keys)
         board, name = Board(self.site, job_id), f"round/{round_index}"
         message = typed.Update(
             job_id=job_id,

@@ -305,12 +305,7 @@ class DataOwnerNode:
             if not offered:
                 raise DataRefused("no data set has this name any more", where=f"data set {dataset!r}")
             # Who withholds a key would else have the work done again at every look.
-            keys = [
-                await self.site.blobs.get(
-                    Digest(bytes.fromhex(seat.sealing_key_blob)), max_bytes=assembly.SEALING_KEY_BYTES
-                )
-                for seat in terms.evaluators
-            ]
+            keys = await assembly.evaluator_keys(self.site, terms)
             self.privacy.charge(self.policy(), terms, job_id, round_index, offered[0])
             self.shelf.record_use(dataset, job_id, round_index)
             presence = PresenceBoard(self.site, board, terms, job_id)
