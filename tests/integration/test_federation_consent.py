@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 import msgspec
@@ -13,9 +13,10 @@ import torch
 from benchmarks.things import PLAN, compiled_job
 from torch import nn
 
-from galaxylearning.errors import BlobMissing, JobRefused
+from galaxylearning.errors import BlobMissing, ConfigRefused, JobRefused
 from galaxylearning.messages.records import SignedUpdate
 from galaxylearning.nodes import consenting
+from galaxylearning.nodes.chain_view import ChainView
 from galaxylearning.nodes.consenting import kept_enrolment, require_feasible
 from galaxylearning.ports import BlobStore, GraphFacts, Ledger
 from galaxylearning.protocol.consent import OwnerPolicy
@@ -215,7 +216,7 @@ def test_a_job_whose_updates_could_not_be_kept_is_not_joined(
             (told,) = stage.told("given up")
             assert told.startswith("model: an update would have ")
             assert told.endswith(" bytes; a journal keeps 968")
-            assert stage.journals["east"].steps() == []
+            assert stage.journals["east"].steps("job/") == []
 
     anyio.run(main)
 
@@ -292,5 +293,18 @@ def test_nothing_is_trained_while_a_store_withholds_a_key_to_seal_to(
             await stage.play()
             assert trainer.trained == 1
             assert stage.told("given up") == []
+
+    anyio.run(main)
+
+
+def test_a_journal_serves_one_deployment(town: Town, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            await stage.play(until=lambda state: state.phase is Phase.TRAINING)
+            site = stage.site("evaluator-1")
+            view = ChainView(cast("Ledger", ElsewhereLedger(site.ledger)), site.blobs, site.journal)
+            with pytest.raises(ConfigRefused, match="journal is of the contracts"):
+                await view.refresh()
+            await ChainView(site.ledger, site.blobs, site.journal).refresh()
 
     anyio.run(main)

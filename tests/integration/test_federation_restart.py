@@ -137,6 +137,7 @@ def test_a_data_owner_killed_at_every_step_is_paid_the_same(
     def check(found: Outcome, fate: Fate) -> None:
         assert {effect.split("/")[-1] for effect in fate.struck if "journal" in effect} == {
             "consent",
+            "deployment",
             "enrolment",
             "update",
         }

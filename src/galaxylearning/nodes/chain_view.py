@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from galaxylearning.errors import (
     ChainDisagreement,
+    ConfigRefused,
     FinalityBroken,
     MessageRefused,
     PhaseError,
@@ -26,6 +27,7 @@ from galaxylearning.protocol.machine import JobState, posted, step
 from galaxylearning.units import Address, Digest
 
 _FINAL = "chain/final/"
+_DEPLOYMENT = "chain/deployment"
 
 
 class ChainView:
@@ -76,6 +78,7 @@ class ChainView:
         """Read what happened since the last time.
 
         Raises:
+            ConfigRefused: the journal is of another deployment.
             FinalityBroken: a block that was final is not there any more; whoever acted on it must stop.
             ChainDisagreement: the chain's endpoints contradict each other.
             LedgerUnreachable: no answer in time.
@@ -102,9 +105,19 @@ class ChainView:
         self.now = await self._ledger.now()
 
     async def _check_journal(self) -> None:
-        """Once: hold the last final block of an earlier run against the chain."""
+        """Once: hold the deployment and the last final block of an earlier run against the chain."""
         if self._is_checked:
             return
+        if self._journal is not None:
+            deployment = f"{self._ledger.chain_id}/{self._ledger.address_of('jobs')}"
+            known = self._journal.record(_DEPLOYMENT, deployment.encode()).decode()
+            if known != deployment:
+                # Its steps go by the number of a job, and say what was consented to, answered and committed.
+                raise ConfigRefused(
+                    f"this node's journal is of the contracts {known}, not {deployment}; give each "
+                    "deployment a home of its own",
+                    where="journal",
+                )
         steps = [] if self._journal is None or self._ledger.is_irrevocable else self._journal.steps(_FINAL)
         if self._journal is not None and steps:
             kept = self._journal.lookup(last := max(steps)) or b""
