@@ -19,6 +19,7 @@ from galaxylearning.crypto import seal as seals
 from galaxylearning.graph import FlatModel, weights_from_bytes
 from galaxylearning.messages.records import SignedEnrolment
 from galaxylearning.messages.terms import Terms
+from galaxylearning.nodes import evaluator
 from galaxylearning.nodes.evaluator import EvaluatorNode
 from galaxylearning.ports import Call
 from galaxylearning.protocol import calls
@@ -225,6 +226,20 @@ def test_without_its_third_evaluator_a_job_of_three_does_not_begin_and_costs_nob
             assert await stage.balance(stage.account("requester")) == SUPPLY
             assert [await stage.staked(name) for name in stage.evaluators] == [STAKE] * 3
             assert not [one for one in stage.progress if one.step == "update sent"]
+
+    anyio.run(main)
+
+
+def test_no_seat_is_taken_for_a_model_that_no_journal_keeps(
+    town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluator, "MAX_STEP_BYTES", 5_000)
+
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            state = await stage.play(until=is_over, between=expiring(stage))
+            assert (state.phase, state.seats) == (Phase.ABORTED, frozenset())
+            assert any("a journal keeps 5000" in one for one in stage.told("given up"))
 
     anyio.run(main)
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from galaxylearning.crypto.digest import blake3_digest
-from galaxylearning.crypto.seal import SealingKey, seal
+from galaxylearning.crypto.seal import SealingKey, seal, sealed_bytes
 from galaxylearning.errors import GalaxyError, JobRefused, QuorumMissing
 from galaxylearning.messages import typed
 from galaxylearning.messages.records import (
@@ -38,7 +38,7 @@ from galaxylearning.nodes.relayer import show_evidence
 from galaxylearning.nodes.round_watch import RoundWatch
 from galaxylearning.nodes.site import Progress, Site, is_fatal, keep_going, keeps_job
 from galaxylearning.nodes.tables import faulty_seats, payouts_of, revealed_tables
-from galaxylearning.ports import Call
+from galaxylearning.ports import MAX_STEP_BYTES, Call
 from galaxylearning.protocol import calls, scoring
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.cohort import AcceptedUpdates, Cohort
@@ -222,7 +222,12 @@ class SeatedJob:
                 f"{masking.threshold} given; at most {most} here, else one silent evaluator stops the job",
                 where="masking.threshold",
             )
-        self._computation = await assembly.open_job(self.site, self.terms, self.job_id, self.key)
+        job = await assembly.open_job(self.site, self.terms, self.job_id, self.key)
+        recipients = self.terms.plan.maximum_owners + len(self.terms.evaluators)
+        parcel = sealed_bytes(len(job.model_bytes()), recipients)
+        if parcel > MAX_STEP_BYTES:
+            raise JobRefused(f"sealed it has {parcel} bytes; a journal keeps {MAX_STEP_BYTES}", where="model")
+        self._computation = job
 
     # ---- training
 
