@@ -22,16 +22,17 @@ from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
 from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.chain_view import ChainView
+from galaxylearning.nodes.dealt import DealtShares, Witness
 from galaxylearning.nodes.openings import Openings
-from galaxylearning.nodes.relayer import settled_tree
 from galaxylearning.nodes.posting import require_posted
+from galaxylearning.nodes.relayer import settled_tree
 from galaxylearning.nodes.site import Site
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol import scoring
 from galaxylearning.protocol.cohort import AcceptedUpdates, Cohort
 from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.quorum import mass_share
-from galaxylearning.protocol.rounds import JobComputation
+from galaxylearning.protocol.rounds import NO_SUM, JobComputation
 from galaxylearning.protocol.settlement import PayoutTree
 from galaxylearning.units import Address, Digest, in_tokens
 
@@ -74,6 +75,7 @@ class Auditor:
         self.computation: JobComputation | None = None
         self.cohort: Cohort | None = None
         self.openings: Openings | None = None
+        self._witness: Witness | None = None
         self._findings: list[Finding] = []
 
     async def run(self) -> AuditReport:
@@ -90,6 +92,8 @@ class Auditor:
         await self._cohort_and_rounds(terms, state)
         if self.openings is not None:
             await self._faults(self.openings)
+        if self._witness is not None:
+            self._own_shares(self._witness)
         if state.phase is Phase.SETTLED and self.cohort is not None:
             await self._settlement(terms, state, self.cohort)
         await self._release(state)
@@ -135,10 +139,7 @@ class Auditor:
         elif self.key is not None:
             try:
                 self.computation = await assembly.open_job(self.site, terms, self.job_id, self.key)
-                if self.computation.masking is not None:
-                    self.openings = Openings(
-                        self.site, self.board, self.view, terms, self.computation, self.key
-                    )
+                self.openings = self._openings(terms, state, self.computation, self.key)
             except GalaxyError as error:
                 self._problem("sealed job", "initial model and test set", error)
         for anchor in anchors:
@@ -146,12 +147,32 @@ class Auditor:
         if self.openings is not None and state.phase is Phase.SETTLED and not self.has_problems:
             await self._twins(self.openings, state)
 
+    def _openings(
+        self, terms: Terms, state: JobState, computation: JobComputation, key: SealingKey
+    ) -> Openings | None:
+        """What follows a masked job's openings, and holds them against what the key's seat was dealt."""
+        plan = computation.masking
+        if plan is None:
+            return None
+        seat = [each.sealing_key_digest for each in terms.evaluators].index(key.digest.hex())
+        dealt = DealtShares(self.site, self.job_id, key, seat, plan)
+        self._witness = Witness(dealt, was_there=state.evaluators[seat] in state.committed)
+        return Openings(self.site, self.board, self.view, terms, computation, key, witness=self._witness)
+
     async def _twins(self, openings: Openings, state: JobState) -> None:
         try:
             if not await openings.take_twins(state):
                 raise AuditFailed("no quorum agreed on which answers were opened", where="answers")
         except GalaxyError as error:
             self._problem("twins", "projections", error)
+
+    def _own_shares(self, witness: Witness) -> None:
+        """What was opened, held against the shares of the seat whose key this is."""
+        self._findings += [Finding("own shares", "answers", one) for one in witness.contradictions]
+        for doubt in witness.doubts:
+            self._holds("own shares", doubt)
+        if not witness.contradictions and not witness.doubts:
+            self._holds("own shares", "all that was opened follows from what this evaluator was dealt")
 
     async def _faults(self, openings: Openings) -> None:
         """Whose fault wrong answers were, each shown by the share in question or by showing none."""
@@ -220,10 +241,15 @@ class Auditor:
             bodies = await assembly.open_bodies(self.site, self.key_of(), computation, cohort, accepted)
             computation.advance(bodies, beacon=beacon)
             return "opened, gated and summed again"
-        if await self.openings.follow(anchor, accepted, cohort, state) is None:
+        outcome = await self.openings.follow(anchor, accepted, cohort, state)
+        if outcome is None:
             if state.phase is Phase.ABORTED:
                 return None
             raise AuditFailed("no quorum agreed on which answers were opened", where="answers")
+        if NO_SUM in outcome.reasons.values():
+            return "gated again; their sum could not be opened, so none of them counts"
+        if outcome.model_digest == anchor.model_digest:
+            return "gated again; too few passed for a sum"
         return "gated, summed and valued again from the committee's answers, none of them seen"
 
     def key_of(self) -> SealingKey:
