@@ -6,7 +6,7 @@ the sealed updates and the hidden test set open too, and every model and score i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from galaxylearning.crypto.seal import SealingKey
@@ -30,11 +30,12 @@ from galaxylearning.nodes.site import Site
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol import scoring
 from galaxylearning.protocol.cohort import AcceptedUpdates, Cohort
+from galaxylearning.protocol.consistency import contradiction, difference, fees_of
 from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.quorum import mass_share
 from galaxylearning.protocol.rounds import NO_SUM, JobComputation
 from galaxylearning.protocol.settlement import PayoutTree
-from galaxylearning.units import Address, Digest, in_tokens
+from galaxylearning.units import Address, in_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,8 @@ class Auditor:
         self.cohort: Cohort | None = None
         self.openings: Openings | None = None
         self._witness: Witness | None = None
+        self._senders: dict[int, Collection[Address]] = {}
+        """By round: whose updates were anchored."""
         self._findings: list[Finding] = []
 
     async def run(self) -> AuditReport:
@@ -122,7 +125,6 @@ class Auditor:
     # ---- cohort, rounds, models
 
     async def _cohort_and_rounds(self, terms: Terms, state: JobState) -> None:
-        anchors = [e for e in self.view.events_of(self.job_id) if isinstance(e, ev.RoundAnchored)]
         if state.cohort_size == 0:
             self._holds("cohort", "none was anchored")
             return
@@ -142,7 +144,7 @@ class Auditor:
                 self.openings = self._openings(terms, state, self.computation, self.key)
             except GalaxyError as error:
                 self._problem("sealed job", "initial model and test set", error)
-        for anchor in anchors:
+        for anchor in self.view.anchors_of(self.job_id):
             await self._round(terms, state, anchor, self.cohort)
         if self.openings is not None and state.phase is Phase.SETTLED and not self.has_problems:
             await self._twins(self.openings, state)
@@ -194,6 +196,7 @@ class Auditor:
             accepted = await assembly.anchored_updates(
                 self.site, self.board, self.view, terms, anchor, cohort
             )
+            self._senders[anchor.round_index] = accepted.by_data_owner.keys()
             votes = await self.board.votes(f"round/{anchor.round_index}/openings", SignedOpening, state.seats)
             signers = {
                 who
@@ -262,44 +265,49 @@ class Auditor:
 
     async def _settlement(self, terms: Terms, state: JobState, cohort: Cohort) -> None:
         tables = await assembly.revealed_tables(self.site, terms, state, cohort)
-        missing = [
-            seat
-            for seat, _ in state.revealed
-            if seat not in tables and not state.faulty_seats >> state.evaluators.index(seat) & 1
-        ]
+        missing = [seat for seat, _ in state.revealed if seat not in tables and seat not in state.faulty]
         if missing or not tables:
             self._findings.append(
                 Finding("scores", "revealed tables", f"missing or unusable: {', '.join(missing) or 'all'}")
             )
             return
         self._holds("scores", f"{len(tables)} tables are the ones that were committed and revealed")
+        anchored = assembly.anchored_rounds(self.view, state, self._senders)
+        wrong = self._tables(state, tables, lambda table: contradiction(table, terms, anchored))
+        if not wrong:
+            self._holds("scores", "totals follow from rounds, and rounds fit what was anchored")
         if self.computation is not None:
-            await self._recomputed_scores(state, tables, self.computation, cohort)
+            await self._recomputed_scores(terms, state, tables, self.computation, cohort)
         try:
-            tree, _ = scoring.payouts(
-                terms,
-                chain_id=self.site.ledger.chain_id,
-                contract=self.site.ledger.address_of("jobs"),
-                job_id=self.job_id,
-                tables=list(tables.values()),
-            )
-            published = await settled_tree(self.site, state)
-        except GalaxyError as error:
-            self._problem("payouts", "payout table", error)
-            return
-        if tree.root != state.payout_root or tree.total != state.total:
-            self._findings.append(
-                Finding("payouts", "root", "the medians of the revealed tables give other payouts")
-            )
-        else:
+            chosen, tree = assembly.settled_tables(self.site, terms, state, tables)
+            for seat in sorted(tables.keys() - chosen.keys()):
+                self._holds("payouts", f"{seat} published its table after the settlement: it does not count")
             paid = in_tokens(tree.total)
             self._holds("payouts", f"medians and price give the settled root, {paid} tokens in all")
-        self._payments(published)
+        except GalaxyError as error:
+            self._problem("payouts", "root", error)
+        try:
+            self._payments(await settled_tree(self.site, state))
+        except GalaxyError as error:
+            self._problem("payouts", "payout table", error)
+
+    def _tables(
+        self,
+        state: JobState,
+        tables: assembly.RevealedTables,
+        fault: Callable[[ScoreTable], str | None],
+    ) -> bool:
+        """Find fault with the tables of seats that were not settled as faulty; whether there was any."""
+        found = {seat: fault(table) for seat, (_, table) in tables.items() if seat not in state.faulty}
+        wrong = [Finding("scores", f"table of {seat}", said) for seat, said in found.items() if said]
+        self._findings += wrong
+        return bool(wrong)
 
     async def _recomputed_scores(
         self,
+        terms: Terms,
         state: JobState,
-        tables: dict[Address, tuple[Digest, ScoreTable]],
+        tables: assembly.RevealedTables,
         computation: JobComputation,
         cohort: Cohort,
     ) -> None:
@@ -320,6 +328,10 @@ class Auditor:
             self._findings.append(
                 Finding("scores", "medians", "what was settled is not what the updates were worth")
             )
+        if fees_of(terms, [table for _, table in tables.values()]) != fees_of(terms, [own]):
+            fees = "who took part, and is owed the fee for it, are others than those computed"
+            self._findings.append(Finding("scores", "fees", fees))
+        self._tables(state, tables, lambda table: difference(table, own))
         same = sum(1 for _, table in tables.values() if encode(table) == encode(own))
         self._holds("scores", f"{same} of {len(tables)} tables are byte for byte the recomputed one")
 

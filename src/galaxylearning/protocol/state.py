@@ -61,6 +61,11 @@ class JobState:
         return len(self.evaluators) // 2 + 1
 
     @property
+    def faulty(self) -> frozenset[Address]:
+        """The evaluators that were settled as faulty."""
+        return frozenset(who for i, who in enumerate(self.evaluators) if self.faulty_seats >> i & 1)
+
+    @property
     def escrow(self) -> int:
         """What the requester deposited: bounty and a fee for every seat."""
         return self.bounty + self.fee_per_seat * len(self.evaluators)
