@@ -162,3 +162,20 @@ def test_a_data_owner_that_cheats_a_seat_does_not_fail_that_seats_audit(
                     assert said == ["all that was opened follows from what this evaluator was dealt"]
 
     anyio.run(main)
+
+
+def test_at_no_moment_of_an_honest_job_an_audit_fails(masked_town: Town, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with masked_town.full_stage(tmp_path / "stage") as stage:
+            said: set[str] = set()
+
+            async def between() -> None:
+                for key in (None, stage.sealing_key("evaluator-2")):
+                    report = await stage.audit(key)
+                    assert (report.verdict, report.problems) == ("ok", ())
+                    said.update(one.detail for one in report.findings)
+
+            await stage.play(between=between)
+            assert "4 signed updates; they are still to be opened" in said
+
+    anyio.run(main)

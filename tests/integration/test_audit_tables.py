@@ -177,7 +177,7 @@ def test_a_withheld_table_that_comes_late_changes_no_verdict_and_is_named(town: 
             await stage.board().put("scores", kept[0])
             report = await stage.audit()
             assert (report.verdict, report.problems) == ("ok", ())
-            late = f"{stage.account('evaluator-2')} published its table after the settlement"
+            late = f"settled without the table of {stage.account('evaluator-2')}"
             assert any(late in one.detail for one in report.findings)
 
     anyio.run(main)

@@ -6,14 +6,13 @@ Reads only. Everything is verified on the way in: digests, signatures, roots, sh
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.crypto.seal import SealContext, SealingKey, open_sealed, sealed_bytes
 from galaxylearning.errors import (
-    AuditFailed,
     BlobDamaged,
     BlobMissing,
     BlobRefused,
@@ -48,21 +47,17 @@ from galaxylearning.protocol.cohort import (
     accept_updates,
     form_cohort,
 )
-from galaxylearning.protocol.consistency import AnchoredRounds
 from galaxylearning.protocol.evidence import Equivocation, equivocations
 from galaxylearning.protocol.hidden_set import HiddenSet
 from galaxylearning.protocol.machine import JobState
 from galaxylearning.protocol.rounds import JobComputation
 from galaxylearning.protocol.rows import rows_from_bytes
-from galaxylearning.protocol.scoring import is_faulty, median_totals, payouts, usable
-from galaxylearning.protocol.settlement import PayoutTree
+from galaxylearning.protocol.scoring import is_faulty, median_totals, usable
 from galaxylearning.protocol.updates import body_limit
 from galaxylearning.secagg.owner import public_seed
 from galaxylearning.units import ZERO_DIGEST, Address, Digest
 
 _R = TypeVar("_R", SignedEnrolment, SignedUpdate)
-RevealedTables: TypeAlias = Mapping[Address, tuple[Digest, ScoreTable]]
-"""Score tables and their digests, by the seat that revealed them."""
 
 MAX_GRAPH_BYTES = 64 << 20
 MAX_TEST_BYTES = 1 << 30
@@ -248,15 +243,43 @@ async def current_updates(
     site: Site, board: Board, view: ChainView, terms: Terms, state: JobState, cohort: Cohort, model: Digest
 ) -> AcceptedUpdates:
     """The updates that count in the round under way: signed, of this cohort and model, their blobs there."""
-    records = await board.read(f"round/{state.round_index}/updates", SignedUpdate)
-    present = set(await site.blobs.list(board.topic(f"round/{state.round_index}/bodies")))
+    return await _posted_updates(site, board, view, terms, state.job_id, state.round_index, cohort, model)
+
+
+async def updates_left_out(
+    site: Site,
+    board: Board,
+    view: ChainView,
+    terms: Terms,
+    anchor: ev.RoundAnchored,
+    cohort: Cohort,
+    accepted: AcceptedUpdates,
+) -> tuple[Address, ...]:
+    """Whose update would count in an anchored round by what is on the board now, and was not anchored."""
+    found = await _posted_updates(
+        site, board, view, terms, anchor.job_id, anchor.round_index, cohort, anchor.model_digest
+    )
+    counted = accepted.by_data_owner
+    return tuple(one.data_owner for one in found.updates if one.data_owner not in counted)
+
+
+async def _posted_updates(
+    site: Site,
+    board: Board,
+    view: ChainView,
+    terms: Terms,
+    job_id: int,
+    round_index: int,
+    cohort: Cohort,
+    model: Digest,
+) -> AcceptedUpdates:
+    records = await board.read(f"round/{round_index}/updates", SignedUpdate)
+    present = set(await site.blobs.list(board.topic(f"round/{round_index}/bodies")))
     candidates = [record for record in records.values() if record.update_digest in present]
     direct = [
-        update
-        for update in _direct_updates(view, state.job_id, state.round_index)
-        if update.update_digest in present
+        update for update in _direct_updates(view, job_id, round_index) if update.update_digest in present
     ]
-    return _accepted(site, terms, state.job_id, state.round_index, cohort, model, candidates, direct)
+    return _accepted(site, terms, job_id, round_index, cohort, model, candidates, direct)
 
 
 async def anchored_updates(
@@ -409,40 +432,6 @@ async def revealed_tables(
         if usable(table, job_id=state.job_id, terms_digest=terms.digest, cohort=cohort.data_owners):
             found[seat] = (digest, table)
     return found
-
-
-def settled_tables(
-    site: Site, terms: Terms, state: JobState, tables: RevealedTables
-) -> tuple[RevealedTables, PayoutTree]:
-    """Those of the tables that the settled payouts follow from, and these payouts.
-
-    A seat that withheld its table was settled as faulty and without it. It may publish it later, and the
-    table would move the medians: then the settlement follows from those of the other seats.
-
-    Raises:
-        AuditFailed: the settled payouts follow from neither.
-    """
-    for chosen in (tables, {seat: one for seat, one in tables.items() if seat not in state.faulty}):
-        if not chosen:
-            continue
-        tree, _ = payouts(
-            terms,
-            chain_id=site.ledger.chain_id,
-            contract=site.ledger.address_of("jobs"),
-            job_id=state.job_id,
-            tables=list(chosen.values()),
-        )
-        if (tree.root, tree.total) == (state.payout_root, state.total):
-            return chosen, tree
-    raise AuditFailed("the medians of the revealed tables give other payouts", where=f"job {state.job_id}")
-
-
-def anchored_rounds(
-    view: ChainView, state: JobState, senders: Mapping[int, Collection[Address]]
-) -> AnchoredRounds:
-    """What the chain fixed of a settled job's rounds; ``senders`` are those of :func:`anchored_updates`."""
-    later = [Digest(anchor.model_digest) for anchor in view.anchors_of(state.job_id)[1:]]
-    return AnchoredRounds([*later, state.model_digest], senders)
 
 
 def faulty_seats(

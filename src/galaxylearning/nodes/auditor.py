@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from galaxylearning.crypto.seal import SealingKey
-from galaxylearning.errors import AuditFailed, GalaxyError
+from galaxylearning.crypto.seal import SealingKey, is_sealed_to, sealed_bytes
+from galaxylearning.errors import AuditFailed, BlobMissing, BlobRefused, GalaxyError
+from galaxylearning.graph import weights_size
 from galaxylearning.messages.records import (
     MAX_LIST_BYTES,
     ModelRelease,
@@ -26,6 +27,7 @@ from galaxylearning.nodes.dealt import DealtShares, Witness
 from galaxylearning.nodes.openings import Openings
 from galaxylearning.nodes.posting import require_posted
 from galaxylearning.nodes.relayer import settled_tree
+from galaxylearning.nodes.settled import Tables, anchored_rounds, settled_tables
 from galaxylearning.nodes.site import Site
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol import scoring
@@ -35,7 +37,7 @@ from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.quorum import mass_share
 from galaxylearning.protocol.rounds import NO_SUM, JobComputation
 from galaxylearning.protocol.settlement import PayoutTree
-from galaxylearning.units import Address, in_tokens
+from galaxylearning.units import Address, Digest, in_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,8 @@ class Auditor:
             self._problem("job", "terms and chain log", error)
             return self._report()
         self._holds("chain log", f"{len(self.view.events_of(self.job_id))} events follow the state table")
+        if self.view.hold is not None:
+            self._findings.append(Finding("chain log", "endpoints", self.view.hold))
         await self._posting(terms)
         await self._cohort_and_rounds(terms, state)
         if self.openings is not None:
@@ -99,7 +103,7 @@ class Auditor:
             self._own_shares(self._witness)
         if state.phase is Phase.SETTLED and self.cohort is not None:
             await self._settlement(terms, state, self.cohort)
-        await self._release(state)
+        await self._release(terms, state)
         self._money(state)
         await self._bonds(state)
         return self._report()
@@ -197,6 +201,11 @@ class Auditor:
                 self.site, self.board, self.view, terms, anchor, cohort
             )
             self._senders[anchor.round_index] = accepted.by_data_owner.keys()
+            late = await assembly.updates_left_out(
+                self.site, self.board, self.view, terms, anchor, cohort, accepted
+            )
+            if late:
+                self._holds(name, f"signed and posted, but late or not counted: {', '.join(late)}")
             votes = await self.board.votes(f"round/{anchor.round_index}/openings", SignedOpening, state.seats)
             signers = {
                 who
@@ -226,7 +235,9 @@ class Auditor:
         if done is None:
             # Without answers there is no model to go on from; what was signed is checked all the same.
             self.computation = self.openings = None
-            self._holds(name, f"{accepted.count} signed updates; the job was aborted before they were opened")
+            is_over = state.phase is Phase.ABORTED
+            why = "the job was aborted before they were opened" if is_over else "they are still to be opened"
+            self._holds(name, f"{accepted.count} signed updates; {why}")
         else:
             self._holds(name, f"{accepted.count} updates {done}: same model")
 
@@ -238,7 +249,7 @@ class Auditor:
         cohort: Cohort,
         state: JobState,
     ) -> str | None:
-        """Compute a round again; how it was done, or None where an aborted job never came to it."""
+        """Compute a round again; how it was done, or None where an aborted job did not, or is still to."""
         if self.openings is None:
             beacon = await self.view.beacon(self.job_id, anchor.round_index)
             bodies = await assembly.open_bodies(self.site, self.key_of(), computation, cohort, accepted)
@@ -246,7 +257,8 @@ class Auditor:
             return "opened, gated and summed again"
         outcome = await self.openings.follow(anchor, accepted, cohort, state)
         if outcome is None:
-            if state.phase is Phase.ABORTED:
+            is_awaited = state.phase in (Phase.TRAINING, Phase.COMMITTING)
+            if state.phase is Phase.ABORTED or (is_awaited and anchor.round_index + 1 == state.round_index):
                 return None
             raise AuditFailed("no quorum agreed on which answers were opened", where="answers")
         if NO_SUM in outcome.reasons.values():
@@ -272,16 +284,16 @@ class Auditor:
             )
             return
         self._holds("scores", f"{len(tables)} tables are the ones that were committed and revealed")
-        anchored = assembly.anchored_rounds(self.view, state, self._senders)
+        anchored = anchored_rounds(self.view, state, self._senders)
         wrong = self._tables(state, tables, lambda table: contradiction(table, terms, anchored))
         if not wrong:
             self._holds("scores", "totals follow from rounds, and rounds fit what was anchored")
         if self.computation is not None:
             await self._recomputed_scores(terms, state, tables, self.computation, cohort)
         try:
-            chosen, tree = assembly.settled_tables(self.site, terms, state, tables)
+            chosen, tree = settled_tables(self.site, terms, state, tables)
             for seat in sorted(tables.keys() - chosen.keys()):
-                self._holds("payouts", f"{seat} published its table after the settlement: it does not count")
+                self._holds("payouts", f"settled without the table of {seat}: it was late, or was left out")
             paid = in_tokens(tree.total)
             self._holds("payouts", f"medians and price give the settled root, {paid} tokens in all")
         except GalaxyError as error:
@@ -294,7 +306,7 @@ class Auditor:
     def _tables(
         self,
         state: JobState,
-        tables: assembly.RevealedTables,
+        tables: Tables,
         fault: Callable[[ScoreTable], str | None],
     ) -> bool:
         """Find fault with the tables of seats that were not settled as faulty; whether there was any."""
@@ -307,7 +319,7 @@ class Auditor:
         self,
         terms: Terms,
         state: JobState,
-        tables: assembly.RevealedTables,
+        tables: Tables,
         computation: JobComputation,
         cohort: Cohort,
     ) -> None:
@@ -345,14 +357,37 @@ class Auditor:
                     return
         self._holds("payments", "every payment is a leaf of the settled tree")
 
-    async def _release(self, state: JobState) -> None:
+    async def _release(self, terms: Terms, state: JobState) -> None:
         if state.phase is not Phase.SETTLED:
             return
-        released = await self.board.read("release", ModelRelease, max_bytes=MAX_LIST_BYTES)
-        if any(record.model_digest == state.model_digest for record in released.values()):
-            self._holds("release", "the trained model was released to the requester, after settlement")
+        try:
+            is_released = await self._is_released(terms, state)
+        except GalaxyError as error:
+            self._problem("release", "model", error)
+            return
+        if is_released:
+            self._holds("release", "a model was sealed to the requester, who alone can tell which it is")
+        elif self.view.now < state.phase_start + terms.windows.settle_s:
+            self._holds("release", "the trained model is still to be released")
         else:
             self._findings.append(Finding("release", "model", "the trained model was not released"))
+
+    async def _is_released(self, terms: Terms, state: JobState) -> bool:
+        """Whether an envelope for the requester's key lies where a record has the settled model."""
+        limit = weights_size(await assembly.load_graph(self.site, terms))
+        recipient = Digest(bytes.fromhex(terms.requester_key))
+        released = await self.board.read("release", ModelRelease, max_bytes=MAX_LIST_BYTES)
+        for record in released.values():
+            if record.model_digest != state.model_digest:
+                continue
+            try:
+                blob = await self.site.blobs.get(Digest(record.sealed), max_bytes=sealed_bytes(limit, 1))
+            except (BlobMissing, BlobRefused):
+                continue
+            context = assembly.round_context(self.site, self.job_id, 0, "release", Address(record.evaluator))
+            if is_sealed_to(blob, recipient, context, max_bytes=limit):
+                return True
+        return False
 
     # ---- money
 
