@@ -95,19 +95,11 @@ def totals_of(
 
     Who went against the hidden set's steps on the whole and is worth little gets nothing (``unearned``).
     """
-    values = [
-        {score.data_owner: score.value for score in scores.owners if score.status == "accepted"}
-        for scores in rounds
-    ]
-    accepted = values
-    if novelty:
-        rests = [scores.gain - sum(own.values()) for scores, own in zip(rounds, values, strict=True)]
-        values = handed_down(values, rests)
-    charges = [charge([whole[who] for who in own]) for own, whole in zip(accepted, values, strict=True)]
+    values, charges = credits_of(rounds, novelty=novelty)
     worth, agreements, errors = [], [], []
     for index, who in enumerate(cohort):
         own = [scores.owners[index] for scores in rounds]
-        rejected = [cost for score, cost in zip(own, charges, strict=True) if _is_charged(score)]
+        rejected = [cost for score, cost in zip(own, charges, strict=True) if is_charged(score)]
         worth.append(counted([whole.get(who, 0) for whole in values], rejected))
         agreements.append(sum(score.cosine for score in own))
         errors.append(math.isqrt(sum(score.standard_error**2 for score in own)))
@@ -118,7 +110,21 @@ def totals_of(
     )
 
 
-def _is_charged(score: OwnerScore) -> bool:
+def credits_of(rounds: Sequence[RoundScores], *, novelty: bool) -> tuple[list[dict[str, int]], list[int]]:
+    """By round: what it is worth to everybody, what is handed down included, and what a rejection costs."""
+    accepted = [
+        {score.data_owner: score.value for score in scores.owners if score.status == "accepted"}
+        for scores in rounds
+    ]
+    values = accepted
+    if novelty:
+        rests = [scores.gain - sum(own.values()) for scores, own in zip(rounds, accepted, strict=True)]
+        values = handed_down(accepted, rests)
+    return values, [charge([whole[who] for who in own]) for own, whole in zip(accepted, values, strict=True)]
+
+
+def is_charged(score: OwnerScore) -> bool:
+    """Whether a round's rejection costs its data owner something."""
     return score.status in ("rejected", "malformed") and score.reason != STANDS_ALONE
 
 
@@ -175,7 +181,7 @@ def payouts(
             account=row.account,
             amount=str(row.amount),
             value=medians[row.account],
-            reason="path-integrated value",
+            reason="path-integrated value" if medians[row.account] > 0 else "participation fee",
         )
         for row in tree.rows
     )

@@ -87,6 +87,8 @@ class JobState:
     @property
     def unclaimed(self) -> int:
         """Payouts, fees and bonds that nobody has fetched; what expires with the claim window."""
+        if self.claims_expired_amount is not None:
+            return 0
         bonds = self.bond_per_identity * len(self.bonds)
         return self.total - self.paid + self.fees_owed - self.fees_paid + bonds
 
