@@ -16,12 +16,13 @@ from galaxylearning.config import Home
 from galaxylearning.crypto.seal import SealingKey, seal
 from galaxylearning.errors import ConfigRefused, GalaxyError
 from galaxylearning.messages import typed
-from galaxylearning.messages.records import ModelRelease, SignedUpdate
+from galaxylearning.messages.records import CohortList, ModelRelease, RoundList, SignedEnrolment, SignedUpdate
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
 from galaxylearning.nodes.auditor import Auditor, AuditReport
 from galaxylearning.nodes.evaluator import EvaluatorNode, SeatedJob
 from galaxylearning.nodes.site import ignore_progress
+from galaxylearning.protocol.cohort import AcceptedUpdates, Cohort, accept_updates, form_cohort
 from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.simulation import federation
 from galaxylearning.units import Digest
@@ -166,6 +167,8 @@ def test_what_does_not_belong_is_named_and_a_foreign_record_under_a_topic_is_not
     stray = home / "blobs" / "stray"
     stray.write_bytes(b"")
     _fails_naming(home, "stray")
+    report = audit(home)
+    assert (report.is_full, [problem.check for problem in report.problems]) == (True, ["blobs"])
     stray.unlink()
     assert audit(home).verdict == "ok"
 
@@ -322,5 +325,66 @@ def test_endpoints_that_contradict_each_other_fail_the_audit(town: Town, tmp_pat
             assert [(one.detail, one.problem) for one in report.problems] == [
                 ("endpoints", "two answers about block 17")
             ]
+
+    anyio.run(main)
+
+
+class Backwards:
+    """A store that lists the last blobs first, and remembers how long each was allowed to be."""
+
+    def __init__(self, blobs: Any) -> None:
+        self.blobs, self.limits = blobs, dict[Digest, int]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.blobs, name)
+
+    async def list(self, topic: str) -> Any:
+        return (await self.blobs.list(topic))[::-1]
+
+    async def get(self, digest: Digest, *, max_bytes: int) -> bytes:
+        self.limits[digest] = max_bytes
+        found: bytes = await self.blobs.get(digest, max_bytes=max_bytes)
+        return found
+
+
+def test_lists_that_are_not_the_anchored_ones_are_not_worked_on(
+    town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody may post them: a long one is not read, of one with another root no entry is looked at."""
+    formed = []
+
+    def counting(*given: Any, **named: Any) -> Cohort:
+        formed.append(given)
+        return form_cohort(*given, **named)
+
+    def accepting(*given: Any, **named: Any) -> AcceptedUpdates:
+        formed.append(given)
+        return accept_updates(*given, **named)
+
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            await stage.play()
+            board, job = stage.board(), stage.job_id
+            many = tuple(index.to_bytes(32, "big") for index in range(1000))
+            own = tuple(sorted(await board.read("enrolments", SignedEnrolment)))
+            sent = tuple(sorted(await board.read("round/0/updates", SignedUpdate)))
+            posted = [
+                await board.post("cohort", CohortList(job_id=job, enrolments=some, direct=()))
+                for some in (own[:2], own[1:], many)
+            ]
+            posted += [
+                await board.post(
+                    "round/0/lists", RoundList(job_id=job, round_index=0, updates=some, direct=())
+                )
+                for some in (sent[:2], sent[1:], many)
+            ]
+            blobs = Backwards(stage.blobs)
+            monkeypatch.setattr("galaxylearning.nodes.assembly.form_cohort", counting)
+            monkeypatch.setattr("galaxylearning.nodes.assembly.accept_updates", accepting)
+            report = await Auditor(stage.site("auditor", blobs=blobs), stage.job_id).run()
+            assert report.verdict == "ok"
+            assert max(blobs.limits[digest] for digest in posted) < len(many) * 32
+            # The cohort once, and each round's updates: those of its list, and those on the board.
+            assert len(formed) == 1 + 2 * 2
 
     anyio.run(main)

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from galaxylearning.config import Home
 from galaxylearning.crypto.seal import SealingKey
-from galaxylearning.errors import AuditFailed, ConfigRefused
+from galaxylearning.errors import AuditFailed, BlobDamaged, BlobMissing, ConfigRefused
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes.auditor import Auditor, AuditReport, with_storage_problems
 
@@ -73,8 +73,11 @@ async def audit_home(
         await view.refresh()
         problems = stores.blob_problems(world.blobs)
         sealing_key = None
-        if not problems:
+        try:
             sealing_key = find_key(home, await view.terms(job_id), key_name)
+        except (BlobMissing, BlobDamaged):
+            if not problems:
+                raise  # Else the report says so, with the blob's name.
         auditor = Auditor(site, job_id, key=sealing_key)
         report = with_storage_problems(await auditor.run(), problems)
         if value is None:

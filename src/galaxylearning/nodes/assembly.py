@@ -45,7 +45,9 @@ from galaxylearning.protocol.cohort import (
     Cohort,
     DirectEnrolment,
     accept_updates,
+    cohort_root,
     form_cohort,
+    round_root,
 )
 from galaxylearning.protocol.evidence import Equivocation, equivocations
 from galaxylearning.protocol.hidden_set import HiddenSet
@@ -62,6 +64,8 @@ _R = TypeVar("_R", SignedEnrolment, SignedUpdate)
 MAX_GRAPH_BYTES = 64 << 20
 MAX_TEST_BYTES = 1 << 30
 SEALING_KEY_BYTES = 1216
+LISTED_BYTES = 34
+"""Of one digest in an encoded list."""
 
 
 def job_context(site: Site, terms: Terms, kind: str) -> SealContext:
@@ -180,7 +184,10 @@ async def anchored_cohort(site: Site, board: Board, view: ChainView, terms: Term
     Raises:
         BlobMissing: no list of enrolments on the board gives the anchored root and size.
     """
-    for listed in (await board.read("cohort", CohortList, max_bytes=MAX_LIST_BYTES)).values():
+    limit = _list_bytes(state.cohort_size)
+    for listed in (await board.read("cohort", CohortList, max_bytes=limit)).values():
+        if cohort_root(map(Digest, (*listed.enrolments, *listed.direct))) != state.cohort_root:
+            continue
         candidates = await _fetch(board, "enrolments", SignedEnrolment, listed.enrolments)
         if candidates is None:
             continue
@@ -296,7 +303,10 @@ async def anchored_updates(
         BlobMissing: no list of updates on the board gives the anchored root and count.
     """
     name = f"round/{anchor.round_index}"
-    for listed in (await board.read(f"{name}/lists", RoundList, max_bytes=MAX_LIST_BYTES)).values():
+    limit = _list_bytes(anchor.count)
+    for listed in (await board.read(f"{name}/lists", RoundList, max_bytes=limit)).values():
+        if round_root(map(Digest, (*listed.updates, *listed.direct))) != anchor.root:
+            continue
         candidates = await _fetch(board, f"{name}/updates", SignedUpdate, listed.updates)
         if candidates is None:
             continue
@@ -369,6 +379,11 @@ def _accepted(
         terms_digest=terms.digest,
         model_digest=model,
     )
+
+
+def _list_bytes(entries: int) -> int:
+    """How long a list of so many digests is at most: a longer one is not the anchored one."""
+    return min(MAX_LIST_BYTES, MAX_SIGNED_BYTES + LISTED_BYTES * entries)
 
 
 async def _fetch(

@@ -231,6 +231,7 @@ class Auditor:
             done = await self._advanced(self.computation, anchor, accepted, cohort, state)
         except GalaxyError as error:
             self._problem(name, "updates", error)
+            self.computation = self.openings = None  # Later rounds follow from this one.
             return
         if done is None:
             # Without answers there is no model to go on from; what was signed is checked all the same.
