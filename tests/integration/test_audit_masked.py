@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 from benchmarks.things import evaluator_with
-from tests.integration.test_federation_complaints import cheating
+from tests.integration.test_federation_complaints import CERTAIN, cheating
 from tests.integration.test_federation_masked import spoiling
 
 from galaxylearning.crypto.ring import DEGREE, pack, unpack
@@ -177,5 +177,33 @@ def test_at_no_moment_of_an_honest_job_an_audit_fails(masked_town: Town, tmp_pat
 
             await stage.play(between=between)
             assert "4 signed updates; they are still to be opened" in said
+
+    anyio.run(main)
+
+
+def test_a_share_that_was_shown_too_late_is_named_as_what_it_may_be(
+    masked_town: Town, tmp_path: Path
+) -> None:
+    late: list[tuple[Member, tuple[Any, ...]]] = []
+
+    class Silent(Member):
+        async def complain(self, *given: Any) -> None:
+            late.append((self, given))
+
+    async def main() -> None:
+        async with masked_town.full_stage(tmp_path / "stage", masking=CERTAIN) as stage:
+            seats = (await stage.state()).evaluators
+            silent = next(name for name in stage.evaluators if stage.account(name) == seats[4])
+            stage.add_owner("east", kind=cheating(4))
+            stage.add_evaluator(silent, evaluator_with(Silent))
+            state = await stage.play()
+            assert state.faulty == {seats[4]}
+            for member, given in late:
+                await Member.complain(member, *given)
+            other = next(name for name in stage.evaluators if name != silent)
+            report = await stage.audit(stage.sealing_key(other))
+            assert [one.detail for one in report.problems] == [f"seat of {seats[4]}"]
+            said = f"it showed what {stage.account('east')} dealt it after the settlement only"
+            assert said in (report.problems[0].problem or "")
 
     anyio.run(main)

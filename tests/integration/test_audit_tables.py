@@ -14,6 +14,7 @@ from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.messages.records import OwnerScore, RoundScores, ScoreTable
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes.evaluator import EvaluatorNode, SeatedJob
+from galaxylearning.nodes.receipt import receipts
 from galaxylearning.protocol import calls
 from galaxylearning.protocol.job import Price
 from galaxylearning.protocol.machine import JobState, Phase
@@ -94,6 +95,18 @@ def twins(table: ScoreTable) -> ScoreTable:
     return msgspec.structs.replace(table, twins=(pair,))
 
 
+def tenfold(table: ScoreTable) -> ScoreTable:
+    found = [msgspec.structs.replace(total, value=10 * total.value) for total in table.totals]
+    return msgspec.structs.replace(table, totals=tuple(found))
+
+
+def digits(table: ScoreTable) -> ScoreTable:
+    """What another machine may find."""
+    return rescored(
+        table, lambda _, one: msgspec.structs.replace(one, value=one.value + 3) if one.weight else one
+    )
+
+
 PUBLIC: list[tuple[Lie, str]] = [
     (no_rounds, "its rounds do not give the anchored models"),
     (totals, "its totals are not those of its rounds"),
@@ -141,15 +154,12 @@ def test_one_table_that_is_made_up_but_for_its_totals_is_named(town: Town, tmp_p
     anyio.run(main)
 
 
-def test_a_withheld_table_that_comes_late_changes_no_verdict_and_is_named(town: Town, tmp_path: Path) -> None:
-    """Two honest tables differ in last digits; a lie is published once the job was settled without it."""
-    kept: list[bytes] = []
+def withholding(kept: list[bytes], lie: Lie) -> type[EvaluatorNode]:
+    """An evaluator that reveals its table on chain and keeps the table itself, in ``kept``."""
 
     class Withholding(SeatedJob):
         async def score_table(self, state: JobState) -> ScoreTable:
-            honest = await super().score_table(state)
-            found = tuple(msgspec.structs.replace(one, value=10 * one.value) for one in honest.totals)
-            return msgspec.structs.replace(honest, totals=found)
+            return lie(await super().score_table(state))
 
         async def _revealing(self, state: JobState) -> None:
             if self.site.address in state.committed and self.site.address not in dict(state.revealed):
@@ -162,14 +172,16 @@ def test_a_withheld_table_that_comes_late_changes_no_verdict_and_is_named(town: 
         def seat(self, job_id: int, terms: Terms) -> SeatedJob:
             return Withholding(self, self._view, job_id, terms)
 
-    def digits(table: ScoreTable) -> ScoreTable:
-        return rescored(
-            table, lambda _, one: msgspec.structs.replace(one, value=one.value + 3) if one.weight else one
-        )
+    return Withholder
+
+
+def test_a_withheld_table_that_comes_late_changes_no_verdict_and_is_named(town: Town, tmp_path: Path) -> None:
+    """Two honest tables differ in last digits; a lie is published once the job was settled without it."""
+    kept: list[bytes] = []
 
     async def main() -> None:
         async with town.full_stage(tmp_path / "stage") as stage:
-            stage.add_evaluator("evaluator-2", Withholder)
+            stage.add_evaluator("evaluator-2", withholding(kept, tenfold))
             stage.add_evaluator("evaluator-3", lying(digits))
             state = await stage.play()
             assert state.faulty == {stage.account("evaluator-2")}
@@ -179,5 +191,23 @@ def test_a_withheld_table_that_comes_late_changes_no_verdict_and_is_named(town: 
             assert (report.verdict, report.problems) == ("ok", ())
             late = f"settled without the table of {stage.account('evaluator-2')}"
             assert any(late in one.detail for one in report.findings)
+            found = await receipts(stage.site("passer-by"), stage.job_id)
+            assert {receipt["verdict"] for receipt in found.values()} == {"ok"}
+
+    anyio.run(main)
+
+
+def test_an_honest_table_that_came_too_late_is_named_as_what_it_may_be(town: Town, tmp_path: Path) -> None:
+    kept: list[bytes] = []
+
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            stage.add_evaluator("evaluator-2", withholding(kept, digits))
+            await stage.play()
+            await stage.board().put("scores", kept[0])
+            report = await stage.audit(stage.sealing_key("evaluator-1"))
+            assert [one.detail for one in report.problems] == [f"seat of {stage.account('evaluator-2')}"]
+            said = "a lie, or its table was published after the settlement only"
+            assert said in (report.problems[0].problem or "")
 
     anyio.run(main)

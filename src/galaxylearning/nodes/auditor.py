@@ -79,6 +79,8 @@ class Auditor:
         self.cohort: Cohort | None = None
         self.openings: Openings | None = None
         self._witness: Witness | None = None
+        self._cheated: dict[Address, Address] = {}
+        """By evaluator: who dealt it a bad share, as it has shown."""
         self._senders: dict[int, Collection[Address]] = {}
         """By round: whose updates were anchored."""
         self._findings: list[Finding] = []
@@ -192,6 +194,8 @@ class Auditor:
             fault = "the data owner dealt it a share that does not belong to the others"
             if verdict.fault == "member":
                 fault = "it has shown no share from which that follows"
+            else:
+                self._cheated[verdict.evaluator] = verdict.data_owner
             self._holds("answers", f"{about}: {fault}")
 
     async def _round(self, terms: Terms, state: JobState, anchor: ev.RoundAnchored, cohort: Cohort) -> None:
@@ -331,10 +335,17 @@ class Auditor:
             self._holds("model", f"the settled model is {state.model_digest.hex()[:16]}…")
         liars = await self.openings.liars() if self.openings is not None else ()
         faulty = assembly.faulty_seats(state, tables, own, liars)
-        if faulty != state.faulty_seats:
-            self._findings.append(
-                Finding("scores", "recomputed", f"faulty seats {faulty:b}, settled {state.faulty_seats:b}")
-            )
+        for index, seat in enumerate(state.evaluators):
+            if faulty >> index & 1 and seat not in state.faulty:
+                self._findings.append(
+                    Finding("scores", f"seat of {seat}", "is faulty, and was not settled as that")
+                )
+            elif seat in state.faulty and not faulty >> index & 1:
+                late = "its table was published"
+                if (dealer := self._cheated.get(seat)) is not None:
+                    late = f"it showed what {dealer} dealt it"
+                what = f"was settled as faulty, and is not: a lie, or {late} after the settlement only"
+                self._findings.append(Finding("scores", f"seat of {seat}", what))
         medians = scoring.median_totals([table for _, table in tables.values()])
         if scoring.is_faulty(own, medians, own):
             # More than half of the seats agreed on it: the contract cannot know, whoever recomputes does.
