@@ -33,9 +33,10 @@ def audit(
 ) -> None:
     """Recompute every round, score and payment of a job from the chain's log and the blobs.
 
-    Anybody can check signatures, roots, tables, medians, payouts and money. With the sealing key of an
-    evaluator (found in a demo's home by itself) the updates and the test set are opened and every model and
-    score is computed again. Exit code 8 if anything does not hold.
+    Anybody can check signatures, roots, score tables against themselves and the chain, medians, payouts and
+    money. With the sealing key of an evaluator (found in a demo's home by itself) updates and test set
+    are opened, every model and score is computed again, and what a committee opened of masked updates is held
+    against that evaluator's shares. Exit code 8 if anything does not hold.
 
     Example: galaxy audit 1 --home .galaxy/demo
     """

@@ -1,7 +1,8 @@
 """The auditor: recomputes a job from the chain's log and the blobs, and says what does not hold.
 
-Anybody can check signatures, roots, tables, medians, payouts and money. With the sealing key of one evaluator
-the sealed updates and the hidden test set open too, and every model and score is computed again.
+Anybody can check signatures, roots, tables against themselves and the anchors, medians, payouts and money.
+With the sealing key of one evaluator the sealed updates and the hidden test set open too, and every model and
+score is computed again; what a masked job's committee opened is held against that evaluator's shares.
 """
 
 from __future__ import annotations

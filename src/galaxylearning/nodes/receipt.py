@@ -118,6 +118,7 @@ def _terms(terms: Terms) -> dict[str, Any]:
         "graph": terms.graph,
         "bounty": terms.price.bounty,
         "target_gain": terms.price.target_gain,
+        "participation_fee": terms.price.participation_fee,
     }
 
 
