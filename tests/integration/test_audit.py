@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +13,22 @@ import pytest
 
 from galaxylearning.cli.audit import as_json, audit_home
 from galaxylearning.config import Home
-from galaxylearning.crypto.seal import SealingKey
+from galaxylearning.crypto.seal import SealingKey, seal
 from galaxylearning.errors import ConfigRefused, GalaxyError
-from galaxylearning.nodes.auditor import AuditReport
+from galaxylearning.messages import typed
+from galaxylearning.messages.records import CohortList, ModelRelease, RoundList, SignedEnrolment, SignedUpdate
+from galaxylearning.messages.terms import Terms
+from galaxylearning.nodes import assembly
+from galaxylearning.nodes.auditor import Auditor, AuditReport
+from galaxylearning.nodes.evaluator import EvaluatorNode, SeatedJob
 from galaxylearning.nodes.site import ignore_progress
-from galaxylearning.protocol.machine import Phase
+from galaxylearning.protocol.cohort import AcceptedUpdates, Cohort, accept_updates, form_cohort
+from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.simulation import federation
+from galaxylearning.units import Digest
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import DemoRun, Town
+    from tests.integration.conftest import DemoRun, Stage, Town
 
 JOB = 1
 ROLES = (
@@ -159,6 +167,8 @@ def test_what_does_not_belong_is_named_and_a_foreign_record_under_a_topic_is_not
     stray = home / "blobs" / "stray"
     stray.write_bytes(b"")
     _fails_naming(home, "stray")
+    report = audit(home)
+    assert (report.is_full, [problem.check for problem in report.problems]) == (True, ["blobs"])
     stray.unlink()
     assert audit(home).verdict == "ok"
 
@@ -216,5 +226,165 @@ def test_a_job_under_way_can_be_audited(town: Town, tmp_path: Path, phase: Phase
             report = await stage.audit(stage.sealing_key("evaluator-1"))
             assert report.verdict == "ok"
             assert "payouts" not in {finding.check for finding in report.findings}
+
+    anyio.run(main)
+
+
+def test_a_release_is_an_envelope_for_the_requester_and_is_due_after_a_while(
+    town: Town, tmp_path: Path
+) -> None:
+    class Keeping(SeatedJob):
+        async def _settled(self, _state: JobState) -> bool:
+            return True
+
+    class Keeper(EvaluatorNode):
+        def seat(self, job_id: int, terms: Terms) -> SeatedJob:
+            return Keeping(self, self._view, job_id, terms)
+
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            for name in stage.evaluators:
+                stage.add_evaluator(name, Keeper)
+            state = await stage.play()
+            site, board = stage.site("passer-by"), stage.board()
+
+            async def post(sealed: Digest, sender: str = "north") -> None:
+                who = stage.account(sender)
+                await board.post(
+                    "release",
+                    ModelRelease(
+                        job_id=stage.job_id, model_digest=state.model_digest, sealed=sealed, evaluator=who
+                    ),
+                )
+
+            def envelope(key: SealingKey, kind: str = "release") -> bytes:
+                context = assembly.round_context(site, stage.job_id, 0, kind, stage.account("north"))
+                return seal(b"a model", [key.public], context, entropy=site.entropy)
+
+            assert await _release(stage) == (None, "the trained model is still to be released")
+            await post(Digest(bytes(32)))
+            await post(await board.put("release/models", envelope(stage.sealing_key("east"))))
+            await post(await board.put("release/models", envelope(stage.sealing_key("requester"), "update")))
+            stage.time_s = state.phase_start + state.windows.settle_s
+            assert await _release(stage) == ("the trained model was not released", "model")
+            await post(await board.put("release/models", envelope(stage.sealing_key("requester"))))
+            said = "a model was sealed to the requester, who alone can tell which it is"
+            assert await _release(stage) == (None, said)
+
+    anyio.run(main)
+
+
+async def _release(stage: Stage) -> tuple[str | None, str]:
+    return next((one.problem, one.detail) for one in (await stage.audit()).findings if one.check == "release")
+
+
+def test_updates_that_were_late_are_told_by_whose_they_are(town: Town, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            await stage.play(until=lambda state: state.phase is Phase.TRAINING)
+            west = stage.nodes.pop("west")
+            await stage.play(until=lambda state: state.round_index == 1)
+            assert not await _late(stage)
+            site = stage.site("west")
+            model = (await stage.view()).anchors_of(stage.job_id)[0].model_digest
+            terms = await stage.terms()
+            body = await stage.board().put("round/0/bodies", b"what it would have sent")
+            update = typed.Update(stage.job_id, 0, terms.digest, site.address, model, body)
+            signature = site.signer.sign_digest(update.digest(site.domain()))
+            await stage.board().post(
+                "round/0/updates", SignedUpdate.from_message(update, signature=signature)
+            )
+            stage.nodes["west"] = west
+            await stage.play()
+            late = f"signed and posted, but late or not counted: {site.address}"
+            assert await _late(stage) == [("round 0", late)]
+            assert (await stage.audit()).verdict == "ok"
+
+    anyio.run(main)
+
+
+async def _late(stage: Stage) -> list[tuple[str, str]]:
+    return [(one.check, one.detail) for one in (await stage.audit()).findings if " late " in one.detail]
+
+
+def test_endpoints_that_contradict_each_other_fail_the_audit(town: Town, tmp_path: Path) -> None:
+    class Held:
+        def __init__(self, ledger: Any) -> None:
+            self._ledger = ledger
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._ledger, name)
+
+        async def follow(self, *given: Any) -> Any:
+            return replace(await self._ledger.follow(*given), hold="two answers about block 17")
+
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            await stage.play()
+            report = await Auditor(stage.site("auditor", ledger=Held(stage.ledger)), stage.job_id).run()
+            assert [(one.detail, one.problem) for one in report.problems] == [
+                ("endpoints", "two answers about block 17")
+            ]
+
+    anyio.run(main)
+
+
+class Backwards:
+    """A store that lists the last blobs first, and remembers how long each was allowed to be."""
+
+    def __init__(self, blobs: Any) -> None:
+        self.blobs, self.limits = blobs, dict[Digest, int]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.blobs, name)
+
+    async def list(self, topic: str) -> Any:
+        return (await self.blobs.list(topic))[::-1]
+
+    async def get(self, digest: Digest, *, max_bytes: int) -> bytes:
+        self.limits[digest] = max_bytes
+        found: bytes = await self.blobs.get(digest, max_bytes=max_bytes)
+        return found
+
+
+def test_lists_that_are_not_the_anchored_ones_are_not_worked_on(
+    town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody may post them: a long one is not read, of one with another root no entry is looked at."""
+    formed = []
+
+    def counting(*given: Any, **named: Any) -> Cohort:
+        formed.append(given)
+        return form_cohort(*given, **named)
+
+    def accepting(*given: Any, **named: Any) -> AcceptedUpdates:
+        formed.append(given)
+        return accept_updates(*given, **named)
+
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            await stage.play()
+            board, job = stage.board(), stage.job_id
+            many = tuple(index.to_bytes(32, "big") for index in range(1000))
+            own = tuple(sorted(await board.read("enrolments", SignedEnrolment)))
+            sent = tuple(sorted(await board.read("round/0/updates", SignedUpdate)))
+            posted = [
+                await board.post("cohort", CohortList(job_id=job, enrolments=some, direct=()))
+                for some in (own[:2], own[1:], many)
+            ]
+            posted += [
+                await board.post(
+                    "round/0/lists", RoundList(job_id=job, round_index=0, updates=some, direct=())
+                )
+                for some in (sent[:2], sent[1:], many)
+            ]
+            blobs = Backwards(stage.blobs)
+            monkeypatch.setattr("galaxylearning.nodes.assembly.form_cohort", counting)
+            monkeypatch.setattr("galaxylearning.nodes.assembly.accept_updates", accepting)
+            report = await Auditor(stage.site("auditor", blobs=blobs), stage.job_id).run()
+            assert report.verdict == "ok"
+            assert max(blobs.limits[digest] for digest in posted) < len(many) * 32
+            # The cohort once, and each round's updates: those of its list, and those on the board.
+            assert len(formed) == 1 + 2 * 2
 
     anyio.run(main)

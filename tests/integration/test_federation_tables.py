@@ -159,7 +159,10 @@ def test_who_denies_that_updates_were_accepted_is_named_where_a_majority_contrad
                 # One word against another: the fees stay with the requester, and an audit says so.
                 assert found.faulty == set()
                 assert min(found.paid.values()) < FEE
-                assert {problem.detail for problem in found.audit.problems} == {"participation"}
+                assert {problem.detail for problem in found.audit.problems} == {
+                    "fees",
+                    f"table of {stage.account('evaluator-3')}",
+                }
             else:
                 assert found.faulty == {"evaluator-3"}
                 assert min(found.paid.values()) >= FEE
@@ -176,6 +179,7 @@ def test_a_majority_that_denies_it_is_shown_up_by_an_audit(town: Town, tmp_path:
             await stage.play()
             found = await stage.outcome()
             assert found.faulty == {"evaluator-1"}
-            assert {problem.detail for problem in found.audit.problems} == {"medians"}
+            liars = [f"table of {stage.account(f'evaluator-{n}')}" for n in (2, 3)]
+            assert {problem.detail for problem in found.audit.problems} == {"medians", *liars}
 
     anyio.run(main)

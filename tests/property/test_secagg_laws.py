@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from galaxylearning.crypto.ring import pack, unpack
 from galaxylearning.errors import ConfigRefused
-from galaxylearning.secagg.opener import open_scalars, open_sum
+from galaxylearning.secagg.opener import misfits, open_scalars, open_sum
 from galaxylearning.secagg.plan import plan_masking
 from galaxylearning.secagg.questions import Dense, Joined, Signs, quantise_functional
 from masked_rounds import masked_round, updates_of
@@ -83,6 +83,27 @@ def test_an_opened_sum_is_the_integers_sum(case: Any) -> None:
     assert np.array_equal(opened.total, weights @ masked.updates.astype(np.int64))
     assert not opened.overflowed.any()
     assert sorted(opened.wrong) == sorted(liars)
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(rounds())
+def test_the_answers_that_t_and_one_shift_alike_fit_nobody_elses_share(case: Any) -> None:
+    plan, rng, masked, present = case
+    questions = Signs(plan.projections, plan.parameters, rng.bytes(32))
+    honest = masked.scalars(questions, range(plan.members))
+    answers = {member: honest[member] for member in present}
+    for member in range(plan.members):
+        assert not misfits(plan, answers, member, honest[member], width=questions.count).any()
+    liars = rng.choice(plan.members, plan.threshold + 1, replace=False).tolist()
+    primes = np.array(plan.ring.primes)[:, None]
+    for liar in liars:
+        words = unpack(plan.ring, honest[liar], width=questions.count, where="answer").copy()
+        words[0] = (words[0] + 1) % primes
+        answers[liar] = pack(plan.ring, words)
+    answers = {liar: answers[liar] for liar in liars}
+    for member in range(plan.members):
+        found = misfits(plan, answers, member, honest[member], width=questions.count)
+        assert found.tolist() == [True] + [False] * (len(found) - 1)
 
 
 @settings(max_examples=200, deadline=None)

@@ -20,26 +20,32 @@ SOUTH = Address("0x7E5F4552091A69125d5DfCb7b8C2659029395Bdf")
 AMOUNT = 355_056_134_473_989_012_345
 
 
-def made(amount: int, *, is_paid: bool, reason: str = "") -> dict[str, Any]:
+def made(amount: int, *, is_paid: bool, fee: int = 0, **changes: Any) -> dict[str, Any]:
     return {
         "data_owner": NORTH,
         "rounds": [{"status": "accepted"}, {"status": "rejected"}],
         "value": 0.25,
-        "reason": reason,
-        "payout": {"amount": str(amount), "is_paid": is_paid},
-    }
+        "reason": "",
+        "owed": {"value": str(amount - fee), "participation_fee": str(fee)},
+        "payout": {"amount": str(amount), "is_paid": is_paid, "is_expired": False},
+        "verdict": "ok",
+    } | changes
 
 
 @pytest.fixture(autouse=True)
 def settled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Job 1, of two data owners, read without a chain."""
 
-    async def receipts(_home: Home, _job: int) -> Mapping[Address, Mapping[str, Any]]:
-        return {NORTH: made(AMOUNT, is_paid=True), SOUTH: made(AMOUNT, is_paid=False)}
-
-    monkeypatch.setattr(receipt, "_receipts", receipts)
+    _reading(monkeypatch, {NORTH: made(AMOUNT, is_paid=True), SOUTH: made(AMOUNT, is_paid=False)})
     monkeypatch.setattr(output, "console", lambda: Console(width=80, highlight=False))
     monkeypatch.setenv("GALAXY_HOME", str(tmp_path))
+
+
+def _reading(monkeypatch: pytest.MonkeyPatch, found: Mapping[Address, Mapping[str, Any]]) -> None:
+    async def receipts(_home: Home, _job: int) -> Mapping[Address, Mapping[str, Any]]:
+        return found
+
+    monkeypatch.setattr(receipt, "_receipts", receipts)
 
 
 def test_amounts_are_whole_tokens_and_never_cut() -> None:
@@ -53,6 +59,32 @@ def test_amounts_are_whole_tokens_and_never_cut() -> None:
 def test_what_is_owed_but_not_paid_is_told() -> None:
     assert "not yet" in galaxy("receipt", 1)
     assert "nothing owed" not in galaxy("receipt", 1)
+
+
+def test_what_nobody_fetched_in_time_is_not_told_to_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    payout = {"amount": str(AMOUNT), "is_paid": False, "is_expired": True}
+    _reading(monkeypatch, {NORTH: made(AMOUNT, is_paid=False, payout=payout)})
+    shown = galaxy("receipt", 1)
+    assert "no, expired" in shown
+    assert "not yet" not in shown
+
+
+def test_fees_have_a_column_where_there_are_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "fee" not in galaxy("receipt", 1)
+    _reading(monkeypatch, {NORTH: made(AMOUNT, is_paid=True, fee=25 * 10**17)})
+    shown = galaxy("receipt", 1)
+    assert "its fee" in shown
+    assert "2.5" in shown
+
+
+@pytest.mark.parametrize("format", ["table", "json"])
+def test_what_does_not_hold_is_shown_and_ends_like_an_audit(
+    monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
+    verdict = "the score tables give a payout of 1; settled was another"
+    _reading(monkeypatch, {NORTH: made(AMOUNT, is_paid=True, verdict=verdict)})
+    said = galaxy("receipt", 1, "--format", format, code=8)
+    assert said == f"galaxy: receipt of {NORTH}: {verdict}\n"
 
 
 def test_json_keeps_smallest_units() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from galaxylearning.crypto.seal import (
     SealingKey,
     check_public_key,
     is_revealed,
+    is_sealed_to,
     open_revealed,
     open_sealed,
     reveal_content_key,
@@ -72,6 +74,16 @@ def test_a_content_key_that_was_shown_opens_this_envelope_and_no_other() -> None
             open_revealed(blob, wrong, CONTEXT, max_bytes=10)
     with pytest.raises(BlobRefused, match="plaintext length"):
         is_revealed(blob, key, CONTEXT, max_bytes=9)
+
+
+def test_anybody_sees_whom_an_envelope_is_for() -> None:
+    blob = seal(b"model", PUBLIC[:2], CONTEXT, entropy=ENTROPY)
+    other = dataclasses.replace(CONTEXT, kind="release")
+    assert [is_sealed_to(blob, key.digest, CONTEXT, max_bytes=5) for key in KEYS] == [True, True, False]
+    assert not is_sealed_to(blob, KEYS[0].digest, other, max_bytes=5)
+    assert not is_sealed_to(blob, KEYS[0].digest, CONTEXT, max_bytes=4)
+    assert not is_sealed_to(blob[:-1], KEYS[0].digest, CONTEXT, max_bytes=5)
+    assert not is_sealed_to(b"", KEYS[0].digest, CONTEXT, max_bytes=5)
 
 
 def test_the_plaintext_is_not_in_the_envelope() -> None:

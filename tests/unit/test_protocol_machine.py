@@ -281,7 +281,7 @@ def test_a_bond_is_burned_once_and_is_then_neither_returned_nor_anybodys() -> No
 def test_bonds_that_nobody_fetches_expire_with_the_claims() -> None:
     state = replace(DONE, bond_per_identity=7, bonds=frozenset(A[3:5]))
     expired = step(state, ev.ClaimsExpired(JOB, START + 720, 900 + 20 + 14))
-    assert (expired.bonds, expired.refundable) == (frozenset(), 1030 + 14)
+    assert (expired.bonds, expired.refundable, expired.unclaimed) == (frozenset(), 1030 + 14, 0)
     with pytest.raises(PhaseError):
         step(expired, ev.BondReturned(JOB, START + 721, A[3]))
 

@@ -144,7 +144,12 @@ def test_the_participation_fee_goes_to_whom_more_than_half_saw_accepted() -> Non
     def of(values: Mapping[Address, int]) -> ScoreTable:
         return table(values, terms=terms)
 
-    assert pay(of({A: NAT, B: 0, C: -5}), terms=terms) == {A: 900, C: 100}
+    worthless = of({A: NAT, B: 0, C: -5})
+    assert pay(worthless, terms=terms) == {A: 900, C: 100}
+    _, explained = scoring.payouts(
+        terms, chain_id=1, contract=CONTRACT, job_id=1, tables=[(MODEL, worthless)]
+    )
+    assert [row.reason for row in explained.rows] == ["path-integrated value", "participation fee"]
     seen, unseen = of({A: NAT, B: 1}), of({A: NAT, B: 0})
     # Seen by two of three; a value of 2^-40 nats pays nothing by itself.
     assert pay(seen, seen, unseen, terms=terms) == {A: 900, B: 100}

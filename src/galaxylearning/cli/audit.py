@@ -14,7 +14,7 @@ from rich.table import Table
 
 from galaxylearning.config import Home
 from galaxylearning.crypto.seal import SealingKey
-from galaxylearning.errors import AuditFailed, ConfigRefused
+from galaxylearning.errors import AuditFailed, BlobDamaged, BlobMissing, ConfigRefused
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes.auditor import Auditor, AuditReport, with_storage_problems
 
@@ -33,9 +33,10 @@ def audit(
 ) -> None:
     """Recompute every round, score and payment of a job from the chain's log and the blobs.
 
-    Anybody can check signatures, roots, tables, medians, payouts and money. With the sealing key of an
-    evaluator (found in a demo's home by itself) the updates and the test set are opened and every model and
-    score is computed again. Exit code 8 if anything does not hold.
+    Anybody can check signatures, roots, score tables against themselves and the chain, medians, payouts and
+    money. With the sealing key of an evaluator (found in a demo's home by itself) updates and test set
+    are opened, every model and score is computed again, and what a committee opened of masked updates is held
+    against that evaluator's shares. Exit code 8 if anything does not hold.
 
     Example: galaxy audit 1 --home .galaxy/demo
     """
@@ -73,8 +74,11 @@ async def audit_home(
         await view.refresh()
         problems = stores.blob_problems(world.blobs)
         sealing_key = None
-        if not problems:
+        try:
             sealing_key = find_key(home, await view.terms(job_id), key_name)
+        except (BlobMissing, BlobDamaged):
+            if not problems:
+                raise  # Else the report says so, with the blob's name.
         auditor = Auditor(site, job_id, key=sealing_key)
         report = with_storage_problems(await auditor.run(), problems)
         if value is None:

@@ -12,7 +12,7 @@ import typer
 
 from galaxylearning.cli.output import print_table, tokens
 from galaxylearning.config import Home
-from galaxylearning.errors import ConfigRefused
+from galaxylearning.errors import AuditFailed, ConfigRefused
 from galaxylearning.units import Address
 
 
@@ -28,7 +28,9 @@ def receipt(
     ] = None,
     format: Annotated[str, typer.Option(help="table or json.")] = "table",
 ) -> None:
-    """Make the receipts of a settled job and check them against the chain.
+    """Make the receipts of a settled job and check them against the chain and the evaluators' tables.
+
+    Exit code 8 where a payout is not what the tables give.
 
     Example: galaxy receipt 1 --home .galaxy/demo --data-owner hospital-01 -o receipt.json
     """
@@ -48,8 +50,11 @@ def receipt(
         replace_whole(output, (json.dumps(document, indent=2) + "\n").encode())
     if format == "json":
         typer.echo(json.dumps(document))
-        return
-    _show(found, {address: name for name, address in names.items()})
+    else:
+        _show(found, {address: name for name, address in names.items()})
+    for who, made in found.items():
+        if made["verdict"] != "ok":
+            raise AuditFailed(made["verdict"], where=f"receipt of {who}")
 
 
 async def _receipts(home: Home, job_id: int) -> dict[Address, Mapping[str, Any]]:
@@ -75,27 +80,30 @@ def _paid(made: Mapping[str, Any]) -> str:
     if made["payout"].get("is_paid"):
         return "yes"
     if int(made["payout"]["amount"]):
-        return "not yet"
+        return "no, expired" if made["payout"].get("is_expired") else "not yet"
     return made["reason"] or "nothing owed"
 
 
 def _show(found: Mapping[Address, Mapping[str, Any]], names: Mapping[Address, str]) -> None:
+    has_fees = any(int(made["owed"]["participation_fee"]) for made in found.values())
     rows = []
     for who, made in found.items():
         accepted = sum(1 for row in made["rounds"] if row["status"] == "accepted")
+        fee = (tokens(made["owed"]["participation_fee"]),) if has_fees else ()
         rows.append(
             (
                 f"{names[who]} {who}" if who in names else who,
                 f"{accepted} of {len(made['rounds'])}",
                 f"{made['value']:.5f}",
                 tokens(made["payout"]["amount"]),
+                *fee,
                 _paid(made),
             )
         )
     print_table(
         "Receipts: each proven against the settled root on chain",
-        ("data owner", "rounds", "nats", "tokens", "paid"),
+        ("data owner", "rounds", "nats", "tokens", *(("its fee",) if has_fees else ()), "paid"),
         rows,
-        right="rounds,nats,tokens",
-        whole="tokens",
+        right="rounds,nats,tokens,its fee",
+        whole="tokens,its fee",
     )

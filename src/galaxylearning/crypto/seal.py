@@ -283,6 +283,21 @@ def open_sealed(
     return open_revealed(blob, content_key, context, max_bytes=max_bytes)
 
 
+def is_sealed_to(
+    blob: bytes | bytearray | memoryview, recipient: Digest, context: SealContext, *, max_bytes: int
+) -> bool:
+    """Whether an envelope's header names this key as a recipient, for ``context`` and at most ``max_bytes``.
+
+    What is in it, and whether it opens at all, only that key can tell.
+    """
+    try:
+        head = _read_head(memoryview(blob).cast("B"), context.canonical_bytes(), max_bytes)
+        _find_slot(head.slots, recipient)
+    except BlobRefused:
+        return False
+    return True
+
+
 def reveal_content_key(
     blob: bytes | bytearray | memoryview, key: SealingKey, context: SealContext, *, max_bytes: int
 ) -> bytes:

@@ -43,7 +43,9 @@ from galaxylearning.protocol.cohort import (
     Cohort,
     DirectEnrolment,
     accept_updates,
+    cohort_root,
     form_cohort,
+    round_root,
 )
 from galaxylearning.protocol.evidence import Equivocation, equivocations
 from galaxylearning.protocol.hidden_set import HiddenSet
@@ -59,6 +61,8 @@ _R = TypeVar("_R", SignedEnrolment, SignedUpdate)
 MAX_GRAPH_BYTES = 64 << 20
 MAX_TEST_BYTES = 1 << 30
 SEALING_KEY_BYTES = 1216
+LISTED_BYTES = 34
+"""Of one digest in an encoded list."""
 
 
 def job_context(site: Site, terms: Terms, kind: str) -> SealContext:
@@ -190,7 +194,10 @@ async def anchored_cohort(site: Site, board: Board, view: ChainView, terms: Term
     Raises:
         BlobMissing: no list of enrolments on the board gives the anchored root and size.
     """
-    for listed in (await board.read("cohort", CohortList, max_bytes=MAX_LIST_BYTES)).values():
+    limit = _list_bytes(state.cohort_size)
+    for listed in (await board.read("cohort", CohortList, max_bytes=limit)).values():
+        if cohort_root(map(Digest, (*listed.enrolments, *listed.direct))) != state.cohort_root:
+            continue
         candidates = await _fetch(board, "enrolments", SignedEnrolment, listed.enrolments)
         if candidates is None:
             continue
@@ -253,15 +260,43 @@ async def current_updates(
     site: Site, board: Board, view: ChainView, terms: Terms, state: JobState, cohort: Cohort, model: Digest
 ) -> AcceptedUpdates:
     """The updates that count in the round under way: signed, of this cohort and model, their blobs there."""
-    records = await board.read(f"round/{state.round_index}/updates", SignedUpdate)
-    present = set(await site.blobs.list(board.topic(f"round/{state.round_index}/bodies")))
+    return await _posted_updates(site, board, view, terms, state.job_id, state.round_index, cohort, model)
+
+
+async def updates_left_out(
+    site: Site,
+    board: Board,
+    view: ChainView,
+    terms: Terms,
+    anchor: ev.RoundAnchored,
+    cohort: Cohort,
+    accepted: AcceptedUpdates,
+) -> tuple[Address, ...]:
+    """Whose update would count in an anchored round by what is on the board now, and was not anchored."""
+    found = await _posted_updates(
+        site, board, view, terms, anchor.job_id, anchor.round_index, cohort, anchor.model_digest
+    )
+    counted = accepted.by_data_owner
+    return tuple(one.data_owner for one in found.updates if one.data_owner not in counted)
+
+
+async def _posted_updates(
+    site: Site,
+    board: Board,
+    view: ChainView,
+    terms: Terms,
+    job_id: int,
+    round_index: int,
+    cohort: Cohort,
+    model: Digest,
+) -> AcceptedUpdates:
+    records = await board.read(f"round/{round_index}/updates", SignedUpdate)
+    present = set(await site.blobs.list(board.topic(f"round/{round_index}/bodies")))
     candidates = [record for record in records.values() if record.update_digest in present]
     direct = [
-        update
-        for update in _direct_updates(view, state.job_id, state.round_index)
-        if update.update_digest in present
+        update for update in _direct_updates(view, job_id, round_index) if update.update_digest in present
     ]
-    return _accepted(site, terms, state.job_id, state.round_index, cohort, model, candidates, direct)
+    return _accepted(site, terms, job_id, round_index, cohort, model, candidates, direct)
 
 
 async def anchored_updates(
@@ -278,7 +313,10 @@ async def anchored_updates(
         BlobMissing: no list of updates on the board gives the anchored root and count.
     """
     name = f"round/{anchor.round_index}"
-    for listed in (await board.read(f"{name}/lists", RoundList, max_bytes=MAX_LIST_BYTES)).values():
+    limit = _list_bytes(anchor.count)
+    for listed in (await board.read(f"{name}/lists", RoundList, max_bytes=limit)).values():
+        if round_root(map(Digest, (*listed.updates, *listed.direct))) != anchor.root:
+            continue
         candidates = await _fetch(board, f"{name}/updates", SignedUpdate, listed.updates)
         if candidates is None:
             continue
@@ -351,6 +389,11 @@ def _accepted(
         terms_digest=terms.digest,
         model_digest=model,
     )
+
+
+def _list_bytes(entries: int) -> int:
+    """How long a list of so many digests is at most: a longer one is not the anchored one."""
+    return min(MAX_LIST_BYTES, MAX_SIGNED_BYTES + LISTED_BYTES * entries)
 
 
 async def _fetch(

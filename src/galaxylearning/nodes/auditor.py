@@ -1,21 +1,24 @@
 """The auditor: recomputes a job from the chain's log and the blobs, and says what does not hold.
 
-Anybody can check signatures, roots, tables, medians, payouts and money. With the sealing key of one evaluator
-the sealed updates and the hidden test set open too, and every model and score is computed again.
+Anybody can check signatures, roots, tables against themselves and the anchors, medians, payouts and money.
+With the sealing key of one evaluator the sealed updates and the hidden test set open too, and every model and
+score is computed again; what a masked job's committee opened is held against that evaluator's shares.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
-from galaxylearning.crypto.seal import SealingKey
-from galaxylearning.errors import AuditFailed, GalaxyError
+from galaxylearning.crypto.seal import SealingKey, is_sealed_to, sealed_bytes
+from galaxylearning.errors import AuditFailed, BlobMissing, BlobRefused, GalaxyError
+from galaxylearning.graph import weights_size
 from galaxylearning.messages.records import (
     MAX_LIST_BYTES,
     ModelRelease,
+    ScoreTable,
     SignedOpening,
     encode,
 )
@@ -23,24 +26,26 @@ from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
 from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.chain_view import ChainView
+from galaxylearning.nodes.dealt import DealtShares, Witness
 from galaxylearning.nodes.openings import Openings
 from galaxylearning.nodes.posting import require_posted
+from galaxylearning.nodes.settled import anchored_rounds, settled_tables
 from galaxylearning.nodes.site import Site
 from galaxylearning.nodes.tables import (
     RevealedTables,
     faulty_seats,
-    payouts_of,
     published_tree,
     revealed_tables,
 )
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol import scoring
 from galaxylearning.protocol.cohort import AcceptedUpdates, Cohort
+from galaxylearning.protocol.consistency import contradiction, difference, fees_of
 from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.quorum import mass_share
-from galaxylearning.protocol.rounds import JobComputation
+from galaxylearning.protocol.rounds import NO_SUM, JobComputation
 from galaxylearning.protocol.settlement import PayoutTree
-from galaxylearning.units import Address, in_tokens
+from galaxylearning.units import Address, Digest, in_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,9 @@ class Auditor:
         self.computation: JobComputation | None = None
         self.cohort: Cohort | None = None
         self.openings: Openings | None = None
+        self._witness: Witness | None = None
+        self._senders: dict[int, Collection[Address]] = {}
+        """By round: whose updates were anchored."""
         self._findings: list[Finding] = []
 
     async def run(self) -> AuditReport:
@@ -93,11 +101,15 @@ class Auditor:
             self._problem("job", "terms and chain log", error)
             return self._report()
         self._holds("chain log", f"{len(self.view.events_of(self.job_id))} events follow the state table")
+        if self.view.hold is not None:
+            self._findings.append(Finding("chain log", "endpoints", self.view.hold))
         await self._posting(terms)
         await self._cohort_and_rounds(terms, state)
+        if self._witness is not None:
+            self._own_shares(self._witness)
         if state.phase is Phase.SETTLED and self.cohort is not None:
             await self._settlement(terms, state, self.cohort)
-        await self._release(state)
+        await self._release(terms, state)
         self._money(state)
         await self._bonds(state)
         return self._report()
@@ -123,7 +135,6 @@ class Auditor:
     # ---- cohort, rounds, models
 
     async def _cohort_and_rounds(self, terms: Terms, state: JobState) -> None:
-        anchors = [e for e in self.view.events_of(self.job_id) if isinstance(e, ev.RoundAnchored)]
         if state.cohort_size == 0:
             self._holds("cohort", "none was anchored")
             return
@@ -140,16 +151,25 @@ class Auditor:
         elif self.key is not None:
             try:
                 self.computation = await assembly.open_job(self.site, terms, self.job_id, self.key)
-                if self.computation.masking is not None:
-                    self.openings = Openings(
-                        self.site, self.board, self.view, terms, self.computation, self.key
-                    )
+                self.openings = self._openings(terms, state, self.computation, self.key)
             except GalaxyError as error:
                 self._problem("sealed job", "initial model and test set", error)
-        for anchor in anchors:
+        for anchor in self.view.anchors_of(self.job_id):
             await self._round(terms, state, anchor, self.cohort)
         if self.openings is not None and state.phase is Phase.SETTLED and not self.has_problems:
             await self._twins(self.openings, state)
+
+    def _openings(
+        self, terms: Terms, state: JobState, computation: JobComputation, key: SealingKey
+    ) -> Openings | None:
+        """What follows a masked job's openings, and holds them against what the key's seat was dealt."""
+        plan = computation.masking
+        if plan is None:
+            return None
+        seat = [each.sealing_key_digest for each in terms.evaluators].index(key.digest.hex())
+        dealt = DealtShares(self.site, self.job_id, key, seat, plan)
+        self._witness = Witness(dealt, was_there=state.evaluators[seat] in state.committed)
+        return Openings(self.site, self.board, self.view, terms, computation, key, witness=self._witness)
 
     async def _twins(self, openings: Openings, state: JobState) -> None:
         try:
@@ -157,6 +177,14 @@ class Auditor:
                 raise AuditFailed("no quorum agreed on which answers were opened", where="answers")
         except GalaxyError as error:
             self._problem("twins", "projections", error)
+
+    def _own_shares(self, witness: Witness) -> None:
+        """What was opened, held against the shares of the seat whose key this is."""
+        self._findings += [Finding("own shares", "answers", one) for one in witness.contradictions]
+        for doubt in witness.doubts:
+            self._holds("own shares", doubt)
+        if not witness.contradictions and not witness.doubts:
+            self._holds("own shares", "all that was opened follows from what this evaluator was dealt")
 
     async def _liars(self, openings: Openings, tables: RevealedTables) -> Collection[Address]:
         """Who lied about updates; whose fault wrong answers were is shown by a share, or by showing none."""
@@ -179,6 +207,12 @@ class Auditor:
             accepted = await assembly.anchored_updates(
                 self.site, self.board, self.view, terms, anchor, cohort
             )
+            self._senders[anchor.round_index] = accepted.by_data_owner.keys()
+            late = await assembly.updates_left_out(
+                self.site, self.board, self.view, terms, anchor, cohort, accepted
+            )
+            if late:
+                self._holds(name, f"signed and posted, but late or not counted: {', '.join(late)}")
             votes = await self.board.votes(f"round/{anchor.round_index}/openings", SignedOpening, state.seats)
             signers = {
                 who
@@ -204,11 +238,14 @@ class Auditor:
             done = await self._advanced(self.computation, anchor, accepted, cohort, state)
         except GalaxyError as error:
             self._problem(name, "updates", error)
+            self.computation = self.openings = None  # Later rounds follow from this one.
             return
         if done is None:
             # Without answers there is no model to go on from; what was signed is checked all the same.
             self.computation = self.openings = None
-            self._holds(name, f"{accepted.count} signed updates; the job was aborted before they were opened")
+            is_over = state.phase is Phase.ABORTED
+            why = "the job was aborted before they were opened" if is_over else "they are still to be opened"
+            self._holds(name, f"{accepted.count} signed updates; {why}")
         else:
             self._holds(name, f"{accepted.count} updates {done}: same model")
 
@@ -220,16 +257,22 @@ class Auditor:
         cohort: Cohort,
         state: JobState,
     ) -> str | None:
-        """Compute a round again; how it was done, or None where an aborted job never came to it."""
+        """Compute a round again; how it was done, or None where an aborted job did not, or is still to."""
         if self.openings is None:
             beacon = await self.view.beacon(self.job_id, anchor.round_index)
             bodies = await assembly.open_bodies(self.site, self.key_of(), computation, cohort, accepted)
             computation.advance(bodies, beacon=beacon)
             return "opened, gated and summed again"
-        if await self.openings.follow(anchor, accepted, cohort, state) is None:
-            if state.phase is Phase.ABORTED:
+        outcome = await self.openings.follow(anchor, accepted, cohort, state)
+        if outcome is None:
+            is_awaited = state.phase in (Phase.TRAINING, Phase.COMMITTING)
+            if state.phase is Phase.ABORTED or (is_awaited and anchor.round_index + 1 == state.round_index):
                 return None
             raise AuditFailed("no quorum agreed on which answers were opened", where="answers")
+        if NO_SUM in outcome.reasons.values():
+            return "gated again; their sum could not be opened, so none of them counts"
+        if outcome.model_digest == anchor.model_digest:
+            return "gated again; too few passed for a sum"
         return "gated, summed and valued again from the committee's answers, none of them seen"
 
     def key_of(self) -> SealingKey:
@@ -242,33 +285,50 @@ class Auditor:
 
     async def _settlement(self, terms: Terms, state: JobState, cohort: Cohort) -> None:
         tables = await revealed_tables(self.site, terms, state, cohort.data_owners)
-        missing = [
-            seat
-            for seat, _ in state.revealed
-            if seat not in tables and not state.faulty_seats >> state.evaluators.index(seat) & 1
-        ]
+        missing = [seat for seat, _ in state.revealed if seat not in tables and seat not in state.faulty]
         if missing or not tables:
             self._findings.append(
                 Finding("scores", "revealed tables", f"missing or unusable: {', '.join(missing) or 'all'}")
             )
             return
         self._holds("scores", f"{len(tables)} tables are the ones that were committed and revealed")
+        anchored = anchored_rounds(self.view, state, self._senders)
+        wrong = self._tables(state, tables, lambda table: contradiction(table, terms, anchored))
+        if not wrong:
+            self._holds("scores", "totals follow from rounds, and rounds fit what was anchored")
         if self.computation is not None:
             await self._recomputed_scores(terms, state, tables, self.computation, cohort)
         try:
-            tree, _ = payouts_of(self.site, terms, state, tables)
-            published = await published_tree(self.site, state)
-        except GalaxyError as error:
-            self._problem("payouts", "payout table", error)
-            return
-        if tree.root != state.payout_root or tree.total != state.total:
-            self._findings.append(
-                Finding("payouts", "root", "the medians of the revealed tables give other payouts")
-            )
-        else:
+            chosen, tree = settled_tables(self.site, terms, state, tables)
+            for seat in sorted(tables.keys() - chosen.keys()):
+                self._holds("payouts", f"settled without the table of {seat}: it was late, or was left out")
             paid = in_tokens(tree.total)
             self._holds("payouts", f"medians and price give the settled root, {paid} tokens in all")
-        self._payments(published)
+        except GalaxyError as error:
+            self._problem("payouts", "root", error)
+        try:
+            self._payments(await published_tree(self.site, state))
+        except GalaxyError as error:
+            self._problem("payouts", "payout table", error)
+
+    def _tables(
+        self,
+        state: JobState,
+        tables: RevealedTables,
+        fault: Callable[[ScoreTable], str | None],
+    ) -> bool:
+        """Find fault with the tables of seats that were not settled as faulty; whether there was any.
+
+        What less than half of them say decides nothing that was settled: it is told, and no problem.
+        """
+        found = {seat: fault(table) for seat, (_, table) in tables.items() if seat not in state.faulty}
+        wrong = {f"table of {seat}": said for seat, said in found.items() if said}
+        for name, said in wrong.items():
+            if 2 * len(wrong) < len(found):
+                self._holds("scores", f"{name}: {said}; the others' do not say so")
+            else:
+                self._findings.append(Finding("scores", name, said))
+        return bool(wrong)
 
     async def _recomputed_scores(
         self,
@@ -285,23 +345,26 @@ class Auditor:
             self._holds("model", f"the settled model is {state.model_digest.hex()[:16]}…")
         liars = await self._liars(self.openings, tables) if self.openings is not None else ()
         faulty = faulty_seats(state, tables, own, liars)
-        if faulty != state.faulty_seats:
-            self._findings.append(
-                Finding("scores", "recomputed", f"faulty seats {faulty:b}, settled {state.faulty_seats:b}")
-            )
+        for index, seat in enumerate(state.evaluators):
+            if faulty >> index & 1 and seat not in state.faulty:
+                self._findings.append(
+                    Finding("scores", f"seat of {seat}", "is faulty, and was not settled as that")
+                )
+            elif seat in state.faulty and not faulty >> index & 1:
+                what = "was settled as faulty, and is not: a lie, or its table was published too late"
+                self._findings.append(Finding("scores", f"seat of {seat}", what))
         revealed = [table for _, table in tables.values()]
         if scoring.is_faulty(own, scoring.Consensus.of(revealed), own):
             # More than half of the seats agreed on it: the contract cannot know, whoever recomputes does.
             self._findings.append(
                 Finding("scores", "medians", "what was settled is not what the updates were worth")
             )
-        has_fees = int(terms.price.participation_fee) > 0
-        if has_fees and scoring.participants(revealed) != scoring.participants([own]):
-            self._findings.append(
-                Finding("scores", "participation", "the fees went to others than whose updates were accepted")
-            )
+        if fees_of(terms, revealed) != fees_of(terms, [own]):
+            fees = "who took part, and is owed the fee for it, are others than those computed"
+            self._findings.append(Finding("scores", "fees", fees))
+        self._tables(state, tables, lambda table: difference(table, own))
         # What an evaluator shows of the shares it was dealt stands in its own table only.
-        same = sum(1 for table in revealed if encode(msgspec.structs.replace(table, shown=())) == encode(own))
+        same = sum(encode(msgspec.structs.replace(table, shown=())) == encode(own) for table in revealed)
         self._holds("scores", f"{same} of {len(tables)} tables are byte for byte the recomputed one")
 
     def _payments(self, tree: PayoutTree) -> None:
@@ -314,14 +377,37 @@ class Auditor:
                     return
         self._holds("payments", "every payment is a leaf of the settled tree")
 
-    async def _release(self, state: JobState) -> None:
+    async def _release(self, terms: Terms, state: JobState) -> None:
         if state.phase is not Phase.SETTLED:
             return
-        released = await self.board.read("release", ModelRelease, max_bytes=MAX_LIST_BYTES)
-        if any(record.model_digest == state.model_digest for record in released.values()):
-            self._holds("release", "the trained model was released to the requester, after settlement")
+        try:
+            is_released = await self._is_released(terms, state)
+        except GalaxyError as error:
+            self._problem("release", "model", error)
+            return
+        if is_released:
+            self._holds("release", "a model was sealed to the requester, who alone can tell which it is")
+        elif self.view.now < state.phase_start + terms.windows.settle_s:
+            self._holds("release", "the trained model is still to be released")
         else:
             self._findings.append(Finding("release", "model", "the trained model was not released"))
+
+    async def _is_released(self, terms: Terms, state: JobState) -> bool:
+        """Whether an envelope for the requester's key lies where a record has the settled model."""
+        limit = weights_size(await assembly.load_graph(self.site, terms))
+        recipient = Digest(bytes.fromhex(terms.requester_key))
+        released = await self.board.read("release", ModelRelease, max_bytes=MAX_LIST_BYTES)
+        for record in released.values():
+            if record.model_digest != state.model_digest:
+                continue
+            try:
+                blob = await self.site.blobs.get(Digest(record.sealed), max_bytes=sealed_bytes(limit, 1))
+            except (BlobMissing, BlobRefused):
+                continue
+            context = assembly.round_context(self.site, self.job_id, 0, "release", Address(record.evaluator))
+            if is_sealed_to(blob, recipient, context, max_bytes=limit):
+                return True
+        return False
 
     # ---- money
 

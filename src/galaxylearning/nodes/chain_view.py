@@ -193,6 +193,10 @@ class ChainView:
         """What the contract said of one job, oldest first."""
         return tuple(self._jobs.get(job_id, ()))
 
+    def anchors_of(self, job_id: int) -> tuple[RoundAnchored, ...]:
+        """The anchors of one job's rounds, from round 0."""
+        return tuple(event for event in self.events_of(job_id) if isinstance(event, RoundAnchored))
+
     def head_events_of(self, job_id: int) -> tuple[JobEvent, ...]:
         """What the contract said of one job, the provisional events included, oldest first."""
         return (*self._jobs.get(job_id, ()), *self._ahead.get(job_id, ()))

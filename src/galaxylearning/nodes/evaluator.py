@@ -279,8 +279,7 @@ class SeatedJob:
         if self._computation is None:
             self._computation = await assembly.open_job(self.site, self.terms, self.job_id, self.key)
         job, cohort = self._computation, self._cohort
-        anchors = [e for e in self.view.events_of(self.job_id) if isinstance(e, ev.RoundAnchored)]
-        for anchor in anchors[job.round_index :]:
+        for anchor in self.view.anchors_of(self.job_id)[job.round_index :]:
             # Its answers may be awaited turn after turn; what was anchored is looked up once.
             if anchor.round_index not in self._accepted:
                 self._accepted[anchor.round_index] = await assembly.anchored_updates(

@@ -11,12 +11,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
-from galaxylearning.crypto.ring import DEGREE
-from galaxylearning.crypto.seal import SealingKey, open_sealed, seal
-from galaxylearning.errors import BlobDamaged, BlobMissing, BlobRefused, PhaseError, Refused
+from galaxylearning.crypto.seal import SealingKey, seal
+from galaxylearning.errors import BlobDamaged, BlobMissing, BlobRefused, PhaseError
 from galaxylearning.messages import typed
 from galaxylearning.messages.fields import address_key
 from galaxylearning.messages.records import (
@@ -31,28 +27,18 @@ from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
 from galaxylearning.nodes.asked import Asked, MaskedUpdates, answer_kind, keys_kind
 from galaxylearning.nodes.board import Board
+from galaxylearning.nodes.dealt import DealtShares
 from galaxylearning.nodes.disputes import Dispute
 from galaxylearning.nodes.site import Site
 from galaxylearning.protocol.machine import JobState
 from galaxylearning.secagg.complaint import reveal_share
-from galaxylearning.secagg.member import (
-    MemberState,
-    Question,
-    SumAsked,
-    answer_scalars,
-    answer_sum,
-    check_questions,
-    read_share,
-    step,
-)
+from galaxylearning.secagg.member import MemberState, Question, step
 from galaxylearning.secagg.plan import MaskingPlan
-from galaxylearning.secagg.questions import Questions, question_polynomials
+from galaxylearning.secagg.questions import Questions
 from galaxylearning.units import Address, Digest
 
 if TYPE_CHECKING:
     from galaxylearning.nodes.openings import Openings
-
-F64 = NDArray[np.float64]
 
 DIGEST_BYTES: Final = 32
 PATIENCE: Final = 1.0
@@ -79,8 +65,8 @@ class Member:
         self.site, self.board, self.terms, self.job_id = site, board, terms, job_id
         self.key, self.plan, self.stagger_s = key, plan, stagger_s
         self._law = MemberState(plan, terms.plan.rounds)
-        self._shares: dict[int, tuple[F64, NDArray[np.bool_]]] = {}
         self._shown: dict[tuple[int, int], ShownShare] = {}
+        self._dealt = DealtShares(site, job_id, key, self.seat, plan)
         self._posted: set[str] = set()
         self._voted: set[str] = set()
         self._since: dict[str, float] = {}
@@ -146,37 +132,7 @@ class Member:
         questions: Sequence[Questions] | None,
     ) -> bytes | None:
         """Our packed answer; None where we lack a share that a sum needs."""
-        if isinstance(asked.question, SumAsked):
-            shares, held = await self._read(openings, updates[0])
-            weights = asked.question.weights
-            return None if bool(((weights > 0) & ~held).any()) else answer_sum(self.plan, shares, weights)
-        parts = []
-        for part, one in zip(updates, questions or (), strict=True):
-            check_questions(self.plan, one)
-            shares, held = await self._read(openings, part)
-            polynomials = question_polynomials(self.plan.ring, part.seed, one)
-            parts.append(answer_scalars(self.plan, polynomials, shares, held=held))
-        return b"".join(parts)
-
-    async def _read(self, openings: Openings, updates: MaskedUpdates) -> tuple[F64, NDArray[np.bool_]]:
-        """Our shares f64[m, 2, N] of a round's secrets, and which of them can be read, bool[m]."""
-        if updates.round_index not in self._shares:
-            seat = self.seat
-            held = np.ones(len(updates.owners), np.bool_)
-            found = []
-            bodies = await openings.bodies(updates)
-            for row, (who, body) in enumerate(zip(updates.owners, bodies, strict=True)):
-                context = assembly.round_context(
-                    self.site, self.job_id, updates.round_index, assembly.share_kind(seat), who
-                )
-                try:
-                    data = open_sealed(body.shares[seat], self.key, context, max_bytes=self.plan.share_bytes)
-                    found.append(read_share(self.plan, data))
-                except Refused:
-                    held[row] = False
-                    found.append(np.zeros((2, DEGREE)))
-            self._shares = {updates.round_index: (np.array(found), held)}
-        return self._shares[updates.round_index]
+        return await self._dealt.answer(openings, asked, updates, questions)
 
     # ---- showing shares
 

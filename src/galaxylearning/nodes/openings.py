@@ -76,6 +76,7 @@ from galaxylearning.secagg.questions import Questions
 from galaxylearning.units import Address, Digest
 
 if TYPE_CHECKING:
+    from galaxylearning.nodes.dealt import Witness
     from galaxylearning.nodes.member import Member
 
 I64 = NDArray[np.int64]
@@ -87,7 +88,10 @@ Pairs: TypeAlias = tuple[tuple[Digest, bytes], ...]
 
 
 class Openings:
-    """Follows the openings of one masked job; with a ``member`` it takes part in them."""
+    """Follows the openings of one masked job.
+
+    With a ``member`` it takes part in them; a ``witness`` holds them against shares of its own.
+    """
 
     def __init__(
         self,
@@ -98,11 +102,12 @@ class Openings:
         job: JobComputation,
         key: SealingKey,
         member: Member | None = None,
+        witness: Witness | None = None,
     ) -> None:
         if job.masking is None:
             raise ValueError("this job is not masked")
         self.site, self.board, self.view, self.terms, self.job = site, board, view, terms, job
-        self.key, self.member, self.plan = key, member, job.masking
+        self.key, self.member, self.witness, self.plan = key, member, witness, job.masking
         self.disputes = Disputes(site, terms, job.job_id, job.masking)
         self._contradicted: dict[Address, str] = {}
         self._outvoted: dict[Address, str] = {}
@@ -386,6 +391,8 @@ class Openings:
             await self.member.take_part(self, asked, updates, questions, state)
             found = await self._agreed(asked, state)
         if found is not None:
+            if self.witness is not None:
+                await self.witness.hold(self, asked, updates, questions, found)
             for known in (self._answers, self.content_keys, self._shown, self.closed):
                 known.clear()
             if asked.phase is not Phase.SUM:  # To which a member has no answer that was dealt no share.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from galaxylearning.contribution import from_fixed
@@ -13,19 +15,27 @@ from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
 from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.chain_view import ChainView
+from galaxylearning.nodes.settled import anchored_rounds, settled_tables
 from galaxylearning.nodes.site import Site
-from galaxylearning.nodes.tables import revealed_tables, settled_tree
+from galaxylearning.nodes.tables import RevealedTables, revealed_tables, settled_tree
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol import scoring
+from galaxylearning.protocol.cohort import AcceptedUpdate
+from galaxylearning.protocol.consistency import AnchoredRounds, contradiction, fees_of
 from galaxylearning.protocol.machine import JobState, Phase
-from galaxylearning.units import COSINE_UNIT, Address, Digest
+from galaxylearning.units import COSINE_UNIT, Address
 
 
 async def receipts(site: Site, job_id: int) -> dict[Address, Mapping[str, Any]]:
     """A receipt for every data owner of a settled job.
 
     Each holds what the chain fixed (terms, cohort, rounds, payout root), what this data owner signed, how
-    every round was decided and valued, and the Merkle proof of its payout; the proof is checked here.
+    every round was decided and valued, and the Merkle proof of its payout; the proof is checked here. The
+    rounds are those of the table that most evaluators revealed, of the tables that contradict neither
+    themselves nor the chain. A data owner's gains (``value`` and ``handed_down`` where positive) less its
+    charges, but no less than 0, and its losses make its value, where ``reason`` does not say otherwise. The
+    payout is what the tables owe for the value and for taking part. Where something of that does not hold
+    the ``verdict`` says so, and is ``ok`` otherwise.
 
     Raises:
         PhaseError: the job is not settled.
@@ -39,44 +49,64 @@ async def receipts(site: Site, job_id: int) -> dict[Address, Mapping[str, Any]]:
             f"is {state.phase.name.lower()}; there are receipts once it is settled", where=f"job {job_id}"
         )
     cohort = await assembly.anchored_cohort(site, board, view, terms, state)
-    tables = await revealed_tables(site, terms, state, cohort.data_owners)
-    if not tables:
-        raise AuditFailed("no revealed score table is usable", where=f"job {job_id}")
-    medians = scoring.median_totals([table for _, table in tables.values()])
-    honest = next(
-        table
-        for seat, (_, table) in tables.items()
-        if not state.faulty_seats >> state.evaluators.index(seat) & 1
-    )
-    reasons = {total.data_owner: total.reason for total in honest.totals}
-    updates: dict[int, Mapping[Address, Digest]] = {}
-    for anchor in (e for e in view.events_of(job_id) if isinstance(e, ev.RoundAnchored)):
+    updates: dict[int, Mapping[Address, AcceptedUpdate]] = {}
+    for anchor in view.anchors_of(job_id):
         accepted = await assembly.anchored_updates(site, board, view, terms, anchor, cohort)
-        updates[anchor.round_index] = {
-            who: one.update.update_digest for who, one in accepted.by_data_owner.items()
-        }
+        updates[anchor.round_index] = accepted.by_data_owner
+    tables = await revealed_tables(site, terms, state, cohort.data_owners)
+    told = _most_told(tables, terms, state, anchored_rounds(view, state, updates))
+    with suppress(AuditFailed):  # Each verdict says whose payout does not follow.
+        tables, _ = settled_tables(site, terms, state, tables)
+    revealed = [table for _, table in tables.values()]
+    medians, owed = scoring.owed(terms, revealed)
+    fees, totals = fees_of(terms, revealed), {total.data_owner: total for total in told.totals}
+    rows = _rounds(told, updates, novelty=terms.plan.novelty)
+    slack = sum(abs(value) for value in medians.values()) // scoring.AGREEMENT
     payouts = await _payouts(site, view, state)
-    return {
-        member.data_owner: {
+    found: dict[Address, Mapping[str, Any]] = {}
+    for member in cohort.members:
+        who = member.data_owner
+        payout = payouts.get(who, {"amount": "0"})
+        verdict = "ok"
+        if abs(medians[who] - totals[who].value) > slack:
+            verdict = f"its rounds are worth {from_fixed(totals[who].value)}; settled was another value"
+        elif int(payout["amount"]) != owed[who]:
+            verdict = f"the score tables give a payout of {owed[who]}; settled was another"
+        found[who] = {
             "version": 1,
             "job": str(job_id),
             "chain_id": site.ledger.chain_id,
             "contract": site.ledger.address_of("jobs"),
-            "data_owner": member.data_owner,
+            "data_owner": who,
             "terms": _terms(terms),
             "enrolment": {
                 "dataset_id": "0x" + member.enrolment.dataset_id.hex(),
                 "record": None if member.record is None else member.record.hex(),
             },
-            "rounds": _rounds(honest, member.data_owner, updates),
-            "twins": [list(group) for group in honest.twins if member.data_owner in group],
-            "value": from_fixed(medians[member.data_owner]),
-            "reason": reasons[member.data_owner],
-            "payout": payouts.get(member.data_owner, {"amount": "0"}),
-            "verdict": "ok",
+            "rounds": rows[who],
+            "twins": [list(group) for group in told.twins if who in group],
+            "value": from_fixed(medians[who]),
+            "reason": totals[who].reason,
+            "owed": {"value": str(owed[who] - fees[who]), "participation_fee": str(fees[who])},
+            "payout": payout,
+            "verdict": verdict,
         }
-        for member in cohort.members
+    return found
+
+
+def _most_told(tables: RevealedTables, terms: Terms, state: JobState, anchored: AnchoredRounds) -> ScoreTable:
+    """The table that most seats revealed, of those that contradict nothing; ties to the lower digest."""
+    sound = {
+        seat: (digest, table)
+        for seat, (digest, table) in tables.items()
+        if seat not in state.faulty and contradiction(table, terms, anchored) is None
     }
+    if not sound:
+        raise AuditFailed(
+            "no revealed score table follows from itself and from the chain", where=f"job {state.job_id}"
+        )
+    counts = Counter(digest for digest, _ in sound.values())
+    return min(sound.values(), key=lambda one: (-counts[one[0]], one[0]))[1]
 
 
 def _terms(terms: Terms) -> dict[str, Any]:
@@ -88,28 +118,33 @@ def _terms(terms: Terms) -> dict[str, Any]:
         "graph": terms.graph,
         "bounty": terms.price.bounty,
         "target_gain": terms.price.target_gain,
+        "participation_fee": terms.price.participation_fee,
     }
 
 
 def _rounds(
-    table: ScoreTable, who: Address, updates: Mapping[int, Mapping[Address, Digest]]
-) -> list[dict[str, Any]]:
-    rows = []
-    for scores in table.rounds:
-        own = next(score for score in scores.owners if score.data_owner == who)
-        sent = updates.get(scores.round_index, {}).get(who)
-        rows.append(
-            {
-                "round_index": scores.round_index,
-                "update": None if sent is None else sent.hex(),
-                "status": own.status,
-                "reason": own.reason,
-                "weight": own.weight,
-                "value": from_fixed(own.value),
-                "standard_error": from_fixed(own.standard_error),
-                "cosine": own.cosine / COSINE_UNIT,
-            }
-        )
+    table: ScoreTable, updates: Mapping[int, Mapping[Address, AcceptedUpdate]], *, novelty: bool
+) -> Mapping[str, list[dict[str, Any]]]:
+    """By data owner: what every round decided of it, and what follows for its value."""
+    rows: dict[str, list[dict[str, Any]]] = {total.data_owner: [] for total in table.totals}
+    credits, charges = scoring.credits_of(table.rounds, novelty=novelty)
+    for scores, credit, charge in zip(table.rounds, credits, charges, strict=True):
+        for own in scores.owners:
+            sent = updates[scores.round_index].get(Address(own.data_owner))
+            rows[own.data_owner].append(
+                {
+                    "round_index": scores.round_index,
+                    "update": None if sent is None else sent.update.update_digest.hex(),
+                    "status": own.status,
+                    "reason": own.reason,
+                    "weight": own.weight,
+                    "value": from_fixed(own.value),
+                    "handed_down": from_fixed(credit.get(own.data_owner, 0) - own.value),
+                    "charge": from_fixed(charge if scoring.is_charged(own) else 0),
+                    "standard_error": from_fixed(own.standard_error),
+                    "cosine": own.cosine / COSINE_UNIT,
+                }
+            )
     return rows
 
 
@@ -127,5 +162,6 @@ async def _payouts(site: Site, view: ChainView, state: JobState) -> dict[Address
             "root": "0x" + state.payout_root.hex(),
             "proof": ["0x" + step.hex() for step in proof],
             "is_paid": row.index in paid,
+            "is_expired": row.index not in paid and state.claims_expired_amount is not None,
         }
     return found

@@ -109,19 +109,11 @@ def totals_of(
 
     Who went against the hidden set's steps on the whole and is worth little gets nothing (``unearned``).
     """
-    values = [
-        {score.data_owner: score.value for score in scores.owners if score.status == "accepted"}
-        for scores in rounds
-    ]
-    accepted = values
-    if novelty:
-        rests = [scores.gain - sum(own.values()) for scores, own in zip(rounds, values, strict=True)]
-        values = handed_down(values, rests)
-    charges = [charge([whole[who] for who in own]) for own, whole in zip(accepted, values, strict=True)]
+    values, charges = credits_of(rounds, novelty=novelty)
     worth, agreements, errors = [], [], []
     for index, who in enumerate(cohort):
         own = [scores.owners[index] for scores in rounds]
-        rejected = [cost for score, cost in zip(own, charges, strict=True) if _is_charged(score)]
+        rejected = [cost for score, cost in zip(own, charges, strict=True) if is_charged(score)]
         worth.append(counted([whole.get(who, 0) for whole in values], rejected))
         agreements.append(sum(score.cosine for score in own))
         errors.append(math.isqrt(sum(score.standard_error**2 for score in own)))
@@ -132,7 +124,21 @@ def totals_of(
     )
 
 
-def _is_charged(score: OwnerScore) -> bool:
+def credits_of(rounds: Sequence[RoundScores], *, novelty: bool) -> tuple[list[dict[str, int]], list[int]]:
+    """By round: what it is worth to everybody, what is handed down included, and what a rejection costs."""
+    accepted = [
+        {score.data_owner: score.value for score in scores.owners if score.status == "accepted"}
+        for scores in rounds
+    ]
+    values = accepted
+    if novelty:
+        rests = [scores.gain - sum(own.values()) for scores, own in zip(rounds, accepted, strict=True)]
+        values = handed_down(accepted, rests)
+    return values, [charge([whole[who] for who in own]) for own, whole in zip(accepted, values, strict=True)]
+
+
+def is_charged(score: OwnerScore) -> bool:
+    """Whether a round's rejection costs its data owner something."""
     return score.status in ("rejected", "malformed") and score.reason != STANDS_ALONE
 
 
@@ -145,30 +151,31 @@ def median_totals(tables: Sequence[ScoreTable]) -> dict[Address, int]:
 class Consensus:
     """What usable tables, one per seat, say together.
 
-    ``medians`` are everybody's values; ``accepted`` whose updates counted in each round, as more than half of
-    the tables say it, None where no so many agree.
+    ``medians`` are everybody's values; ``decided`` is what more than half of the tables say of models, twins,
+    and whose updates counted how much in each round; None where no so many agree.
     """
 
     medians: Mapping[Address, int]
-    accepted: Accepted | None
+    decided: object | None
 
     @classmethod
     def of(cls, tables: Sequence[ScoreTable]) -> Consensus:
         """Raises as ``median_table`` does."""
-        accepted, count = Counter(map(_accepted, tables)).most_common(1)[0]
-        return cls(median_totals(tables), accepted if 2 * count > len(tables) else None)
+        decided, count = Counter(map(_decided, tables)).most_common(1)[0]
+        return cls(median_totals(tables), decided if 2 * count > len(tables) else None)
 
 
 def is_faulty(table: ScoreTable, consensus: Consensus, reference: ScoreTable) -> bool:
-    """Whether a table is another than honest arithmetic gives: other accepted updates, model or totals.
+    """Whether a table is another than honest arithmetic gives: other decisions, models, twins or totals.
 
-    Participation fees follow from who was accepted: true totals under false rounds are no honest table.
+    Participation fees follow from who was accepted, and receipts from all of it: true totals under false
+    rounds are no honest table.
     """
     medians = consensus.medians
     totals = {Address(total.data_owner): total.value for total in table.totals}
     if totals.keys() != medians.keys() or table.final_model_digest != reference.final_model_digest:
         return True
-    if consensus.accepted not in (None, _accepted(table)):
+    if consensus.decided not in (None, _decided(table)):
         return True
     tolerance = sum(abs(value) for value in medians.values()) // AGREEMENT
     return any(abs(totals[who] - value) > tolerance for who, value in medians.items())
@@ -213,7 +220,7 @@ def payouts(
             account=row.account,
             amount=str(row.amount),
             value=medians[row.account],
-            reason="path-integrated value",
+            reason="path-integrated value" if medians[row.account] > 0 else "participation fee",
         )
         for row in tree.rows
     )
@@ -265,6 +272,15 @@ def participants(tables: Sequence[ScoreTable]) -> frozenset[Address]:
     """Data owners that more than half of the tables saw accepted in at least one round."""
     seen = Counter(who for table in tables for who in frozenset[Address]().union(*_accepted(table)))
     return frozenset(who for who, count in seen.items() if 2 * count > len(tables))
+
+
+def _decided(table: ScoreTable) -> object:
+    """What of a table is the same on every machine, in words or in digits."""
+    rounds = tuple(
+        (scores.model_digest, tuple((one.data_owner, one.status, one.weight) for one in scores.owners))
+        for scores in table.rounds
+    )
+    return rounds, table.twins
 
 
 def _accepted(table: ScoreTable) -> Accepted:

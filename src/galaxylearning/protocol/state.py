@@ -66,6 +66,11 @@ class JobState:
         return 2 * ((len(self.evaluators) - 1) // 2) + 1
 
     @property
+    def faulty(self) -> frozenset[Address]:
+        """The evaluators that were settled as faulty."""
+        return frozenset(who for i, who in enumerate(self.evaluators) if self.faulty_seats >> i & 1)
+
+    @property
     def escrow(self) -> int:
         """What the requester deposited: bounty and a fee for every seat."""
         return self.bounty + self.fee_per_seat * len(self.evaluators)
@@ -87,6 +92,8 @@ class JobState:
     @property
     def unclaimed(self) -> int:
         """Payouts, fees and bonds that nobody has fetched; what expires with the claim window."""
+        if self.claims_expired_amount is not None:
+            return 0
         bonds = self.bond_per_identity * len(self.bonds)
         return self.total - self.paid + self.fees_owed - self.fees_paid + bonds
 

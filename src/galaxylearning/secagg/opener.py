@@ -126,8 +126,7 @@ def open_scalars(
         plan, answers, plan.scalars_bytes(owners, count), width=count, is_absent_allowed=True
     )
     masked = np.stack([_masked_products(plan, questions, body, f"body {i}") for i, body in enumerate(bodies)])
-    held = ~(words == plan.ring.absent).all(axis=(2, 3))
-    secrets, decoded, wrong = _recover_by_owner(plan, members, words, held)
+    held, secrets, decoded, wrong = _recover_by_owner(plan, members, words)
     shown = np.empty_like(masked)
     for index, field in enumerate(plan.ring.fields):
         shown[:, index] = field.canonical(masked[:, index] - secrets[:, index])
@@ -189,13 +188,14 @@ def _masked_products(plan: MaskingPlan, questions: Questions, body: bytes, where
 
 
 def _recover_by_owner(
-    plan: MaskingPlan, members: list[int], words: F64, held: npt.NDArray[np.bool_]
-) -> tuple[F64, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Secrets [m, 2, k], whether all of an owner's words decode, and who was wrong about whom [n, m].
+    plan: MaskingPlan, members: list[int], words: F64
+) -> tuple[npt.NDArray[np.bool_], F64, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Who holds whose share [n, m], secrets [m, 2, k], whose words decode [m], who was wrong of whom [n, m].
 
     Owners are decoded together when the same members hold their shares.
     """
     _, owners, _, count = words.shape
+    held = ~(words == plan.ring.absent).all(axis=(2, 3))
     secrets = np.zeros((owners, 2, count))
     decoded = np.zeros(owners, np.bool_)
     wrong = np.zeros((len(members), owners), np.bool_)
@@ -209,7 +209,30 @@ def _recover_by_owner(
         secrets[here] = found.values.reshape(2, len(here), count).transpose(1, 0, 2)
         decoded[here] = found.decoded.reshape(-1, count).all(axis=1)
         wrong[np.ix_(present, here)] = found.wrong.reshape(len(present), -1, count).any(axis=2)
-    return secrets, decoded, wrong
+    return held, secrets, decoded, wrong
+
+
+def misfits(
+    plan: MaskingPlan, answers: Mapping[int, bytes], member: int, own: bytes, *, width: int
+) -> npt.NDArray[np.bool_]:
+    """Where ``answers`` fit one sharing and a member's ``own`` answer does not belong to it, bool[m].
+
+    Of T + 1 members or more that lie alike every answer fits the others: only a share that none of them holds
+    tells. ``width`` residues make one word: as many as there are questions about an owner, or all N of a
+    sum, which has one row. A row for which ``own`` has no share tells nothing.
+
+    Raises:
+        QuorumMissing: fewer than T + 1 well-formed answers.
+    """
+    seen = []
+    for given in (answers, {**answers, member: own}):
+        members, words, _ = _read_answers(plan, given, len(own), width=width, is_absent_allowed=True)
+        seen.append((members, *_recover_by_owner(plan, members, words)))
+    (_, _, before, decoded, _), (members, held, after, still, wrong) = seen
+    place = members.index(member)
+    fits = still & np.equal(before, after).all(axis=(1, 2)) & ~wrong[place]
+    found: npt.NDArray[np.bool_] = decoded & held[place] & ~fits
+    return found
 
 
 def _split(plan: MaskingPlan, residues: F64) -> tuple[I64, F64]:

@@ -450,7 +450,7 @@ def _data_owner(
 async def _settled_scores(site: Site, state: JobState) -> ScoreTable:
     """The score table of a seat that was not found faulty."""
     for seat, digest in state.revealed:
-        if not state.faulty_seats >> state.evaluators.index(seat) & 1:
+        if seat not in state.faulty:
             data = await site.blobs.get(digest, max_bytes=MAX_TABLE_BYTES)
             return decode(data, ScoreTable, max_bytes=MAX_TABLE_BYTES)
     raise AuditFailed("every seat was found faulty", where=f"job {state.job_id}")

@@ -1,0 +1,130 @@
+"""What data owners dealt one seat of a masked job, and the answers that follow from it.
+
+A member gives these answers; an auditor with a seat's key holds those of others against them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from galaxylearning.crypto.ring import DEGREE, F64
+from galaxylearning.crypto.seal import SealingKey, open_sealed
+from galaxylearning.errors import Refused
+from galaxylearning.nodes import assembly
+from galaxylearning.nodes.asked import Asked, MaskedUpdates, Phase
+from galaxylearning.nodes.site import Site
+from galaxylearning.secagg.member import SumAsked, answer_scalars, answer_sum, check_questions, read_share
+from galaxylearning.secagg.opener import misfits
+from galaxylearning.secagg.plan import MaskingPlan
+from galaxylearning.secagg.questions import Questions, question_polynomials
+from galaxylearning.units import Address
+
+if TYPE_CHECKING:
+    from galaxylearning.nodes.openings import Openings
+
+
+class DealtShares:
+    """The shares for one ``seat``, its place among the evaluators of the terms."""
+
+    def __init__(self, site: Site, job_id: int, key: SealingKey, seat: int, plan: MaskingPlan) -> None:
+        self._site, self._job_id, self._key = site, job_id, key
+        self.seat, self.plan = seat, plan
+        self._shares: dict[int, tuple[F64, NDArray[np.bool_]]] = {}
+
+    async def answer(
+        self,
+        openings: Openings,
+        asked: Asked,
+        updates: Sequence[MaskedUpdates],
+        questions: Sequence[Questions] | None,
+    ) -> bytes | None:
+        """The packed answer to what is asked; None where a share is missing that a sum needs."""
+        if isinstance(asked.question, SumAsked):
+            shares, held = await self._read(openings, updates[0])
+            weights = asked.question.weights
+            return None if bool(((weights > 0) & ~held).any()) else answer_sum(self.plan, shares, weights)
+        parts = []
+        for part, one in zip(updates, questions or (), strict=True):
+            check_questions(self.plan, one)
+            shares, held = await self._read(openings, part)
+            polynomials = question_polynomials(self.plan.ring, part.seed, one)
+            parts.append(answer_scalars(self.plan, polynomials, shares, held=held))
+        return b"".join(parts)
+
+    async def _read(self, openings: Openings, updates: MaskedUpdates) -> tuple[F64, NDArray[np.bool_]]:
+        """The shares f64[m, 2, N] of a round's secrets, and which of them can be read, bool[m]."""
+        if updates.round_index not in self._shares:
+            held = np.ones(len(updates.owners), np.bool_)
+            found = []
+            bodies = await openings.bodies(updates)
+            for row, (who, body) in enumerate(zip(updates.owners, bodies, strict=True)):
+                context = assembly.round_context(
+                    self._site, self._job_id, updates.round_index, assembly.share_kind(self.seat), who
+                )
+                try:
+                    envelope = body.shares[self.seat]
+                    data = open_sealed(envelope, self._key, context, max_bytes=self.plan.share_bytes)
+                    found.append(read_share(self.plan, data))
+                except Refused:
+                    held[row] = False
+                    found.append(np.zeros((2, DEGREE)))
+            self._shares = {updates.round_index: (np.array(found), held)}
+        return self._shares[updates.round_index]
+
+
+class Witness:
+    """Holds what is opened against the shares of one seat, and says in words where it does not follow.
+
+    ``contradictions`` are lies of evaluators. At the gate a data owner may have dealt the seat a bad share
+    instead: those are ``doubts``, and that data owner's share tells nothing later. Where the seat
+    ``was_there`` and nobody heard its answer at the gate, a contradiction it is all the same: who answers in
+    time is heard.
+    """
+
+    def __init__(self, dealt: DealtShares, *, was_there: bool) -> None:
+        self._dealt, self._was_there = dealt, was_there
+        self._doubted: set[tuple[int, Address]] = set()
+        self.contradictions: list[str] = []
+        self.doubts: list[str] = []
+
+    async def hold(
+        self,
+        openings: Openings,
+        asked: Asked,
+        updates: Sequence[MaskedUpdates],
+        questions: Sequence[Questions] | None,
+        answers: Mapping[int, bytes],
+    ) -> None:
+        """Compare with what was opened of ``answers`` by seat; fewer than T + 1 open nothing."""
+        own = await self._dealt.answer(openings, asked, updates, questions)
+        if own is None or len(answers) < self._dealt.plan.quorum:
+            return
+        is_heard, at = self._dealt.seat in answers, 0
+        for part, (size, width) in zip(updates, asked.parts, strict=True):
+            here = slice(at, at + size)
+            given = {seat: words[here] for seat, words in answers.items()}
+            rows = misfits(self._dealt.plan, given, self._dealt.seat, own[here], width=width)
+            self._judge(asked, part, np.flatnonzero(rows).tolist(), is_heard=is_heard)
+            at += size
+
+    def _judge(self, asked: Asked, updates: MaskedUpdates, rows: list[int], *, is_heard: bool) -> None:
+        round_index = updates.round_index
+        where = f"round {round_index}, {asked.phase.name.lower()}"
+        follows = "does not follow from what this evaluator was dealt"
+        if isinstance(asked.question, SumAsked):
+            counted = np.flatnonzero(asked.question.weights).tolist()
+            if rows and not any((round_index, updates.owners[row]) in self._doubted for row in counted):
+                self.contradictions.append(f"{where}: what was opened {follows}")
+            return
+        for who in (updates.owners[row] for row in rows):
+            if asked.phase is Phase.GATE:
+                self._doubted.add((round_index, who))
+                found = self.doubts if is_heard or not self._was_there else self.contradictions
+                about = f"{who} dealt it a bad share, or those who answered lied"
+                found.append(f"{where}: what was opened of {who} {follows}: {about}")
+            elif (round_index, who) not in self._doubted:
+                self.contradictions.append(f"{where}: what was opened of {who} {follows}")
