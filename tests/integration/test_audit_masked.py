@@ -45,7 +45,7 @@ class Colluder(Member):
         found = await self._readable(openings, asked, state, ())
         chosen = tuple(sorted(digest for digest, who in found.items() if who in self.friends))
         if len(chosen) == len(self.friends) and asked.topic not in self._voted:
-            await self._sign_set(asked, chosen, openings.content_keys)
+            await self._sign_set(asked, chosen, openings.answers.content_keys)
 
     async def _words(self, *given: Any) -> bytes | None:
         words = await super()._words(*given)

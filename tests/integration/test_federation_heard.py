@@ -83,7 +83,7 @@ class Liar(Member):
         everybody = await self._readable(openings, asked, state, ())
         wanted |= {self.site.address}
         chosen = tuple(sorted(digest for digest, who in everybody.items() if who in wanted))
-        await self._sign_set(asked, chosen, openings.content_keys)
+        await self._sign_set(asked, chosen, openings.answers.content_keys)
 
     async def _words(self, *given: Any) -> bytes | None:
         words = await super()._words(*given)

@@ -61,7 +61,7 @@ class Ambusher(Member):
         everybody = await self._readable(openings, asked, state, ())
         mine = next(digest for digest, who in everybody.items() if who == self.site.address)
         chosen = tuple(sorted([*sorted(others)[: self.plan.threshold], mine]))
-        await self._sign_set(asked, chosen, openings.content_keys)
+        await self._sign_set(asked, chosen, openings.answers.content_keys)
 
     async def _words(self, *given: Any) -> bytes | None:
         words = await super()._words(*given)

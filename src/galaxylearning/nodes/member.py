@@ -186,7 +186,7 @@ class Member:
         kept = self.site.journal.lookup(self._vote_step(asked))
         if kept is not None:
             await openings.answers_of(asked, voted_for(kept), state)
-            await self._post_set(asked, kept, openings.content_keys)
+            await self._post_set(asked, kept, openings.answers.content_keys)
             return
         votes = await self.board.votes(f"{asked.topic}/sets", SignedAnswerSet, state.seats)
         said = Counter(who for group in votes.values() for who in group)
@@ -220,7 +220,7 @@ class Member:
             is_vouched = -negative > max(1, self.plan.faulty)
             is_whole = negative < 0 and wanted <= signers
             if len(signers) == len(chosen) > self.plan.threshold and (is_whole or is_vouched):
-                await self._sign_set(asked, chosen, openings.content_keys)
+                await self._sign_set(asked, chosen, openings.answers.content_keys)
                 return
         # The line starts at another seat in every round and phase, so the work goes round.
         place = (self.seat - asked.round_index - asked.phase) % len(state.evaluators)
@@ -228,7 +228,7 @@ class Member:
         if twice or max(said.values(), default=0) > 1:
             pause += PATIENCE  # Somebody may have voted before it could see that.
         if waited_s >= pause * self.stagger_s:
-            await self._sign_set(asked, tuple(sorted(own.values())), openings.content_keys)
+            await self._sign_set(asked, tuple(sorted(own.values())), openings.answers.content_keys)
 
     async def _readable(
         self, openings: Openings, asked: Asked, state: JobState, named: Collection[Digest]
@@ -241,8 +241,8 @@ class Member:
             if given[record.signer] > 1 and digest not in named:
                 continue
             try:
-                if await openings.words_of(asked, digest, record, state) is None:
-                    given[record.signer] += digest in openings.closed
+                if await openings.answers.words_of(asked, digest, record, state) is None:
+                    given[record.signer] += digest in openings.answers.closed
                     continue
             except (BlobMissing, BlobDamaged):
                 given[record.signer] += 1  # It is signed, and of a seat.

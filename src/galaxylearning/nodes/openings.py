@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,40 +16,31 @@ from numpy.typing import NDArray
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.crypto.ring import DEGREE
 from galaxylearning.crypto.seal import (
-    SealContext,
     SealingKey,
-    is_revealed,
-    open_revealed,
-    open_sealed,
-    reveal_content_key,
     sealed_bytes,
 )
 from galaxylearning.errors import (
     BlobDamaged,
     BlobMissing,
-    BlobRefused,
     MessageRefused,
     QuorumMissing,
     Refused,
 )
 from galaxylearning.messages.records import (
-    AnswerBody,
     MaskedBody,
     SignedAnswer,
     SignedAnswerSet,
     decode,
-    verify,
 )
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
+from galaxylearning.nodes.answers import Answers
 from galaxylearning.nodes.asked import (
     RECORD_BYTES,
     Asked,
     MaskedUpdates,
     Phase,
-    answer_kind,
     is_about,
-    keys_kind,
 )
 from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.chain_view import ChainView
@@ -67,7 +58,6 @@ from galaxylearning.secagg.opener import (
     NOISE,
     OpenedScalars,
     check_body,
-    check_words,
     open_scalars,
     open_sum,
     owners_left_out,
@@ -80,11 +70,6 @@ if TYPE_CHECKING:
     from galaxylearning.nodes.member import Member
 
 I64 = NDArray[np.int64]
-
-KEY_BYTES: Final = 32
-"""Of a content key, and of the digest of the answer that it opens."""
-
-Pairs: TypeAlias = tuple[tuple[Digest, bytes], ...]
 
 
 class Openings:
@@ -122,13 +107,7 @@ class Openings:
         """Seats that cannot all have lied when they accused data owners: a sum failed that counted on it."""
         self._work: tuple[MaskedUpdates, MaskedRound] | None = None
         self._kept: list[MaskedUpdates] = []
-        self._answers: dict[tuple[str, Digest, Digest], bytes | None] = {}
-        """What a record says as an answer to one question, of the phase at hand."""
-        self.content_keys: dict[Digest, bytes] = {}
-        """Of the answers that could be read in the phase at hand."""
-        self.closed: set[Digest] = set()
-        """Answers that seats signed and that we cannot open, in the phase at hand."""
-        self._shown: dict[Digest, Pairs] = {}
+        self.answers = Answers(site, board, terms, job.job_id, key, job.masking)
         self._bodies: tuple[int, list[MaskedBody]] = -1, []
         self._read: dict[Digest, MaskedBody] = {}
         """Bodies read so far, until all of a round are: what fails then is not begun from the start again."""
@@ -393,8 +372,7 @@ class Openings:
         if found is not None:
             if self.witness is not None:
                 await self.witness.hold(self, asked, updates, questions, found)
-            for known in (self._answers, self.content_keys, self._shown, self.closed):
-                known.clear()
+            self.answers.forget()
             if asked.phase is not Phase.SUM:  # To which a member has no answer that was dealt no share.
                 self.heard = frozenset(Address(self.terms.evaluators[seat].address) for seat in found)
         return found
@@ -417,96 +395,9 @@ class Openings:
             if digest not in records:
                 return None
             try:
-                words = await self.words_of(asked, digest, records[digest], state)
+                words = await self.answers.words_of(asked, digest, records[digest], state)
             except (BlobMissing, BlobDamaged):
                 return None
             if words is not None:
                 found[state.evaluators.index(records[digest].signer)] = words
         return found
-
-    async def words_of(
-        self, asked: Asked, digest: Digest, record: SignedAnswer, state: JobState
-    ) -> bytes | None:
-        """The packed answer that a record speaks of, or None where it is none to this question.
-
-        Raises:
-            BlobMissing, BlobDamaged: it cannot be had yet.
-        """
-        about = asked.topic, asked.digest, digest
-        # Looked up for signed answers that are closed to us only: anybody may post what is none.
-        if digest in self.closed and digest in await self._shown_keys(asked, state):
-            self.closed.discard(digest)
-            self._answers.pop(about, None)
-        if about not in self._answers:
-            try:
-                self._answers[about] = await self._opened_answer(asked, digest, record, state)
-            except BlobDamaged:
-                raise
-            except Refused:
-                self._answers[about] = None
-        return self._answers[about]
-
-    async def _opened_answer(
-        self, asked: Asked, digest: Digest, record: SignedAnswer, state: JobState
-    ) -> bytes:
-        kind, limit = answer_kind(asked.phase), asked.answer_bytes + RECORD_BYTES
-        blob = await self._envelope(asked, record, state, limit)
-        context = self._context(asked, kind, record.signer)
-        try:
-            key = reveal_content_key(blob, self.key, context, max_bytes=limit)
-        except BlobRefused:
-            # Its author may have sealed it to some of us only: those may have shown how to open it.
-            self.closed.add(digest)
-            shown = (await self._shown_keys(asked, state)).get(digest, set())
-            key = next(
-                (one for one in sorted(shown) if is_revealed(blob, one, context, max_bytes=limit)), b""
-            )
-        body = decode(open_revealed(blob, key, context, max_bytes=limit), AnswerBody, max_bytes=limit)
-        given = (body.job_id, body.round_index, body.phase, body.evaluator, len(body.words))
-        wanted = (self.job.job_id, asked.round_index, asked.phase, record.signer, asked.answer_bytes)
-        if given != wanted:
-            raise MessageRefused(f"{given}; {wanted} allowed", where="AnswerBody")
-        at = 0
-        for size, width in asked.parts:
-            check_words(self.plan, body.words[at : at + size], width, is_sum=asked.phase is Phase.SUM)
-            at += size
-        self.closed.discard(digest)
-        self.content_keys[digest] = key
-        return body.words
-
-    async def _shown_keys(self, asked: Asked, state: JobState) -> Mapping[Digest, set[bytes]]:
-        """What seats have shown in this phase as content keys of answers, by the answer's record."""
-        given: Counter[Address] = Counter()
-        found: dict[Digest, set[bytes]] = {}
-        for digest, record in sorted((await self.board.read(f"{asked.topic}/keys", SignedAnswer)).items()):
-            if given[record.signer] > 1:
-                continue
-            if digest not in self._shown:
-                try:
-                    self._shown[digest] = await self._keys_in(asked, record, state)
-                except (BlobMissing, BlobDamaged):
-                    continue
-                except Refused:
-                    self._shown[digest] = ()
-            given[record.signer] += bool(self._shown[digest])
-            for answer, key in self._shown[digest]:
-                found.setdefault(answer, set()).add(key)
-        return found
-
-    async def _keys_in(self, asked: Asked, record: SignedAnswer, state: JobState) -> Pairs:
-        limit = len(state.evaluators) * 2 * KEY_BYTES + RECORD_BYTES
-        blob = await self._envelope(asked, record, state, limit)
-        context = self._context(asked, keys_kind(asked.phase), record.signer)
-        body = decode(open_sealed(blob, self.key, context, max_bytes=limit), AnswerBody, max_bytes=limit)
-        whole = [body.words[at : at + KEY_BYTES] for at in range(0, len(body.words), KEY_BYTES)]
-        return tuple((Digest(answer), key) for answer, key in zip(whole[::2], whole[1::2], strict=False))
-
-    async def _envelope(self, asked: Asked, record: SignedAnswer, state: JobState, limit: int) -> bytes:
-        if record.signer not in state.seats or not is_about(record, asked, self.job.job_id):
-            raise MessageRefused("is no answer of a seat to this question", where="SignedAnswer")
-        verify(record, self.site.domain())
-        size = sealed_bytes(limit, len(self.terms.evaluators))
-        return await self.site.blobs.get(Digest(record.answer_digest), max_bytes=size)
-
-    def _context(self, asked: Asked, kind: str, sender: Address) -> SealContext:
-        return assembly.round_context(self.site, self.job.job_id, asked.round_index, kind, sender)
