@@ -13,10 +13,13 @@ from pathlib import Path
 import anyio
 from safetensors.numpy import load
 
+import galaxylearning as gl
 from galaxylearning import bootstrap
 from galaxylearning.chain.signer import KeySigner
 from galaxylearning.chain.transport import Transport
 from galaxylearning.config import Home
+from galaxylearning.crypto.digest import blake3_digest
+from galaxylearning.messages.terms import decode_schema
 from galaxylearning.nodes.chain_view import ChainView
 from galaxylearning.nodes.relayer import RelayerNode
 from galaxylearning.nodes.site import keep_going
@@ -95,6 +98,7 @@ def test_a_job_from_the_template_to_the_last_payment(machines: Machines, tmp_pat
     machines.start("watch", "job", "watch", 1, "--until-settled", "--home", requester, "--format", "json")
     first = machines.first_line("watch")
     assert (first["phase"], first["enrolled"], first["minimum_owners"]) == ("enrolling", 0, 3)
+    assert (first["seats_taken"], first["seats"], first["fewest_seats"]) == (0, 3, 3)
 
     # Three data owners: describe, match, accept, run.
     for name, rows in zip(OWNERS, split_rows(tmp_path / "my-job" / "owner.csv", OWNERS), strict=True):
@@ -156,6 +160,9 @@ def test_a_job_from_the_template_to_the_last_payment(machines: Machines, tmp_pat
     collected = json.loads(galaxy("job", "collect", 1, "-o", model, "--home", requester, "--format", "json"))
     assert sum(tensor.size for tensor in load(model.read_bytes()).values()) == 770
     assert collected["bytes"] == model.stat().st_size
+    assert collected["model_digest"] == blake3_digest(model.read_bytes()).hex()
+    schema = gl.schema_of(tmp_path / "my-job" / "test.csv", label="diagnosis")
+    assert decode_schema(Path(collected["schema_file"]).read_bytes()) == schema
     assert "already" in galaxy("job", "collect", 1, "-o", model, "--home", requester, code=3)
     assert "enrolling" in galaxy("job", "cancel", 1, "--home", requester, code=7)
     assert "enrolling" in galaxy("job", "accept", 1, "--home", tmp_path / "north", code=7)

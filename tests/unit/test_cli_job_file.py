@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from galaxylearning.bootstrap import schema_of
 from galaxylearning.cli import main
 from galaxylearning.cli.job_checks import checked
 from galaxylearning.cli.job_file import Trial, compile_file, try_training
 from galaxylearning.errors import DataRefused, GalaxyError, JobRefused, UnsupportedModel
+from galaxylearning.storage.schemas import schema_of
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from galaxylearning.protocol.rows import encode_rows
 from galaxylearning.simulation.hospitals import load_packaged
 from galaxylearning.simulation.partition import Partitioner
 from galaxylearning.storage.datasets import ReadOptions, load_table
-from galaxylearning.storage.tables import TableLimits
+from galaxylearning.storage.tables import TableLimits, in_file
 
 Columns = Mapping[str, NDArray[Any]]
 
@@ -68,7 +68,8 @@ def load_rows(
     for field in schema.arrays:
         if field.name in columns:
             columns[field.name] = _as_field(columns[field.name], field)
-    return encode_rows(schema, columns), columns
+    with in_file(path.name):
+        return encode_rows(schema, columns), columns
 
 
 def built_in(name: str, schema: Schema | None = None) -> tuple[Rows, Columns]:
