@@ -33,7 +33,7 @@ from galaxylearning.nodes.chain_view import ChainView, ChainWatch
 from galaxylearning.nodes.member import Member
 from galaxylearning.nodes.openings import Openings
 from galaxylearning.nodes.parcels import Parcels
-from galaxylearning.nodes.posting import require_keys, require_posted
+from galaxylearning.nodes.posting import free_stake, require_keys, require_posted
 from galaxylearning.nodes.relayer import show_evidence
 from galaxylearning.nodes.round_watch import RoundWatch
 from galaxylearning.nodes.site import Progress, Site, is_fatal, keep_going, keeps_job
@@ -45,7 +45,7 @@ from galaxylearning.protocol.machine import JobState, Phase, due
 from galaxylearning.protocol.outcomes import RoundOutcome
 from galaxylearning.protocol.rounds import JobComputation
 from galaxylearning.secagg.plan import MaskingPlan
-from galaxylearning.units import Digest
+from galaxylearning.units import Digest, in_tokens
 
 SALT_BYTES = 32
 STAGGER_S = 2.0
@@ -173,7 +173,8 @@ class SeatedJob:
         if self.site.address not in state.seats:
             if self.site.address not in self._head.seats:
                 await self._admit()
-                await self.site.submit_if_first(calls.take_seat(self.job_id))
+                if await self._has_stake():
+                    await self.site.submit_if_first(calls.take_seat(self.job_id))
             return
         cohort = await assembly.current_cohort(self.site, self.board, self.view, self.terms, state)
         if not _is_due(state, self.view.now, "anchorCohort", cohort.size):
@@ -218,6 +219,15 @@ class SeatedJob:
                 where="masking.threshold",
             )
         self._computation = await assembly.open_job(self.site, self.terms, self.job_id, self.key)
+
+    async def _has_stake(self) -> bool:
+        """Whether a seat can be paid for now; that it cannot is told once, for stake may come free."""
+        free, needed = await free_stake(self.site.ledger, self.site.address), int(self.terms.price.seat_stake)
+        if free < needed and "stake" not in self._since:
+            self._since["stake"] = self.site.clock.monotonic_s()
+            detail = f"{in_tokens(free)} tokens of stake are free, a seat takes {in_tokens(needed)}"
+            self._report("no seat taken", {"detail": detail})
+        return free >= needed
 
     # ---- training
 
