@@ -12,7 +12,7 @@ weights, schema, rows = sys.argv[1:]
 inputs = torch.from_numpy(gl.inputs_of(rows, schema))  # scaled as in training; the file needs no label
 
 # The module of job.py again: the collected file holds its weights, not its code.
-model = nn.Sequential(nn.Linear(inputs.shape[1], 32), nn.ReLU(), nn.Linear(32, 2))
+model = nn.Sequential(nn.Linear(inputs.shape[1], 64), nn.ReLU(), nn.Linear(64, 2))
 model.load_state_dict(load_file(weights))
 
 with torch.no_grad():

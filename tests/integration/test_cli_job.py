@@ -84,7 +84,7 @@ def test_a_job_from_the_template_to_the_last_payment(machines: Machines, tmp_pat
     # The requester: check, then post in a process of its own.
     file = write_job(tmp_path / "my-job", ("rounds=5", "rounds=2"))
     checked = json.loads(galaxy("job", "check", file, "--format", "json"))
-    assert checked["runs"]["parameters"] == 3 * 128 + 128 + 128 * 2 + 2
+    assert checked["runs"]["parameters"] == 3 * 256 + 256 + 256 * 2 + 2
     assert checked["trial"]["suggested_target_gain"] > 0.05
     seats = ",".join(addresses[name] for name in EVALUATORS)
     requester = tmp_path / "requester"
@@ -158,7 +158,7 @@ def test_a_job_from_the_template_to_the_last_payment(machines: Machines, tmp_pat
     # Afterwards.
     model = tmp_path / "model.safetensors"
     collected = json.loads(galaxy("job", "collect", 1, "-o", model, "--home", requester, "--format", "json"))
-    assert sum(tensor.size for tensor in load(model.read_bytes()).values()) == 770
+    assert sum(tensor.size for tensor in load(model.read_bytes()).values()) == 1538
     assert collected["bytes"] == model.stat().st_size
     assert collected["model_digest"] == blake3_digest(model.read_bytes()).hex()
     schema = gl.schema_of(tmp_path / "my-job" / "test.csv", label="diagnosis")

@@ -99,6 +99,45 @@ def test_the_command_trains_judges_pays_and_leaves_its_files(job_file: Path) -> 
     assert len((folder / "rounds.csv").read_text().splitlines()) == 5
 
 
+@pytest.mark.parametrize("chain", ["", "embedded:"])
+def test_the_value_that_is_shown_is_the_one_that_is_paid_for(job_file: Path, chain: str) -> None:
+    result = gl.simulate(job_file, rounds=2, chain=chain)
+    report = result.report
+    assert report.paid > 0
+    earned = sum(max(row.value, 0.0) for row in report.owners)
+    for row in report.owners:
+        assert row.pay == pytest.approx(report.paid * max(row.value, 0.0) / earned, rel=1e-6)
+    # What two owners sent in vain is charged, so the rounds' own values are others.
+    shown = {row.position: row.value for row in report.owners}
+    assert not np.allclose(result.history.values(), [shown[i] for i in range(len(shown))], atol=1e-6)
+
+
+def test_a_job_that_is_judged_by_too_few_projections_says_so(job_file: Path) -> None:
+    text = job_file.read_text().replace('privacy="sealed"', 'privacy="masked"')
+    job_file.write_text(
+        text.replace("nn.Linear(2, 6)", "nn.Linear(2, 72)")
+        .replace("nn.Linear(6, 2)", "nn.Linear(72, 2)")
+        .replace("minimum_owners=2", "minimum_owners=3")
+    )
+    _, found = run(job_file, "--rounds", "1")
+    # 72 * 5 + 2 = 362 parameters.
+    assert ["3 projections of an update of 362 parameters" in note for note in found["notes"]].count(
+        True
+    ) == 1
+
+
+def test_the_templates_own_simulation_pays_nearly_the_same_masked_and_sealed(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        galaxy(["new", str(tmp_path / "mine")])
+    file = tmp_path / "mine" / "job.py"
+    masked = gl.simulate(file)
+    file.write_text(file.read_text().replace('privacy="masked"', 'privacy="sealed"'))
+    sealed = gl.simulate(file)
+    assert not any("projections" in note for note in masked.notes)
+    assert pays(masked).keys() == pays(sealed).keys()
+    assert max(abs(pays(masked)[name] - paid) for name, paid in pays(sealed).items()) < BOUNTY // 10
+
+
 def test_a_picture_and_a_page_are_drawn(job_file: Path, tmp_path: Path) -> None:
     result = gl.simulate(job_file, rounds=1)
     assert set(result.write(tmp_path / "out", plot=True)) >= {"plot.png", "plot.html"}

@@ -159,5 +159,5 @@ def test_the_page_leads_to_a_paid_and_audited_job(desk: Desk, tmp_path: Path) ->
     assert receipt["payout"]["is_paid"]
     assert int(receipt["payout"]["amount"]) > 0
     assert (
-        sum(t.size for t in load((tmp_path / "model.safetensors").read_bytes()).values()) == 32 * 31 + 2 * 33
+        sum(t.size for t in load((tmp_path / "model.safetensors").read_bytes()).values()) == 64 * 31 + 2 * 65
     )

@@ -17,7 +17,7 @@ from galaxylearning.errors import Refused
 from galaxylearning.graph import Cost, ModelGraph
 from galaxylearning.learning.accounting import epsilon
 from galaxylearning.messages.plan import Plan
-from galaxylearning.messages.terms import Schema, Terms
+from galaxylearning.messages.terms import Schema, Terms, loss_unit
 from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.masking import masking_plan
 from galaxylearning.protocol.matching import some
@@ -209,7 +209,8 @@ def summary(facts: dict[str, Any]) -> Iterable[tuple[str, object]]:
     )
     yield "data owners", f"{runs['minimum_owners']} needed, {runs['maximum_owners']} at most"
     yield "windows", _windows(facts["windows"])
-    yield "bounty", f"{tokens(price['bounty'])} for a gain of {price['target_gain']:g} nats per sample"
+    unit = loss_unit(runs["loss"])
+    yield "bounty", f"{tokens(price['bounty'])} for a value of {price['target_gain']:g} {unit} per sample"
     yield (
         "other money",
         (

@@ -230,19 +230,20 @@ def _show(found: SimulationResult, folder: Path, files: Sequence[str]) -> None:
         columns, rows = behaviour_table(report, money=_money)
         output.print_table("By behaviour", columns, rows, right=MEASURED)
     if found.references:
-        paid = {row.position: row for row in report.owners}
+        names = {row.position: row.name for row in report.owners}
+        path = found.history.values()
         output.print_table(
-            "Values in nats per hidden sample: as summed over the rounds, and by reference",
+            "Values per hidden sample: as summed over the rounds, and by reference",
             ("name", "path", *found.references),
             [
-                (paid[i].name, f"{paid[i].value:+.5f}", *(f"{v[i]:+.5f}" for v in found.references.values()))
-                for i in range(len(paid))
+                (names[i], f"{path[i]:+.5f}", *(f"{v[i]:+.5f}" for v in found.references.values()))
+                for i in range(len(names))
             ],
             right=",".join(("path", *found.references)),
         )
     facts: list[tuple[str, object]] = [
         ("rounds", f"{report.rounds}, {report.reason}; best after round {_best(found)}"),
-        ("accuracy", "none: the label is a number" if report.accuracy is None else f"{report.accuracy:.3f}"),
+        ("accuracy", "none: not of this loss" if report.accuracy is None else f"{report.accuracy:.3f}"),
         ("paid", f"{_money(report.paid)} of {_money(report.bounty)}; {_money(found.refunded)} goes back"),
         ("model", f"{found.model_digest} ({found.engine} engine, {found.seconds:.1f} s)"),
     ]

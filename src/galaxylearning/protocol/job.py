@@ -191,7 +191,7 @@ def compile_job(job: Job, test: Rows) -> CompiledJob:
     if job.privacy == "masked":
         if buffers.size:
             raise JobRefused(BUFFERS_IN_MASKED, where="model")
-        job = replace(job, plan=masked_plan(job.plan, params.size))
+        job = replace(job, plan=masked_plan(job.plan, params.size, job.masking))
     if job.plan.noise is not None:
         _check_noise(model, job.plan.noise, test.take(np.arange(1, dtype=np.int64)))
     return CompiledJob(job, graph, model, test, meter(graph, job.plan.batch_size))
