@@ -138,6 +138,41 @@ def test_the_templates_own_simulation_pays_nearly_the_same_masked_and_sealed(tmp
     assert max(abs(pays(masked)[name] - paid) for name, paid in pays(sealed).items()) < BOUNTY // 10
 
 
+def test_other_data_owners_than_the_job_takes_are_told(job_file: Path) -> None:
+    text = job_file.read_text()
+    job_file.write_text(text.replace("minimum_owners=2", "minimum_owners=2, maximum_owners=3"))
+    assert gl.simulate(job_file, rounds=1).notes == (
+        "6 data owners are simulated; the job as posted takes 3 at most",
+    )
+    job_file.write_text(text.replace("minimum_owners=2", "minimum_owners=7"))
+    assert gl.simulate(job_file, rounds=1).notes == (
+        "6 data owners are simulated; the job as posted begins with 7",
+    )
+    job_file.write_text(text)
+    assert gl.simulate(job_file, rounds=1).notes == ()
+
+
+@pytest.mark.parametrize(("owners", "per_round", "where"), [(2, None, "owners"), (6, 2, "per_round")])
+def test_rounds_too_small_for_a_sum_are_refused(
+    job_file: Path, owners: int, per_round: int | None, where: str
+) -> None:
+    settings = gl.Simulation(data=job_file.parent / "rows.csv", owners=owners, per_round=per_round)
+    assert gl.simulate(job_file, settings, rounds=1).report.rounds == 1
+    job_file.write_text(job_file.read_text().replace('"sealed"', '"masked"').replace("6", "256"))
+    with pytest.raises(ConfigRefused, match=rf"^{where}: 2 data owners in a round; allowed: at least 3"):
+        gl.simulate(job_file, settings, rounds=1)
+
+
+def test_with_a_chain_no_model_but_the_last_is_written(job_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    assert "best.safetensors" in gl.simulate(job_file, rounds=1).write(folder, plot=False)
+    assert "best.safetensors" not in gl.simulate(job_file, rounds=1, chain="embedded:").write(
+        folder, plot=False
+    )
+    assert not (folder / "best.safetensors").exists()
+    assert (folder / "model.safetensors").exists()
+
+
 def test_a_picture_and_a_page_are_drawn(job_file: Path, tmp_path: Path) -> None:
     result = gl.simulate(job_file, rounds=1)
     assert set(result.write(tmp_path / "out", plot=True)) >= {"plot.png", "plot.html"}

@@ -140,6 +140,18 @@ def test_a_diverging_training_names_the_learning_rate(job: Path) -> None:
         ('bounty="1000"', 'bounty="0"', JobRefused, r"price\.bounty"),
         ('title="mine"', 'title=""', JobRefused, "title: '' given"),
         ("    loss=", '    privacy="open",\n    loss=', JobRefused, "privacy"),
+        (
+            'len(schema.label.classes or "1")',
+            "3",
+            JobRefused,
+            r"^model: a row gives outputs of shape \[3\]; the label 'diagnosis' has 2 classes",
+        ),
+        (
+            'len(schema.label.classes or "1")',
+            "1_100_000, device='meta'",
+            JobRefused,
+            r"^model: parameters and buffers take 1,130,804,096 bytes; data owners allow 1,073,741,824",
+        ),
         ("    nn.ReLU(),", "    torch.nn.Bilinear(2, 2, 2),", UnsupportedModel, "forward"),
     ],
 )

@@ -291,7 +291,7 @@ def _chain_result(
         params=params,
         buffers=buffers,
         model=found.model_bytes,
-        best_model=found.model_bytes,
+        best_model=None,
         model_digest=found.state.model_digest.hex(),
         engine=engine,
         source=prepared.source,
@@ -306,7 +306,8 @@ def _chain_result(
             "problems": [str(problem.problem) for problem in found.audit.problems],
             "data_owner_transactions": found.transactions,
         },
-        notes=money_notes(
+        notes=prepared.notes
+        + money_notes(
             prepared.terms, prepared.compiled.model.parameter_count, found.table, sum(found.payouts)
         ),
     )

@@ -353,7 +353,9 @@ class Run:
                     ray_address=self.options.ray_address,
                 ),
             ),
-            notes=(*self.notes, *money_notes(prepared.terms, job.model.parameter_count, table, sum(pays))),
+            notes=prepared.notes
+            + self.notes
+            + money_notes(prepared.terms, job.model.parameter_count, table, sum(pays)),
         )
 
 
