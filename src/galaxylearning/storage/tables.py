@@ -74,6 +74,17 @@ def refuse(file: str, problem: str, *, row: int | None = None, column: str | Non
     raise DataRefused(problem, where=", ".join(place))
 
 
+def refuse_missing(file: str, column: str, row: int, cell: str = "") -> NoReturn:
+    """Raise ``DataRefused`` for a missing value, saying what can be done; ``cell`` is what stands there."""
+    found = f"{cell[:40]!r} stands for a missing value" if cell else "the cell is empty"
+    refuse(
+        file,
+        f"{found}; fill it in, leave the row out, or use only columns without gaps (only=, --only)",
+        row=row,
+        column=column,
+    )
+
+
 @contextmanager
 def in_file(name: str) -> Iterator[None]:
     """Name the file in what is refused while the block runs.
