@@ -106,6 +106,10 @@ def test_a_job_from_the_template_to_the_last_payment(machines: Machines, tmp_pat
         galaxy("data", "add", rows, "--label", "diagnosis", "--name", "patients", "--home", home)
         matched = json.loads(galaxy("data", "match", "patients", 1, "--home", home, "--format", "json"))
         assert matched["is_match"]
+        rows.rename(rows.with_suffix(".away"))
+        accepted = json.loads(galaxy("job", "accept", 1, "--home", home, "--format", "json"))
+        assert "its file is not there any more" in accepted["datasets"][0]["refusal"]
+        rows.with_suffix(".away").rename(rows)
         accepted = json.loads(galaxy("job", "accept", 1, "--home", home, "--format", "json"))
         assert accepted["datasets"] == [{"name": "patients", "refusal": None}]
         machines.start(name, "owner", "run", "--job", 1, "--home", home, "--format", "json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -77,6 +78,7 @@ def accept_job(home: Home, job: ReadJob) -> dict[str, Any]:
     catalogue = DatasetCatalog(home.catalogue)
     try:
         offered = CatalogueShelf(catalogue).offered()
+        files = {entry.name: entry.path for entry in catalogue.list()}
     finally:
         catalogue.close()
     rows = []
@@ -85,6 +87,8 @@ def accept_job(home: Home, job: ReadJob) -> dict[str, Any]:
         reason = refusal(
             policy, job.terms, job.terms.digest, dataset=dataset.name, cost=job.cost, report=report
         )
+        if not Path(files[dataset.name]).exists():
+            reason = f"its file is not there any more: {files[dataset.name]}"
         rows.append({"name": dataset.name, "refusal": reason})
     return {"job": str(job.job_id), "terms_digest": digest, "datasets": rows}
 
