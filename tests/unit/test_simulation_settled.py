@@ -59,4 +59,4 @@ def test_pay_above_the_models_gain_is_told() -> None:
     worse = table(-50, -70, [0] * len(OWNERS))
     (note,) = money_notes(terms(1000 * TOKEN, 0.4), 2_000, worse, TOKEN)
     assert note.startswith("1 tokens are paid")
-    assert "would give 0." in note
+    assert "would give 0. Each" in note

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
-from galaxylearning.contribution import FixedPointUtility, from_fixed
+from galaxylearning.contribution import FixedPointUtility, from_fixed, to_fixed
 from galaxylearning.learning.vectors import F64
 from galaxylearning.messages.records import ScoreTable
 from galaxylearning.messages.terms import Terms, loss_unit
 from galaxylearning.protocol.masking import few_projections
+from galaxylearning.protocol.settlement import payout_amounts, target_gain_fixed
 from galaxylearning.units import Address, in_tokens
 
-SLACK = 0.01
-"""Payouts above what the model's gain gives by no more than this part are not worth a line."""
+SLACK: Final = 100
+"""Payouts above what the model's gain gives by no more than one part in so many are not worth a line."""
 
 
 def settled_values(table: ScoreTable, accounts: Sequence[Address]) -> tuple[F64, F64]:
@@ -45,9 +47,12 @@ def _excess(terms: Terms, table: ScoreTable, paid: int) -> str | None:
         return None
     change = table.rounds[-1].utility_after - table.rounds[0].utility_before
     gain = FixedPointUtility().to_nats(change) / (terms.test_rows - terms.test_rows // 2)
-    bounty, fees = int(terms.price.bounty), int(terms.price.participation_fee) * len(table.totals)
-    due = min(bounty, int(bounty * max(gain, 0.0) / terms.price.target_gain))
-    if paid <= due * (1 + SLACK) + fees:
+    price, model = terms.price, Address("0x" + "0" * 40)
+    (worth,) = to_fixed([gain])
+    due = payout_amounts(
+        {model: worth}, bounty=int(price.bounty), target_gain=target_gain_fixed(price.target_gain)
+    )[model]
+    if paid <= due + due // SLACK + int(price.participation_fee) * len(table.totals):
         return None
     unit = loss_unit(terms.loss)
     return (
