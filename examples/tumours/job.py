@@ -8,7 +8,7 @@ import galaxylearning as gl
 schema = gl.schema_of("test.csv", label="diagnosis")
 
 torch.manual_seed(0)
-model = nn.Sequential(nn.Linear(gl.input_width(schema), 32), nn.ReLU(), nn.Linear(32, 2))
+model = nn.Sequential(nn.Linear(gl.input_width(schema), 64), nn.ReLU(), nn.Linear(64, 2))
 
 job = gl.Job(
     title="Diagnosis of breast tumours",

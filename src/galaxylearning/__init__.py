@@ -9,7 +9,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from galaxylearning.bootstrap import schema_of
     from galaxylearning.messages.drand import Drand, quicknet
     from galaxylearning.messages.plan import Masking, Noise, Plan
     from galaxylearning.messages.terms import Admission, ArrayField, Column, Schema, Windows
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from galaxylearning.protocol.rows import input_width
     from galaxylearning.simulation.api import simulate
     from galaxylearning.simulation.settings import Simulation
+    from galaxylearning.storage.schemas import answers_of, inputs_of, schema_of
 
 __version__ = "0.1.0"
 
@@ -33,9 +33,11 @@ _HOMES = {
     "Schema": "messages.terms",
     "Simulation": "simulation.settings",
     "Windows": "messages.terms",
+    "answers_of": "storage.schemas",
     "input_width": "protocol.rows",
+    "inputs_of": "storage.schemas",
     "quicknet": "messages.drand",
-    "schema_of": "bootstrap",
+    "schema_of": "storage.schemas",
     "simulate": "simulation.api",
 }
 
@@ -52,7 +54,9 @@ __all__ = [
     "Schema",
     "Simulation",
     "Windows",
+    "answers_of",
     "input_width",
+    "inputs_of",
     "quicknet",
     "schema_of",
     "simulate",
@@ -63,3 +67,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(f"galaxylearning.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

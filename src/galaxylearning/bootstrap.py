@@ -5,10 +5,9 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -16,10 +15,9 @@ import anyio.to_thread
 import msgspec
 
 from galaxylearning.config import EMBEDDED, Home, Settings, check_chain, settings_from_json, settings_to_json
-from galaxylearning.errors import ConfigRefused, DataRefused, GalaxyError, StorageError
+from galaxylearning.errors import ConfigRefused, GalaxyError, StorageError
 from galaxylearning.messages import typed
 from galaxylearning.messages.records import SignedRevocation, encode
-from galaxylearning.messages.terms import Column, Schema
 from galaxylearning.nodes.site import Progress, Site, ignore_progress, ignore_pulse, registry_topic
 from galaxylearning.ports import BlobStore, Call, DrandNetwork, Journal, Ledger, Signer
 from galaxylearning.storage import files
@@ -398,45 +396,3 @@ def site_of(
         poll_s=world.settings.poll_ms / 1000 if poll_s is None else poll_s,
         aside=on_a_thread,
     )
-
-
-def schema_of(
-    path: str | Path,
-    label: str,
-    *,
-    units: Mapping[str, str] | None = None,
-    only: str | Sequence[str] | None = None,
-) -> Schema:
-    """The schema of a data file: its columns, their scale (mean and spread) and classes; ``label`` is learnt.
-
-    ``only`` names the columns to use beside the label, one or several; all of them where it is left out.
-
-    Raises:
-        DataRefused: the file cannot be used, or has no such column.
-    """
-    from galaxylearning.storage.columns import infer_schema
-    from galaxylearning.storage.datasets import load_table
-    from galaxylearning.storage.tables import ReadOptions
-
-    named = (only,) if isinstance(only, str) else only
-    wanted = None if named is None else (*named, label)
-    table = load_table(Path(path), ReadOptions(only=wanted))
-    features, target = [], None
-    for info in infer_schema(table, label, units=units):
-        if info.kind == "array":
-            raise DataRefused("arrays are described by hand, with ArrayField", where=info.name)
-        column = Column(
-            name=info.name,
-            kind=info.kind,
-            unit=info.unit,
-            mean=info.mean or 0.0,
-            std=info.std if info.std else 1.0,
-            classes=info.classes,
-        )
-        if info.is_label:
-            target = column
-        else:
-            features.append(column)
-    if target is None:
-        raise DataRefused("there is no such column", where=label)
-    return Schema(features=tuple(features), label=target)

@@ -72,8 +72,9 @@ def test_a_fault_of_the_line_is_named_and_another_node_is_asked(name: str) -> No
             await place.happen("carol")
             place.mine(FINALITY_BLOCKS)
             place.nodes[0].broken, place.nodes[0].is_broken_for_good = [fault], True
-            with pytest.raises(kind, match=words):
+            with pytest.raises(kind, match=words) as told:
                 await alone.follow(0)
+            assert place.nodes[0].url in str(told.value)
             return await patient(both)
 
     log = run(scenario())

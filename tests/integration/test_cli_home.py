@@ -121,11 +121,11 @@ def test_a_job_is_posted_refused_accepted_and_taken_back(home: Path, tmp_path: P
     assert shown["leaves"]["updates"] == 5
     assert "nobody sees one update" in shown["privacy"]["who_sees"]
     assert (shown["runs"]["minimum_owners"], shown["runs"]["maximum_owners"]) == (3, 3)
-    assert shown["runs"]["learning_rate"] == 0.1
+    assert shown["runs"]["learning_rate"] == 0.05
     told = galaxy("job", "show", 1)
-    for word in ("what that may tell", "aten.linear.default x2", "size_mm", "1,000 for a gain of 0.4"):
+    for word in ("what that may tell", "aten.linear.default x2", "size_mm", "1,000 for a value of 0.4 nats"):
         assert word in told
-    for word in ("3 needed, 3 at most", "learning rate 0.1", "for the updates of a round"):
+    for word in ("3 needed, 3 at most", "learning rate 0.05", "for the updates of a round"):
         assert word in told
     assert asked("job", "list")[0]["phase"] == "enrolling"
     assert "no job 2" in galaxy("job", "show", 2, code=3)

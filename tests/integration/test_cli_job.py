@@ -13,10 +13,13 @@ from pathlib import Path
 import anyio
 from safetensors.numpy import load
 
+import galaxylearning as gl
 from galaxylearning import bootstrap
 from galaxylearning.chain.signer import KeySigner
 from galaxylearning.chain.transport import Transport
 from galaxylearning.config import Home
+from galaxylearning.crypto.digest import blake3_digest
+from galaxylearning.messages.terms import decode_schema
 from galaxylearning.nodes.chain_view import ChainView
 from galaxylearning.nodes.relayer import RelayerNode
 from galaxylearning.nodes.site import keep_going
@@ -81,7 +84,7 @@ def test_a_job_from_the_template_to_the_last_payment(machines: Machines, tmp_pat
     # The requester: check, then post in a process of its own.
     file = write_job(tmp_path / "my-job", ("rounds=5", "rounds=2"))
     checked = json.loads(galaxy("job", "check", file, "--format", "json"))
-    assert checked["runs"]["parameters"] == 3 * 128 + 128 + 128 * 2 + 2
+    assert checked["runs"]["parameters"] == 3 * 256 + 256 + 256 * 2 + 2
     assert checked["trial"]["suggested_target_gain"] > 0.05
     seats = ",".join(addresses[name] for name in EVALUATORS)
     requester = tmp_path / "requester"
@@ -95,6 +98,7 @@ def test_a_job_from_the_template_to_the_last_payment(machines: Machines, tmp_pat
     machines.start("watch", "job", "watch", 1, "--until-settled", "--home", requester, "--format", "json")
     first = machines.first_line("watch")
     assert (first["phase"], first["enrolled"], first["minimum_owners"]) == ("enrolling", 0, 3)
+    assert (first["seats_taken"], first["seats"], first["fewest_seats"]) == (0, 3, 3)
 
     # Three data owners: describe, match, accept, run.
     for name, rows in zip(OWNERS, split_rows(tmp_path / "my-job" / "owner.csv", OWNERS), strict=True):
@@ -102,6 +106,10 @@ def test_a_job_from_the_template_to_the_last_payment(machines: Machines, tmp_pat
         galaxy("data", "add", rows, "--label", "diagnosis", "--name", "patients", "--home", home)
         matched = json.loads(galaxy("data", "match", "patients", 1, "--home", home, "--format", "json"))
         assert matched["is_match"]
+        rows.rename(rows.with_suffix(".away"))
+        accepted = json.loads(galaxy("job", "accept", 1, "--home", home, "--format", "json"))
+        assert "its file is not there any more" in accepted["datasets"][0]["refusal"]
+        rows.with_suffix(".away").rename(rows)
         accepted = json.loads(galaxy("job", "accept", 1, "--home", home, "--format", "json"))
         assert accepted["datasets"] == [{"name": "patients", "refusal": None}]
         machines.start(name, "owner", "run", "--job", 1, "--home", home, "--format", "json")
@@ -154,8 +162,11 @@ def test_a_job_from_the_template_to_the_last_payment(machines: Machines, tmp_pat
     # Afterwards.
     model = tmp_path / "model.safetensors"
     collected = json.loads(galaxy("job", "collect", 1, "-o", model, "--home", requester, "--format", "json"))
-    assert sum(tensor.size for tensor in load(model.read_bytes()).values()) == 770
+    assert sum(tensor.size for tensor in load(model.read_bytes()).values()) == 1538
     assert collected["bytes"] == model.stat().st_size
+    assert collected["model_digest"] == blake3_digest(model.read_bytes()).hex()
+    schema = gl.schema_of(tmp_path / "my-job" / "test.csv", label="diagnosis")
+    assert decode_schema(Path(collected["schema_file"]).read_bytes()) == schema
     assert "already" in galaxy("job", "collect", 1, "-o", model, "--home", requester, code=3)
     assert "enrolling" in galaxy("job", "cancel", 1, "--home", requester, code=7)
     assert "enrolling" in galaxy("job", "accept", 1, "--home", tmp_path / "north", code=7)

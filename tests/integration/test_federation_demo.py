@@ -105,7 +105,6 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["--kill-member", "1@11"], "1@11 given; allowed after the @: 1 to 10"),
         (["--kill-member", "2@3", "--rounds", "2"], "2@3 given; allowed after the @: 1 to 2"),
         (["--kill-member", "one"], "allowed: I or I@ROUNDS"),
-        (["--format", "xml"], "allowed: table, json"),
         (["--chain", "ftp://localhost"], "chain"),
     ],
 )

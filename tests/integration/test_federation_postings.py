@@ -16,6 +16,7 @@ from benchmarks.things import MASKING, windows
 from galaxylearning.chain.deployment import deploy
 from galaxylearning.chain.evm import connect
 from galaxylearning.crypto import seal as seals
+from galaxylearning.errors import JobRefused
 from galaxylearning.graph import FlatModel, weights_from_bytes
 from galaxylearning.messages.records import SignedEnrolment
 from galaxylearning.messages.terms import Terms
@@ -258,5 +259,39 @@ def test_an_evaluator_serves_whom_its_operator_names(town: Town, tmp_path: Path)
             state = await stage.play(until=lambda state: len(state.seats) == 2)
             assert stage.account("evaluator-1") not in state.seats
             assert any("is not served here" in one for one in stage.told("given up"))
+
+    anyio.run(main)
+
+
+def test_nothing_is_escrowed_for_an_evaluator_whose_stake_is_not_free(town: Town, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with town.stage(tmp_path / "stage") as stage:
+            await stage.site("evaluator-2").submit(calls.request_withdrawal(1), "registry")
+            owned = await stage.balance(stage.account("requester"))
+            with pytest.raises(JobRefused, match="tokens of free stake") as refused:
+                await stage.post(replace(town.compiled, job=replace(town.compiled.job, title="Another")))
+            assert stage.account("evaluator-2") in str(refused.value)
+            assert await stage.balance(stage.account("requester")) == owned
+
+    anyio.run(main)
+
+
+def test_an_evaluator_without_free_stake_says_so_once_and_sits_down_when_it_has_some(
+    town: Town, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            poor = stage.site("evaluator-3")
+            await poor.submit(calls.request_withdrawal(1), "registry")
+            await stage.play(until=lambda state: bool(stage.told("no seat taken")) and len(state.seats) == 2)
+            sent = await stage.transactions("evaluator-3")
+            turns = iter(range(3))
+            state = await stage.play(until=lambda _: next(turns) == 2)
+            assert (state.phase, len(state.seats)) == (Phase.ENROLLING, 2)
+            assert await stage.transactions("evaluator-3") == sent
+            (said,) = stage.told("no seat taken")
+            assert "tokens of stake are free, a seat takes 50" in said
+            await poor.submit_spending(1, calls.deposit_stake(1), "registry")
+            await stage.play(until=lambda state: len(state.seats) == 3)
 
     anyio.run(main)

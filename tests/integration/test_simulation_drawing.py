@@ -17,7 +17,15 @@ def a_run() -> tuple[History, Report]:
     record = RoundRecord(0, -0.5, 0.75, 0.1, np.array([4, 3], np.int8), np.array([0.1, 0.0]), np.zeros(2))
     history = History(2, (record,))
     info = RunInfo("<job> & sons", ("owner-0", "owner-1"), ("honest", "zero"), 1)
-    return history, make_report(info, history, rows=[5, 6], pays=[10**18, 0], bounty=10**19)
+    return history, make_report(
+        info,
+        history,
+        rows=[5, 6],
+        values=history.values(),
+        errors=history.errors(),
+        pays=[10**18, 0],
+        bounty=10**19,
+    )
 
 
 def test_a_report_survives_its_document() -> None:

@@ -148,11 +148,16 @@ def test_the_page_leads_to_a_paid_and_audited_job(desk: Desk, tmp_path: Path) ->
                 in_a_hurry(settings.parent)
 
     assert len(desk.terminals) == 8
-    assert said[-1].count("Verdict: ok") == 2, said[-1]
-    assert "computed again" in said[-1]
+    checked, used = said[-2:]
+    assert checked.count("Verdict: ok") == 2, checked
+    assert "computed again" in checked
+    rows = (tmp_path / "examples" / "tumours" / "north.csv").read_text().splitlines()[1:]
+    answers = used.split()
+    right = sum(row.endswith(f",{answer}") for row, answer in zip(rows, answers, strict=True))
+    assert right > 0.85 * len(rows), used
     receipt = json.loads((tmp_path / "receipt.json").read_text())
     assert receipt["payout"]["is_paid"]
     assert int(receipt["payout"]["amount"]) > 0
     assert (
-        sum(t.size for t in load((tmp_path / "model.safetensors").read_bytes()).values()) == 32 * 31 + 2 * 33
+        sum(t.size for t in load((tmp_path / "model.safetensors").read_bytes()).values()) == 64 * 31 + 2 * 65
     )

@@ -14,6 +14,7 @@ import typer
 import galaxylearning
 from galaxylearning import cli
 from galaxylearning.cli import COMMANDS, load_command, main
+from galaxylearning.cli.options import Format
 from galaxylearning.errors import AuditFailed, ConfigRefused, GalaxyError, LedgerUnreachable
 
 SOURCES = str(Path(galaxylearning.__file__).parents[1])
@@ -59,6 +60,30 @@ def test_what_reads_can_print_json() -> None:
     found = {typed: command for name in COMMANDS for typed, command in leaves(load_command(name), (name,))}
     for typed in reading:
         assert any("--format" in parameter.opts for parameter in found[typed].params), typed
+
+
+def test_every_command_takes_the_same_formats() -> None:
+    found = [command for name in COMMANDS for _, command in leaves(load_command(name), (name,))]
+    formats = [one for command in found for one in command.params if "--format" in one.opts]
+    assert len(formats) > 20
+    for one in formats:
+        assert one.type_descriptor.annotation is Format
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["job", "--help"], ["data", "list"]])
+def test_output_that_cannot_be_written_is_an_expected_failure(tmp_path: Path, arguments: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "galaxylearning.cli", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+            env={"PYTHONPATH": SOURCES},
+        )
+    assert (done.returncode, done.stderr) == (6, "galaxy: could not write: No space left on device\n")
 
 
 def test_help_lists_the_commands_without_loading_them() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from galaxylearning import bootstrap
 from galaxylearning.cli import keys, output, owner
+from galaxylearning.cli.job_facts import enrolling_line
 from galaxylearning.cli.options import Format, pairs, smallest_units
 from galaxylearning.config import Home
 from galaxylearning.errors import ConfigRefused, KeyUnavailable, StorageError
@@ -197,3 +198,21 @@ def test_a_home_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 def test_json_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:
     output.print_json({"a": [1]})
     assert json.loads(capsys.readouterr().out) == {"a": [1]}
+
+
+def test_the_line_of_an_enrolling_job_names_seats_owners_and_when_it_begins() -> None:
+    facts = {
+        "seats_taken": 2,
+        "seats": 4,
+        "fewest_seats": 3,
+        "enrolled": 1,
+        "minimum_owners": 3,
+        "maximum_owners": 8,
+        "deadline": 10_000,
+        "now": 2_800,
+    }
+    assert enrolling_line(facts) == (
+        "2 of 4 evaluators seated (3 needed), 1 data owners enrolled (3 needed, 8 at most); begins when all "
+        "are there, or in 2 h with those that are needed"
+    )
+    assert "0 s with" in enrolling_line({**facts, "now": 20_000})

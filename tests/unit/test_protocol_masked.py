@@ -33,6 +33,7 @@ from galaxylearning.protocol.masked_round import (
 from galaxylearning.protocol.masking import (
     default_masking,
     default_projections,
+    few_projections,
     masked_plan,
     masking_plan,
     question_seed,
@@ -249,10 +250,10 @@ def test_buffers_are_refused(wide: FlatModel) -> None:
 
 
 def test_defaults_follow_from_the_model_and_the_seats() -> None:
-    assert default_projections(320) == 3
-    assert default_projections(2114) == 15
+    assert default_projections(320, 10) == 3
+    assert default_projections(2114, 10) == 15
     with pytest.raises(JobRefused, match="too small"):
-        default_projections(319)
+        default_projections(319, 10)
     assert masked_plan(MASKED, 2114) is MASKED
     assert masked_plan(msgspec.structs.replace(MASKED, projections=0), 2114).projections == 15
     with pytest.raises(JobRefused, match=r"plan\.minimum_owners: 1 given; allowed: at least 3"):
@@ -268,6 +269,52 @@ def test_defaults_follow_from_the_model_and_the_seats() -> None:
     assert masking_plan(masked_terms(), 1282).members == 5
     with pytest.raises(ValueError, match="not masked"):
         masking_plan(masked_terms(privacy="sealed"), 1282)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "rounds", "twins", "expected"),
+    [
+        # 640 / 64 - 2 = 8 numbers may be opened. Half of them are no search for twins: the gate has all.
+        (640, 10, None, 8),
+        (1536, 10, None, 15),
+        # 1600 / 64 - 2 = 23 are enough for both.
+        (1600, 10, None, 11),
+        # Nobody looks for twins in a job of 4 rounds, nor where the requester wants none.
+        (1600, 4, None, 15),
+        (1600, 10, 0, 15),
+        (640, 10, 4, 4),
+    ],
+)
+def test_what_no_search_for_twins_needs_is_the_gates(
+    parameters: int, rounds: int, twins: int | None, expected: int
+) -> None:
+    assert default_projections(parameters, rounds, twins) == expected
+    plan = msgspec.structs.replace(MASKED, projections=0, rounds=rounds)
+    how = None if twins is None else Masking(threshold=1, faulty=0, minimum_sum=3, twin_projections=twins)
+    found = masked_plan(plan, parameters, how)
+    assert found.projections == expected
+    if how is None:
+        asked = default_masking(found, parameters=parameters, seats=3).twin_projections
+        assert 2 + expected + asked <= parameters // 64
+        assert asked == (12 if (parameters, rounds) == (1600, 10) else 0)
+
+
+def test_few_projections_are_told_with_what_would_do() -> None:
+    def told(projections: int, parameters: int, privacy: str = "masked") -> str | None:
+        plan = msgspec.structs.replace(MASKED, projections=projections)
+        none = Masking(threshold=2, faulty=1, minimum_sum=3, twin_projections=0)
+        return few_projections(masked_terms(plan, none, privacy=privacy), parameters)
+
+    said = told(3, 320)
+    # sqrt(1 / 6) = 0.41; (2 + 15) * 64 = 1,088.
+    assert said is not None
+    assert all(part in said for part in ("3 projections", "320 parameters", "within 41%", "1,088", "sealed"))
+    assert default_projections(1088, 10) == default_projections(2048, 10) == 15
+    assert told(15, 1088) is None
+    assert told(3, 320, "sealed") is None
+    searched = few_projections(masked_terms(msgspec.structs.replace(MASKED, projections=11)), 1600)
+    assert searched is not None
+    assert "2,048" in searched
 
 
 @pytest.mark.parametrize(

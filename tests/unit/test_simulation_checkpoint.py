@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from galaxylearning.errors import StorageError
+from galaxylearning.errors import ConfigRefused, StorageError
 from galaxylearning.simulation.checkpoint import CheckpointFolder
 
 ARRAYS: dict[str, npt.NDArray[Any]] = {
@@ -69,7 +69,7 @@ def test_a_file_under_another_rounds_name_is_not_taken(tmp_path: Path) -> None:
 
 def test_another_runs_checkpoint_is_refused(tmp_path: Path) -> None:
     CheckpointFolder(tmp_path, "one").save(0, {}, ARRAYS)
-    with pytest.raises(StorageError, match="another job, data, seed"):
+    with pytest.raises(ConfigRefused, match="another job, data, seed"):
         CheckpointFolder(tmp_path, "two").load(0)
 
 

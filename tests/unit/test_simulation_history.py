@@ -189,7 +189,13 @@ INFO = RunInfo("job", ("anna", "ben", "carl", "dora"), ("honest", "zero", "hones
 
 
 def report(**changes: Any) -> Report:
-    plain: dict[str, Any] = {"rows": [10, 20, 30, 40], "pays": [60, 0, 0, 40], "bounty": 200}
+    plain: dict[str, Any] = {
+        "rows": [10, 20, 30, 40],
+        "values": np.array([0.4, 0.0, 0.0, 0.3]),
+        "errors": np.array([0.05, 0.0, 0.0, 0.1]),
+        "pays": [60, 0, 0, 40],
+        "bounty": 200,
+    }
     return make_report(INFO, two_rounds(), **(plain | changes))
 
 
@@ -242,7 +248,16 @@ def test_what_noise_came_to_is_kept_and_read_back() -> None:
 
 
 def test_nothing_has_happened_yet() -> None:
-    found = make_report(INFO, History(4), rows=[1] * 4, pays=[0] * 4, bounty=5, reason="interrupted")
+    found = make_report(
+        INFO,
+        History(4),
+        rows=[1] * 4,
+        values=np.zeros(4),
+        errors=np.zeros(4),
+        pays=[0] * 4,
+        bounty=5,
+        reason="interrupted",
+    )
     assert found.utility is None
     assert found.best_round is None
     assert found.behaviours[0].accepted == 0
@@ -282,7 +297,13 @@ def test_long_tables_are_folded_in_the_middle(fold: int) -> None:
     count = 200
     info = replace(INFO, owners=tuple(f"o{i}" for i in range(count)), behaviours=("honest",) * count)
     found = make_report(
-        info, History(count), rows=[1] * count, pays=[count - i for i in range(count)], bounty=10**6
+        info,
+        History(count),
+        rows=[1] * count,
+        values=np.zeros(count),
+        errors=np.zeros(count),
+        pays=[count - i for i in range(count)],
+        bounty=10**6,
     )
     columns, rows = owner_table(found, fold=fold)
     names = [row[0] for row in rows]

@@ -51,7 +51,15 @@ def run(
     does = behaviours or tuple(BEHAVIOURS[position % 5] for position in range(owners))
     info = RunInfo("digits", who, does, rounds)
     pays = [int(10**18 * max(0.0, value)) for value in history.values().tolist()]
-    return history, make_report(info, history, rows=[9] * owners, pays=pays, bounty=10**24)
+    return history, make_report(
+        info,
+        history,
+        rows=[9] * owners,
+        values=history.values(),
+        errors=history.errors(),
+        pays=pays,
+        bounty=10**24,
+    )
 
 
 def drawn(folder: Path, history: History, report: Report) -> tuple[Path, str]:
@@ -209,7 +217,7 @@ assert "matplotlib" not in sys.modules
 one = np.ones(1)
 history = History(1, (RoundRecord(0, -1.0, 0.5, 0.1, np.ones(1, np.int8), one, one),))
 info = RunInfo("job", ("anna",), ("honest",), 1)
-made = report.make_report(info, history, rows=[1], pays=[1], bounty=1)
+made = report.make_report(info, history, rows=[1], values=one, errors=one, pays=[1], bounty=1)
 plots.draw(history, made, png=Path(sys.argv[1]), html=Path(sys.argv[2]))
 assert "matplotlib.pyplot" not in sys.modules
 assert "torch" not in sys.modules

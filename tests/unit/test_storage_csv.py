@@ -155,6 +155,13 @@ def test_only_the_wanted_columns_are_read_and_judged() -> None:
     assert "at least one" in refused(text, ReadOptions(only=[]))
 
 
+@pytest.mark.parametrize("text", ["a,b\n1,2\n,3\n", "a,b\nx,2\n,3\n", "a,b\n1,2\nNA,3\n", "a,b\n,2\n1,3\n"])
+def test_a_missing_cell_is_told_with_what_can_be_done(text: str) -> None:
+    said = refused(text)
+    assert "fill it in, leave the row out, or use only columns without gaps (only=, --only)" in said
+    assert "column 'a'" in said
+
+
 def test_missing_cells_are_kept_where_they_are_allowed() -> None:
     table = read("a,b,c,d\n1,x,,\n,,2.5,\nNA,y,3,\n", ReadOptions(allow_missing=True))
     np.testing.assert_array_equal(table.columns["a"], [1.0, np.nan, np.nan])

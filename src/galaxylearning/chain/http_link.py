@@ -11,7 +11,7 @@ from typing import Any, Final
 from aiohttp import ClientSession, ClientTimeout
 
 from galaxylearning.chain import bounded_json
-from galaxylearning.chain.transport import RateLimited
+from galaxylearning.chain.transport import RateLimited, shown_url
 from galaxylearning.errors import AnswerRefused, LedgerUnreachable
 
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
@@ -30,7 +30,7 @@ class HttpLink:
     """
 
     def __init__(self, url: str, timeout_s: float, *, max_answer_bytes: int = MAX_ANSWER_BYTES) -> None:
-        self._url, self._max_bytes = url, max_answer_bytes
+        self._url, self._max_bytes, self._name = url, max_answer_bytes, shown_url(url)
         self._timeout = ClientTimeout(total=timeout_s)
         self._ids = count(1)
         self._session: ClientSession | None = None
@@ -46,28 +46,28 @@ class HttpLink:
         """
         if self._session is None:
             self._session = ClientSession(timeout=self._timeout)
-        number = next(self._ids)
+        number, where = next(self._ids), f"{method} at {self._name}"
         body = {"jsonrpc": "2.0", "id": number, "method": method, "params": list(params)}
         async with self._session.post(self._url, json=body, allow_redirects=False) as response:
             if response.status in (_TOO_MANY, _UNAVAILABLE):
                 raise RateLimited(
                     f"HTTP {response.status}: the node asks for patience",
                     wait_s=_seconds(response.headers.get("Retry-After")),
-                    where=method,
+                    where=where,
                 )
             data = bytearray()
             async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
                 data += chunk
                 if len(data) > self._max_bytes:
-                    raise AnswerRefused(f"the answer is over {self._max_bytes} bytes", where=method)
+                    raise AnswerRefused(f"the answer is over {self._max_bytes} bytes", where=where)
         try:
             answer = bounded_json.loads(bytes(data))
         except ValueError as error:
             if response.status != 200:
-                raise LedgerUnreachable(f"HTTP {response.status}", where=method) from error
-            raise AnswerRefused("the answer is cut off or no JSON", where=method) from error
+                raise LedgerUnreachable(f"HTTP {response.status}", where=where) from error
+            raise AnswerRefused("the answer is cut off or no JSON", where=where) from error
         if isinstance(answer, dict) and answer.get("id") not in (number, None):
-            raise AnswerRefused("the answer is to another request", where=method)
+            raise AnswerRefused("the answer is to another request", where=where)
         return answer
 
     async def disconnect(self) -> None:

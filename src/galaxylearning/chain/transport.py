@@ -139,19 +139,20 @@ class Transport:
                 await asyncio.sleep(wait_s)
 
     async def _ask(self, method: str, params: tuple[Any, ...]) -> Any:
+        where = f"{method} at {self.name}"
         try:
             async with asyncio.timeout(self._timeout_s):
                 response = await self._provider.make_request(method, list(params))
         except TimeoutError as error:
-            raise LedgerUnreachable(f"no answer within {self._timeout_s:g} s", where=method) from error
+            raise LedgerUnreachable(f"no answer within {self._timeout_s:g} s", where=where) from error
         except GalaxyError:
             raise
         except Exception as error:  # whatever a provider's transport raises ends here
-            raise _mapped(error, method) from error
+            raise _mapped(error, where) from error
         if not isinstance(response, Mapping) or not ("result" in response or "error" in response):
-            raise AnswerRefused("the answer is not a JSON-RPC response", where=method)
+            raise AnswerRefused("the answer is not a JSON-RPC response", where=where)
         if response.get("error") is not None:
-            raise error_of(response["error"], method)
+            raise error_of(response["error"], where)
         return response.get("result")
 
     def _ask_embedded(self, method: str, params: list[Any]) -> Any:
@@ -196,15 +197,15 @@ def shown_url(url: str) -> str:
         return "a malformed URL"
 
 
-def _mapped(error: Exception, method: str) -> LedgerError:
+def _mapped(error: Exception, where: str) -> LedgerError:
     """What a provider raised, as ours. A web3 error that carries a JSON-RPC error object is that error."""
     response = getattr(error, "rpc_response", None)
     if isinstance(response, Mapping) and response.get("error") is not None:
-        return error_of(response["error"], method)
+        return error_of(response["error"], where)
     if isinstance(error, ValueError | TypeError) and not isinstance(error, OSError):
-        return AnswerRefused(f"what answered is no JSON-RPC node ({type(error).__name__})", where=method)
+        return AnswerRefused(f"what answered is no JSON-RPC node ({type(error).__name__})", where=where)
     reason = str(error) or type(error).__name__
-    return LedgerUnreachable(f"the node cannot be reached: {reason[:200]}", where=method)
+    return LedgerUnreachable(f"the node cannot be reached: {reason[:200]}", where=where)
 
 
 def error_of(error: Any, method: str) -> LedgerError:

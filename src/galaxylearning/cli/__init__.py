@@ -6,6 +6,7 @@ traceback.
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -14,7 +15,7 @@ from typing import Any, Final, NoReturn
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from galaxylearning.errors import GalaxyError, LedgerError
+from galaxylearning.errors import DiskFull, GalaxyError, LedgerError
 
 INTERRUPTED: Final = 130
 
@@ -103,6 +104,12 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
         typer.echo(harmless(f"galaxy: {expected}{_remedy(expected)}"), err=True)
         sys.exit(expected.exit_code)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        sys.stdout = None  # what is left in its buffer cannot be written either
+        typer.echo(f"galaxy: could not write: {error.strerror}", err=True)
+        sys.exit(DiskFull.exit_code)
     sys.exit(0)
 
 

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from galaxylearning.cli import output
+from galaxylearning.cli.options import Format, FormatOption
 from galaxylearning.config import Home
 from galaxylearning.crypto.seal import SealingKey
 from galaxylearning.errors import AuditFailed, BlobDamaged, BlobMissing, ConfigRefused
@@ -29,7 +31,7 @@ def audit(
         str | None,
         typer.Option(help="Compare with another value: banzhaf, shapley, leave-one-out, distance-to-mean…"),
     ] = None,
-    format: Annotated[str, typer.Option(help="table or json.")] = "table",
+    format: FormatOption = Format.TABLE,
 ) -> None:
     """Recompute every round, score and payment of a job from the chain's log and the blobs.
 
@@ -40,13 +42,11 @@ def audit(
 
     Example: galaxy audit 1 --home .galaxy/demo
     """
-    if format not in ("table", "json"):
-        raise ConfigRefused(f"{format[:40]!r} given; allowed: table, json", where="format")
     report, references = anyio.run(audit_home, Home(home), job, key, value)
-    if format == "json":
+    if format is Format.JSON:
         typer.echo(json.dumps(as_json(report, references)))
     else:
-        show(report, references, Console())
+        show(report, references, output.console())
     if report.problems:
         first = report.problems[0]
         raise AuditFailed(f"{first.detail}: {first.problem}", where=first.check)

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from galaxylearning.cli.options import Format, FormatOption
 from galaxylearning.config import EMBEDDED
 from galaxylearning.errors import AuditFailed, ConfigRefused
 
@@ -49,7 +50,7 @@ def demo(
     home: Annotated[Path, typer.Option(help="Where everything is kept; replaced at each run.")] = Path(
         ".galaxy/demo"
     ),
-    format: Annotated[str, typer.Option(help="table or json.")] = "table",
+    format: FormatOption = Format.TABLE,
 ) -> None:
     """Twelve hospitals train a model for a requester and are paid by contribution, offline, on real data.
 
@@ -59,10 +60,8 @@ def demo(
 
     Example: galaxy demo --data digits --seed 3 --format json
     """
-    if format not in ("table", "json"):
-        raise ConfigRefused(f"{format[:40]!r} given; allowed: table, json", where="format")
     start = time.monotonic()
-    console = Console(stderr=format == "json", quiet=format == "json")
+    console = Console(stderr=format is Format.JSON, quiet=format is Format.JSON)
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -94,7 +93,7 @@ def demo(
         report, _ = anyio.run(audit_home, folder, found.job_id)
     seconds = time.monotonic() - start
     document = as_json(found, report, chain=chain, seconds=seconds)
-    if format == "json":
+    if format is Format.JSON:
         typer.echo(json.dumps(document))
     else:
         _show(found, document, report, home, console)

@@ -86,6 +86,7 @@ def list_(
     Example: galaxy evaluator list --format json
     """
     from galaxylearning.cli.running import reading_site
+    from galaxylearning.nodes.posting import free_stake
     from galaxylearning.ports import Call
 
     async def read() -> list[dict[str, str]]:
@@ -96,7 +97,7 @@ def list_(
             rows = []
             for address in dict.fromkeys(seen):
                 known = await site.ledger.read(Call("registry", "evaluator", (address,)))
-                free = int(known["staked"]) - int(known["locked"]) - int(known["withdrawing"])
+                free = await free_stake(site.ledger, address)
                 rows.append(
                     {
                         "address": str(address),

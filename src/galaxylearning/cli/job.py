@@ -261,9 +261,11 @@ def _tell(job: int, facts: dict[str, Any], format: Format) -> None:
     if format is Format.JSON:
         output.print_line({"job": str(job), **facts})
         return
+    from galaxylearning.cli.job_facts import enrolling_line
+
     owners = f"{facts['cohort']} data owners"
     if "enrolled" in facts:
-        owners = f"{facts['enrolled']} enrolled of {facts['minimum_owners']} data owners needed"
+        owners = enrolling_line(facts)
     output.console().print(
         f"job {job}  {facts['phase']}: {owners}, round {facts['rounds_anchored']} of "
         f"{facts['rounds']}, {facts['committed']} scores committed, {facts['revealed']} revealed, paid "
@@ -456,25 +458,38 @@ def collect(
 ) -> None:
     """Fetch the trained model of a settled job: safetensors, under the names of the job file's own module.
 
+    Its schema goes beside it (model.schema.json): gl.inputs_of and gl.answers_of take it.
+
     Example: galaxy job collect 1 -o model.safetensors
     """
+    from galaxylearning.cli.job_actions import read_job
     from galaxylearning.cli.keys import load_identity
     from galaxylearning.cli.running import reading_site
     from galaxylearning.crypto.digest import blake3_digest
+    from galaxylearning.messages.terms import Schema, encode_schema
     from galaxylearning.nodes import requester
     from galaxylearning.storage.files import replace_whole
 
-    if file.exists():
-        raise ConfigRefused("there is such a file already", where=str(file))
+    schema_file = file.with_suffix(".schema.json")
+    for one in (file, schema_file):
+        if one.exists():
+            raise ConfigRefused("there is such a file already", where=str(one))
     _, signer, sealing = load_identity(Home(home), account)
 
-    async def run() -> bytes:
+    async def run() -> tuple[bytes, Schema]:
         async with reading_site(Home(home), chain, signer) as site:
-            return await requester.collect(site, job, sealing)
+            model = await requester.collect(site, job, sealing)
+            return model, (await read_job(site, job)).terms.schema
 
-    model = anyio.run(run)
+    model, schema = anyio.run(run)
+    replace_whole(schema_file, encode_schema(schema))
     replace_whole(file, model)
-    facts = {"file": str(file), "bytes": len(model), "model_digest": blake3_digest(model).hex()}
+    facts = {
+        "file": str(file),
+        "bytes": len(model),
+        "model_digest": blake3_digest(model).hex(),
+        "schema_file": str(schema_file),
+    }
     if format is Format.JSON:
         output.print_json(facts)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -79,6 +80,7 @@ def accept_job(home: Home, job: ReadJob) -> dict[str, Any]:
     catalogue = DatasetCatalog(home.catalogue)
     try:
         offered = CatalogueShelf(catalogue).offered()
+        files = {entry.name: entry.path for entry in catalogue.list()}
     finally:
         catalogue.close()
     of_model = refusal_of_model(policy, job.terms.digest, job.measured.cost, job.measured.buffers)
@@ -87,6 +89,8 @@ def accept_job(home: Home, job: ReadJob) -> dict[str, Any]:
         report = match_schema(job.terms.schema, dataset.columns, arrays=dataset.arrays)
         name, n_rows = dataset.name, dataset.n_rows
         reason = refusal(policy, job.terms, job.terms.digest, dataset=name, n_rows=n_rows, report=report)
+        if not Path(files[name]).exists():
+            reason = f"its file is not there any more: {files[name]}"
         rows.append({"name": name, "refusal": reason or of_model})
     leaves = job_facts.what_leaves(job.measured, job.terms)
     return {"job": str(job.job_id), "terms_digest": digest, "leaves": leaves, "datasets": rows}

@@ -8,9 +8,10 @@ import msgspec
 
 from galaxylearning.cli import job_facts, output
 from galaxylearning.cli.job_file import Trial
-from galaxylearning.messages.terms import encode_terms
+from galaxylearning.messages.terms import encode_terms, loss_unit
 from galaxylearning.protocol import calls
 from galaxylearning.protocol.job import CompiledJob
+from galaxylearning.protocol.masking import few_projections
 from galaxylearning.simulation.prepare import terms_without_chain
 
 
@@ -36,6 +37,7 @@ def checked(compiled: CompiledJob, seats: int, trial: Trial | None) -> dict[str,
         },
         "escrow": str(calls.escrow(terms)),
         "seats": seats,
+        "warning": few_projections(terms, compiled.cost.parameters),
         "trial": None
         if trial is None
         else {
@@ -69,7 +71,12 @@ def show_checked(facts: dict[str, Any]) -> None:
             f"{output.tokens(facts['escrow'])}: bounty {output.tokens(price['bounty'])} and "
             f"{output.tokens(price['fee_per_seat'])} for each of {facts['seats']} evaluators",
         ),
-        ("target gain", f"{price['target_gain']:g} nats per sample"),
+        (
+            "target gain",
+            f"{price['target_gain']:g} {loss_unit(runs['loss'])} per sample. Each data owner is paid for its "
+            "own value above zero; those below zero give nothing back, so that payouts may come to more than "
+            "the model's gain, never to more than the bounty",
+        ),
     ]
     if trial is not None:
         rows.append(
@@ -88,6 +95,8 @@ def show_checked(facts: dict[str, Any]) -> None:
                 else f"{suggested:.3g}; owners together may reach more",
             )
         )
+    if facts["warning"] is not None:
+        rows.append(("warning", facts["warning"]))
     output.print_facts(f"{facts['title']}: compiles", rows)
     columns = ("column", "role", "kind", "unit", "classes or shape")
     output.print_table("What a data set must have", columns, job_facts.column_rows(facts["schema"]))

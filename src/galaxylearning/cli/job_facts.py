@@ -17,10 +17,11 @@ from galaxylearning.errors import Refused
 from galaxylearning.graph import Cost, ModelGraph
 from galaxylearning.learning.accounting import epsilon
 from galaxylearning.messages.plan import Plan
-from galaxylearning.messages.terms import Schema, Terms
+from galaxylearning.messages.terms import Schema, Terms, loss_unit
 from galaxylearning.ports import GraphFacts
 from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.masking import masking_plan
+from galaxylearning.protocol.matching import some
 from galaxylearning.protocol.privacy import job_epsilon, models_release
 from galaxylearning.protocol.updates import body_limit
 
@@ -151,7 +152,10 @@ def state_facts(state: JobState, now: int) -> dict[str, Any]:
         "deadline": state.deadline,
         "expires_at": state.expires_at,
         "seats_taken": len(state.seats),
+        "seats": len(state.evaluators),
+        "fewest_seats": state.fewest_seats,
         "minimum_owners": state.minimum_owners,
+        "maximum_owners": state.maximum_owners,
         "cohort": state.cohort_size,
         "rounds_anchored": state.round_index,
         "rounds": state.rounds,
@@ -166,6 +170,18 @@ def state_facts(state: JobState, now: int) -> dict[str, Any]:
         "refunded": str(state.refunded),
         "refundable": str(state.refundable),
     }
+
+
+def enrolling_line(facts: dict[str, Any]) -> str:
+    """Whom a job waits for, and when it begins: ``state_facts`` with ``enrolled`` as a line."""
+    needed = (
+        f"{facts['seats_taken']} of {facts['seats']} evaluators seated ({facts['fewest_seats']} needed), "
+        f"{facts['enrolled']} data owners enrolled ({facts['minimum_owners']} needed, "
+        f"{facts['maximum_owners']} at most); begins when all are there"
+    )
+    if facts["deadline"] is None:
+        return needed
+    return f"{needed}, or in {_span(max(0, facts['deadline'] - facts['now']))} with those that are needed"
 
 
 def is_settled(state: JobState) -> bool:
@@ -200,7 +216,8 @@ def summary(facts: dict[str, Any]) -> Iterable[tuple[str, object]]:
     )
     yield "data owners", f"{runs['minimum_owners']} needed, {runs['maximum_owners']} at most"
     yield "windows", _windows(facts["windows"])
-    yield "bounty", f"{tokens(price['bounty'])} for a gain of {price['target_gain']:g} nats per sample"
+    unit = loss_unit(runs["loss"])
+    yield "bounty", f"{tokens(price['bounty'])} for a value of {price['target_gain']:g} {unit} per sample"
     yield (
         "other money",
         (
@@ -252,7 +269,7 @@ def column_rows(schema: dict[str, Any]) -> Iterable[tuple[str, ...]]:
     """The schema's columns as rows of a table: name, kind, unit, classes or shape."""
     for column in (*schema["features"], schema["label"]):
         role = "label" if column is schema["label"] else "input"
-        yield column["name"], role, column["kind"], column["unit"] or "", ", ".join(column["classes"] or ())
+        yield column["name"], role, column["kind"], column["unit"] or "", some(column["classes"] or ())
     for field in schema["arrays"]:
         yield field["name"], "input", f"array of {field['dtype']}", "", " x ".join(map(str, field["shape"]))
 

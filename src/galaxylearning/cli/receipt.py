@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import anyio
 import typer
 
+from galaxylearning.cli.options import Format, FormatOption
 from galaxylearning.cli.output import print_table, tokens
 from galaxylearning.config import Home
 from galaxylearning.errors import AuditFailed, ConfigRefused
@@ -26,7 +27,7 @@ def receipt(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the receipt (JSON) to this file.")
     ] = None,
-    format: Annotated[str, typer.Option(help="table or json.")] = "table",
+    format: FormatOption = Format.TABLE,
 ) -> None:
     """Make the receipts of a settled job and check them against the chain and the evaluators' tables.
 
@@ -34,8 +35,6 @@ def receipt(
 
     Example: galaxy receipt 1 --home .galaxy/demo --data-owner hospital-01 -o receipt.json
     """
-    if format not in ("table", "json"):
-        raise ConfigRefused(f"{format[:40]!r} given; allowed: table, json", where="format")
     found = anyio.run(_receipts, Home(home), job)
     names = _names(Home(home))
     if data_owner is not None:
@@ -48,7 +47,7 @@ def receipt(
         from galaxylearning.storage.files import replace_whole
 
         replace_whole(output, (json.dumps(document, indent=2) + "\n").encode())
-    if format == "json":
+    if format is Format.JSON:
         typer.echo(json.dumps(document))
     else:
         _show(found, {address: name for name, address in names.items()})

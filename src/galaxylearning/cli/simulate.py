@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from galaxylearning.cli import output
+from galaxylearning.cli.options import Format, FormatOption
 from galaxylearning.errors import ConfigRefused
 from galaxylearning.units import TOKEN_DECIMALS
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from galaxylearning.simulation.result import SimulationResult
 
 INTERRUPTED = 130
-FORMATS = ("table", "json")
 FOLD = 40
 
 
@@ -94,7 +94,7 @@ def simulate(
     tensorboard: Annotated[Path | None, typer.Option(help="Also log to this TensorBoard folder.")] = None,
     mlflow: Annotated[str | None, typer.Option(help="Also log to this MLflow tracking URI.")] = None,
     plot: Annotated[bool, typer.Option("--plot/--no-plot", help="Draw plot.png and plot.html.")] = True,
-    format: Annotated[str, typer.Option(help="table or json.")] = "table",
+    format: FormatOption = Format.TABLE,
 ) -> None:
     """Train, judge and pay simulated data owners exactly as the job would, without a chain or with one.
 
@@ -104,13 +104,13 @@ def simulate(
     Example: galaxy simulate my-job/job.py --owners 20 --partition inner-dirichlet:0.3,partition_sizes=8
     --behave alie@20%
     """
-    if format not in FORMATS:
-        raise ConfigRefused(f"{format[:40]!r} given; allowed: {', '.join(FORMATS)}", where="format")
-    teller = _Teller(is_quiet=format == "json")
+    teller = _Teller(is_quiet=format is Format.JSON)
     teller.line(f"{job}: compiling")
     from galaxylearning.simulation.drawing import Drawer
 
-    folder = _folder(out if out is not None else job.parent / "simulation")
+    # The job files of one folder keep their results apart.
+    name = "simulation" if job.stem == "job" else f"simulation-{job.stem}"
+    folder = _folder(out if out is not None else job.parent / name)
     changes: dict[str, Any] = {
         "data": None if not data else data[0] if len(data) == 1 else tuple(data),
         "owners": owners,
@@ -136,7 +136,7 @@ def simulate(
                 workers=workers,
                 memory_mib=memory_mib,
                 patience=patience,
-                checkpoints=folder / "checkpoints" if checkpoints and not chain else None,
+                checkpoints=folder / "checkpoints" if checkpoints else None,
                 resume=resume,
                 ray_address=ray_address,
                 dump=folder / "failure.npz" if engine == "debug" else None,
@@ -149,7 +149,7 @@ def simulate(
         files = found.write(folder, plot=False)
         if drawer is not None:
             files += drawer.draw(found.history, found.report, folder)
-    if format == "json":
+    if format is Format.JSON:
         output.print_json(found.to_document())
     else:
         _show(found, folder, files)
@@ -230,19 +230,20 @@ def _show(found: SimulationResult, folder: Path, files: Sequence[str]) -> None:
         columns, rows = behaviour_table(report, money=_money)
         output.print_table("By behaviour", columns, rows, right=MEASURED)
     if found.references:
-        paid = {row.position: row for row in report.owners}
+        names = {row.position: row.name for row in report.owners}
+        path = found.history.values()
         output.print_table(
-            "Values in nats per hidden sample: as summed over the rounds, and by reference",
+            "Values per hidden sample: as summed over the rounds, and by reference",
             ("name", "path", *found.references),
             [
-                (paid[i].name, f"{paid[i].value:+.5f}", *(f"{v[i]:+.5f}" for v in found.references.values()))
-                for i in range(len(paid))
+                (names[i], f"{path[i]:+.5f}", *(f"{v[i]:+.5f}" for v in found.references.values()))
+                for i in range(len(names))
             ],
             right=",".join(("path", *found.references)),
         )
     facts: list[tuple[str, object]] = [
         ("rounds", f"{report.rounds}, {report.reason}; best after round {_best(found)}"),
-        ("accuracy", "none: the label is a number" if report.accuracy is None else f"{report.accuracy:.3f}"),
+        ("accuracy", "none: counted for classes" if report.accuracy is None else f"{report.accuracy:.3f}"),
         ("paid", f"{_money(report.paid)} of {_money(report.bounty)}; {_money(found.refunded)} goes back"),
         ("model", f"{found.model_digest} ({found.engine} engine, {found.seconds:.1f} s)"),
     ]

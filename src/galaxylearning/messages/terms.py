@@ -39,6 +39,12 @@ MAX_CLASSES: Final = 10_000
 MAX_ROW_ELEMENTS: Final = 1 << 24
 LOSSES: Final = ("cross_entropy", "bce_with_logits", "mse", "l1", "huber", "nll")
 CLASS_LOSSES: Final = ("cross_entropy", "nll")
+_LIKELIHOODS: Final = (*CLASS_LOSSES, "bce_with_logits")
+
+
+def loss_unit(loss: str) -> str:
+    """What gains and values of a job are counted in: nats, or units of a loss that is no likelihood."""
+    return "nats" if loss in _LIKELIHOODS else f"units of {loss}"
 
 
 class EvaluatorSeat(Part, frozen=True, forbid_unknown_fields=True):
@@ -173,7 +179,8 @@ class Schema(Part, frozen=True, forbid_unknown_fields=True):
 class Price(Part, frozen=True, forbid_unknown_fields=True):
     """What is paid. Amounts are decimal strings in the token's smallest unit.
 
-    ``target_gain``: the gain for which the whole bounty is due, in nats per sample of the hidden test set.
+    ``target_gain``: the value for which the whole bounty is due, in nats (units of the loss where it is no
+    likelihood) per sample of the hidden test set. Each data owner is paid for its own value, if above zero.
     """
 
     token: str

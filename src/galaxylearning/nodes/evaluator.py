@@ -33,7 +33,7 @@ from galaxylearning.nodes.chain_view import ChainView, ChainWatch
 from galaxylearning.nodes.member import Member
 from galaxylearning.nodes.openings import Openings
 from galaxylearning.nodes.parcels import Parcels
-from galaxylearning.nodes.posting import require_keys, require_posted
+from galaxylearning.nodes.posting import free_stake, require_keys, require_posted
 from galaxylearning.nodes.relayer import show_evidence
 from galaxylearning.nodes.round_watch import RoundWatch
 from galaxylearning.nodes.site import Progress, Site, is_fatal, keep_going, keeps_job
@@ -46,7 +46,7 @@ from galaxylearning.protocol.machine import JobState, Phase, due
 from galaxylearning.protocol.outcomes import RoundOutcome
 from galaxylearning.protocol.rounds import JobComputation
 from galaxylearning.secagg.plan import MaskingPlan
-from galaxylearning.units import Address, Digest
+from galaxylearning.units import Address, Digest, in_tokens
 
 SALT_BYTES = 32
 STAGGER_S = 2.0
@@ -176,7 +176,8 @@ class SeatedJob:
         if self.site.address not in state.seats:
             if self.site.address not in self._head.seats:
                 await self._admit()
-                await self.site.submit_if_first(calls.take_seat(self.job_id))
+                if await self._has_stake():
+                    await self.site.submit_if_first(calls.take_seat(self.job_id))
             return
         cohort = await assembly.current_cohort(self.site, self.board, self.view, self.terms, state)
         if not _is_due(state, self.view.now, "anchorCohort", cohort.size):
@@ -228,6 +229,15 @@ class SeatedJob:
         if parcel > MAX_STEP_BYTES:
             raise JobRefused(f"sealed it has {parcel} bytes; a journal keeps {MAX_STEP_BYTES}", where="model")
         self._computation = job
+
+    async def _has_stake(self) -> bool:
+        """Whether a seat can be paid for now; that it cannot is told once, for stake may come free."""
+        free, needed = await free_stake(self.site.ledger, self.site.address), int(self.terms.price.seat_stake)
+        if free < needed and "stake" not in self._since:
+            self._since["stake"] = self.site.clock.monotonic_s()
+            detail = f"{in_tokens(free)} tokens of stake are free, a seat takes {in_tokens(needed)}"
+            self._report("no seat taken", {"detail": detail})
+        return free >= needed
 
     # ---- training
 

@@ -6,6 +6,7 @@ from galaxylearning.errors import JobRefused
 from galaxylearning.messages.terms import Terms
 from galaxylearning.ports import Call, Ledger
 from galaxylearning.protocol.calls import JOB_PARAMETERS, job_parameters
+from galaxylearning.units import Address
 
 
 async def require_posted(ledger: Ledger, terms: Terms, job_id: int) -> None:
@@ -44,3 +45,13 @@ async def require_keys(ledger: Ledger, terms: Terms, job_id: int) -> None:
                 f"names a sealing key of evaluator {seat.address} that it has not registered",
                 where=f"job {job_id}",
             )
+
+
+async def free_stake(ledger: Ledger, evaluator: Address) -> int:
+    """What an evaluator has staked and may still be locked for a seat, in smallest units.
+
+    Raises:
+        LedgerError: the chain does not tell.
+    """
+    known = await ledger.read(Call("registry", "evaluator", (evaluator,)))
+    return int(known["staked"]) - int(known["locked"]) - int(known["withdrawing"])

@@ -20,6 +20,7 @@ from galaxylearning.messages.terms import Terms, encode_terms
 from galaxylearning.nodes import assembly
 from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.chain_view import ChainView
+from galaxylearning.nodes.posting import free_stake
 from galaxylearning.nodes.site import Progress, Site, keep_going
 from galaxylearning.ports import Call
 from galaxylearning.protocol import calls
@@ -47,8 +48,8 @@ async def post(
     Returns once the posting is final: from then on the requester may go offline.
 
     Raises:
-        JobRefused: an evaluator is not registered, the terms are not acceptable, or the account has too few
-            tokens.
+        JobRefused: an evaluator is not registered or has too little free stake, the terms are not acceptable,
+            or the account has too few tokens.
         TransactionReverted: the contract refused.
         StorageError, LedgerUnreachable: the store or the chain failed; nothing is escrowed then, or posting
             the same job again goes on with it.
@@ -78,6 +79,7 @@ async def post(
         is_resumed = len(site.journal.steps(f"{step}/")) > 0
         if not is_resumed:  # else the escrow may be paid already
             await require_tokens(site, calls.escrow(draft_terms))
+            await require_stakes(site, draft_terms)
         blobs = []
         for kind, plaintext in (("initial-model", compiled.model_bytes), ("test-set", test)):
             context = SealContext(
@@ -162,6 +164,24 @@ async def require_tokens(site: Site, needed: int) -> None:
             f"the account owns {in_tokens(owned)} tokens; bounty and fees are {in_tokens(needed)}",
             where="escrow",
         )
+
+
+async def require_stakes(site: Site, terms: Terms) -> None:
+    """Nothing is escrowed for evaluators that could not take their seats: the job would never begin.
+
+    Raises:
+        JobRefused: one has less free stake than a seat of the job locks.
+    """
+    needed = int(terms.price.seat_stake)
+    for seat in terms.evaluators:
+        free = await free_stake(site.ledger, Address(seat.address))
+        if free < needed:
+            raise JobRefused(
+                f"{seat.address} has {in_tokens(free)} tokens of free stake (what a job locks is free again "
+                f"when it is over), and a seat takes {in_tokens(needed)}; name another evaluator, lower "
+                "price.seat_stake, or let it stake more with 'galaxy evaluator register --stake'",
+                where="evaluators",
+            )
 
 
 async def _evaluator_key(site: Site, evaluator: Address) -> bytes:

@@ -19,7 +19,8 @@ from galaxylearning.messages import terms as wire
 from galaxylearning.messages.drand import Drand
 from galaxylearning.messages.parts import require
 from galaxylearning.messages.plan import Masking, Noise, Plan
-from galaxylearning.messages.terms import Admission, EvaluatorSeat, Schema, Terms, Windows
+from galaxylearning.messages.terms import CLASS_LOSSES, Admission, EvaluatorSeat, Schema, Terms, Windows
+from galaxylearning.protocol.consent import OwnerPolicy
 from galaxylearning.protocol.hidden_set import MIN_TEST_ROWS, Rows
 from galaxylearning.protocol.masking import default_masking, masked_plan, masking_plan
 from galaxylearning.protocol.privacy import check_protectable
@@ -180,21 +181,49 @@ def compile_job(job: Job, test: Rows) -> CompiledJob:
         raise JobRefused(f"{len(test)} rows; at least {MIN_TEST_ROWS} are needed", where="test_data")
     check_rule(job.plan)
     server_optimizer(job.plan)
+    _check_size(job.model)
     example = torch.from_numpy(np.ascontiguousarray(test.inputs[:EXAMPLE_ROWS]))
     graph, weights = compile_model(job.model, (example,), loss=job.loss, federate=job.federate)
     model = FlatModel(graph, weights)
     params, buffers = model.initial()
     quantizer(job.plan, params.size)
+    _check_outputs(job, model, test)
     losses = model.per_sample_loss(params, buffers, (test.inputs,), test.labels)
     if not bool(np.isfinite(losses).all()):
         raise JobRefused("the untrained model's loss on the test set is not finite", where="model")
     if job.privacy == "masked":
         if buffers.size:
             raise JobRefused(BUFFERS_IN_MASKED, where="model")
-        job = replace(job, plan=masked_plan(job.plan, params.size))
+        job = replace(job, plan=masked_plan(job.plan, params.size, job.masking))
     if job.plan.noise is not None:
         _check_noise(model, job.plan.noise, test.take(np.arange(1, dtype=np.int64)))
     return CompiledJob(job, graph, model, test, meter(graph, job.plan.batch_size))
+
+
+def _check_size(module: nn.Module) -> None:
+    """Refuse what no data owner takes by default, before copies of it fill the memory."""
+    needed = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
+    allowed = OwnerPolicy().maximum_state_bytes
+    if needed > allowed:
+        raise JobRefused(
+            f"parameters and buffers take {needed:,} bytes; data owners allow {allowed:,} unless their "
+            "policy says otherwise. Take a smaller model",
+            where="model",
+        )
+
+
+def _check_outputs(job: Job, model: FlatModel, test: Rows) -> None:
+    """Refuse a classifier that has other outputs than one for each of the label's classes."""
+    classes = job.schema.label.classes
+    if classes is None or job.loss not in CLASS_LOSSES:
+        return
+    found = model.predict(*model.initial(), (test.inputs[:1],)).shape
+    if len(found) < 2 or found[1] != len(classes):
+        raise JobRefused(
+            f"a row gives outputs of shape {list(found[1:])}; the label {job.schema.label.name!r} has "
+            f"{len(classes)} classes, one output for each is allowed",
+            where="model",
+        )
 
 
 def _check_noise(model: FlatModel, noise: Noise, row: Rows) -> None:

@@ -25,14 +25,17 @@ FEWEST_PROJECTIONS: Final = 3
 _LABEL: Final = "galaxylearning 2026 question randomness v1"
 
 
-def masked_plan(plan: Plan, parameters: int) -> Plan:
+def masked_plan(plan: Plan, parameters: int, masking: Masking | None = None) -> Plan:
     """A plan as masked mode runs it: ``default_projections`` for the gate where none are named.
+
+    ``masking`` is what the requester wants of it, where it says so.
 
     Raises:
         JobRefused: the model is too small for masked mode, or a round of too few data owners for a sum is
             allowed.
     """
-    default = default_projections(parameters)
+    twins = None if masking is None else masking.twin_projections
+    default = default_projections(parameters, plan.rounds, twins)
     if plan.minimum_owners < MIN_SUM:
         raise JobRefused(
             f"{plan.minimum_owners} given; allowed: at least {MIN_SUM} with privacy 'masked', for a sum is "
@@ -42,8 +45,11 @@ def masked_plan(plan: Plan, parameters: int) -> Plan:
     return plan if plan.projections else msgspec.structs.replace(plan, projections=default)
 
 
-def default_projections(parameters: int) -> int:
+def default_projections(parameters: int, rounds: int, twins: int | None = None) -> int:
     """How many projections the gate gets where the requester names none: half of what may be opened, at most.
+
+    The other half is for finding twins, with ``twins`` projections where the requester named that number.
+    Where nobody looks for twins (a short job, too little to do it with), the gate may have all.
 
     Raises:
         JobRefused: the model is too small for masked mode.
@@ -57,7 +63,29 @@ def default_projections(parameters: int) -> int:
             "'sealed', or a larger model",
             where="privacy",
         )
-    return min(GATE_PROJECTIONS, max(FEWEST_PROJECTIONS, allowed // 2))
+    half = max(FEWEST_PROJECTIONS, allowed // 2)
+    is_searched = twin_projections(allowed - half, rounds) if twins is None else twins
+    return min(GATE_PROJECTIONS, half if is_searched else allowed)
+
+
+def few_projections(terms: Terms, parameters: int) -> str | None:
+    """What to say of a masked job whose gate has fewer projections than ``GATE_PROJECTIONS``, or None.
+
+    k products with vectors of +-1 tell the square of a length with a relative standard deviation of at most
+    sqrt(2 / k), so the length with about half of that.
+
+    Source: Achlioptas, "Database-friendly random projections", J. Comput. Syst. Sci. 66 (2003).
+    """
+    count = terms.plan.projections
+    if terms.masking is None or count >= GATE_PROJECTIONS:
+        return None
+    halves = 2 if terms.masking.twin_projections else 1
+    needed = PARAMETERS_PER_SCALAR * (GATE_AND_VALUE + halves * GATE_PROJECTIONS)
+    return (
+        f"the gate is told {count} projections of an update of {parameters:,} parameters: its length to "
+        f"within {(1 / (2 * count)) ** 0.5:.0%}, so honest data owners may lose much of their pay by chance. "
+        f"Take a model of {needed:,} parameters or more, which has {GATE_PROJECTIONS}, or privacy 'sealed'"
+    )
 
 
 def default_masking(plan: Plan, *, parameters: int, seats: int) -> Masking:

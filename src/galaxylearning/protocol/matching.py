@@ -121,11 +121,11 @@ def _describe(
         high = "" if maximum is None else f"{maximum:g}"
         parts.append(f"{low}..{high}")
     if classes is not None:
-        parts.append(_some(classes))
+        parts.append(some(classes))
     return ", ".join(parts)
 
 
-def _some(values: Sequence[str], most: int = 8) -> str:
+def some(values: Sequence[str], most: int = 8) -> str:
     """The first few values, for people."""
     shown = ", ".join(value[:40] for value in values[:most])
     return shown if len(values) <= most else f"{shown} and {len(values) - most} more"
@@ -157,7 +157,7 @@ def _class_problem(wanted: Column, found: DatasetColumn, mapping: Mapping[str, s
     unknown = [value for value in found.classes if mapping.get(value, value) not in wanted.classes]
     if not unknown:
         return None
-    return f"classes that the job does not know: {_some(unknown)}; map them to one of {_some(wanted.classes)}"
+    return f"classes that the job does not know: {some(unknown)}; map them to one of {some(wanted.classes)}"
 
 
 def _range_problem(wanted: Column, found: DatasetColumn) -> str | None:

@@ -14,6 +14,7 @@ from safetensors.numpy import load, save
 from galaxylearning.errors import DataRefused
 from galaxylearning.messages.terms import Column, Schema
 from galaxylearning.protocol.hidden_set import Rows
+from galaxylearning.protocol.matching import some
 
 _INPUT_TYPES = ("float32", "int64")
 _LABEL_TYPES = ("float32", "int64")
@@ -29,6 +30,15 @@ def encode_rows(schema: Schema, columns: Mapping[str, NDArray[Any]]) -> Rows:
         DataRefused: a column is missing, a number is not finite as float32, or a category value is not among
             the classes.
     """
+    return Rows(encode_inputs(schema, columns), _label(schema.label, _column(columns, schema.label.name)))
+
+
+def encode_inputs(schema: Schema, columns: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    """The model's inputs alone, as ``encode_rows`` gives them: for rows whose label nobody knows.
+
+    Raises:
+        DataRefused: as ``encode_rows``.
+    """
     if schema.arrays:
         field = schema.arrays[0]
         values = _column(columns, field.name)
@@ -39,7 +49,7 @@ def encode_rows(schema: Schema, columns: Mapping[str, NDArray[Any]]) -> Rows:
         )
     else:
         inputs = _features(schema, columns)
-    return Rows(np.ascontiguousarray(inputs), _label(schema.label, _column(columns, schema.label.name)))
+    return np.ascontiguousarray(inputs)
 
 
 def input_width(schema: Schema) -> int:
@@ -134,7 +144,7 @@ def _positions(column: Column, values: NDArray[Any]) -> NDArray[np.int64]:
     if bool((found < 0).any()):
         row = int(np.argmax(found < 0))
         raise DataRefused(
-            f"{str(values[row])[:60]!r} in row {row + 1}; allowed: {', '.join(number)[:200]}",
+            f"{str(values[row])[:60]!r} in row {row + 1}; allowed: {some(list(number))}",
             where=column.name,
         )
     return found

@@ -34,6 +34,7 @@ from galaxylearning.simulation.run import (
     chosen_engine,
 )
 from galaxylearning.simulation.settings import Simulation
+from galaxylearning.simulation.settled import money_notes, settled_values
 from galaxylearning.storage.job_file import JobFile, read_job_file, read_test_set
 from galaxylearning.units import Address
 
@@ -273,11 +274,14 @@ def _chain_result(
         rounds=prepared.terms.plan.rounds,
     )
     params, buffers = found.model
+    values, errors = settled_values(found.table, found.accounts)
     return SimulationResult(
         report=make_report(
             info,
             history,
             rows=prepared.cast.cohort.counts,
+            values=values,
+            errors=errors,
             pays=found.payouts,
             bounty=int(found.terms.price.bounty),
             played_by=prepared.cast.played_by,
@@ -287,7 +291,7 @@ def _chain_result(
         params=params,
         buffers=buffers,
         model=found.model_bytes,
-        best_model=found.model_bytes,
+        best_model=None,
         model_digest=found.state.model_digest.hex(),
         engine=engine,
         source=prepared.source,
@@ -302,6 +306,10 @@ def _chain_result(
             "problems": [str(problem.problem) for problem in found.audit.problems],
             "data_owner_transactions": found.transactions,
         },
+        notes=prepared.notes
+        + money_notes(
+            prepared.terms, prepared.compiled.model.parameter_count, found.table, sum(found.payouts)
+        ),
     )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from galaxylearning.crypto.digest import blake3_digest
-from galaxylearning.errors import StorageError
+from galaxylearning.errors import ConfigRefused
 from galaxylearning.graph.document import nesting
 from galaxylearning.simulation.history import MAX_NESTING
 from galaxylearning.storage.files import make_folder, read_whole, replace_whole, sweep
@@ -78,7 +78,7 @@ class CheckpointFolder:
             return None
         header, arrays = found
         if header.get("fingerprint") != self.fingerprint:
-            raise StorageError(
+            raise ConfigRefused(
                 "is of a run with another job, data, seed or behaviours; choose another folder, or leave "
                 "--resume out to begin anew",
                 where=str(_path(self.folder, round_index)),

@@ -59,7 +59,11 @@ def page(history: History, report: Report, svg: str, *, decimals: int) -> str:
             "</figure>",
             _table("Who did what, by behaviour", BEHAVIOUR_COLUMNS, behaviours),
             note,
-            _table("Who did what: value in nats per hidden sample, pay in tokens", OWNER_COLUMNS, owners),
+            _table(
+                "Who did what: value that is paid for, per hidden sample; pay in tokens",
+                OWNER_COLUMNS,
+                owners,
+            ),
             "<details><summary>Round by round</summary>",
             _table("Rounds", *_rounds(history)),
             "</details></main></body></html>",
@@ -91,7 +95,7 @@ def in_tokens(units: int, decimals: int) -> str:
 def _summary(report: Report, paid: str, bounty: str) -> str:
     parts = [f"The run {'was ' if report.reason == 'interrupted' else ''}{report.reason}"]
     if report.utility is not None:
-        parts.append(f"utility {report.utility:.5f} nats per sample")
+        parts.append(f"utility {report.utility:.5f} per sample")
     if report.accuracy is not None:
         parts.append(f"accuracy {report.accuracy:.2%}")
     parts.append(f"{paid} of {bounty} tokens paid")

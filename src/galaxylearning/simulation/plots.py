@@ -143,7 +143,7 @@ def _fill(figure: Figure, history: History, report: Report, decimals: int) -> No
         _draw_boxes(axes[1, 0], report, np.array(values), names=True)
         _draw_boxes(axes[1, 1], report, np.array(tokens), names=False)
         title = "Value by behaviour: median, quartiles, 5 % to 95 %"
-    axes[1, 0].set(title=title, xlabel="nats per hidden sample, all rounds")
+    axes[1, 0].set(title=title, xlabel="loss taken off per hidden sample, as paid for")
     axes[1, 1].set(title="Pay", xlabel="tokens")
     axes[1, 1].sharey(axes[1, 0])
 
@@ -151,7 +151,7 @@ def _fill(figure: Figure, history: History, report: Report, decimals: int) -> No
 def _draw_progress(axes: Axes, history: History) -> None:
     """Utility and, on an axis of its own, accuracy."""
     rounds = [record.round_index + 1 for record in history.rounds]
-    axes.set(title="Progress", xlabel="round", ylabel="utility, nats per sample")
+    axes.set(title="Progress", xlabel="round", ylabel="utility: minus the loss per sample")
     axes.grid(color=GRID, linewidth=0.7)
     marker = "o" if len(rounds) <= 40 else None
     axes.plot(

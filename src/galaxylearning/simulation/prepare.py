@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from galaxylearning.crypto.digest import blake3_digest, checksummed
 from galaxylearning.engines.cohort import Cohort
 from galaxylearning.errors import ConfigRefused
+from galaxylearning.messages.plan import MIN_SUM, Plan
 from galaxylearning.messages.terms import Terms
 from galaxylearning.protocol.hidden_set import MIN_TEST_ROWS, Rows
 from galaxylearning.protocol.job import CompiledJob, Job, compile_job, terms_of
@@ -46,6 +47,8 @@ class Prepared:
     raw: Callable[[int], Columns]
     source: str
     names: tuple[str, ...]
+    notes: tuple[str, ...]
+    """What is otherwise than in the job as posted."""
 
 
 def account(position: int) -> Address:
@@ -71,9 +74,10 @@ def prepare(job: Job, settings: Simulation, *, test: tuple[Rows, Columns]) -> Pr
     assignments = parse_assignments(settings.behaviours, owners=len(cohort), rng=rng)
     everybody = enlist(cohort, assignments, seed=job.seed)
     everybody = replace(everybody, cohort=replace(everybody.cohort, identities=range(1, len(everybody) + 1)))
-    plan = msgspec.structs.replace(
-        job.plan, maximum_owners=len(everybody), minimum_owners=min(job.plan.minimum_owners, len(everybody))
-    )
+    count, plan = len(everybody), job.plan
+    _check_sums(job, settings, count)
+    notes = _notes(plan, count)
+    plan = msgspec.structs.replace(plan, maximum_owners=count, minimum_owners=min(plan.minimum_owners, count))
     compiled = compile_job(replace(job, plan=plan), hidden)
     for entry in compiled.graph.state:
         if entry.federate == "keep_local":
@@ -101,7 +105,29 @@ def prepare(job: Job, settings: Simulation, *, test: tuple[Rows, Columns]) -> Pr
         raw,
         source,
         _names(everybody),
+        notes,
     )
+
+
+def _check_sums(job: Job, settings: Simulation, count: int) -> None:
+    """Refuse rounds in which no sum could be opened: nothing would ever be learnt."""
+    drawn = count if settings.per_round is None else min(count, settings.per_round)
+    if job.privacy == "masked" and drawn < MIN_SUM:
+        raise ConfigRefused(
+            f"{drawn} data owners in a round; allowed: at least {MIN_SUM} with privacy 'masked', for a sum "
+            "is opened over no fewer",
+            where="owners" if count < MIN_SUM else "per_round",
+        )
+
+
+def _notes(plan: Plan, count: int) -> tuple[str, ...]:
+    """Where the job as posted would have other data owners than the simulation."""
+    here = f"{count:,} data owners are simulated; the job as posted"
+    if count > plan.maximum_owners:
+        return (f"{here} takes {plan.maximum_owners:,} at most",)
+    if count < plan.minimum_owners:
+        return (f"{here} begins with {plan.minimum_owners:,}",)
+    return ()
 
 
 def terms_without_chain(compiled: CompiledJob, *, seats: int = 3) -> Terms:

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from galaxylearning.learning.accounting import epsilon
-from galaxylearning.learning.vectors import I64
+from galaxylearning.learning.vectors import F64, I64
 from galaxylearning.messages.plan import Plan
 from galaxylearning.protocol.privacy import models_release, release_of
 from galaxylearning.simulation.history import STATUS_NAMES, EndReason, History, RunInfo
@@ -46,7 +46,8 @@ NAMES_SHOWN: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class OwnerRow:
-    """One identity. ``value`` and ``error`` are nats per hidden sample in all rounds, ``pay`` smallest units.
+    """One identity. ``value`` is what it is paid for, ``error`` its standard error, both in nats per hidden
+    sample over all rounds; ``pay`` are smallest units.
 
     The statuses count rounds; ``share`` in 0..1 is of all that was paid; ``played_by`` is the position of the
     data owner behind the identity: another one for a Sybil's further names.
@@ -154,6 +155,8 @@ def make_report(
     history: History,
     *,
     rows: Sequence[int] | I64,
+    values: F64,
+    errors: F64,
     pays: Sequence[int],
     bounty: int,
     reason: EndReason = "finished",
@@ -162,13 +165,14 @@ def make_report(
 ) -> Report:
     """Put a run's outcome together; all sequences have one entry for each identity of ``info``.
 
+    ``values`` are those that are paid for, with their standard errors, in nats per hidden sample.
+
     Raises:
         ValueError: sequences of different lengths.
     """
     count = len(info.owners)
     behind = range(count) if played_by is None else [int(position) for position in played_by]
     tally = history.tally()
-    values, errors = history.values(), history.errors()
     paid = sum(pays)
     owners = tuple(
         OwnerRow(

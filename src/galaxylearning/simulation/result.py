@@ -12,7 +12,7 @@ from galaxylearning.learning.vectors import F32, F64
 from galaxylearning.simulation.history import EndReason, History
 from galaxylearning.simulation.plots import draw
 from galaxylearning.simulation.report import Report
-from galaxylearning.storage.files import make_folder, replace_whole
+from galaxylearning.storage.files import make_folder, replace_whole, storage_errors
 
 MARKER = "report.json"
 
@@ -23,7 +23,8 @@ class SimulationResult:
 
     ``params`` f32[P] and ``buffers`` f32[B] are the last model, ``history`` has every round's numbers,
     ``report`` who did what and what it earned. ``model_digest`` is BLAKE3 of the last model as it travels,
-    hexadecimal; ``model`` and ``best_model`` are those bytes.
+    hexadecimal; ``model`` and ``best_model`` are those bytes. With a chain only the last model is released:
+    ``best_model`` is None there.
     """
 
     report: Report
@@ -31,7 +32,7 @@ class SimulationResult:
     params: F32
     buffers: F32
     model: bytes
-    best_model: bytes
+    best_model: bytes | None
     model_digest: str
     engine: str
     source: str
@@ -77,8 +78,12 @@ class SimulationResult:
             "owners.csv": self.report.to_csv().encode(),
             "history.json": self.history.to_json().encode(),
             "model.safetensors": self.model,
-            "best.safetensors": self.best_model,
         }
+        if self.best_model is not None:
+            files["best.safetensors"] = self.best_model
+        else:  # that of an earlier run would be taken for this one's
+            with storage_errors("delete", folder / "best.safetensors"):
+                (folder / "best.safetensors").unlink(missing_ok=True)
         for name, data in files.items():
             replace_whole(folder / name, data)
         names = [*files]

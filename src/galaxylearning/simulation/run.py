@@ -42,6 +42,7 @@ from galaxylearning.simulation.references import Means, check_references, refere
 from galaxylearning.simulation.report import make_report, privacy_facts
 from galaxylearning.simulation.result import SimulationResult
 from galaxylearning.simulation.rounds_kept import pack, unpack
+from galaxylearning.simulation.settled import money_notes, settled_values
 from galaxylearning.units import Address
 
 Tell: TypeAlias = Callable[[str], None]
@@ -314,11 +315,14 @@ class Run:
         state, (_, best_params, best_buffers) = job.state, course.best
         model = job.model.state_bytes
         names = dict(zip(self.accounts, prepared.names, strict=True))
+        values, errors = settled_values(table, self.accounts)
         return SimulationResult(
             report=make_report(
                 info,
                 course.history,
                 rows=prepared.cast.cohort.counts,
+                values=values,
+                errors=errors,
                 pays=pays,
                 bounty=bounty,
                 reason=reason,
@@ -349,7 +353,9 @@ class Run:
                     ray_address=self.options.ray_address,
                 ),
             ),
-            notes=self.notes,
+            notes=prepared.notes
+            + self.notes
+            + money_notes(prepared.terms, job.model.parameter_count, table, sum(pays)),
         )
 
 

@@ -17,7 +17,7 @@ from galaxylearning.protocol.rows import encode_rows
 from galaxylearning.simulation.hospitals import load_packaged
 from galaxylearning.simulation.partition import Partitioner
 from galaxylearning.storage.datasets import ReadOptions, load_table
-from galaxylearning.storage.tables import TableLimits
+from galaxylearning.storage.tables import TableLimits, in_file, refuse_missing
 
 Columns = Mapping[str, NDArray[Any]]
 
@@ -68,7 +68,8 @@ def load_rows(
     for field in schema.arrays:
         if field.name in columns:
             columns[field.name] = _as_field(columns[field.name], field)
-    return encode_rows(schema, columns), columns
+    with in_file(path.name):
+        return encode_rows(schema, columns), columns
 
 
 def built_in(name: str, schema: Schema | None = None) -> tuple[Rows, Columns]:
@@ -123,7 +124,7 @@ def _refuse_missing(values: NDArray[Any], name: str, file: str) -> None:
     )
     if missing is not None and bool(missing.any()):
         row = int(np.argwhere(missing)[0][0]) + 1
-        raise DataRefused("the cell is empty", where=f"{file}, row {row}, column {name!r}")
+        refuse_missing(file, name, row)
 
 
 def _as_field(values: NDArray[Any], field: ArrayField) -> NDArray[Any]:

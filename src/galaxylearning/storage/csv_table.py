@@ -23,6 +23,7 @@ from galaxylearning.storage.tables import (
     check_names,
     check_size,
     refuse,
+    refuse_missing,
     wanted_columns,
 )
 
@@ -176,7 +177,7 @@ class _Column:
             self._kind = self._kind_of(cells, missing)
         if self._kind is None:
             if missing and not self._allow_missing:
-                self._refuse_missing(cells[missing[0]], first_row + missing[0])
+                refuse_missing(self._file, self.name, first_row + missing[0], cells[missing[0]])
             self._undecided += len(cells)
         elif self._kind == "category":
             self._feed_texts(cells, first_row)
@@ -197,7 +198,7 @@ class _Column:
     def _feed_texts(self, cells: list[str], first_row: int) -> None:
         for i, cell in enumerate(cells):
             if not cell and not self._allow_missing:
-                self._refuse("the cell is empty", first_row + i)
+                refuse_missing(self._file, self.name, first_row + i)
             if not self._is_fixed and _NUMBER.fullmatch(cell):
                 self._refuse(
                     f"{cell[:40]!r} is a number while the cells before it are text; state the column's kind "
@@ -213,7 +214,7 @@ class _Column:
     def _feed_numbers(self, cells: list[str], missing: list[int], first_row: int) -> None:
         if missing:
             if not self._allow_missing:
-                self._refuse_missing(cells[missing[0]], first_row + missing[0])
+                refuse_missing(self._file, self.name, first_row + missing[0], cells[missing[0]])
             cells = list(cells)
             for i in missing:
                 cells[i] = "nan"
@@ -269,9 +270,6 @@ class _Column:
                 values = values.astype(np.int64)
         check_finite(values, self._file, self.name, allow_nan=self._allow_missing)
         return values
-
-    def _refuse_missing(self, cell: str, row: int) -> NoReturn:
-        self._refuse(f"{cell!r} stands for a missing value" if cell else "the cell is empty", row)
 
     def _refuse(self, problem: str, row: int) -> NoReturn:
         refuse(self._file, problem, row=row, column=self.name)

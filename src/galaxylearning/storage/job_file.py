@@ -19,7 +19,7 @@ from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.protocol.job import Job
 from galaxylearning.protocol.rows import encode_rows
 from galaxylearning.storage.datasets import load_table
-from galaxylearning.storage.tables import ReadOptions
+from galaxylearning.storage.tables import ReadOptions, in_file
 
 MAX_JOB_FILE_BYTES: Final = 1 << 20
 
@@ -63,8 +63,10 @@ def read_test_set(job: Job) -> tuple[Rows, Mapping[str, NDArray[Any]]]:
     """
     schema = job.schema
     wanted = [column.name for column in schema.features] + [field.name for field in schema.arrays]
-    table = load_table(Path(job.test_data), ReadOptions(only=(*wanted, schema.label.name)))
-    return encode_rows(schema, table.columns), table.columns
+    path = Path(job.test_data)
+    table = load_table(path, ReadOptions(only=(*wanted, schema.label.name)))
+    with in_file(path.name):
+        return encode_rows(schema, table.columns), table.columns
 
 
 def _check_source(path: Path) -> None:

@@ -17,6 +17,7 @@ from galaxylearning.storage.tables import (
     check_names,
     check_size,
     refuse,
+    refuse_missing,
     wanted_columns,
 )
 
@@ -94,7 +95,7 @@ def column_values(column: Any, name: str, file: str, options: ReadOptions) -> ND
     allow_missing = options.allow_missing
     if column.null_count and not allow_missing:
         row = pc.index(pc.is_null(column), True).as_py()
-        refuse(file, "the cell is empty", row=row + 1, column=name)
+        refuse_missing(file, name, row + 1)
     if pa.types.is_dictionary(column.type):
         if kind in ("number", "integer"):
             refuse(file, f"holds texts, not the stated kind {kind!r}", column=name)

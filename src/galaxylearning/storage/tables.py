@@ -6,7 +6,8 @@ the first row of data: a header does not count.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NoReturn, TypeAlias
 
@@ -71,6 +72,30 @@ def refuse(file: str, problem: str, *, row: int | None = None, column: str | Non
     if column is not None:
         place.append(f"column {column!r}")
     raise DataRefused(problem, where=", ".join(place))
+
+
+def refuse_missing(file: str, column: str, row: int, cell: str = "") -> NoReturn:
+    """Raise ``DataRefused`` for a missing value, saying what can be done; ``cell`` is what stands there."""
+    found = f"{cell[:40]!r} stands for a missing value" if cell else "the cell is empty"
+    refuse(
+        file,
+        f"{found}; fill it in, leave the row out, or use only columns without gaps (only=, --only)",
+        row=row,
+        column=column,
+    )
+
+
+@contextmanager
+def in_file(name: str) -> Iterator[None]:
+    """Name the file in what is refused while the block runs.
+
+    Raises:
+        DataRefused: what the block refused.
+    """
+    try:
+        yield
+    except DataRefused as error:
+        raise DataRefused(str(error), where=name) from error
 
 
 def check_names(names: list[str], file: str, limits: TableLimits) -> None:
