@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -141,9 +142,10 @@ def check_chain(chain: str, *, where: str = "chain") -> str:
     except ValueError:
         is_url = False
     if not is_url:
-        # The rest is not repeated: it may hold a key.
-        scheme, is_divided, _ = chain.partition("://")
-        shown = f"{scheme[:20]}://..." if is_divided else chain[:20]
+        # Path, query and user are not repeated: they may hold a key.
+        scheme, divider, rest = chain.partition("://")
+        host = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]
+        shown = f"{scheme[:20]}{divider}{host[:60]}"
         raise ConfigRefused(
             f"{shown!r} given; allowed: {EMBEDDED!r} or a URL of {', '.join(CHAIN_SCHEMES)}", where=where
         )

@@ -232,7 +232,7 @@ def test_nobody_enrols_without_consent_or_with_other_data_and_each_is_told_why(
                 "things: the data set does not match the schema: width: the column is missing",
             }
             assert len(stage.told("enrolled")) == 4
-            used = [name for name in ("cautious", "inches") if stage.journals[name].steps()]
+            used = [name for name in ("cautious", "inches") if stage.journals[name].steps("job/")]
             assert used == []
 
     anyio.run(main)
