@@ -36,7 +36,7 @@ COLUMNS: dict[str, Case] = {
     "parquet: not a number": (
         "d.parquet",
         lambda: table({"x": [1.0, float("nan")]}),
-        "is not a finite number within ±1e+100",
+        "'nan' stands for a missing value; fill it in, leave the row out",
     ),
     "parquet: infinity": (
         "d.parquet",
@@ -78,7 +78,7 @@ COLUMNS: dict[str, Case] = {
         lambda: table({"x": ["a" * 1001]}),
         "a cell has more than 1000 characters",
     ),
-    "parquet: an empty text": ("d.parquet", lambda: table({"x": ["a", ""]}), "the cell is empty"),
+    "parquet: an empty text": ("d.parquet", lambda: table({"x": ["a", ""]}), "the cell is empty; fill it in"),
     "arrow: empty": ("d.arrow", lambda: b"", "is an empty Arrow stream"),
     "arrow: a file, not a stream": (
         "d.arrow",

@@ -168,7 +168,7 @@ TABLES: dict[str, Case] = {
     "npz: not a number": (
         "d.npz",
         lambda: npz(x=np.array([1.0, np.nan])),
-        "is not a finite number within ±1e+100",
+        "'nan' stands for a missing value; fill it in, leave the row out",
     ),
     "npz: infinity": (
         "d.npz",
@@ -200,7 +200,7 @@ TABLES: dict[str, Case] = {
         lambda: npz(x=np.zeros((2, 2), np.int8)),
         "an array of shape (2, 2) must have one of the dtypes float32, float64, int32, int64, uin",
     ),
-    "npz: an empty text": ("d.npz", lambda: npz(x=np.array(["a", ""])), "the cell is empty"),
+    "npz: an empty text": ("d.npz", lambda: npz(x=np.array(["a", ""])), "the cell is empty; fill it in"),
     "npz: a text of 1,001 letters": (
         "d.npz",
         lambda: npz(x=np.array(["a" * 1001])),

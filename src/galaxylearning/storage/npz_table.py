@@ -24,6 +24,7 @@ from galaxylearning.storage.tables import (
     check_names,
     check_size,
     refuse,
+    refuse_missing,
     wanted_columns,
 )
 
@@ -187,5 +188,5 @@ def _texts(values: NDArray[Any], name: str, file: str, options: ReadOptions) -> 
     texts = values.astype(object)
     empty = texts == ""
     if not options.allow_missing and empty.any():
-        refuse(file, "the cell is empty", row=int(np.argmax(empty)) + 1, column=name)
+        refuse_missing(file, name, int(np.argmax(empty)) + 1)
     return texts

@@ -129,7 +129,7 @@ def _texts(column: Any, name: str, file: str, options: ReadOptions) -> NDArray[A
         part = words[indices]
         empty = part == ""
         if not options.allow_missing and empty.any():
-            refuse(file, "the cell is empty", row=row + int(np.argmax(empty)) + 1, column=name)
+            refuse_missing(file, name, row + int(np.argmax(empty)) + 1)
         parts.append(part)
         row += len(part)
     return np.concatenate(parts)

@@ -135,8 +135,11 @@ def check_finite(values: NDArray[Any], file: str, column: str, *, allow_nan: boo
     limit = min(MAX_ABS, float(np.finfo(values.dtype).max))
     bad = np.abs(values) > limit if allow_nan else ~(np.abs(values) <= limit)
     if bad.any():
-        row = int(np.argwhere(bad)[0][0])
-        refuse(file, f"is not a finite number within ±{limit:g}", row=row + 1, column=column)
+        place = tuple(np.argwhere(bad)[0])
+        row = int(place[0]) + 1
+        if np.isnan(values[place]):
+            refuse_missing(file, column, row, "nan")
+        refuse(file, f"is not a finite number within ±{limit:g}", row=row, column=column)
 
 
 def wanted_columns(names: list[str], file: str, options: ReadOptions) -> list[str]:
