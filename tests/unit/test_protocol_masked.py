@@ -315,6 +315,10 @@ def test_few_projections_are_told_with_what_would_do() -> None:
     searched = few_projections(masked_terms(msgspec.structs.replace(MASKED, projections=11)), 1600)
     assert searched is not None
     assert "2,048" in searched
+    # A model that is large enough was given few by its requester.
+    named = told(3, 12_000)
+    assert named is not None
+    assert "Leave plan.projections out, which gives 15" in named
 
 
 @pytest.mark.parametrize(

@@ -81,10 +81,13 @@ def few_projections(terms: Terms, parameters: int) -> str | None:
         return None
     halves = 2 if terms.masking.twin_projections else 1
     needed = PARAMETERS_PER_SCALAR * (GATE_AND_VALUE + halves * GATE_PROJECTIONS)
+    remedy = f"Take a model of {needed:,} parameters or more, which has {GATE_PROJECTIONS}"
+    if parameters >= needed:
+        remedy = f"Leave plan.projections out, which gives {GATE_PROJECTIONS}"
     return (
         f"the gate is told {count} projections of an update of {parameters:,} parameters: its length to "
         f"within {(1 / (2 * count)) ** 0.5:.0%}, so honest data owners may lose much of their pay by chance. "
-        f"Take a model of {needed:,} parameters or more, which has {GATE_PROJECTIONS}, or privacy 'sealed'"
+        f"{remedy}, or take privacy 'sealed'"
     )
 
 
