@@ -167,7 +167,16 @@ def test_a_job_from_the_template_to_the_last_payment(machines: Machines, tmp_pat
     assert collected["model_digest"] == blake3_digest(model.read_bytes()).hex()
     schema = gl.schema_of(tmp_path / "my-job" / "test.csv", label="diagnosis")
     assert decode_schema(Path(collected["schema_file"]).read_bytes()) == schema
-    assert "already" in galaxy("job", "collect", 1, "-o", model, "--home", requester, code=3)
+    collect = ("job", "collect", 1, "--home", requester, "-o")
+    assert "already" in galaxy(*collect, model, code=3)
+    assert "already" in galaxy(*collect, ".", code=3)
+    # What is there may be collected again, but nothing else is written over.
+    model.unlink()
+    galaxy(*collect, model)
+    other = tmp_path / "other.schema.json"
+    other.write_text("{}")
+    assert "something else" in galaxy(*collect, tmp_path / "other.safetensors", code=3)
+    assert other.read_text() == "{}"
     assert "enrolling" in galaxy("job", "cancel", 1, "--home", requester, code=7)
     assert "enrolling" in galaxy("job", "accept", 1, "--home", tmp_path / "north", code=7)
     listed = json.loads(galaxy("job", "list", "--home", requester, "--format", "json"))

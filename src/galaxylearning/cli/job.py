@@ -468,12 +468,11 @@ def collect(
     from galaxylearning.crypto.digest import blake3_digest
     from galaxylearning.messages.terms import Schema, encode_schema
     from galaxylearning.nodes import requester
-    from galaxylearning.storage.files import replace_whole
+    from galaxylearning.storage.files import read_whole, replace_whole
 
+    if file.exists():
+        raise ConfigRefused("there is such a file already", where=str(file))
     schema_file = file.with_suffix(".schema.json")
-    for one in (file, schema_file):
-        if one.exists():
-            raise ConfigRefused("there is such a file already", where=str(one))
     _, signer, sealing = load_identity(Home(home), account)
 
     async def run() -> tuple[bytes, Schema]:
@@ -482,7 +481,11 @@ def collect(
             return model, (await read_job(site, job)).terms.schema
 
     model, schema = anyio.run(run)
-    replace_whole(schema_file, encode_schema(schema))
+    described = encode_schema(schema)
+    # The same schema may be there: of a model that was collected before, or that the disk had no room for.
+    if schema_file.exists() and read_whole(schema_file, max_bytes=len(described)) != described:
+        raise ConfigRefused("there is such a file already, with something else in it", where=str(schema_file))
+    replace_whole(schema_file, described)
     replace_whole(file, model)
     facts = {
         "file": str(file),
