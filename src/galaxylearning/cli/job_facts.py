@@ -80,7 +80,7 @@ def what_leaves(facts: GraphFacts, terms: Terms) -> dict[str, Any]:
     plan, masking, seats = terms.plan, terms.masking, len(terms.evaluators)
     parameters, buffers = facts.cost.parameters, facts.buffers
     how, most = f"sealed to {seats} evaluators", body_limit((parameters, buffers), plan.bits)
-    bare = f"and {buffers} buffers, not clipped: whatever the graph writes there, which can be rows; "
+    bare = f"and {buffers:,} buffers, not clipped: whatever the graph writes there, which can be rows; "
     if masking is not None:
         most, buffers = masking_plan(terms, parameters).sent_bytes, 0
         opened = 2 + plan.projections + masking.twin_projections
@@ -92,7 +92,7 @@ def what_leaves(facts: GraphFacts, terms: Terms) -> dict[str, Any]:
     return {
         "once": "a signed enrolment: account, salted commitment to the data set, digest of its schema, "
         "sealing key; and with it, that the data match the job's schema with all its classes and bounds",
-        "every_round": f"one update: {parameters} parameters, clipped to norm {plan.clip_norm:g}, as "
+        "every_round": f"one update: {parameters:,} parameters, clipped to norm {plan.clip_norm:g}, as "
         f"{plan.bits}-bit integers, {bare if buffers else ''}{how}",
         "update_bytes": most,
         "updates": plan.rounds,

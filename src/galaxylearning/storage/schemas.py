@@ -97,7 +97,9 @@ def answers_of(outputs: NDArray[Any], schema: Schema | str | Path) -> NDArray[An
         named: NDArray[Any] = classes.take(outputs.argmax(axis=1))
         return named
     if outputs.shape not in ((rows,), (rows, 1)) or (label.kind == "category" and len(classes) != 2):
-        allowed = f"[n, {len(classes)}]" if label.kind == "category" else "[n, 1]"
+        allowed = "[n] and [n, 1]" if label.kind != "category" else f"[n, {len(classes)}]"
+        if len(classes) == 2:
+            allowed = "[n], [n, 1] and [n, 2]"
         raise DataRefused(f"have shape {list(outputs.shape)}; {allowed} allowed", where="outputs")
     numbers = outputs.reshape(rows).astype(np.float64)
     return (
