@@ -93,6 +93,19 @@ def test_with_a_chain_no_model_but_the_last_is_written(job_file: Path, tmp_path:
     assert (folder / "model.safetensors").exists()
 
 
+def test_rounds_are_logged_with_a_chain_as_without(job_file: Path) -> None:
+    """Those of a run without a chain would be taken for the later run's."""
+    folder = job_file.parent / "simulation"
+    names = ("rounds.csv", "rounds.jsonl")
+    assert run(job_file, "--rounds", "2")[0] == 0
+    before = [len((folder / name).read_text().splitlines()) for name in names]
+    code, found = run(job_file, "--rounds", "1", "--chain", "embedded:")
+    assert (code, found["chain"]["audit"]) == (0, "ok")
+    after = [len((folder / name).read_text().splitlines()) for name in names]
+    # A head and a line a round; a start, a line a round and an end.
+    assert (before, after) == ([3, 4], [2, 3])
+
+
 def test_job_files_of_one_folder_keep_their_results_apart(job_file: Path) -> None:
     other = job_file.with_name("other.py")
     other.write_text(job_file.read_text().replace("Kinds of things", "Another"))

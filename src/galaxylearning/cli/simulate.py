@@ -98,8 +98,8 @@ def simulate(
 ) -> None:
     """Train, judge and pay simulated data owners exactly as the job would, without a chain or with one.
 
-    Writes report.json, owners.csv, rounds.csv, plot.png, plot.html, model.safetensors and best.safetensors to
-    --out. Ctrl-C stops after the round at hand; --resume goes on from there.
+    Writes report.json, owners.csv, rounds.csv, plot.png, plot.html, model.safetensors and, without a chain,
+    best.safetensors to --out. Ctrl-C stops after the round at hand; --resume goes on from there.
 
     Example: galaxy simulate my-job/job.py --owners 20 --partition inner-dirichlet:0.3,partition_sizes=8
     --behave alie@20%
@@ -141,7 +141,7 @@ def simulate(
                 ray_address=ray_address,
                 dump=folder / "failure.npz" if engine == "debug" else None,
                 compare=tuple(compare or ()),
-                callbacks=() if chain else tuple(_callbacks(folder, tensorboard, mlflow, job.stem)),
+                callbacks=tuple(_callbacks(folder, tensorboard, mlflow, job.stem)),
             ),
             tell=teller.line,
             on_round=teller.round,

@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,7 +20,8 @@ from galaxylearning.messages.fields import shown
 from galaxylearning.messages.terms import CLASS_LOSSES
 from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.protocol.job import Job
-from galaxylearning.simulation.history import History, OwnerStatus, RoundRecord, RunInfo
+from galaxylearning.simulation.callbacks import Callbacks
+from galaxylearning.simulation.history import History, OwnerStatus, RoundRecord, RunEnd, RunInfo
 from galaxylearning.simulation.players import Players
 from galaxylearning.simulation.prepare import Prepared, prepare
 from galaxylearning.simulation.report import make_report, privacy_facts
@@ -190,7 +191,11 @@ def _on_chain(prepared: Prepared, options: Options, tell: Tell, on_round: OnRoun
     engine = chosen_engine(prepared, options, tell)
     attendance = Attendance(prepared)
     watch = _Watch(prepared, tell)
-    try:
+    info = _info(prepared, engine.name)
+    with ExitStack() as stack:
+        stack.callback(engine.close)
+        callbacks = stack.enter_context(closing(Callbacks(options.callbacks)))
+        callbacks.on_start(info)
         with tempfile.TemporaryDirectory(prefix="galaxy-simulation-") as folder:
 
             async def play() -> ChainRun:
@@ -208,12 +213,22 @@ def _on_chain(prepared: Prepared, options: Options, tell: Tell, on_round: OnRoun
                 )
 
             found = anyio.run(play)
-    finally:
-        engine.close()
-    history = _history(prepared, found, attendance)
-    for record in history.rounds:
-        on_round(record, prepared.terms.plan.rounds)
-    return _chain_result(prepared, found, history, engine.name, time.monotonic() - start)
+        history = _history(prepared, found, attendance)
+        for record in history.rounds:
+            callbacks.on_round(record)
+            on_round(record, info.rounds)
+        callbacks.on_end(RunEnd("finished", history, tuple(found.payouts)))
+    return _chain_result(prepared, info, found, history, engine.name, time.monotonic() - start)
+
+
+def _info(prepared: Prepared, engine: str) -> RunInfo:
+    return RunInfo(
+        job=prepared.terms.title,
+        owners=prepared.names,
+        behaviours=prepared.cast.labels,
+        rounds=prepared.terms.plan.rounds,
+        settings={"engine": engine, "seed": prepared.terms.seed, "data": prepared.source},
+    )
 
 
 class _Watch:
@@ -264,15 +279,9 @@ def _history(prepared: Prepared, found: ChainRun, attendance: Attendance) -> His
 
 
 def _chain_result(
-    prepared: Prepared, found: ChainRun, history: History, engine: str, seconds: float
+    prepared: Prepared, info: RunInfo, found: ChainRun, history: History, engine: str, seconds: float
 ) -> SimulationResult:
     names = dict(zip(found.accounts, prepared.names, strict=True))
-    info = RunInfo(
-        job=prepared.terms.title,
-        owners=prepared.names,
-        behaviours=prepared.cast.labels,
-        rounds=prepared.terms.plan.rounds,
-    )
     params, buffers = found.model
     values, errors = settled_values(found.table, found.accounts)
     return SimulationResult(
