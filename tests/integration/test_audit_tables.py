@@ -20,26 +20,12 @@ from galaxylearning.protocol.job import Price
 from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.scoring import totals_of
 from galaxylearning.units import Address
+from stage_acts import Lie, lying
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Town
 
-Lie = Callable[[ScoreTable], ScoreTable]
 PRICE = Price(bounty="1000", target_gain=1.0, participation_fee="10")
-
-
-def lying(lie: Lie) -> type[EvaluatorNode]:
-    """An evaluator that reveals another table than the honest one."""
-
-    class LyingSeat(SeatedJob):
-        async def score_table(self, state: JobState) -> ScoreTable:
-            return lie(await super().score_table(state))
-
-    class Liar(EvaluatorNode):
-        def seat(self, job_id: int, terms: Terms) -> SeatedJob:
-            return LyingSeat(self, self._view, job_id, terms)
-
-    return Liar
 
 
 def rescored(table: ScoreTable, change: Callable[[int, OwnerScore], OwnerScore]) -> ScoreTable:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,24 +28,14 @@ from galaxylearning.protocol import job as jobs_of
 from galaxylearning.protocol.hidden_set import HiddenSet, Rows
 from galaxylearning.protocol.job import CompiledJob
 from galaxylearning.protocol.machine import JobState, Phase
-from galaxylearning.simulation.stage import STAKE, STEP_S, SUPPLY, sealing_key, signer
+from galaxylearning.simulation.stage import STAKE, SUPPLY, sealing_key, signer
+from stage_acts import expiring
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Stage, Town
 
 REQUESTER = "galaxylearning.nodes.requester"
 OWNERS = ("north", "east", "south", "west")
-
-
-def expiring(stage: Stage) -> Callable[[], Awaitable[None]]:
-    """The requester ends its job as soon as it may."""
-
-    async def between() -> None:
-        state = await stage.state()
-        if state.expires_at is not None and stage.time_s >= state.expires_at + 2 * STEP_S:
-            await stage.site("requester").submit_if_first(calls.expire(stage.job_id))
-
-    return between
 
 
 def is_over(state: JobState) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,13 +16,12 @@ from torch import nn
 from galaxylearning.contribution import saturated
 from galaxylearning.errors import BlobMissing
 from galaxylearning.messages.records import OwnerScore, ScoreTable
-from galaxylearning.messages.terms import Terms
-from galaxylearning.nodes.evaluator import EvaluatorNode, SeatedJob
 from galaxylearning.nodes.tables import settled_tree
 from galaxylearning.protocol.job import Price
-from galaxylearning.protocol.machine import JobState, Phase
+from galaxylearning.protocol.machine import Phase
 from galaxylearning.simulation.stage import STAKE
 from galaxylearning.storage.blobs import MemoryBlobStore
+from stage_acts import lying
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Stage, Town
@@ -71,20 +69,6 @@ def test_a_model_too_steep_to_be_valued_costs_no_evaluator_its_stake(
     anyio.run(main)
 
 
-def revealing(changed: Callable[[ScoreTable], ScoreTable]) -> type[EvaluatorNode]:
-    """An evaluator that commits to another table than its own."""
-
-    class Seat(SeatedJob):
-        async def score_table(self, state: JobState) -> ScoreTable:
-            return changed(await super().score_table(state))
-
-    class Evaluator(EvaluatorNode):
-        def seat(self, job_id: int, terms: Terms) -> SeatedJob:
-            return Seat(self, self._view, job_id, terms)
-
-    return Evaluator
-
-
 def of_another_cohort(table: ScoreTable) -> ScoreTable:
     """Leaves the last data owner out."""
     rounds = tuple(msgspec.structs.replace(one, owners=one.owners[:-1]) for one in table.rounds)
@@ -103,7 +87,7 @@ async def without(stage: Stage, *topics: str) -> MemoryBlobStore:
 def test_who_hides_the_payout_table_keeps_nobody_from_its_pay(town: Town, tmp_path: Path) -> None:
     async def main() -> None:
         async with town.full_stage(tmp_path / "stage") as stage:
-            stage.add_evaluator("evaluator-3", revealing(of_another_cohort))
+            stage.add_evaluator("evaluator-3", lying(of_another_cohort))
             await stage.play(until=lambda state: state.phase is Phase.TRAINING)
             del stage.nodes["relayer"]
             state = await stage.play()
@@ -149,7 +133,7 @@ def test_who_denies_that_updates_were_accepted_is_named_where_a_majority_contrad
 
     async def main() -> None:
         async with town.full_stage(tmp_path / "stage", price=price) as stage:
-            stage.add_evaluator("evaluator-3", revealing(denying))
+            stage.add_evaluator("evaluator-3", lying(denying))
             await stage.play(until=lambda state: state.phase is Phase.TRAINING)
             for name in silent:
                 del stage.nodes[name]
@@ -175,7 +159,7 @@ def test_a_majority_that_denies_it_is_shown_up_by_an_audit(town: Town, tmp_path:
     async def main() -> None:
         async with town.full_stage(tmp_path / "stage") as stage:
             for name in ("evaluator-2", "evaluator-3"):
-                stage.add_evaluator(name, revealing(denying))
+                stage.add_evaluator(name, lying(denying))
             await stage.play()
             found = await stage.outcome()
             assert found.faulty == {"evaluator-1"}

@@ -23,12 +23,12 @@ from galaxylearning.nodes.asked import Asked, MaskedUpdates, answer_kind
 from galaxylearning.nodes.asked import Phase as AskedPhase
 from galaxylearning.nodes.member import PATIENCE_WHERE_TIGHT, Member
 from galaxylearning.nodes.openings import Openings
-from galaxylearning.protocol import calls
 from galaxylearning.protocol.hidden_set import HiddenSet, Rows
 from galaxylearning.protocol.job import CompiledJob, compile_job
 from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.secagg.questions import Questions
 from galaxylearning.simulation.stage import STAKE, STEP_S
+from stage_acts import expiring
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Outcome, Stage, Town
@@ -235,13 +235,7 @@ def test_a_requester_whose_job_cannot_be_judged_costs_no_evaluator_its_stake(
 
     async def main() -> None:
         async with town.full_stage(tmp_path / "stage") as stage:
-
-            async def impatient() -> None:
-                state = await stage.state()
-                if state.expires_at is not None and stage.time_s >= state.expires_at + 2 * STEP_S:
-                    await stage.site("requester").submit_if_first(calls.expire(stage.job_id))
-
-            await stage.play(between=impatient)
+            await stage.play(between=expiring(stage))
             await _nothing_lost(stage)
 
     anyio.run(main)

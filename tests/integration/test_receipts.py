@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import msgspec
 import pytest
-from tests.integration.test_audit_tables import lying, no_rounds, rescored, totals, twins
+from tests.integration.test_audit_tables import no_rounds, rescored, totals, twins
 
 from galaxylearning.cli.job_facts import is_over
 from galaxylearning.contribution import UNEARNED
@@ -24,6 +24,7 @@ from galaxylearning.protocol.job import Price
 from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.settlement import payout_tree
 from galaxylearning.units import Digest
+from stage_acts import lying
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Stage, Town
