@@ -56,11 +56,11 @@ def _excess(terms: Terms, table: ScoreTable, paid: int) -> str | None:
         return None
     unit = loss_unit(terms.loss)
     return (
-        f"{_whole(paid)} tokens are paid; the model's own gain of {gain:.4f} {unit} per sample would give "
-        f"{_whole(due)}. Each value above zero is paid, and those below give nothing back"
+        f"{_tokens(paid)} tokens are paid; the model's own gain of {gain:.4f} {unit} per sample would give "
+        f"{_tokens(due)}. Each value above zero is paid, and those below give nothing back"
     )
 
 
-def _whole(units: int) -> str:
-    """Tokens to three decimals."""
+def _tokens(units: int) -> str:
+    """Tokens to three decimals, rounded down."""
     return in_tokens(units - units % 10**15)
