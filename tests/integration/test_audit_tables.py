@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,14 +12,16 @@ import msgspec
 import pytest
 
 from galaxylearning.crypto.digest import blake3_digest
-from galaxylearning.messages.records import OwnerScore, RoundScores, ScoreTable
+from galaxylearning.messages.records import OwnerScore, RoundScores, ScoreTable, encode
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes.evaluator import EvaluatorNode, SeatedJob
 from galaxylearning.nodes.receipt import receipts
+from galaxylearning.nodes.tables import settled_tree
 from galaxylearning.protocol import calls
 from galaxylearning.protocol.job import Price
 from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.scoring import totals_of
+from galaxylearning.storage.blobs import MemoryBlobStore
 from galaxylearning.units import Address
 from stage_acts import Lie, lying
 
@@ -81,8 +84,12 @@ def twins(table: ScoreTable) -> ScoreTable:
     return msgspec.structs.replace(table, twins=(pair,))
 
 
+def _reasoned(_: int, one: OwnerScore, reason: str) -> OwnerScore:
+    return msgspec.structs.replace(one, reason=reason)
+
+
 def reasoned(table: ScoreTable) -> ScoreTable:
-    return rescored(table, lambda _, one: msgspec.structs.replace(one, reason="fraud"))
+    return rescored(table, partial(_reasoned, reason="fraud"))
 
 
 def tenfold(table: ScoreTable) -> ScoreTable:
@@ -196,6 +203,50 @@ def test_a_withheld_table_that_comes_late_changes_no_verdict_and_is_named(town: 
             assert any(late in one.detail for one in report.findings)
             found = await receipts(stage.site("passer-by"), stage.job_id)
             assert {receipt["verdict"] for receipt in found.values()} == {"ok"}
+
+    anyio.run(main)
+
+
+def test_a_table_whose_digest_was_ground_stands_in_no_receipt(town: Town, tmp_path: Path) -> None:
+    """Two honest tables differ in last digits, so that each digest stands alone."""
+
+    def ground(table: ScoreTable) -> ScoreTable:
+        found, number = table, 0
+        while found is table or blake3_digest(encode(found))[0] >= 4:
+            reason, number = f"fraud {number}", number + 1
+            found = rescored(table, partial(_reasoned, reason=reason))
+        return found
+
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            stage.add_evaluator("evaluator-2", lying(ground))
+            stage.add_evaluator("evaluator-3", lying(digits))
+            await stage.play()
+            found = await receipts(stage.site("passer-by"), stage.job_id)
+            assert not any("fraud" in str(receipt) for receipt in found.values())
+
+    anyio.run(main)
+
+
+def test_payouts_follow_though_a_withheld_table_came_late_and_nobody_lists_them(
+    town: Town, tmp_path: Path
+) -> None:
+    kept: list[bytes] = []
+
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            stage.add_evaluator("evaluator-2", withholding(kept, tenfold))
+            stage.add_evaluator("evaluator-3", lying(digits))
+            state = await stage.play(until=lambda state: state.phase is Phase.SETTLED)
+            await stage.board().put("scores", kept[0])
+            payouts = stage.board().topic("payouts")
+            blobs = MemoryBlobStore()
+            for topic in stage.blobs.topics():
+                for digest in await stage.blobs.list(topic):
+                    if topic != payouts:
+                        await blobs.put(await stage.blobs.get(digest, max_bytes=1 << 28), topic=topic)
+            found = await settled_tree(stage.site("passer-by", blobs=blobs), state)
+            assert found.root == state.payout_root
 
     anyio.run(main)
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import anyio
 import pytest
 
+from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import StorageError
+from galaxylearning.messages.records import LOCKED_OUT
 from galaxylearning.messages.terms import Terms
+from galaxylearning.nodes.board import Board
+from galaxylearning.nodes.data_owner import DataOwnerNode
 from galaxylearning.nodes.evaluator import EvaluatorNode, SeatedJob
 from galaxylearning.nodes.parcels import Parcels, Turn
+from galaxylearning.nodes.presence import PresenceBoard
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.cohort import Cohort
 from galaxylearning.protocol.machine import JobState, Phase
@@ -72,6 +79,83 @@ def test_an_evaluator_that_seals_no_model_to_a_data_owner_does_not_keep_it_out(
             parcels = await stage.blobs.list(stage.board().topic("round/0/parcels"))
             assert len(parcels) == 2
             assert (await stage.audit(stage.sealing_key("evaluator-2"))).verdict == "ok"
+
+    anyio.run(main)
+
+
+class Muffling(Excluding):
+    """Signs for a parcel that nobody has, too."""
+
+    async def open_round(
+        self, state: JobState, job: JobComputation, cohort: Cohort, model: Digest, *, is_our_turn: Turn
+    ) -> None:
+        await super().open_round(state, job, cohort, model, is_our_turn=is_our_turn)
+        await self._sign(state, model, blake3_digest(b"nothing %d" % state.round_index))
+
+
+class Muffler(EvaluatorNode):
+    """An evaluator that keeps one data owner out and would not have it heard."""
+
+    def seat(self, job_id: int, terms: Terms) -> SeatedJob:
+        found = super().seat(job_id, terms)
+        found._parcels = Muffling(self.site, found.board, terms, job_id, found.key, found._ballots)
+        return found
+
+
+def test_whoever_is_left_out_is_heard_though_a_parcel_is_missing(
+    town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            monkeypatch.setattr(Excluding, "victim", stage.account(VICTIM), raising=False)
+            stage.add_evaluator("evaluator-1", Muffler)
+            stage.nodes = {"evaluator-1": stage.nodes["evaluator-1"], **stage.nodes}
+            await stage.play()
+            events = (await stage.view()).events_of(stage.job_id)
+            assert [event.count for event in events if isinstance(event, ev.RoundAnchored)] == [4, 4]
+
+    anyio.run(main)
+
+
+class Crier(DataOwnerNode):
+    """Says that no parcel opens for it, and trains nothing."""
+
+    async def _training(self, state: JobState, board: Board, dataset: str) -> None:
+        del dataset
+        terms = await self._view.terms(state.job_id)
+        await PresenceBoard(self.site, board, terms, state.job_id).tell(state.round_index, LOCKED_OUT)
+
+
+class Counting(MemoryBlobStore):
+    """Counts the parcels of round 0 that are stored, and lists no signs of life where it ``is_mute``."""
+
+    def __init__(self, store: MemoryBlobStore, *, is_mute: bool) -> None:
+        self.__dict__.update(store.__dict__)
+        self.parcels, self._is_mute = 0, is_mute
+
+    async def put(self, data: bytes, *, topic: str) -> Digest:
+        self.parcels += topic.endswith("round/0/parcels")
+        return await super().put(data, topic=topic)
+
+    async def list(self, topic: str) -> Sequence[Digest]:
+        if self._is_mute and topic.endswith("/presence"):
+            raise StorageError("no such list", where="s3")
+        return await super().list(topic)
+
+
+@pytest.mark.parametrize("is_mute", [False, True])
+def test_a_cry_costs_one_parcel_of_each_evaluator_and_stops_no_round(
+    town: Town, tmp_path: Path, is_mute: bool
+) -> None:
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            stage.add_owner("west", kind=Crier)
+            stores = {name: Counting(stage.blobs, is_mute=is_mute) for name in stage.evaluators}
+            for name, store in stores.items():
+                stage.add_evaluator(name, site=partial(stage.site, name, blobs=store))
+            await stage.play(until=lambda state: state.round_index == 1)
+            assert max(store.parcels for store in stores.values()) <= 2
+            assert sum(store.parcels for store in stores.values()) <= (1 if is_mute else 4)
 
     anyio.run(main)
 

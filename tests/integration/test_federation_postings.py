@@ -20,7 +20,7 @@ from galaxylearning.errors import JobRefused
 from galaxylearning.graph import FlatModel, weights_from_bytes
 from galaxylearning.messages.records import SignedEnrolment
 from galaxylearning.messages.terms import Terms
-from galaxylearning.nodes import evaluator
+from galaxylearning.nodes import posting
 from galaxylearning.nodes.evaluator import EvaluatorNode
 from galaxylearning.ports import Call
 from galaxylearning.protocol import calls
@@ -224,7 +224,7 @@ def test_without_its_third_evaluator_a_job_of_three_does_not_begin_and_costs_nob
 def test_no_seat_is_taken_for_a_model_that_no_journal_keeps(
     town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluator, "MAX_STEP_BYTES", 5_000)
+    monkeypatch.setattr(posting, "MAX_STEP_BYTES", 5_000)
 
     async def main() -> None:
         async with town.full_stage(tmp_path / "stage") as stage:

@@ -197,6 +197,11 @@ def test_true_totals_under_false_rounds_are_a_fault() -> None:
     assert scoring.participants([honest, liar]) == {B}
 
 
+def test_without_any_table_there_is_no_consensus_yet() -> None:
+    with pytest.raises(QuorumMissing):
+        scoring.Consensus.of([])
+
+
 def test_a_table_about_something_else_is_not_usable() -> None:
     good = table({A: 1, B: 2})
     facts: dict[str, Any] = {"job_id": 1, "terms_digest": TERMS.digest, "cohort": (A, B)}

@@ -5,8 +5,8 @@ Reads only. Everything is verified on the way in: digests, signatures, roots, sh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TypeVar
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -52,9 +52,11 @@ from galaxylearning.protocol.hidden_set import HiddenSet
 from galaxylearning.protocol.machine import JobState
 from galaxylearning.protocol.rounds import JobComputation
 from galaxylearning.protocol.rows import rows_from_bytes
-from galaxylearning.protocol.updates import body_limit
 from galaxylearning.secagg.owner import public_seed
 from galaxylearning.units import ZERO_DIGEST, Address, Digest
+
+if TYPE_CHECKING:
+    from galaxylearning.nodes.update_keys import UpdateKeys
 
 _R = TypeVar("_R", SignedEnrolment, SignedUpdate)
 
@@ -257,10 +259,22 @@ async def _blob_or_none(site: Site, digest: Digest, max_bytes: int) -> bytes | N
 
 
 async def current_updates(
-    site: Site, board: Board, view: ChainView, terms: Terms, state: JobState, cohort: Cohort, model: Digest
+    site: Site,
+    board: Board,
+    view: ChainView,
+    terms: Terms,
+    state: JobState,
+    cohort: Cohort,
+    model: Digest,
+    without: Collection[Digest] = (),
 ) -> AcceptedUpdates:
-    """The updates that count in the round under way: signed, of this cohort and model, their blobs there."""
-    return await _posted_updates(site, board, view, terms, state.job_id, state.round_index, cohort, model)
+    """The updates that count in the round under way: signed, of this cohort and model, their blobs there.
+
+    ``without`` are blobs that do not open.
+    """
+    return await _posted_updates(
+        site, board, view, terms, state.job_id, state.round_index, cohort, model, without
+    )
 
 
 async def updates_left_out(
@@ -289,9 +303,10 @@ async def _posted_updates(
     round_index: int,
     cohort: Cohort,
     model: Digest,
+    without: Collection[Digest] = (),
 ) -> AcceptedUpdates:
     records = await board.read(f"round/{round_index}/updates", SignedUpdate)
-    present = set(await site.blobs.list(board.topic(f"round/{round_index}/bodies")))
+    present = set(await site.blobs.list(board.topic(f"round/{round_index}/bodies"))) - set(without)
     candidates = [record for record in records.values() if record.update_digest in present]
     direct = [
         update for update in _direct_updates(view, job_id, round_index) if update.update_digest in present
@@ -407,7 +422,7 @@ async def _fetch(
 
 
 async def open_bodies(
-    site: Site, key: SealingKey, job: JobComputation, cohort: Cohort, accepted: AcceptedUpdates
+    keys: UpdateKeys, job: JobComputation, cohort: Cohort, accepted: AcceptedUpdates
 ) -> Mapping[Address, bytes | GalaxyError | None]:
     """The opened update of every member: its bytes, why it cannot be opened, or None where it sent none."""
     updates = accepted.by_data_owner
@@ -416,16 +431,8 @@ async def open_bodies(
         if who not in updates:
             found[who] = None
             continue
-        update = updates[who].update
         try:
-            found[who] = await open_parcel(
-                site,
-                update.update_digest,
-                key,
-                round_context(site, job.job_id, job.round_index, "update", who),
-                plaintext_bytes=body_limit(job.sizes, job.terms.plan.bits),
-                recipients=len(job.terms.evaluators),
-            )
+            found[who] = await keys.open(job, job.round_index, who, Digest(updates[who].update.update_digest))
         except BlobDamaged:
             raise
         except Refused as refused:

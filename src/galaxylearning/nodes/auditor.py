@@ -37,6 +37,7 @@ from galaxylearning.nodes.tables import (
     published_tree,
     revealed_tables,
 )
+from galaxylearning.nodes.update_keys import UpdateKeys
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol import scoring
 from galaxylearning.protocol.cohort import AcceptedUpdates, Cohort
@@ -260,7 +261,8 @@ class Auditor:
         """Compute a round again; how it was done, or None where an aborted job did not, or is still to."""
         if self.openings is None:
             beacon = await self.view.beacon(self.job_id, anchor.round_index)
-            bodies = await assembly.open_bodies(self.site, self.key_of(), computation, cohort, accepted)
+            keys = UpdateKeys(self.site, self.board, computation.terms, self.job_id, self.key_of())
+            bodies = await assembly.open_bodies(keys, computation, cohort, accepted)
             computation.advance(bodies, beacon=beacon)
             return "opened, gated and summed again"
         outcome = await self.openings.follow(anchor, accepted, cohort, state)

@@ -352,6 +352,7 @@ class DataOwnerNode:
             if len(who_signed) < state.quorum:
                 continue
             missing: GalaxyError | None = None
+            is_locked_out = False
             # Most signers first: they have opened it, and who leaves somebody out may post many.
             for parcel in sorted(parcels[model], key=lambda one: (-len(parcels[model][one]), one)):
                 try:
@@ -369,13 +370,17 @@ class DataOwnerNode:
                     missing = error
                     continue
                 except Refused:
+                    is_locked_out = True
                     continue
                 if blake3_digest(data) == model:
                     return model, data
+                is_locked_out = True
+            # Who leaves somebody out may also sign for a parcel that nobody has.
+            if is_locked_out:
+                presence = PresenceBoard(self.site, board, terms, state.job_id)
+                await presence.tell(state.round_index, LOCKED_OUT)
             if missing is not None:
                 raise missing
-            presence = PresenceBoard(self.site, board, terms, state.job_id)
-            await presence.tell(state.round_index, LOCKED_OUT)
             raise QuorumMissing("no parcel of the round's model opens for us", where=f"job {state.job_id}")
         return None
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from galaxylearning.crypto.digest import blake3_digest
-from galaxylearning.crypto.seal import SealingKey, seal, sealed_bytes
+from galaxylearning.crypto.seal import SealingKey, seal
 from galaxylearning.errors import GalaxyError, JobRefused, QuorumMissing
 from galaxylearning.messages import typed
 from galaxylearning.messages.records import (
@@ -33,12 +33,13 @@ from galaxylearning.nodes.chain_view import ChainView, ChainWatch
 from galaxylearning.nodes.member import Member
 from galaxylearning.nodes.openings import Openings
 from galaxylearning.nodes.parcels import Parcels
-from galaxylearning.nodes.posting import free_stake, require_keys, require_posted
+from galaxylearning.nodes.posting import free_stake, require_keys, require_posted, require_room
 from galaxylearning.nodes.relayer import show_evidence
 from galaxylearning.nodes.round_watch import RoundWatch
 from galaxylearning.nodes.site import Progress, Site, is_fatal, keep_going, keeps_job
 from galaxylearning.nodes.tables import faulty_seats, payouts_of, revealed_tables
-from galaxylearning.ports import MAX_STEP_BYTES, Call
+from galaxylearning.nodes.update_keys import UpdateKeys
+from galaxylearning.ports import Call
 from galaxylearning.protocol import calls, scoring
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.cohort import AcceptedUpdates, Cohort
@@ -139,6 +140,7 @@ class SeatedJob:
         self._accepted: dict[int, AcceptedUpdates] = {}
         self._since: dict[str, float] = {}
         self._ballots = Ballots(node.site, self.board)
+        self._keys = UpdateKeys(node.site, self.board, terms, job_id, self.key)
         self._parcels = Parcels(node.site, self.board, terms, job_id, self.key, self._ballots)
 
     async def turn(self, state: JobState) -> bool:
@@ -224,10 +226,7 @@ class SeatedJob:
                 where="masking.threshold",
             )
         job = await assembly.open_job(self.site, self.terms, self.job_id, self.key)
-        recipients = self.terms.plan.maximum_owners + len(self.terms.evaluators)
-        parcel = sealed_bytes(len(job.model_bytes()), recipients)
-        if parcel > MAX_STEP_BYTES:
-            raise JobRefused(f"sealed it has {parcel} bytes; a journal keeps {MAX_STEP_BYTES}", where="model")
+        require_room(job)
         self._computation = job
 
     async def _has_stake(self) -> bool:
@@ -253,6 +252,12 @@ class SeatedJob:
         accepted = await assembly.current_updates(
             self.site, self.board, self.view, self.terms, state, cohort, model
         )
+        if job.masking is None:
+            closed = await self._keys.closed(job, state.round_index, accepted.updates)
+            if closed:
+                accepted = await assembly.current_updates(
+                    self.site, self.board, self.view, self.terms, state, cohort, model, closed
+                )
         if accepted.count < cohort.size:
             await self._parcels.open_again(state, job, cohort, accepted, is_our_turn=self._my_turn)
         # Before the round is voted for: a bond goes back only after more votes and their transactions.
@@ -262,6 +267,9 @@ class SeatedJob:
                 await self.site.aside(job.prepare)
             return
         name = f"round/{state.round_index}"
+        if job.masking is None:
+            opened = [Digest(one.update.update_digest) for one in accepted.updates]
+            await self._keys.show(state.round_index, opened, self._ballots)
         anchor = typed.RoundAnchor(
             self.job_id, state.round_index, accepted.root, accepted.count, state.direct_head, model
         )
@@ -324,7 +332,7 @@ class SeatedJob:
     ) -> RoundOutcome | None:
         beacon = await self.view.beacon(self.job_id, anchor.round_index)
         if job.masking is None:
-            bodies = await assembly.open_bodies(self.site, self.key, job, cohort, accepted)
+            bodies = await assembly.open_bodies(self._keys, job, cohort, accepted)
             return job.advance(bodies, beacon=beacon)
         if self._openings is None:
             member = self.member(job.masking)

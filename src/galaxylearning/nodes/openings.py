@@ -7,7 +7,7 @@ phase of a round is opened of one set of answers that a quorum signed, so that e
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,6 +55,7 @@ from galaxylearning.protocol.outcomes import RoundOutcome
 from galaxylearning.protocol.rounds import JobComputation
 from galaxylearning.secagg.member import GateAsked, SumAsked, TwinsAsked, ValueAsked
 from galaxylearning.secagg.opener import (
+    NO_SHARING,
     NOISE,
     OpenedScalars,
     check_body,
@@ -169,11 +170,15 @@ class Openings:
             return False
         masked = [body.masked for body in await self.bodies(updates)]
         counted = set(np.flatnonzero(gated.weights).tolist())
+        # Who was dealt no share has no answer to a sum, and is expected again.
+        excused = self._named(seat for seat, rows in self._doubted.items() if counted & rows)
+        self.heard = self._named(answers) | (excused & (self.heard or frozenset()))
         try:
             opened = open_sum(self.plan, updates.seed, masked, gated.weights, answers)
-        except QuorumMissing:
-            # The set is agreed and will not change: more members lied than so many answers correct.
-            self._refute(counted, answers)
+        except QuorumMissing as error:
+            # The set is agreed and will not change. That it is noise, data owners can bring about as well.
+            if NO_SHARING in str(error):
+                self._refute(counted, answers)
             opening.drop_sum()
             return True
         opening.take_sum(opened.total)
@@ -352,6 +357,9 @@ class Openings:
             if len(sound) >= self.plan.minimum_sum and sound <= set(rows):
                 self._outvoted.setdefault(Address(self.terms.evaluators[seat].address), where)
 
+    def _named(self, seats: Iterable[int]) -> frozenset[Address]:
+        return frozenset(Address(self.terms.evaluators[seat].address) for seat in seats)
+
     def _contradict(self, seat: int, where: str) -> None:
         self._contradicted.setdefault(Address(self.terms.evaluators[seat].address), where)
 
@@ -373,8 +381,8 @@ class Openings:
             if self.witness is not None:
                 await self.witness.hold(self, asked, updates, questions, found)
             self.answers.forget()
-            if asked.phase is not Phase.SUM:  # To which a member has no answer that was dealt no share.
-                self.heard = frozenset(Address(self.terms.evaluators[seat].address) for seat in found)
+            if asked.phase is not Phase.SUM:
+                self.heard = self._named(found)
         return found
 
     async def _agreed(self, asked: Asked, state: JobState) -> Mapping[int, bytes] | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.crypto.seal import SealingKey, seal
-from galaxylearning.errors import BlobMissing, Refused
+from galaxylearning.errors import BlobMissing, Refused, StorageError
 from galaxylearning.messages import typed
 from galaxylearning.messages.records import ACTIVITIES, LOCKED_OUT, SignedOpening
 from galaxylearning.messages.terms import Terms
@@ -37,6 +37,8 @@ class Parcels:
         self._site, self._board, self._terms, self._job_id = site, board, terms, job_id
         self._key, self._ballots = key, ballots
         self._presence = PresenceBoard(site, board, terms, job_id)
+        self._sealed: int | None = None
+        """The last round of which our own parcel was posted: once is enough, whoever goes on crying."""
 
     async def open_round(
         self, state: JobState, job: JobComputation, cohort: Cohort, model: Digest, *, is_our_turn: Turn
@@ -64,8 +66,13 @@ class Parcels:
         is_our_turn: Turn,
     ) -> None:
         """Seal a parcel of our own where somebody whose update is missing says that none opens for it."""
+        if self._sealed == state.round_index:
+            return
         present = {one.update.data_owner for one in accepted.updates}
-        signs = await self._presence.latest(state.round_index)
+        try:
+            signs = await self._presence.latest(state.round_index)
+        except StorageError:
+            return  # A sign of life is a hint: without it the round goes on.
         is_left_out = any(
             who not in present and who in signs and ACTIVITIES[signs[who].activity] == LOCKED_OUT
             for who in cohort.data_owners
@@ -87,6 +94,7 @@ class Parcels:
                 step, seal(job.model_bytes(), recipients, context, entropy=self._site.entropy)
             )
         await self._sign(state, model, await self._board.put(f"{name}/parcels", parcel))
+        self._sealed = state.round_index
 
     async def _carries(
         self, opening: SignedOpening, model: Digest, job: JobComputation, cohort: Cohort

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+from galaxylearning.crypto.seal import sealed_bytes
 from galaxylearning.errors import JobRefused
 from galaxylearning.messages.terms import Terms
-from galaxylearning.ports import Call, Ledger
+from galaxylearning.ports import MAX_STEP_BYTES, Call, Ledger
 from galaxylearning.protocol.calls import JOB_PARAMETERS, job_parameters
+from galaxylearning.protocol.rounds import JobComputation
 from galaxylearning.units import Address
+
+LINE_BYTES: Final = 360
+"""Of one data owner in one round of an encoded score table, at most."""
 
 
 async def require_posted(ledger: Ledger, terms: Terms, job_id: int) -> None:
@@ -55,3 +62,25 @@ async def free_stake(ledger: Ledger, evaluator: Address) -> int:
     """
     known = await ledger.read(Call("registry", "evaluator", (evaluator,)))
     return int(known["staked"]) - int(known["locked"]) - int(known["withdrawing"])
+
+
+def require_room(job: JobComputation) -> None:
+    """Refuse a job of which an evaluator would have to write down more at once than a journal keeps.
+
+    Raises:
+        JobRefused: naming what, its bytes and the most.
+    """
+    plan, seats, masking = job.terms.plan, len(job.terms.evaluators), job.masking
+    owners = plan.maximum_owners
+    kept = {
+        "sealed model": sealed_bytes(len(job.model_bytes()), owners + seats),
+        "score table": owners * (plan.rounds + 1) * LINE_BYTES,
+    }
+    if masking is not None:
+        answered = max(masking.projections + 1, masking.twin_projections * plan.rounds)
+        kept["answers to questions"] = masking.scalars_bytes(owners, answered)
+    for what, size in kept.items():
+        if size > MAX_STEP_BYTES:
+            raise JobRefused(
+                f"its {what} may have {size} bytes; a journal keeps {MAX_STEP_BYTES}", where="plan"
+            )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -21,7 +20,7 @@ from galaxylearning.nodes.tables import RevealedTables, revealed_tables, settled
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol import scoring
 from galaxylearning.protocol.cohort import AcceptedUpdate
-from galaxylearning.protocol.consistency import AnchoredRounds, contradiction, fees_of
+from galaxylearning.protocol.consistency import AnchoredRounds, contradiction, difference, fees_of
 from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.units import COSINE_UNIT, Address
 
@@ -95,7 +94,10 @@ async def receipts(site: Site, job_id: int) -> dict[Address, Mapping[str, Any]]:
 
 
 def _most_told(tables: RevealedTables, terms: Terms, state: JobState, anchored: AnchoredRounds) -> ScoreTable:
-    """The table that most seats revealed, of those that contradict nothing; ties to the lower digest."""
+    """Of the tables that contradict nothing, the one that most agree with; ties to the lower digest.
+
+    They agree where they differ in last digits and in shares that are shown only.
+    """
     sound = {
         seat: (digest, table)
         for seat, (digest, table) in tables.items()
@@ -105,8 +107,11 @@ def _most_told(tables: RevealedTables, terms: Terms, state: JobState, anchored: 
         raise AuditFailed(
             "no revealed score table follows from itself and from the chain", where=f"job {state.job_id}"
         )
-    counts = Counter(digest for digest, _ in sound.values())
-    return min(sound.values(), key=lambda one: (-counts[one[0]], one[0]))[1]
+    ordered = [sound[seat] for seat in sorted(sound)]
+    agreeing = {
+        digest: sum(difference(other, table) is None for _, other in ordered) for digest, table in ordered
+    }
+    return min(ordered, key=lambda one: (-agreeing[one[0]], one[0]))[1]
 
 
 def _terms(terms: Terms) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from galaxylearning.errors import AuditFailed
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes.chain_view import ChainView
 from galaxylearning.nodes.site import Site
-from galaxylearning.nodes.tables import RevealedTables, payouts_of
+from galaxylearning.nodes.tables import RevealedTables, settled_from
 from galaxylearning.protocol.consistency import AnchoredRounds
 from galaxylearning.protocol.machine import JobState
 from galaxylearning.protocol.settlement import PayoutTree
@@ -24,14 +24,11 @@ def settled_tables(
     table would move the medians: then the settlement follows from those of the other seats.
 
     Raises:
-        AuditFailed: the settled payouts follow from neither.
+        AuditFailed: the settled payouts follow from no choice of them.
     """
-    for chosen in (tables, {seat: one for seat, one in tables.items() if seat not in state.faulty}):
-        if not chosen:
-            continue
-        tree, _ = payouts_of(site, terms, state, chosen)
-        if (tree.root, tree.total) == (state.payout_root, state.total):
-            return chosen, tree
+    found = settled_from(site, terms, state, tables)
+    if found is not None:
+        return found
     raise AuditFailed("the medians of the revealed tables give other payouts", where=f"job {state.job_id}")
 
 

@@ -6,7 +6,8 @@ Tables are fetched by the digests that are on chain: who fills a topic keeps the
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import TypeAlias
+from itertools import combinations
+from typing import Final, TypeAlias
 
 from galaxylearning.errors import BlobDamaged, BlobMissing, Refused
 from galaxylearning.messages.records import MAX_TABLE_BYTES, PayoutTable, ScoreTable, decode
@@ -17,6 +18,9 @@ from galaxylearning.protocol.machine import JobState
 from galaxylearning.protocol.scoring import Consensus, is_faulty, payouts, usable
 from galaxylearning.protocol.settlement import PayoutTree, payout_tree
 from galaxylearning.units import Address, Digest
+
+MOST_DOUBTFUL: Final = 6
+"""Of so many seats that were settled as faulty every choice of tables is tried."""
 
 RevealedTables: TypeAlias = Mapping[Address, tuple[Digest, ScoreTable]]
 """By the seat that revealed it: a table and its digest."""
@@ -78,10 +82,29 @@ async def settled_tree(site: Site, state: JobState) -> PayoutTree:
     except (BlobMissing, BlobDamaged):
         return await published_tree(site, state)
     for alike in _by_cohort(tables, terms, state):
-        tree, _ = payouts_of(site, terms, state, alike)
-        if tree.root == state.payout_root:
-            return tree
+        if (found := settled_from(site, terms, state, alike)) is not None:
+            return found[1]
     return await published_tree(site, state)
+
+
+def settled_from(
+    site: Site, terms: Terms, state: JobState, tables: RevealedTables
+) -> tuple[RevealedTables, PayoutTree] | None:
+    """Those of usable tables that the settled payouts follow from, and these payouts; None where none do.
+
+    Of a seat that was settled as faulty a table may have come after the settlement, or have been counted.
+    """
+    doubtful = sorted(seat for seat in tables if seat in state.faulty)
+    sizes = range(len(doubtful) + 1) if len(doubtful) <= MOST_DOUBTFUL else (0, len(doubtful))
+    for size in sizes:
+        for left_out in combinations(doubtful, size):
+            chosen = {seat: one for seat, one in tables.items() if seat not in left_out}
+            if not chosen:
+                continue
+            tree, _ = payouts_of(site, terms, state, chosen)
+            if (tree.root, tree.total) == (state.payout_root, state.total):
+                return chosen, tree
+    return None
 
 
 async def published_tree(site: Site, state: JobState) -> PayoutTree:

@@ -161,8 +161,9 @@ class Consensus:
     @classmethod
     def of(cls, tables: Sequence[ScoreTable]) -> Consensus:
         """Raises as ``median_table`` does."""
+        medians = median_totals(tables)  # Refuses that there is no table.
         decided, count = Counter(map(_decided, tables)).most_common(1)[0]
-        return cls(median_totals(tables), decided if 2 * count > len(tables) else None)
+        return cls(medians, decided if 2 * count > len(tables) else None)
 
 
 def is_faulty(table: ScoreTable, consensus: Consensus, reference: ScoreTable) -> bool:

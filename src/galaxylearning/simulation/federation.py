@@ -301,7 +301,13 @@ async def run(home: Home, options: Options, *, report: Callable[[Progress], None
                 for name in names:
                     if name in demo_keys.EVALUATORS:
                         key = demo_keys.sealing_key(options.seed, name)
-                        judge = EvaluatorNode(sites[name], key, jobs=[posted.job_id], stagger_s=STAGGER_S)
+                        judge = EvaluatorNode(
+                            sites[name],
+                            key,
+                            jobs=[posted.job_id],
+                            stagger_s=STAGGER_S,
+                            least_window_s=SHORT_S,
+                        )
                         group.start_soon(vanishing.run, name, judge)
                 group.start_soon(RelayerNode(sites["relayer"], jobs=[posted.job_id]).run)
         view = ChainView(world.ledger, world.blobs)
