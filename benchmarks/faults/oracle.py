@@ -12,6 +12,7 @@ from functools import cache
 from typing import Final
 
 import numpy as np
+from anyio import sleep
 from benchmarks.things import SCHEMA, MemoryShelf, clouds, compiled_job, windows
 from numpy.typing import NDArray
 from torch import nn
@@ -112,6 +113,9 @@ class Made:
             self.conflicts.append(f"{data_owner} made {known} and {update} in round {round_index}")
 
 
+TRAINING_S: Final = 0.1
+
+
 class OneHotTrainer:
     """Implements ``ports.Trainer`` for the data owner at one position."""
 
@@ -128,6 +132,7 @@ class OneHotTrainer:
     ) -> tuple[I32, I32]:
         """The one known number."""
         del graph, rows
+        await sleep(TRAINING_S)
         step = hidden_step(self._job, terms, state, round_index)
         update = one_hot(step, self._position, round_index)
         self._book.note(round_index, data_owner, update)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from galaxylearning.errors import (
     ChainDisagreement,
     ConfigRefused,
+    DiskFull,
     FinalityBroken,
     MessageRefused,
     PhaseError,
@@ -108,9 +110,9 @@ class ChainView:
         """Once: hold the deployment and the last final block of an earlier run against the chain."""
         if self._is_checked:
             return
+        deployment = f"{self._ledger.chain_id}/{self._ledger.address_of('jobs')}"
         if self._journal is not None:
-            deployment = f"{self._ledger.chain_id}/{self._ledger.address_of('jobs')}"
-            known = self._journal.record(_DEPLOYMENT, deployment.encode()).decode()
+            known = (self._journal.lookup(_DEPLOYMENT) or deployment.encode()).decode()
             if known != deployment:
                 # Its steps go by the number of a job, and say what was consented to, answered and committed.
                 raise ConfigRefused(
@@ -128,7 +130,10 @@ class ChainView:
                     "in its place; nothing is signed any more",
                     where="chain",
                 )
-        self._is_checked = True
+        with suppress(DiskFull):  # What needs no journal can be done; the next look tries again.
+            if self._journal is not None:
+                self._journal.record(_DEPLOYMENT, deployment.encode())
+            self._is_checked = True
 
     def require_agreement(self) -> None:
         """Let nothing that cannot be undone be done while the endpoints do not agree.

@@ -23,6 +23,7 @@ from galaxylearning.crypto.seal import (
 )
 from galaxylearning.errors import BlobDamaged, BlobMissing, BlobRefused, MessageRefused, Refused
 from galaxylearning.messages import typed
+from galaxylearning.messages.fields import DIGEST_BYTES
 from galaxylearning.messages.records import AnswerBody, SignedAnswer, decode, encode, verify
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
@@ -38,6 +39,8 @@ from galaxylearning.units import ZERO_DIGEST, Address, Digest
 
 MOST_SHOWN: Final = 16
 """So many times a round an evaluator may show keys; it shows those that are new."""
+
+_COUNT_BYTES: Final = 4
 
 
 class UpdateKeys:
@@ -88,8 +91,14 @@ class UpdateKeys:
         return open_revealed(blob, self._keys[digest], context, max_bytes=most)
 
     async def show(self, round_index: int, digests: Collection[Digest], ballots: Ballots) -> None:
-        """Show the evaluators how to open these updates, each once."""
-        shown = self._shown.setdefault(round_index, set())
+        """Show the evaluators how to open these updates, each once; what is said is journalled before."""
+        prefix, journal = f"job/{self._job_id}/round/{round_index}/keys/", self._site.journal
+        said = sorted(journal.steps(prefix))
+        if round_index not in self._shown:
+            self._shown[round_index] = set()
+            for step in said:  # Of an earlier run, which may have ended before it was posted.
+                await self._post(round_index, journal.lookup(step) or b"", ballots)
+        shown = self._shown[round_index]
         new = sorted(digest for digest in digests if digest in self._keys and digest not in shown)
         if not new:
             return
@@ -103,10 +112,17 @@ class UpdateKeys:
         keys = await assembly.evaluator_keys(self._site, self._terms)
         context = self._context(round_index, "update-keys", self._site.address)
         sealed = seal(encode(body), keys, context, entropy=self._site.entropy)
-        blob = await self._board.put(f"round/{round_index}/shown", sealed)
+        kept = len(new).to_bytes(_COUNT_BYTES, "big") + b"".join(new) + sealed
+        await self._post(round_index, journal.record(f"{prefix}{len(said):04d}", kept), ballots)
+
+    async def _post(self, round_index: int, kept: bytes, ballots: Ballots) -> None:
+        """Post what was journalled: of how many updates, which, and the sealed keys."""
+        end = _COUNT_BYTES + DIGEST_BYTES * int.from_bytes(kept[:_COUNT_BYTES], "big")
+        blob = await self._board.put(f"round/{round_index}/shown", kept[end:])
         message = typed.MaskedAnswer(self._job_id, round_index, int(Phase.GATE), ZERO_DIGEST, blob)
         await ballots.sign(_topic(round_index), SignedAnswer, message)
-        shown.update(new)
+        named = range(_COUNT_BYTES, end, DIGEST_BYTES)
+        self._shown[round_index].update(Digest(kept[at : at + DIGEST_BYTES]) for at in named)
 
     async def _shown_by_others(self, round_index: int, digest: Digest) -> list[bytes]:
         """Every key that an evaluator has shown for an update."""
