@@ -101,14 +101,17 @@ def scenario(seed: int) -> Scenario:
         Weather(rates, until_s),
         absences,
         jumps,
-        must_settle=is_bearable and not is_doomed and not _nobody_relays(absences),
+        must_settle=is_bearable and not is_doomed and not _is_beginning_missed(absences),
     )
 
 
-def _nobody_relays(absences: tuple[Absence, ...]) -> bool:
-    """Whether the only relayer is gone for too much of the enrolment for data sets to be registered."""
+def _is_beginning_missed(absences: tuple[Absence, ...]) -> bool:
+    """Whether somebody is gone for too much of the enrolment whom the job cannot begin without.
+
+    Those are the only relayer, by whom data sets are registered, and every evaluator, who takes a seat.
+    """
     return any(
-        one.node == "relayer" and one.at_s < WINDOW_S and one.at_s + one.for_s > 1.5 * WINDOW_S
+        one.node in ("relayer", *EVALUATORS) and one.at_s < WINDOW_S and one.at_s + one.for_s > 1.5 * WINDOW_S
         for one in absences
     )
 
