@@ -108,20 +108,19 @@ class ChainView:
 
     async def _check_journal(self) -> None:
         """Once: hold the deployment and the last final block of an earlier run against the chain."""
-        if self._is_checked:
+        if self._is_checked or self._journal is None:
             return
         deployment = f"{self._ledger.chain_id}/{self._ledger.address_of('jobs')}"
-        if self._journal is not None:
-            known = (self._journal.lookup(_DEPLOYMENT) or deployment.encode()).decode()
-            if known != deployment:
-                # Its steps go by the number of a job, and say what was consented to, answered and committed.
-                raise ConfigRefused(
-                    f"this node's journal is of the contracts {known}, not {deployment}; give each "
-                    "deployment a home of its own",
-                    where="journal",
-                )
-        steps = [] if self._journal is None or self._ledger.is_irrevocable else self._journal.steps(_FINAL)
-        if self._journal is not None and steps:
+        known = (self._journal.lookup(_DEPLOYMENT) or deployment.encode()).decode()
+        if known != deployment:
+            # Its steps go by the number of a job, and say what was consented to, answered and committed.
+            raise ConfigRefused(
+                f"this node's journal is of the contracts {known}, not {deployment}; give each deployment "
+                "a home of its own",
+                where="journal",
+            )
+        steps = [] if self._ledger.is_irrevocable else self._journal.steps(_FINAL)
+        if steps:
             kept = self._journal.lookup(last := max(steps)) or b""
             number = int(last.removeprefix(_FINAL))
             if not await self._ledger.has_block(Block(number, kept)):
@@ -131,8 +130,7 @@ class ChainView:
                     where="chain",
                 )
         with suppress(DiskFull):  # What needs no journal can be done; the next look tries again.
-            if self._journal is not None:
-                self._journal.record(_DEPLOYMENT, deployment.encode())
+            self._journal.record(_DEPLOYMENT, deployment.encode())
             self._is_checked = True
 
     def require_agreement(self) -> None:
