@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -54,14 +55,14 @@ def dealer(how: Callable[[int], bool]) -> type[DataOwnerNode]:
     return Dealer
 
 
-class Liar(Member):
-    """Lies about the rival, or about the sum, in some phases; ``chosen`` says whose answers it votes for."""
+class Liar(Member, ABC):
+    """Lies about the rival, or about the sum, in some phases; ``awaited`` says whose answers it votes for."""
 
     lies: ClassVar[tuple[Asking, ...]] = ()
 
+    @abstractmethod
     def awaited(self, openings: Openings, asked: Asked, state: JobState) -> frozenset[str]:
         """Whose answers it waits for, and votes for beside its own."""
-        raise NotImplementedError
 
     async def take_part(
         self,

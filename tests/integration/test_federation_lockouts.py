@@ -55,36 +55,8 @@ class Excluding(Parcels):
         """It does not."""
 
 
-class Excluder(EvaluatorNode):
-    """An evaluator that keeps one data owner out and is honest otherwise."""
-
-    def seat(self, job_id: int, terms: Terms) -> SeatedJob:
-        found = super().seat(job_id, terms)
-        found._parcels = Excluding(self.site, found.board, terms, job_id, found.key, found._ballots)
-        return found
-
-
-def test_an_evaluator_that_seals_no_model_to_a_data_owner_does_not_keep_it_out(
-    town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def main() -> None:
-        async with town.full_stage(tmp_path / "stage") as stage:
-            monkeypatch.setattr(Excluding, "victim", stage.account(VICTIM), raising=False)
-            stage.add_evaluator("evaluator-1", Excluder)
-            stage.nodes = {"evaluator-1": stage.nodes["evaluator-1"], **stage.nodes}
-            state = await stage.play()
-            assert state.phase is Phase.SETTLED
-            events = (await stage.view()).events_of(stage.job_id)
-            assert [event.count for event in events if isinstance(event, ev.RoundAnchored)] == [4, 4]
-            parcels = await stage.blobs.list(stage.board().topic("round/0/parcels"))
-            assert len(parcels) == 2
-            assert (await stage.audit(stage.sealing_key("evaluator-2"))).verdict == "ok"
-
-    anyio.run(main)
-
-
 class Muffling(Excluding):
-    """Signs for a parcel that nobody has, too."""
+    """Signs for a parcel that nobody has, too, so that whoever is left out might wait for it."""
 
     async def open_round(
         self, state: JobState, job: JobComputation, cohort: Cohort, model: Digest, *, is_our_turn: Turn
@@ -93,26 +65,34 @@ class Muffling(Excluding):
         await self._sign(state, model, blake3_digest(b"nothing %d" % state.round_index))
 
 
-class Muffler(EvaluatorNode):
-    """An evaluator that keeps one data owner out and would not have it heard."""
+def handing_out(kind: type[Parcels]) -> type[EvaluatorNode]:
+    """An evaluator that hands out models like this and is honest otherwise."""
 
-    def seat(self, job_id: int, terms: Terms) -> SeatedJob:
-        found = super().seat(job_id, terms)
-        found._parcels = Muffling(self.site, found.board, terms, job_id, found.key, found._ballots)
-        return found
+    class Evaluator(EvaluatorNode):
+        def seat(self, job_id: int, terms: Terms) -> SeatedJob:
+            found = super().seat(job_id, terms)
+            found._parcels = kind(self.site, found.board, terms, job_id, found.key, found._ballots)
+            return found
+
+    return Evaluator
 
 
-def test_whoever_is_left_out_is_heard_though_a_parcel_is_missing(
-    town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", [Excluding, Muffling])
+def test_an_evaluator_that_seals_no_model_to_a_data_owner_does_not_keep_it_out(
+    town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Parcels]
 ) -> None:
     async def main() -> None:
         async with town.full_stage(tmp_path / "stage") as stage:
             monkeypatch.setattr(Excluding, "victim", stage.account(VICTIM), raising=False)
-            stage.add_evaluator("evaluator-1", Muffler)
+            stage.add_evaluator("evaluator-1", handing_out(kind))
             stage.nodes = {"evaluator-1": stage.nodes["evaluator-1"], **stage.nodes}
-            await stage.play()
+            state = await stage.play()
+            assert state.phase is Phase.SETTLED
             events = (await stage.view()).events_of(stage.job_id)
             assert [event.count for event in events if isinstance(event, ev.RoundAnchored)] == [4, 4]
+            parcels = await stage.blobs.list(stage.board().topic("round/0/parcels"))
+            assert len(parcels) == 2
+            assert (await stage.audit(stage.sealing_key("evaluator-2"))).verdict == "ok"
 
     anyio.run(main)
 

@@ -128,8 +128,7 @@ class Answers:
         blob = await self._envelope(asked, record, state, limit)
         context = self._context(asked, keys_kind(asked.phase), record.signer)
         body = decode(open_sealed(blob, self._key, context, max_bytes=limit), AnswerBody, max_bytes=limit)
-        whole = [body.words[at : at + KEY_BYTES] for at in range(0, len(body.words), KEY_BYTES)]
-        return tuple((Digest(answer), key) for answer, key in zip(whole[::2], whole[1::2], strict=False))
+        return pairs_in(body.words)
 
     async def _envelope(self, asked: Asked, record: SignedAnswer, state: JobState, limit: int) -> bytes:
         if record.signer not in state.seats or not is_about(record, asked, self._job_id):
@@ -140,3 +139,9 @@ class Answers:
 
     def _context(self, asked: Asked, kind: str, sender: Address) -> SealContext:
         return assembly.round_context(self._site, self._job_id, asked.round_index, kind, sender)
+
+
+def pairs_in(words: bytes) -> Pairs:
+    """Digests, each with the content key that follows it; what is left over at the end is dropped."""
+    whole = [words[at : at + KEY_BYTES] for at in range(0, len(words), KEY_BYTES)]
+    return tuple((Digest(name), key) for name, key in zip(whole[::2], whole[1::2], strict=False))

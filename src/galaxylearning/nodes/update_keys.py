@@ -27,7 +27,7 @@ from galaxylearning.messages.fields import DIGEST_BYTES
 from galaxylearning.messages.records import AnswerBody, SignedAnswer, decode, encode, verify
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
-from galaxylearning.nodes.answers import KEY_BYTES
+from galaxylearning.nodes.answers import KEY_BYTES, pairs_in
 from galaxylearning.nodes.asked import RECORD_BYTES, Phase
 from galaxylearning.nodes.ballots import Ballots
 from galaxylearning.nodes.board import Board
@@ -151,11 +151,8 @@ class UpdateKeys:
             Digest(record.answer_digest), max_bytes=sealed_bytes(limit, len(seats))
         )
         context = self._context(round_index, "update-keys", record.signer)
-        words = decode(
-            open_sealed(blob, self._key, context, max_bytes=limit), AnswerBody, max_bytes=limit
-        ).words
-        whole = [words[at : at + KEY_BYTES] for at in range(0, len(words), KEY_BYTES)]
-        return {Digest(name): key for name, key in zip(whole[::2], whole[1::2], strict=False)}
+        body = decode(open_sealed(blob, self._key, context, max_bytes=limit), AnswerBody, max_bytes=limit)
+        return dict(pairs_in(body.words))
 
     def _context(self, round_index: int, kind: str, sender: Address) -> SealContext:
         return assembly.round_context(self._site, self._job_id, round_index, kind, sender)
