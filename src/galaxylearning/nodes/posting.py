@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Final
 
 from galaxylearning.crypto.seal import sealed_bytes
 from galaxylearning.errors import JobRefused
+from galaxylearning.graph import ModelGraph, meter
+from galaxylearning.graph.document import ITEM_BYTES
+from galaxylearning.graph.flat import EVALUATION_BYTES
+from galaxylearning.learning.plan import MAX_STEPS
 from galaxylearning.messages.terms import Terms
 from galaxylearning.ports import MAX_STEP_BYTES, Call, Ledger
 from galaxylearning.protocol.calls import JOB_PARAMETERS, job_parameters
@@ -14,6 +20,27 @@ from galaxylearning.units import Address
 
 LINE_BYTES: Final = 360
 """Of one data owner in one round of an encoded score table, at most."""
+
+STATE_COPIES: Final = 32
+"""So many times a model's size are its vectors in memory: gradients of the hidden set's blocks above all."""
+
+NODE_FLOPS: Final = 100_000
+"""What calling one node of a graph costs, however small its tensors are, in FLOPs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bearable:
+    """What one job may take of an evaluator: bytes of memory beside the updates, and FLOPs of one round.
+
+    An evaluator computes in its own process, and does nothing else meanwhile: a stranger's job that takes
+    too much of either costs it its stakes in all others.
+    """
+
+    memory_bytes: int = 8 << 30
+    flops: int = 10**14
+
+
+BEARABLE: Final = Bearable()
 
 
 async def require_posted(ledger: Ledger, terms: Terms, job_id: int) -> None:
@@ -62,6 +89,37 @@ async def free_stake(ledger: Ledger, evaluator: Address) -> int:
     """
     known = await ledger.read(Call("registry", "evaluator", (evaluator,)))
     return int(known["staked"]) - int(known["locked"]) - int(known["withdrawing"])
+
+
+def require_bearable(terms: Terms, graph: ModelGraph, bearable: Bearable) -> None:
+    """Refuse a job that would take an evaluator too much memory or time; nothing of it is computed here.
+
+    Raises:
+        JobRefused: naming what, how much, and the most.
+        GraphRefused: the graph does not take the plan's batches.
+    """
+    plan, gating = terms.plan, max(1, terms.test_rows // 2)
+    paying, batch = terms.test_rows - terms.test_rows // 2, min(terms.plan.batch_size, gating)
+    steps = plan.steps or (plan.epochs or 0) * -(-gating // batch)
+    if steps > MAX_STEPS:
+        raise JobRefused(
+            f"{steps} steps over half of the test set; at most {MAX_STEPS} allowed", where="plan.epochs"
+        )
+    one, trained = meter(graph, 1), meter(graph, batch)
+    row_bytes = sum(math.prod(each.shape[1:]) * ITEM_BYTES[each.dtype] for each in graph.inputs)
+    activations = max(trained.activation_bytes, one.activation_bytes, EVALUATION_BYTES)
+    # A backward pass holds about as much again; the test set arrives sealed, is opened, and is cut in halves.
+    memory = 2 * activations + STATE_COPIES * one.state_bytes + 4 * terms.test_rows * row_bytes
+    # A step takes a forward pass and a backward one, which is about two.
+    evaluated = 3 * (plan.midpoints * paying + gating) + 2 * terms.test_rows
+    a_step = trained.flops_forward + NODE_FLOPS * len(graph.nodes)
+    flops = evaluated * one.flops_forward + 3 * steps * a_step
+    for what, needed, most, unit in (
+        ("the job", memory, bearable.memory_bytes, "bytes of memory"),
+        ("a round", flops, bearable.flops, "FLOPs"),
+    ):
+        if needed > most:
+            raise JobRefused(f"{what} would take some {needed} {unit}; at most {most} here", where="plan")
 
 
 def require_room(job: JobComputation) -> None:
