@@ -39,7 +39,8 @@ class Trapped(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         row = (1e6 * self.offset).detach().to(torch.int64).abs()
-        return self.layers(x) + self.offset + 0 * self.table(row).sum()
+        found: torch.Tensor = self.layers(x) + self.offset + 0 * self.table(row).sum()
+        return found
 
 
 @pytest.mark.parametrize("mode", ["town", "masked_town"])

@@ -12,14 +12,12 @@ from galaxylearning.graph import ModelGraph, meter
 from galaxylearning.graph.document import ITEM_BYTES
 from galaxylearning.graph.flat import EVALUATION_BYTES
 from galaxylearning.learning.plan import MAX_STEPS
+from galaxylearning.messages.records import table_bytes
 from galaxylearning.messages.terms import Terms
 from galaxylearning.ports import MAX_STEP_BYTES, Call, Ledger
 from galaxylearning.protocol.calls import JOB_PARAMETERS, job_parameters
 from galaxylearning.protocol.rounds import JobComputation
 from galaxylearning.units import Address
-
-LINE_BYTES: Final = 360
-"""Of one data owner in one round of an encoded score table, at most."""
 
 STATE_COPIES: Final = 32
 """So many times a model's size are its vectors in memory: gradients of the hidden set's blocks above all."""
@@ -106,7 +104,9 @@ def require_bearable(terms: Terms, graph: ModelGraph, bearable: Bearable) -> Non
             f"{steps} steps over half of the test set; at most {MAX_STEPS} allowed", where="plan.epochs"
         )
     one, trained = meter(graph, 1), meter(graph, batch)
-    row_bytes = sum(math.prod(each.shape[1:]) * ITEM_BYTES[each.dtype] for each in graph.inputs)
+    row_bytes = sum(
+        math.prod(size or 1 for size in each.shape[1:]) * ITEM_BYTES[each.dtype] for each in graph.inputs
+    )
     activations = max(trained.activation_bytes, one.activation_bytes, EVALUATION_BYTES)
     # A backward pass holds about as much again; the test set arrives sealed, is opened, and is cut in halves.
     memory = 2 * activations + STATE_COPIES * one.state_bytes + 4 * terms.test_rows * row_bytes
@@ -132,7 +132,7 @@ def require_room(job: JobComputation) -> None:
     owners = plan.maximum_owners
     kept = {
         "sealed model": sealed_bytes(len(job.model_bytes()), owners + seats),
-        "score table": owners * (plan.rounds + 1) * LINE_BYTES,
+        "score table": table_bytes(owners, plan.rounds),
     }
     if masking is not None:
         answered = max(masking.projections + 1, masking.twin_projections * plan.rounds)
