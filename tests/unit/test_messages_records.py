@@ -286,7 +286,7 @@ def test_no_table_is_larger_than_it_may_be() -> None:
     total = str(sum(int(row.amount) for row in rows))
     tables = tuple(bytes([number]) * 32 for number in range(15))
     for payees in 0, 8:
-        table = r.PayoutTable(
+        payouts = r.PayoutTable(
             job_id=most, score_tables=tables, rows=rows[:payees], total=total if payees else "0"
         )
-        assert len(r.encode(table)) <= r.table_bytes(payees, 0)
+        assert len(r.encode(payouts)) <= r.table_bytes(payees, 0)

@@ -220,7 +220,7 @@ class SeatedJob:
         if self._requesters is not None and self.terms.requester not in self._requesters:
             raise JobRefused(f"{self.terms.requester} is not served here", where="requester")
         await require_posted(self.site.ledger, self.terms, self.job_id)
-        await require_keys(self.site.ledger, self.terms, self.job_id)
+        await require_keys(self.site, self.terms, self.job_id)
         own = next(seat for seat in self.terms.evaluators if seat.address == self.site.address)
         if own.sealing_key_digest != self.key.digest.hex():
             raise JobRefused("names another sealing key of ours than this node's", where=f"job {self.job_id}")

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from galaxylearning.crypto.seal import sealed_bytes
+from galaxylearning.crypto.seal import PUBLIC_KEY_BYTES, check_public_key, sealed_bytes
 from galaxylearning.errors import JobRefused
 from galaxylearning.graph import ModelGraph, meter
 from galaxylearning.graph.document import ITEM_BYTES
@@ -14,10 +14,11 @@ from galaxylearning.graph.flat import EVALUATION_BYTES
 from galaxylearning.learning.plan import MAX_STEPS
 from galaxylearning.messages.records import table_bytes
 from galaxylearning.messages.terms import Terms
+from galaxylearning.nodes.site import Site
 from galaxylearning.ports import MAX_STEP_BYTES, Call, Ledger
 from galaxylearning.protocol.calls import JOB_PARAMETERS, job_parameters
 from galaxylearning.protocol.rounds import JobComputation
-from galaxylearning.units import Address
+from galaxylearning.units import Address, Digest
 
 STATE_COPIES: Final = 32
 """So many times a model's size are its vectors in memory: gradients of the hidden set's blocks above all."""
@@ -62,21 +63,28 @@ async def require_posted(ledger: Ledger, terms: Terms, job_id: int) -> None:
             raise JobRefused(f"was posted with another {name} than its terms say", where=where)
 
 
-async def require_keys(ledger: Ledger, terms: Terms, job_id: int) -> None:
+async def require_keys(site: Site, terms: Terms, job_id: int) -> None:
     """Refuse a job that would have something sealed to a key which no evaluator of it has registered.
+
+    Also to one that nothing can be sealed to, the requester's among them: else who trains or releases a model
+    finds that out when the work is done.
 
     Raises:
         JobRefused: naming the evaluator.
+        BlobMissing, BlobRefused: a key cannot be had, or is none.
         LedgerError: the chain does not tell.
     """
     for seat in terms.evaluators:
-        known = await ledger.read(Call("registry", "evaluator", (seat.address,)))
+        known = await site.ledger.read(Call("registry", "evaluator", (seat.address,)))
         registered = bytes(known["sealingKeyDigest"]).hex()
         if not registered == seat.sealing_key_digest == seat.sealing_key_blob:
             raise JobRefused(
                 f"names a sealing key of evaluator {seat.address} that it has not registered",
                 where=f"job {job_id}",
             )
+    for name in (terms.requester_key, *(seat.sealing_key_blob for seat in terms.evaluators)):
+        key = await site.blobs.get(Digest(bytes.fromhex(name)), max_bytes=PUBLIC_KEY_BYTES)
+        check_public_key(key, where=f"job {job_id}, sealing key {name}")
 
 
 async def free_stake(ledger: Ledger, evaluator: Address) -> int:
