@@ -38,8 +38,9 @@ from galaxylearning.protocol.updates import body_limit
 from galaxylearning.units import ZERO_DIGEST, Address, Digest
 
 SHOWN_EACH: Final = 2
-"""So many keys for each data owner are read of one evaluator in a round. It shows those of updates that count,
-as they come: at most one of each data owner does."""
+"""So many keys for each data owner are read of one evaluator in a round.
+
+It shows those of updates that count, as they come: at most one of each data owner does."""
 
 _COUNT_BYTES: Final = 4
 
