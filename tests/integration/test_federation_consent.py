@@ -284,8 +284,10 @@ def test_nothing_is_trained_while_a_store_withholds_a_key_to_seal_to(
     async def main() -> None:
         async with here.full_stage(tmp_path / "stage") as stage:
             trainer = Counting()
-            blobs = Recording(stage.blobs, without=stage.sealing_key("evaluator-1").digest)
+            blobs = Recording(stage.blobs)
             stage.add_owner("east", trainer=lambda: trainer, site=lambda: stage.site("east", blobs=blobs))
+            await stage.play(until=lambda state: state.cohort_size > 0)
+            blobs.without = stage.sealing_key("evaluator-1").digest
             await stage.play(until=lambda state: state.round_index == 1)
             assert trainer.trained == await _updates(stage, "east") == 0
             assert await _updates(stage, "north") == 1

@@ -21,6 +21,7 @@ from galaxylearning.protocol.job import Price
 from galaxylearning.protocol.machine import Phase
 from galaxylearning.simulation.stage import STAKE
 from galaxylearning.storage.blobs import MemoryBlobStore
+from galaxylearning.units import Digest
 from stage_acts import lying
 
 if TYPE_CHECKING:
@@ -165,5 +166,49 @@ def test_a_majority_that_denies_it_is_shown_up_by_an_audit(town: Town, tmp_path:
             assert found.faulty == {"evaluator-1"}
             liars = [f"table of {stage.account(f'evaluator-{n}')}" for n in (2, 3)]
             assert {problem.detail for problem in found.audit.problems} == {"medians", *liars}
+
+    anyio.run(main)
+
+
+def swollen(table: ScoreTable) -> ScoreTable:
+    """True totals under more rounds than there were, of which anybody who reads it has much to read."""
+    rounds = [*table.rounds]
+    rounds += [msgspec.structs.replace(rounds[-1], round_index=index) for index in range(2, 100)]
+    return msgspec.structs.replace(table, rounds=tuple(rounds))
+
+
+class Measuring(MemoryBlobStore):
+    """Knows the largest blob that was read of it."""
+
+    largest = 0
+
+    async def get(self, digest: Digest, *, max_bytes: int) -> bytes:
+        found = await super().get(digest, max_bytes=max_bytes)
+        self.largest = max(self.largest, len(found))
+        return found
+
+
+def test_a_table_that_is_too_large_to_be_one_is_not_read(town: Town, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            stage.add_evaluator("evaluator-3", lying(swollen))
+            await stage.play(until=lambda state: len(state.revealed) == 3)
+            state, seen = await stage.state(), Measuring()
+            large = dict(state.revealed)[stage.account("evaluator-3")]
+            large_bytes = len(await stage.blobs.get(large, max_bytes=1 << 20))
+            for topic in stage.blobs.topics():
+                for digest in await stage.blobs.list(topic):
+                    await seen.put(await stage.blobs.get(digest, max_bytes=1 << 24), topic=topic)
+            stage.blobs = seen
+            for name in ("evaluator-1", "evaluator-2", "relayer"):
+                stage.nodes[name] = stage.makers[name]()
+            del stage.nodes["evaluator-3"]
+            await stage.play()
+            assert (await stage.audit(stage.sealing_key("evaluator-1"))).problems == ()
+            assert seen.largest < large_bytes
+            found = await stage.outcome()
+            assert found.faulty == {"evaluator-3"}
+            assert found.audit.problems == found.public_audit.problems == ()
+            assert sum(found.paid.values()) == found.state.total > 0
 
     anyio.run(main)

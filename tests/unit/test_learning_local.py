@@ -154,8 +154,9 @@ def test_a_bad_number_of_rows_is_a_mistake(rows: Any) -> None:
         train(quadratic, [1.0], LocalPlan(steps=1), rows)
 
 
-def test_too_many_steps_are_a_mistake() -> None:
-    with pytest.raises(ValueError, match="epochs"):
+def test_too_many_steps_are_refused() -> None:
+    # A requester chooses epochs and test rows: an evaluator's node must not end by them.
+    with pytest.raises(UpdateRefused, match="epochs: must give at most 1000000 steps over 2 rows"):
         train(quadratic, [1.0], LocalPlan(epochs=1_000_000, batch_size=1), 2)
 
 

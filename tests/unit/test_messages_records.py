@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from blake3 import blake3
 
+from galaxylearning.crypto.digest import checksummed
 from galaxylearning.crypto.sign import address_of, sign_digest
 from galaxylearning.errors import MessageRefused
 from galaxylearning.messages import records as r
@@ -258,3 +259,34 @@ def test_an_answer_set_lists_what_its_root_binds() -> None:
     ):
         with pytest.raises(MessageRefused, match=message):
             msgspec.structs.replace(record, answers=answers)
+
+
+def test_no_table_is_larger_than_it_may_be() -> None:
+    smiles, most = "\U0001f600" * 200, 2**63 - 1
+    accounts = [checksummed(f"{2**160 - 9 + n:040x}") for n in range(8)]
+    one = [r.OwnerScore(who, "malformed", smiles, 0, 0, 0) for who in accounts]
+    one[0] = r.OwnerScore(accounts[0], "accepted", smiles, 2**32 - 1, -most, most, -COSINE_UNIT)
+    for owners, rounds in (1, 1), (2, 1), (8, 3), (8, 40):
+        cohort = accounts[:owners]
+        table = r.ScoreTable(
+            job_id=most,
+            terms_digest=bytes(32),
+            value_name="\U0001f600" * 60,
+            rounds=tuple(
+                r.RoundScores(index, bytes(32), -most, -most, most, tuple(one[:owners]), -most)
+                for index in range(rounds)
+            ),
+            twins=tuple((first, second) for first, second in zip(cohort[::2], cohort[1::2], strict=False)),
+            totals=tuple(r.OwnerTotal(who, -most, most, smiles) for who in cohort),
+            final_model_digest=bytes(32),
+            shown=tuple(r.ShownShare(index, who, bytes(32)) for index in range(rounds) for who in cohort),
+        )
+        assert len(r.encode(table)) <= r.table_bytes(owners, rounds)
+    rows = tuple(r.PayoutRow(index, who, str(2**124), most, smiles) for index, who in enumerate(accounts))
+    total = str(sum(int(row.amount) for row in rows))
+    tables = tuple(bytes([number]) * 32 for number in range(15))
+    for payees in 0, 8:
+        payouts = r.PayoutTable(
+            job_id=most, score_tables=tables, rows=rows[:payees], total=total if payees else "0"
+        )
+        assert len(r.encode(payouts)) <= r.table_bytes(payees, 0)

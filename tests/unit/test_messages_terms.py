@@ -149,6 +149,7 @@ def test_terms_refuse_and_name_the_field(field: str, value: object) -> None:
         ("momentum", -0.1),
         ("weight_decay", -1),
         ("prox_mu", -1),
+        ("prox_mu", 1001),
         ("epochs", None),
         ("epochs", 0),
         ("steps", 5),
@@ -161,6 +162,7 @@ def test_terms_refuse_and_name_the_field(field: str, value: object) -> None:
         ("server_momentum", 1),
         ("beta2", 1),
         ("tau", 0),
+        ("tau", 1e-10),
         ("gate", 1),
         ("max_weight", 0),
         ("novelty", "yes"),
@@ -175,6 +177,13 @@ def test_a_plan_refuses_and_names_the_field(field: str, value: object) -> None:
     assert Plan(**PLAN).rounds == 3
     with pytest.raises(JobRefused, match=f"plan.({field}|epochs)"):
         Plan(**(PLAN | {field: value}))
+
+
+def test_adam_has_no_momentum_of_sgd() -> None:
+    assert Plan(**PLAN, optimizer="adam").momentum == 0
+    assert Plan(**PLAN, momentum=0.5).optimizer == "sgd"
+    with pytest.raises(JobRefused, match=r"plan\.momentum: 0\.5 given; allowed: 0 with optimizer 'adam'"):
+        Plan(**PLAN, optimizer="adam", momentum=0.5)
 
 
 LOCAL: dict[str, Any] = {"kind": "local", "multiplier": 1.1, "example_clip": 0.5}

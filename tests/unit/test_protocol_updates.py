@@ -110,3 +110,31 @@ def test_plans_become_their_parts_or_are_refused() -> None:
     for name in ("bits", "max_weight", "maximum_owners"):
         with pytest.raises(JobRefused, match=rf"plan\.{name}"):
             Plan(**_fields(roomy) | {name: getattr(roomy, name) + 1})
+
+
+@pytest.mark.parametrize(
+    "most",
+    [
+        {"learning_rate": 1e3, "momentum": 1 - 2**-53, "weight_decay": 1e3, "prox_mu": 1e3},
+        {"optimizer": "adam", "batch_size": 1 << 20, "steps": 1_000_000},
+        {"steps": None, "epochs": 10_000},
+        {"server_learning_rate": 1e3, "server_momentum": 1 - 2**-53, "beta2": 1 - 2**-53, "tau": 1e3},
+    ],
+)
+def test_what_terms_allow_local_training_and_the_server_take(most: dict[str, Any]) -> None:
+    plan = Plan(**_fields(PLAN) | {"momentum": 0.0, "epochs": None, "steps": 1} | most)
+    # What they refuse they call a mistake, which ends a node.
+    assert local_plan(plan).batch_size == plan.batch_size
+    assert server_optimizer(plan).tau == plan.tau
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedavgm", "fedadam", "fedyogi"])
+@pytest.mark.parametrize("clip_norm", [1e6, 1e-9, 1e-200])
+def test_no_plan_takes_a_server_beyond_float32(name: str, clip_norm: float) -> None:
+    steep = {"server_optimizer": name, "server_learning_rate": 1e3, "tau": 1e-9, "clip_norm": clip_norm}
+    plan = Plan(**_fields(PLAN) | steep)
+    server = server_optimizer(plan)
+    state, params = server.init(2), np.array([0.0, 3e38], np.float32)
+    for _ in range(3):
+        state, params = server.apply(state, params, np.full(2, clip_norm))
+    assert np.isfinite(params).all()

@@ -145,6 +145,17 @@ def run(
         list[str] | None,
         typer.Option(help="Take seats in this requester's jobs only; may be repeated. Default: anybody's."),
     ] = None,
+    most_memory_gib: Annotated[
+        float, typer.Option(min=1, help="Take no seat in a job that would take more memory, updates aside.")
+    ] = 8,
+    most_teraflops: Annotated[
+        float,
+        typer.Option(
+            min=0.001,
+            help="Take no seat in a job of which one round takes more computing, in 10^12 FLOPs: meanwhile "
+            "this evaluator does nothing for its other jobs. One core does some 0.03 a second.",
+        ),
+    ] = 100,
     metrics_port: MetricsOption = None,
     home: HomeOption = DEFAULT_HOME,
     chain: ChainOption = None,
@@ -162,12 +173,14 @@ def run(
     from galaxylearning.cli.running import node_site
     from galaxylearning.nodes.evaluator import EvaluatorNode
     from galaxylearning.nodes.evaluator import register as enter_registry
+    from galaxylearning.nodes.posting import Bearable
     from galaxylearning.nodes.relayer import RelayerNode
 
     place = Home(home)
     units = smallest_units(stake, "--stake")
     served = [address_named(place, one, "--requester") for one in requester] if requester else None
     name, signer, sealing = load_identity(place, account)
+    bearable = Bearable(int(most_memory_gib * (1 << 30)), int(most_teraflops * 10**12))
     health = NodeHealth(format, f"evaluator {name}")
 
     async def serve() -> None:
@@ -186,6 +199,7 @@ def run(
                     stagger_s=stagger_s,
                     least_window_s=least_window,
                     requesters=served,
+                    bearable=bearable,
                 )
                 group.start_soon(node.run)
                 if not no_relayer:

@@ -65,14 +65,14 @@ def train_local(
 
     Raises:
         UpdateRefused: a loss, gradient, buffer or the result is not finite or has the wrong shape; the
-            message names the step, counted from 1.
-        ValueError: ``n_rows`` is out of range, or the plan asks for more than ``MAX_STEPS`` steps.
+            message names the step, counted from 1. Or the plan asks for more than ``MAX_STEPS`` steps.
+        ValueError: ``n_rows`` is out of range.
     """
     start = require_vector(params, "params", np.float32)
     state = require_vector(buffers, "buffers", np.float32)
     require_integer(n_rows, "n_rows", low=1, high=MAX_ROWS, error=ValueError)
     if plan.epochs is not None and plan.epochs * _batches_per_epoch(n_rows, plan) > MAX_STEPS:
-        raise ValueError(f"epochs must give at most {MAX_STEPS} steps over {n_rows} rows")
+        raise UpdateRefused(f"must give at most {MAX_STEPS} steps over {n_rows} rows", where="epochs")
     apply = optimizer_step(plan, start.size)
     keeper = Keeper(checkpoint, plan, n_rows, start, state, rng)
     kept = keeper.resume(start, state, apply.memory)

@@ -120,7 +120,13 @@ class Plan(Part, frozen=True, forbid_unknown_fields=True):
             value = getattr(self, name)
             require(math.isfinite(value) and 0 <= value < 1, f"plan.{name}", value, "from 0 to below 1")
         within(self.weight_decay, "plan.weight_decay", 0, 1e3)
-        within(self.prox_mu, "plan.prox_mu", 0, 1e6)
+        within(self.prox_mu, "plan.prox_mu", 0, 1e3)
+        require(
+            self.optimizer == "sgd" or self.momentum == 0,
+            "plan.momentum",
+            self.momentum,
+            "0 with optimizer 'adam', which has moments of its own",
+        )
         require(
             (self.epochs is None) != (self.steps is None),
             "plan.epochs",
@@ -135,7 +141,8 @@ class Plan(Part, frozen=True, forbid_unknown_fields=True):
         within(self.clip_norm, "plan.clip_norm", 0, 1e6, above=True)
         within(self.bits, "plan.bits", 8, 24)
         within(self.server_learning_rate, "plan.server_learning_rate", 0, 1e3, above=True)
-        within(self.tau, "plan.tau", 0, 1e3, above=True)
+        # Smaller, and a server's step could leave float32 however short the updates are.
+        within(self.tau, "plan.tau", 1e-9, 1e3)
         within(self.max_weight, "plan.max_weight", 1, 1 << 16)
         within(self.projections, "plan.projections", 0, MAX_PROJECTIONS)
         within(self.faulty_fraction, "plan.faulty_fraction", 0, 0.49)

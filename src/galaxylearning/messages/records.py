@@ -23,6 +23,7 @@ from galaxylearning.messages.tables import (
     RoundScores,
     ScoreTable,
     ShownShare,
+    table_bytes,
 )
 from galaxylearning.messages.wire import (
     MAX_LIST_BYTES,
@@ -80,6 +81,7 @@ __all__ = [
     "encode",
     "record_digest",
     "recover_issuer",
+    "table_bytes",
     "verify",
 ]
 

@@ -6,7 +6,7 @@ utility as the contribution layer gives it. Amounts are decimal strings in the t
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from galaxylearning.errors import MessageRefused
 from galaxylearning.messages.checked import Checked
@@ -22,6 +22,19 @@ from galaxylearning.messages.wire import (
     Uint32,
     check_ascending_addresses,
 )
+
+_HEAD_BYTES: Final = 1_024
+_ROUND_BYTES: Final = 160
+_LINE_BYTES: Final = 1_100
+"""Of one data owner in one round or in the totals, at most: reasons may quote 200 characters of strangers."""
+
+
+def table_bytes(data_owners: int, rounds: int) -> int:
+    """The most bytes that an encoded score table of so many data owners and rounds can have.
+
+    A payout table of so many payees, from 15 score tables at most, has fewer than one of no round.
+    """
+    return _HEAD_BYTES + rounds * _ROUND_BYTES + data_owners * (rounds + 1) * _LINE_BYTES
 
 
 class OwnerScore(Checked, frozen=True, forbid_unknown_fields=True):

@@ -217,7 +217,7 @@ class DataOwnerNode:
         if dataset is None:
             return None
         await require_posted(self.site.ledger, terms, job_id)
-        await require_keys(self.site.ledger, terms, job_id)
+        await require_keys(self.site, terms, job_id)
         _, facts = await self._graph(job_id, terms)
         require_feasible(terms, facts)
         reason = refusal_of_model(self.policy(), terms.digest, facts.cost, facts.buffers)

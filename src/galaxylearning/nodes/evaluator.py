@@ -33,7 +33,15 @@ from galaxylearning.nodes.chain_view import ChainView, ChainWatch
 from galaxylearning.nodes.member import Member
 from galaxylearning.nodes.openings import Openings
 from galaxylearning.nodes.parcels import Parcels
-from galaxylearning.nodes.posting import free_stake, require_keys, require_posted, require_room
+from galaxylearning.nodes.posting import (
+    BEARABLE,
+    Bearable,
+    free_stake,
+    require_bearable,
+    require_keys,
+    require_posted,
+    require_room,
+)
 from galaxylearning.nodes.relayer import show_evidence
 from galaxylearning.nodes.round_watch import RoundWatch
 from galaxylearning.nodes.site import Progress, Site, is_fatal, keep_going, keeps_job
@@ -69,10 +77,11 @@ class EvaluatorNode:
         stagger_s: float = STAGGER_S,
         least_window_s: int = LEAST_WINDOW_S,
         requesters: Sequence[Address] | None = None,
+        bearable: Bearable = BEARABLE,
     ) -> None:
         """``requesters`` are those it takes seats for; None: anybody."""
         self.site, self.sealing_key, self.stagger_s = site, sealing_key, stagger_s
-        self.least_window_s, self.requesters = least_window_s, requesters
+        self.least_window_s, self.requesters, self.bearable = least_window_s, requesters, bearable
         self._only = None if jobs is None else frozenset(jobs)
         self._view = ChainView(site.ledger, site.blobs, site.journal, site.drand)
         self._watch = ChainWatch(site)
@@ -131,6 +140,7 @@ class SeatedJob:
         self.site, self.key, self.view = node.site, node.sealing_key, view
         self.job_id, self.terms, self.stagger_s = job_id, terms, node.stagger_s
         self._least_window_s, self._requesters = node.least_window_s, node.requesters
+        self._bearable = node.bearable
         self.board = Board(node.site, job_id)
         self._head: JobState
         self._computation: JobComputation | None = None
@@ -210,7 +220,7 @@ class SeatedJob:
         if self._requesters is not None and self.terms.requester not in self._requesters:
             raise JobRefused(f"{self.terms.requester} is not served here", where="requester")
         await require_posted(self.site.ledger, self.terms, self.job_id)
-        await require_keys(self.site.ledger, self.terms, self.job_id)
+        await require_keys(self.site, self.terms, self.job_id)
         own = next(seat for seat in self.terms.evaluators if seat.address == self.site.address)
         if own.sealing_key_digest != self.key.digest.hex():
             raise JobRefused("names another sealing key of ours than this node's", where=f"job {self.job_id}")
@@ -225,6 +235,8 @@ class SeatedJob:
                 f"{masking.threshold} given; at most {most} here, else one silent evaluator stops the job",
                 where="masking.threshold",
             )
+        graph = await assembly.load_graph(self.site, self.terms)
+        require_bearable(self.terms, graph, self._bearable)
         job = await assembly.open_job(self.site, self.terms, self.job_id, self.key)
         require_room(job)
         self._computation = job

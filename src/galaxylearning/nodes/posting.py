@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Final
 
-from galaxylearning.crypto.seal import sealed_bytes
+from galaxylearning.crypto.seal import PUBLIC_KEY_BYTES, check_public_key, sealed_bytes
 from galaxylearning.errors import JobRefused
+from galaxylearning.graph import ModelGraph, meter
+from galaxylearning.graph.document import ITEM_BYTES
+from galaxylearning.graph.flat import EVALUATION_BYTES
+from galaxylearning.learning.plan import MAX_STEPS
+from galaxylearning.messages.records import table_bytes
 from galaxylearning.messages.terms import Terms
+from galaxylearning.nodes.site import Site
 from galaxylearning.ports import MAX_STEP_BYTES, Call, Ledger
 from galaxylearning.protocol.calls import JOB_PARAMETERS, job_parameters
 from galaxylearning.protocol.rounds import JobComputation
-from galaxylearning.units import Address
+from galaxylearning.units import Address, Digest
 
-LINE_BYTES: Final = 360
-"""Of one data owner in one round of an encoded score table, at most."""
+STATE_COPIES: Final = 32
+"""So many times a model's size are its vectors in memory: gradients of the hidden set's blocks above all."""
+
+NODE_FLOPS: Final = 100_000
+"""What calling one node of a graph costs, however small its tensors are, in FLOPs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bearable:
+    """What one job may take of an evaluator: bytes of memory beside the updates, and FLOPs of one round.
+
+    An evaluator computes in its own process, and does nothing else meanwhile: a stranger's job that takes
+    too much of either costs it its stakes in all others.
+    """
+
+    memory_bytes: int = 8 << 30
+    flops: int = 10**14
+
+
+BEARABLE: Final = Bearable()
 
 
 async def require_posted(ledger: Ledger, terms: Terms, job_id: int) -> None:
@@ -37,21 +63,28 @@ async def require_posted(ledger: Ledger, terms: Terms, job_id: int) -> None:
             raise JobRefused(f"was posted with another {name} than its terms say", where=where)
 
 
-async def require_keys(ledger: Ledger, terms: Terms, job_id: int) -> None:
+async def require_keys(site: Site, terms: Terms, job_id: int) -> None:
     """Refuse a job that would have something sealed to a key which no evaluator of it has registered.
+
+    Also to one that nothing can be sealed to, the requester's among them: else who trains or releases a model
+    finds that out when the work is done.
 
     Raises:
         JobRefused: naming the evaluator.
+        BlobMissing, BlobRefused: a key cannot be had, or is none.
         LedgerError: the chain does not tell.
     """
     for seat in terms.evaluators:
-        known = await ledger.read(Call("registry", "evaluator", (seat.address,)))
+        known = await site.ledger.read(Call("registry", "evaluator", (seat.address,)))
         registered = bytes(known["sealingKeyDigest"]).hex()
         if not registered == seat.sealing_key_digest == seat.sealing_key_blob:
             raise JobRefused(
                 f"names a sealing key of evaluator {seat.address} that it has not registered",
                 where=f"job {job_id}",
             )
+    for name in (terms.requester_key, *(seat.sealing_key_blob for seat in terms.evaluators)):
+        key = await site.blobs.get(Digest(bytes.fromhex(name)), max_bytes=PUBLIC_KEY_BYTES)
+        check_public_key(key, where=f"job {job_id}, sealing key {name}")
 
 
 async def free_stake(ledger: Ledger, evaluator: Address) -> int:
@@ -64,6 +97,39 @@ async def free_stake(ledger: Ledger, evaluator: Address) -> int:
     return int(known["staked"]) - int(known["locked"]) - int(known["withdrawing"])
 
 
+def require_bearable(terms: Terms, graph: ModelGraph, bearable: Bearable) -> None:
+    """Refuse a job that would take an evaluator too much memory or time; nothing of it is computed here.
+
+    Raises:
+        JobRefused: naming what, how much, and the most.
+        GraphRefused: the graph does not take the plan's batches.
+    """
+    plan, gating = terms.plan, max(1, terms.test_rows // 2)
+    paying, batch = terms.test_rows - terms.test_rows // 2, min(terms.plan.batch_size, gating)
+    steps = plan.steps or (plan.epochs or 0) * -(-gating // batch)
+    if steps > MAX_STEPS:
+        raise JobRefused(
+            f"{steps} steps over half of the test set; at most {MAX_STEPS} allowed", where="plan.epochs"
+        )
+    one, trained = meter(graph, 1), meter(graph, batch)
+    row_bytes = sum(
+        math.prod(size or 1 for size in each.shape[1:]) * ITEM_BYTES[each.dtype] for each in graph.inputs
+    )
+    activations = max(trained.activation_bytes, one.activation_bytes, EVALUATION_BYTES)
+    # A backward pass holds about as much again; the test set arrives sealed, is opened, and is cut in halves.
+    memory = 2 * activations + STATE_COPIES * one.state_bytes + 4 * terms.test_rows * row_bytes
+    # A step takes a forward pass and a backward one, which is about two.
+    evaluated = 3 * (plan.midpoints * paying + gating) + 2 * terms.test_rows
+    a_step = trained.flops_forward + NODE_FLOPS * len(graph.nodes)
+    flops = evaluated * one.flops_forward + 3 * steps * a_step
+    for what, needed, most, unit in (
+        ("the job", memory, bearable.memory_bytes, "bytes of memory"),
+        ("a round", flops, bearable.flops, "FLOPs"),
+    ):
+        if needed > most:
+            raise JobRefused(f"{what} would take some {needed} {unit}; at most {most} here", where="plan")
+
+
 def require_room(job: JobComputation) -> None:
     """Refuse a job of which an evaluator would have to write down more at once than a journal keeps.
 
@@ -74,7 +140,7 @@ def require_room(job: JobComputation) -> None:
     owners = plan.maximum_owners
     kept = {
         "sealed model": sealed_bytes(len(job.model_bytes()), owners + seats),
-        "score table": owners * (plan.rounds + 1) * LINE_BYTES,
+        "score table": table_bytes(owners, plan.rounds),
     }
     if masking is not None:
         answered = max(masking.projections + 1, masking.twin_projections * plan.rounds)

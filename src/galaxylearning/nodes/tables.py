@@ -10,7 +10,13 @@ from itertools import combinations
 from typing import Final, TypeAlias
 
 from galaxylearning.errors import BlobDamaged, BlobMissing, Refused
-from galaxylearning.messages.records import MAX_TABLE_BYTES, PayoutTable, ScoreTable, decode
+from galaxylearning.messages.records import (
+    MAX_TABLE_BYTES,
+    PayoutTable,
+    ScoreTable,
+    decode,
+    table_bytes,
+)
 from galaxylearning.messages.terms import MAX_TERMS_BYTES, Terms, decode_terms
 from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.site import Site
@@ -114,7 +120,8 @@ async def published_tree(site: Site, state: JobState) -> PayoutTree:
         BlobMissing: no table on the board gives the settled root.
     """
     board = Board(site, state.job_id)
-    for table in (await board.read("payouts", PayoutTable, max_bytes=MAX_TABLE_BYTES)).values():
+    most = min(MAX_TABLE_BYTES, table_bytes(state.payees, 0))
+    for table in (await board.read("payouts", PayoutTable, max_bytes=most)).values():
         if len(table.rows) != state.payees:
             continue  # Others' tables are passed over before work.
         amounts = {Address(row.account): int(row.amount) for row in table.rows}
@@ -125,11 +132,13 @@ async def published_tree(site: Site, state: JobState) -> PayoutTree:
 
 
 async def _readable_tables(site: Site, state: JobState, *, is_waiting: bool = False) -> RevealedTables:
+    """Tables no larger than one of this job can be: who reveals more has others read it at every look."""
+    most = min(MAX_TABLE_BYTES, table_bytes(state.cohort_size, state.round_index))
     found: dict[Address, tuple[Digest, ScoreTable]] = {}
     for seat, digest in state.revealed:
         try:
-            data = await site.blobs.get(digest, max_bytes=MAX_TABLE_BYTES)
-            found[seat] = digest, decode(data, ScoreTable, max_bytes=MAX_TABLE_BYTES)
+            data = await site.blobs.get(digest, max_bytes=most)
+            found[seat] = digest, decode(data, ScoreTable, max_bytes=most)
         except (BlobMissing, BlobDamaged):
             if is_waiting:
                 raise

@@ -37,8 +37,10 @@ from galaxylearning.protocol.rounds import JobComputation
 from galaxylearning.protocol.updates import body_limit
 from galaxylearning.units import ZERO_DIGEST, Address, Digest
 
-MOST_SHOWN: Final = 16
-"""So many times a round an evaluator may show keys; it shows those that are new."""
+SHOWN_EACH: Final = 2
+"""So many keys for each data owner are read of one evaluator in a round.
+
+It shows those of updates that count, as they come: at most one of each data owner does."""
 
 _COUNT_BYTES: Final = 4
 
@@ -128,7 +130,10 @@ class UpdateKeys:
         """Every key that an evaluator has shown for an update."""
         given: Counter[Address] = Counter()
         found = []
+        most = SHOWN_EACH * self._terms.plan.maximum_owners
         for name, record in sorted((await self._board.read(_topic(round_index), SignedAnswer)).items()):
+            if given[record.signer] >= most:
+                continue
             if name not in self._read:
                 try:
                     self._read[name] = await self._keys_in(round_index, record)
@@ -136,8 +141,8 @@ class UpdateKeys:
                     continue
                 except Refused:
                     self._read[name] = {}
-            given[record.signer] += bool(self._read[name])
-            if digest in self._read[name] and given[record.signer] <= MOST_SHOWN:
+            given[record.signer] += len(self._read[name])
+            if digest in self._read[name]:
                 found.append(self._read[name][digest])
         return found
 

@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 
 from galaxylearning.contribution import FixedPointUtility, GradientBlocks
+from galaxylearning.errors import GraphRefused
 from galaxylearning.graph.model import Model
 from galaxylearning.learning.vectors import F32, F64
 from galaxylearning.messages.terms import CLASS_LOSSES, Terms
@@ -18,26 +19,40 @@ GATING_PARTS: Final = 4
 
 
 class Judge:
-    """The hidden set of a job, and how its terms have models judged by it. Holds no model's state."""
+    """The hidden set of a job, and how its terms have models judged by it. Holds no model's state.
+
+    A graph may be made to work until its parameters have moved (an index that then lies outside its table).
+    A model that does not run has infinite losses, no right answer and a gradient of zeros: the requester
+    wastes its own rounds, and no evaluator's stake.
+    """
 
     def __init__(self, terms: Terms, model: Model, hidden: HiddenSet) -> None:
         self._terms, self._model, self._hidden = terms, model, hidden
 
     def measured(self, state: ModelState) -> Measured:
         """Utility and accuracy of a model of the job."""
-        paying, rows, model = self._hidden.paying, self._hidden.everything, self._model
-        losses = model.per_sample_loss(state.params, state.buffers, (paying.inputs,), paying.labels)
+        rows = self._hidden.everything
+        losses = self.losses(state.params, state.buffers, self._hidden.paying)
         clip = self._terms.plan.loss_clip
         utility = FixedPointUtility().utility(np.nan_to_num(losses, nan=clip, posinf=clip), clip)
         if self._terms.loss not in CLASS_LOSSES:
             return Measured(utility, 0)
-        found = model.predict(state.params, state.buffers, (rows.inputs,))
+        try:
+            found = self._model.predict(state.params, state.buffers, (rows.inputs,))
+        except GraphRefused:
+            return Measured(utility, 0)
         return Measured(utility, int((np.argmax(found, axis=-1) == rows.labels).sum()))
+
+    def losses(self, params: F32, buffers: F32, rows: Rows) -> F64:
+        """Loss of each of some rows of the hidden set, f64[n], not clipped; may be infinite or NaN."""
+        try:
+            return self._model.per_sample_loss(params, buffers, (rows.inputs,), rows.labels)
+        except GraphRefused:
+            return np.full(len(rows), np.inf)
 
     def utility(self, params: F64, buffers: F32) -> float:
         """Minus the mean clipped loss on the paying half, in nats per sample."""
-        rows = self._hidden.paying
-        losses = self._model.per_sample_loss(params.astype(np.float32), buffers, (rows.inputs,), rows.labels)
+        losses = self.losses(params.astype(np.float32), buffers, self._hidden.paying)
         return -float(np.minimum(losses, self._terms.plan.loss_clip).mean())
 
     def gradient_blocks(self, buffers: F32) -> GradientBlocks:
@@ -60,7 +75,12 @@ class Judge:
             point, clip = params.astype(np.float32), self._terms.plan.loss_clip
             found = np.empty((count, params.size))
             for row, block in zip(found, blocks, strict=True):
-                row[:] = self._model.gradient_eval(point, buffers, (block.inputs,), block.labels, clip=clip)
+                try:
+                    row[:] = self._model.gradient_eval(
+                        point, buffers, (block.inputs,), block.labels, clip=clip
+                    )
+                except GraphRefused:
+                    row[:] = 0.0
                 if not np.isfinite(row).all():
                     row[:] = 0.0
             found /= rows_per_block

@@ -23,7 +23,7 @@ from galaxylearning.contribution import (
 )
 from galaxylearning.contribution.sketch import SKETCH_SIZE, sketch_rows
 from galaxylearning.crypto.digest import blake3_digest
-from galaxylearning.errors import GalaxyError, JobRefused, UpdateRefused
+from galaxylearning.errors import GalaxyError, GraphRefused, JobRefused, UpdateRefused
 from galaxylearning.graph.model import Model
 from galaxylearning.learning import (
     GateTable,
@@ -284,7 +284,7 @@ class JobComputation:
         rows, broken = self.hidden.gating, {}
         for who, change in zip(updates.owners, updates.buffers, strict=True):
             buffers = buffers_after(self.state.buffers, change, 1)
-            losses = self.model.per_sample_loss(self.state.params, buffers, (rows.inputs,), rows.labels)
+            losses = self.judge.losses(self.state.params, buffers, rows)
             if not bool(np.isfinite(losses).all()):
                 broken[who] = str(UpdateRefused("make the model's loss infinite or NaN", where="buffers"))
         return broken
@@ -292,8 +292,8 @@ class JobComputation:
     def hidden_step(self) -> tuple[I32, I32]:
         """What training on the gating half of the hidden set would send, int32[P] and buffers int32[B].
 
-        Zeros where that training diverges: then no update counts. A requester whose hidden set nobody can
-        train on wastes its own rounds, and no evaluator's stake.
+        Zeros where that training diverges or the graph does not run: then no update counts. A requester whose
+        hidden set nobody can train on wastes its own rounds, and no evaluator's stake.
         """
         known = self._hidden
         if known is not None and known[0] is self.state and known[1] == self.round_index:
@@ -302,7 +302,7 @@ class JobComputation:
         state = (self.state.params, self.state.buffers)
         try:
             found = train_update(self.model, self.terms, state, self.hidden.gating, rng=rng)
-        except UpdateRefused:
+        except (UpdateRefused, GraphRefused):
             found = np.zeros(self.sizes[0], np.int32), np.zeros(self.sizes[1], np.int32)
         self._hidden = self.state, self.round_index, found
         return found
