@@ -70,13 +70,19 @@ def test_a_folder_with_a_space_is_shown_as_it_is_typed(
     assert f"Try it: galaxy simulate '{tmp_path}/a b/job.py'" in capsys.readouterr().out
 
 
-def test_the_template_works_for_a_number(job: Path) -> None:
+def test_the_template_works_for_a_number(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [f"{i / 10},{(i * 37) % 11},{i / 7 + 1.5}" for i in range(80)]
     write_table(job.parent / "test.csv", "a,b,price", rows)
     changed(job, 'label="diagnosis"', 'label="price"')
     changed(job, '"cross_entropy"', '"mse"')
     trial = try_training(compile_file(job))
     assert trial.gain > 0
+    facts = checked(compile_file(job), 3, trial)
+    assert facts["runs"]["value_unit"] == "units of mse"
+    show_checked(facts)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "target gain 0.4 units of mse per sample" in shown
+    assert f"suggested target gain {trial.gain:.3g} units of mse per sample" in shown
 
 
 def test_the_suggested_gain_is_what_a_training_improves(job: Path) -> None:

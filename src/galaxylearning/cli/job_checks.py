@@ -8,7 +8,7 @@ import msgspec
 
 from galaxylearning.cli import job_facts, output
 from galaxylearning.cli.job_file import Trial
-from galaxylearning.messages.terms import encode_terms, loss_unit
+from galaxylearning.messages.terms import encode_terms
 from galaxylearning.protocol import calls
 from galaxylearning.protocol.job import CompiledJob
 from galaxylearning.protocol.masking import few_projections
@@ -73,7 +73,7 @@ def show_checked(facts: dict[str, Any]) -> None:
         ),
         (
             "target gain",
-            f"{price['target_gain']:g} {loss_unit(runs['loss'])} per sample. Each data owner is paid for its "
+            f"{price['target_gain']:g} {runs['value_unit']} per sample. Each data owner is paid for its "
             "own value above zero; those below zero give nothing back, so that payouts may come to more than "
             "the model's gain, never to more than the bounty",
         ),
@@ -92,7 +92,7 @@ def show_checked(facts: dict[str, Any]) -> None:
                 "suggested target gain",
                 "none: this training improves nothing; look at model and plan"
                 if suggested is None
-                else f"{suggested:.3g}; owners together may reach more",
+                else f"{suggested:.3g} {runs['value_unit']} per sample; owners together may reach more",
             )
         )
     if facts["warning"] is not None:

@@ -35,7 +35,7 @@ class Judge:
         return Measured(utility, int((np.argmax(found, axis=-1) == rows.labels).sum()))
 
     def utility(self, params: F64, buffers: F32) -> float:
-        """Minus the mean clipped loss on the paying half, in nats per sample."""
+        """Minus the mean clipped loss on the paying half, in units of the loss per sample."""
         rows = self._hidden.paying
         losses = self._model.per_sample_loss(params.astype(np.float32), buffers, (rows.inputs,), rows.labels)
         return -float(np.minimum(losses, self._terms.plan.loss_clip).mean())

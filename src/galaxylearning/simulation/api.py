@@ -17,7 +17,7 @@ import numpy as np
 from galaxylearning.contribution import FixedPointUtility, from_fixed
 from galaxylearning.errors import ConfigRefused
 from galaxylearning.messages.fields import shown
-from galaxylearning.messages.terms import CLASS_LOSSES
+from galaxylearning.messages.terms import CLASS_LOSSES, loss_unit
 from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.protocol.job import Job
 from galaxylearning.simulation.callbacks import Callbacks
@@ -227,6 +227,7 @@ def _info(prepared: Prepared, engine: str) -> RunInfo:
         owners=prepared.names,
         behaviours=prepared.cast.labels,
         rounds=prepared.terms.plan.rounds,
+        value_unit=loss_unit(prepared.terms.loss),
         settings={"engine": engine, "seed": prepared.terms.seed, "data": prepared.source},
     )
 
@@ -267,7 +268,7 @@ def _history(prepared: Prepared, found: ChainRun, attendance: Attendance) -> His
         records.append(
             RoundRecord(
                 round_index=scores.round_index,
-                utility=utility.to_nats(scores.utility_after) / (rows - rows // 2),
+                utility=utility.to_loss(scores.utility_after) / (rows - rows // 2),
                 accuracy=scores.correct / rows if prepared.terms.loss in CLASS_LOSSES else None,
                 seconds=0.0,
                 statuses=statuses,
