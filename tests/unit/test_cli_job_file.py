@@ -109,7 +109,13 @@ def test_a_masked_model_with_too_few_projections_is_told_of(
     show_checked(facts)
     shown = " ".join(capsys.readouterr().out.split())
     assert "Take a model of 1,088 parameters or more" in shown
+    assert "same data twice not looked for" in shown
     assert "its own value above zero" in shown
+    changed(job, "64", "320")
+    show_checked(checked(compile_file(job), 3, None))
+    shown = " ".join(capsys.readouterr().out.split())
+    # 6 * 320 + 2 = 1,922 parameters: 28 numbers, of which the gate has 15.
+    assert "same data twice looked for in 13 projections of each update" in shown
     changed(job, 'privacy="masked"', 'privacy="sealed"')
     assert checked(compile_file(job), 3, None)["warning"] is None
 

@@ -37,6 +37,7 @@ def checked(compiled: CompiledJob, seats: int, trial: Trial | None) -> dict[str,
         },
         "escrow": str(calls.escrow(terms)),
         "seats": seats,
+        "twin_projections": None if terms.masking is None else terms.masking.twin_projections,
         "warning": few_projections(terms, compiled.cost.parameters),
         "trial": None
         if trial is None
@@ -93,6 +94,15 @@ def show_checked(facts: dict[str, Any]) -> None:
                 "none: this training improves nothing; look at model and plan"
                 if suggested is None
                 else f"{suggested:.3g} {runs['value_unit']} per sample; owners together may reach more",
+            )
+        )
+    if facts["twin_projections"] is not None:
+        rows.append(
+            (
+                "same data twice",
+                f"looked for in {facts['twin_projections']} projections of each update"
+                if facts["twin_projections"]
+                else "not looked for: the job is too short for it, or the model too small in masked mode",
             )
         )
     if facts["warning"] is not None:
