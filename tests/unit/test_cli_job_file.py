@@ -234,6 +234,19 @@ def test_a_module_beside_the_job_file_can_be_imported(job: Path) -> None:
     assert compile_file(job).cost.parameters == 3 * 64 + 64 + 64 * 2 + 2
 
 
+def test_windows_that_are_over_before_the_evaluators_waits_are_refused(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    windows = "enrol_s=60, round_s=66, anchor_s=6, commit_s=66, reveal_s=6, settle_s=12, claim_s=6"
+    changed(job, "    price=gl.Price", f"    windows=gl.Windows({windows}),\n    price=gl.Price")
+    assert checked(compile_file(job), 3, None)["seats"] == 3
+    changed(job, "commit_s=66", "commit_s=65")
+    with pytest.raises(SystemExit) as stopped:
+        main(["job", "check", str(job), "--no-trial"])
+    assert stopped.value.code == 3
+    assert "windows.commit_s: 65 given; allowed: at least 66." in capsys.readouterr().err
+
+
 def test_a_training_that_improves_nothing_suggests_nothing(job: Path) -> None:
     compiled = compile_file(job)
     assert checked(compiled, 3, Trial(0.5, 0.5, 10))["trial"]["suggested_target_gain"] is None

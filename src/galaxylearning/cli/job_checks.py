@@ -8,7 +8,9 @@ import msgspec
 
 from galaxylearning.cli import job_facts, output
 from galaxylearning.cli.job_file import Trial
+from galaxylearning.config import Settings
 from galaxylearning.messages.terms import encode_terms
+from galaxylearning.nodes.windows import require_windows
 from galaxylearning.protocol import calls
 from galaxylearning.protocol.job import CompiledJob
 from galaxylearning.protocol.masking import few_projections
@@ -19,10 +21,12 @@ def checked(compiled: CompiledJob, seats: int, trial: Trial | None) -> dict[str,
     """All of it as plain values; ``escrow`` is for a committee of ``seats``.
 
     Raises:
-        JobRefused, ConfigRefused: with so many evaluators the job could not be posted.
+        JobRefused, ConfigRefused: with so many evaluators the job could not be posted, not even on a chain
+            on which everything is final at once.
     """
     job, terms = compiled.job, terms_without_chain(compiled, seats=seats)
     encode_terms(terms)
+    require_windows(terms, finality_s=0, stagger_s=Settings().stagger_ms / 1000)
     return {
         "title": job.title,
         "graph": compiled.graph.digest.hex(),

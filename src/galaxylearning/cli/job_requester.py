@@ -70,11 +70,14 @@ def post(
 
     Example: galaxy job post my-job/job.py --evaluators 0x…,0x…,0x…
     """
+    from galaxylearning.bootstrap import load_settings
     from galaxylearning.cli.job_file import compile_file
     from galaxylearning.cli.keys import address_named, load_identity
     from galaxylearning.cli.running import posting_site
     from galaxylearning.nodes import requester
+    from galaxylearning.nodes.windows import require_windows
     from galaxylearning.protocol import calls
+    from galaxylearning.simulation.prepare import terms_without_chain
 
     place = Home(home)
     seats = [address_named(place, name.strip(), "--evaluators") for name in evaluators.split(",")]
@@ -85,9 +88,13 @@ def post(
     needed = int(price.bounty) + int(price.fee_per_seat) * len(seats)
     name, signer, sealing = load_identity(place, account)
 
+    terms, stagger_s = terms_without_chain(compiled, seats=len(seats)), load_settings(place).stagger_ms / 1000
+
     async def run() -> PostedJob:
         async with posting_site(place, chain, signer, f"requester-{name}") as site:
             if not site.journal.steps("post/"):  # else its escrow may be paid already
+                finality_s = await site.ledger.finality_s()
+                require_windows(terms, finality_s=finality_s, stagger_s=stagger_s)
                 await requester.require_tokens(site, needed)
             return await requester.post(site, compiled, evaluators=seats, sealing_key=sealing)
 
