@@ -154,7 +154,9 @@ class _Play:
         """A node at the start of a life."""
         site = self.site(name)
         if name in EVALUATORS:
-            return EvaluatorNode(site, sealing_key(name), jobs=[JOB_ID], stagger_s=STAGGER_S)
+            return EvaluatorNode(
+                site, sealing_key(name), jobs=[JOB_ID], stagger_s=STAGGER_S, least_window_s=60
+            )
         if name == "relayer":
             return RelayerNode(site, jobs=[JOB_ID])
         policy = OwnerPolicy(requesters=(signer("requester").address,), datasets=(DATASET,))

@@ -139,7 +139,9 @@ class Actor:
     def _made(self, site: Site) -> Any:
         town = self.place.town
         if self.name in town.evaluators:
-            return EvaluatorNode(site, sealing_key(self.name), jobs=[JOB_ID], stagger_s=STEP_S)
+            return EvaluatorNode(
+                site, sealing_key(self.name), jobs=[JOB_ID], stagger_s=STEP_S, least_window_s=60
+            )
         if self.name == "relayer":
             return RelayerNode(site, jobs=[JOB_ID])
         home = self.place.home(self.name)

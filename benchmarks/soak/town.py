@@ -161,7 +161,7 @@ class Town:
         found: dict[str, Any] = {}
         for name in cast.EVALUATORS:
             kind = cast.EVALUATOR_KINDS.get(name, EvaluatorNode)
-            found[name] = kind(self.site(name), sealing_key(name), stagger_s=STAGGER_S)
+            found[name] = kind(self.site(name), sealing_key(name), stagger_s=STAGGER_S, least_window_s=60)
         for name in cast.OWNERS:
             found[name] = self._data_owner(name)
         found["relayer"] = RelayerNode(self.site("relayer"))

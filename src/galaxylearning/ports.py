@@ -147,6 +147,14 @@ class Ledger(Protocol):
         """Whether no block of this chain is ever taken back: then everything is final at once."""
         ...
 
+    async def finality_s(self) -> int:
+        """How much older the newest final block is than the head, seconds; 0 where all is final at once.
+
+        Raises:
+            LedgerError: as ``follow``.
+        """
+        ...
+
     async def follow(self, since_block: int) -> ChainLog:
         """The events of both contracts in blocks from ``since_block`` on; those before count as final.
 

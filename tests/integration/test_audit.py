@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from galaxylearning.cli.audit import as_json, audit_home
+from galaxylearning.cli.audit import References, as_json, audit_home
 from galaxylearning.config import Home
 from galaxylearning.crypto.seal import SealingKey, seal
 from galaxylearning.errors import ConfigRefused, GalaxyError
@@ -95,8 +95,10 @@ def home(copied: Path) -> Iterator[Path]:
 def test_what_nobody_touched_is_in_order_and_everything_was_computed_again(copied: Path) -> None:
     report = audit(copied)
     assert (report.verdict, report.is_full, report.problems) == ("ok", True, ())
-    checks = {finding.check for finding in report.findings}
-    assert {"blobs", "cohort", "round 0", "round 1", "scores", "model", "payouts", "money"} <= checks
+    checks = [finding.check for finding in report.findings]
+    assert len(set(checks)) == len(checks)
+    scores = {"scores revealed", "scores consistent", "scores recomputed"}
+    assert {"blobs", "cohort", "round 0", "round 1", "model", "payouts", "money", *scores} <= set(checks)
     assert as_json(report, None)["verdict"] == "ok"
 
 
@@ -142,7 +144,7 @@ def test_a_blob_that_was_deleted_and_unlisted_is_missed_by_what_needs_it(home: P
         "enrolments": "cohort",
         "round~0~updates": "round 0",
         "round~1~bodies": "round 1",
-        "scores": "scores",
+        "scores": "scores revealed",
         "payouts": "payouts",
     }
     assert where[role] in {problem.check for problem in report.problems}
@@ -184,7 +186,7 @@ def test_a_job_that_does_not_exist_is_refused(copied: Path) -> None:
 def test_another_value_can_stand_beside_the_one_that_paid_where_updates_are_seen(
     copied: Path, tmp_path: Path
 ) -> None:
-    async def with_value(home: Path, name: str) -> tuple[AuditReport, Any]:
+    async def with_value(home: Path, name: str) -> tuple[AuditReport, References | None]:
         return await audit_home(Home(home), JOB, None, name)
 
     options = federation.Options(owners=5, rounds=1, privacy="sealed")
@@ -192,7 +194,14 @@ def test_another_value_can_stand_beside_the_one_that_paid_where_updates_are_seen
     anyio.run(lambda: federation.run(sealed, options, report=ignore_progress))
     report, references = anyio.run(with_value, sealed.root, "leave-one-out")
     assert report.verdict == "ok"
-    assert all(set(row) == {"path", "leave-one-out"} for row in references.values())
+    assert references is not None
+    assert all(set(row) == {"path", "leave-one-out"} for row in references.values.values())
+    assert set(references.units.values()) == {"nats per sample"}
+    _, distances = anyio.run(with_value, sealed.root, "distance-to-mean")
+    assert as_json(report, distances)["value_units"] == {
+        "path": "nats per sample",
+        "distance-to-mean": "lengths of updates",
+    }
     with pytest.raises(ConfigRefused, match="popularity"):
         anyio.run(with_value, sealed.root, "popularity")
     with pytest.raises(ConfigRefused, match="this job's are masked"):

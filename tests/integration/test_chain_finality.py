@@ -41,6 +41,18 @@ def test_an_event_is_provisional_until_it_is_deep_enough() -> None:
     assert run(scenario()) == [(past, ["carol"])] * 3 + [([*past, "carol"], [])]
 
 
+def test_finality_takes_from_the_newest_final_block_to_the_head() -> None:
+    async def scenario() -> tuple[int, int]:
+        async with town() as place:
+            ledger, at_once = await place.ledger(), await connect(place.chain, place.deployment)
+            for _ in range(2 * FINALITY_BLOCKS):
+                place.chain.request("evm_increaseTime", [12])
+                place.mine(1)
+            return await ledger.finality_s(), await at_once.finality_s()
+
+    assert run(scenario()) == (12 * FINALITY_BLOCKS, 0)
+
+
 def test_of_a_long_past_only_the_end_is_held_and_the_rest_is_read_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

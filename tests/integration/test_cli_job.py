@@ -82,12 +82,16 @@ def test_a_job_from_the_template_to_the_last_payment(machines: Machines, tmp_pat
         galaxy("evaluator", "register", "--stake", "60", "--home", tmp_path / name)
 
     # The requester: check, then post in a process of its own.
-    file = write_job(tmp_path / "my-job", ("rounds=5", "rounds=2"))
+    file = write_job(tmp_path / "my-job", ("rounds=5", "rounds=2"), ("maximum_owners=5", "maximum_owners=3"))
     checked = json.loads(galaxy("job", "check", file, "--format", "json"))
     assert checked["runs"]["parameters"] == 3 * 256 + 256 + 256 * 2 + 2
     assert checked["trial"]["suggested_target_gain"] > 0.05
     seats = ",".join(addresses[name] for name in EVALUATORS)
     requester = tmp_path / "requester"
+    short = "    windows=gl.Windows(9, 9, 9, 9, 9, 9, 9),\n    price="
+    hasty = write_job(tmp_path / "hasty", ("    price=", short))
+    said = galaxy("job", "post", hasty, "--evaluators", seats, "--home", requester, code=3)
+    assert "windows.round_s: 9 given; allowed: at least" in said
     machines.start(
         "post", "job", "post", file, "--evaluators", seats, "--home", requester, "--format", "json"
     )

@@ -191,6 +191,35 @@ def test_no_seat_is_taken_where_time_is_too_short_to_keep_it(town: Town, tmp_pat
     anyio.run(main)
 
 
+class Unadvised(EvaluatorNode):
+    """Its operator has not said which windows are enough."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named | {"least_window_s": None})
+
+
+@pytest.mark.parametrize(("commit_s", "is_enough"), [(1059, False), (1060, True)])
+def test_no_seat_is_taken_where_openings_may_outlast_the_window(
+    masked_town: Town, tmp_path: Path, commit_s: int, is_enough: bool
+) -> None:
+    """12 staggers of 20 s in each of 4 phases, and a line of 5: one second less than 1,060 is too short."""
+    chosen = msgspec.structs.replace(windows(600), commit_s=commit_s)
+
+    def is_begun(state: JobState) -> bool:
+        return is_over(state) or state.phase is Phase.TRAINING
+
+    async def main() -> None:
+        async with masked_town.full_stage(tmp_path / "stage", windows=chosen) as stage:
+            for name in stage.evaluators:
+                stage.add_evaluator(name, Unadvised)
+            state = await stage.play(until=is_begun, between=expiring(stage))
+            assert (state.phase is Phase.TRAINING) == is_enough
+            told = stage.told("given up")
+            assert any("windows.commit_s: 1059 given; at least 1060" in one for one in told) != is_enough
+
+    anyio.run(main)
+
+
 def test_no_seat_is_taken_where_one_silent_evaluator_could_stop_the_openings(
     masked_town: Town, tmp_path: Path
 ) -> None:

@@ -55,7 +55,7 @@ def test_a_job_survives_kill_9_and_a_data_owner_that_never_comes_back(
         file = write_job(
             tmp_path / "my-job",
             ("rounds=5", "rounds=2"),
-            ("minimum_owners=3, maximum_owners=3", "minimum_owners=3, maximum_owners=4"),
+            ("minimum_owners=3, maximum_owners=5", "minimum_owners=3, maximum_owners=4"),
             ("    price=gl.Price", f"    {WINDOWS}\n    price=gl.Price"),
         )
         requester = ("--home", tmp_path / "requester")

@@ -64,7 +64,7 @@ def test_lines_add_up_to_the_value_and_value_and_fee_to_the_payout(
             # In masked mode some updates stand against the hidden step in late rounds.
             assert any(line["charge"] for line in lines) == (privacy == "masked")
             for receipt in found.values():
-                assert receipt["verdict"] == "ok"
+                assert (receipt["verdict"], receipt["value_unit"]) == ("ok", "nats")
                 if receipt["reason"] != UNEARNED:
                     assert worth(receipt) == pytest.approx(receipt["value"], abs=1e-11)
                 owed = {name: int(amount) for name, amount in receipt["owed"].items()}

@@ -53,7 +53,7 @@ def test_the_templates_own_simulation_pays_nearly_the_same_masked_and_sealed(tmp
     masked = gl.simulate(file)
     file.write_text(file.read_text().replace('privacy="masked"', 'privacy="sealed"'))
     sealed = gl.simulate(file)
-    assert not any("projections" in note for note in masked.notes)
+    assert masked.notes == sealed.notes == ()
     assert pays(masked).keys() == pays(sealed).keys()
     assert max(abs(pays(masked)[name] - paid) for name, paid in pays(sealed).items()) < BOUNTY // 10
 
@@ -104,6 +104,14 @@ def test_rounds_are_logged_with_a_chain_as_without(job_file: Path) -> None:
     after = [len((folder / name).read_text().splitlines()) for name in names]
     # A head and a line a round; a start, a line a round and an end.
     assert (before, after) == ([3, 4], [2, 3])
+
+
+def test_a_rounds_time_is_that_of_its_part_of_the_run(job_file: Path) -> None:
+    result = gl.simulate(job_file, rounds=2, chain="embedded:")
+    times = [record.seconds for record in result.history.rounds]
+    assert len(times) == 2
+    assert min(times) > 0
+    assert sum(times) < result.seconds
 
 
 def test_job_files_of_one_folder_keep_their_results_apart(job_file: Path) -> None:

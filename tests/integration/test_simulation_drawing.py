@@ -16,7 +16,7 @@ from galaxylearning.simulation.report import Report, make_report
 def a_run() -> tuple[History, Report]:
     record = RoundRecord(0, -0.5, 0.75, 0.1, np.array([4, 3], np.int8), np.array([0.1, 0.0]), np.zeros(2))
     history = History(2, (record,))
-    info = RunInfo("<job> & sons", ("owner-0", "owner-1"), ("honest", "zero"), 1)
+    info = RunInfo("<job> & sons", ("owner-0", "owner-1"), ("honest", "zero"), 1, "nats")
     return history, make_report(
         info,
         history,

@@ -70,13 +70,19 @@ def test_a_folder_with_a_space_is_shown_as_it_is_typed(
     assert f"Try it: galaxy simulate '{tmp_path}/a b/job.py'" in capsys.readouterr().out
 
 
-def test_the_template_works_for_a_number(job: Path) -> None:
+def test_the_template_works_for_a_number(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [f"{i / 10},{(i * 37) % 11},{i / 7 + 1.5}" for i in range(80)]
     write_table(job.parent / "test.csv", "a,b,price", rows)
     changed(job, 'label="diagnosis"', 'label="price"')
     changed(job, '"cross_entropy"', '"mse"')
     trial = try_training(compile_file(job))
     assert trial.gain > 0
+    facts = checked(compile_file(job), 3, trial)
+    assert facts["runs"]["value_unit"] == "units of mse"
+    show_checked(facts)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "target gain 0.4 units of mse per sample" in shown
+    assert f"suggested target gain {trial.gain:.3g} units of mse per sample" in shown
 
 
 def test_the_suggested_gain_is_what_a_training_improves(job: Path) -> None:
@@ -103,7 +109,13 @@ def test_a_masked_model_with_too_few_projections_is_told_of(
     show_checked(facts)
     shown = " ".join(capsys.readouterr().out.split())
     assert "Take a model of 1,088 parameters or more" in shown
+    assert "same data twice not looked for" in shown
     assert "its own value above zero" in shown
+    changed(job, "64", "320")
+    show_checked(checked(compile_file(job), 3, None))
+    shown = " ".join(capsys.readouterr().out.split())
+    # 6 * 320 + 2 = 1,922 parameters: 28 numbers, of which the gate has 15.
+    assert "same data twice looked for in 13 projections of each update" in shown
     changed(job, 'privacy="masked"', 'privacy="sealed"')
     assert checked(compile_file(job), 3, None)["warning"] is None
 
@@ -222,17 +234,30 @@ def test_a_module_beside_the_job_file_can_be_imported(job: Path) -> None:
     assert compile_file(job).cost.parameters == 3 * 64 + 64 + 64 * 2 + 2
 
 
+def test_windows_that_are_over_before_the_evaluators_waits_are_refused(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    windows = "enrol_s=60, round_s=66, anchor_s=6, commit_s=66, reveal_s=6, settle_s=12, claim_s=6"
+    changed(job, "    price=gl.Price", f"    windows=gl.Windows({windows}),\n    price=gl.Price")
+    assert checked(compile_file(job), 3, None)["seats"] == 3
+    changed(job, "commit_s=66", "commit_s=65")
+    with pytest.raises(SystemExit) as stopped:
+        main(["job", "check", str(job), "--no-trial"])
+    assert stopped.value.code == 3
+    assert "windows.commit_s: 65 given; allowed: at least 66." in capsys.readouterr().err
+
+
 def test_a_training_that_improves_nothing_suggests_nothing(job: Path) -> None:
     compiled = compile_file(job)
     assert checked(compiled, 3, Trial(0.5, 0.5, 10))["trial"]["suggested_target_gain"] is None
     assert checked(compiled, 3, None)["trial"] is None
 
 
-def test_the_readme_beside_the_template_plays_as_many_data_owners_as_it_needs(job: Path) -> None:
+def test_the_readme_beside_the_template_plays_as_many_data_owners_as_it_begins_with(job: Path) -> None:
     text = (job.parent / "README.md").read_text()
-    needed = compile_file(job).job.plan.minimum_owners
+    wanted = compile_file(job).job.plan.maximum_owners
     (numbers,) = re.findall(r"for n in ([\d ]+); do", text)
-    assert len(numbers.split()) == needed == 3
+    assert len(numbers.split()) == wanted == 5
     folder = job.parent.as_posix()
     for typed in re.findall(r"(?:simulate|check|post|add|awk .*') (\S+\.(?:py|csv))", text):
         assert typed.startswith(f"{folder}/")

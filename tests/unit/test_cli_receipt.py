@@ -25,6 +25,7 @@ def made(amount: int, *, is_paid: bool, fee: int = 0, **changes: Any) -> dict[st
         "data_owner": NORTH,
         "rounds": [{"status": "accepted"}, {"status": "rejected"}],
         "value": 0.25,
+        "value_unit": "nats",
         "reason": "",
         "owed": {"value": str(amount - fee), "participation_fee": str(fee)},
         "payout": {"amount": str(amount), "is_paid": is_paid, "is_expired": False},
@@ -54,6 +55,14 @@ def test_amounts_are_whole_tokens_and_never_cut() -> None:
     assert "\N{HORIZONTAL ELLIPSIS}" not in shown
     cells = [line.split("\N{BOX DRAWINGS LIGHT VERTICAL}")[1].strip() for line in shown.splitlines()[4:-1]]
     assert "".join(cells) == NORTH + SOUTH
+
+
+def test_what_values_are_counted_in_follows_from_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "values in nats per sample" in galaxy("receipt", 1)
+    _reading(monkeypatch, {NORTH: made(AMOUNT, is_paid=True, value_unit="units of l1")})
+    shown = galaxy("receipt", 1)
+    assert "values in units of l1 per sample" in shown
+    assert "nats" not in shown
 
 
 def test_what_is_owed_but_not_paid_is_told() -> None:

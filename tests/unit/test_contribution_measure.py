@@ -17,7 +17,7 @@ UNIT = 1 << 20
 def test_utility_by_hand() -> None:
     found = FixedPointUtility().utility(np.array([0.5, 7.0, 0.25]), 4.0)
     assert found == -(UNIT // 2 + 4 * UNIT + UNIT // 4)
-    assert FixedPointUtility().to_nats(found) == -4.75
+    assert FixedPointUtility().to_loss(found) == -4.75
 
 
 def test_less_loss_is_more_utility_in_any_order() -> None:

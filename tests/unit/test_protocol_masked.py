@@ -42,6 +42,7 @@ from galaxylearning.protocol.masking import (
 from galaxylearning.protocol.outcomes import RoundOutcome
 from galaxylearning.protocol.rounds import NO_SUM, JobComputation
 from galaxylearning.protocol.scoring import score_table
+from galaxylearning.secagg.plan import allowed_scalars
 from galaxylearning.secagg.weights import carried_by
 from plain_rounds import HIDDEN, OWNERS, PLAN, build, make_terms, trained
 
@@ -250,10 +251,10 @@ def test_buffers_are_refused(wide: FlatModel) -> None:
 
 
 def test_defaults_follow_from_the_model_and_the_seats() -> None:
-    assert default_projections(320, 10) == 3
-    assert default_projections(2114, 10) == 15
+    assert default_projections(320) == 3
+    assert default_projections(2114) == 15
     with pytest.raises(JobRefused, match="too small"):
-        default_projections(319, 10)
+        default_projections(319)
     assert masked_plan(MASKED, 2114) is MASKED
     assert masked_plan(msgspec.structs.replace(MASKED, projections=0), 2114).projections == 15
     with pytest.raises(JobRefused, match=r"plan\.minimum_owners: 1 given; allowed: at least 3"):
@@ -274,21 +275,23 @@ def test_defaults_follow_from_the_model_and_the_seats() -> None:
 @pytest.mark.parametrize(
     ("parameters", "rounds", "twins", "expected"),
     [
-        # 640 / 64 - 2 = 8 numbers may be opened. Half of them are no search for twins: the gate has all.
+        # 640 / 64 - 2 = 8 numbers may be opened, fewer than the gate has a use for.
         (640, 10, None, 8),
-        (1536, 10, None, 15),
-        # 1600 / 64 - 2 = 23 are enough for both.
-        (1600, 10, None, 11),
-        # Nobody looks for twins in a job of 4 rounds, nor where the requester wants none.
-        (1600, 4, None, 15),
+        (1600, 10, None, 15),
+        # 1856 / 64 - 2 = 27 are the gate's 15 and the 12 with which a search for twins begins.
+        (1855, 10, None, 15),
+        (1856, 10, None, 15),
+        (1856, 4, None, 15),
+        # What the requester names for the search is set aside.
         (1600, 10, 0, 15),
+        (1600, 10, 12, 11),
         (640, 10, 4, 4),
     ],
 )
-def test_what_no_search_for_twins_needs_is_the_gates(
+def test_the_gate_has_what_it_needs_and_the_search_for_twins_the_rest(
     parameters: int, rounds: int, twins: int | None, expected: int
 ) -> None:
-    assert default_projections(parameters, rounds, twins) == expected
+    assert default_projections(parameters, twins or 0) == expected
     plan = msgspec.structs.replace(MASKED, projections=0, rounds=rounds)
     how = None if twins is None else Masking(threshold=1, faulty=0, minimum_sum=3, twin_projections=twins)
     found = masked_plan(plan, parameters, how)
@@ -296,7 +299,21 @@ def test_what_no_search_for_twins_needs_is_the_gates(
     if how is None:
         asked = default_masking(found, parameters=parameters, seats=3).twin_projections
         assert 2 + expected + asked <= parameters // 64
-        assert asked == (12 if (parameters, rounds) == (1600, 10) else 0)
+        assert asked == (12 if (parameters, rounds) == (1856, 10) else 0)
+
+
+@pytest.mark.parametrize("rounds", [4, 5, 10])
+def test_a_larger_model_never_has_fewer_projections(rounds: int) -> None:
+    plan = msgspec.structs.replace(MASKED, projections=0, rounds=rounds)
+    before = (0, 0)
+    for parameters in range(320, 10_000, 64):
+        gate = masked_plan(plan, parameters)
+        twins = default_masking(gate, parameters=parameters, seats=3).twin_projections
+        assert gate.projections >= before[0]
+        assert twins >= before[1]
+        assert 2 + gate.projections + twins <= allowed_scalars(parameters)
+        before = gate.projections, twins
+    assert before == (15, {4: 0, 5: 32, 10: 16}[rounds])
 
 
 def test_few_projections_are_told_with_what_would_do() -> None:
@@ -309,12 +326,14 @@ def test_few_projections_are_told_with_what_would_do() -> None:
     # sqrt(1 / 6) = 0.41; (2 + 15) * 64 = 1,088.
     assert said is not None
     assert all(part in said for part in ("3 projections", "320 parameters", "within 41%", "1,088", "sealed"))
-    assert default_projections(1088, 10) == default_projections(2048, 10) == 15
+    assert default_projections(1087) == 14
+    assert default_projections(1088) == 15
     assert told(15, 1088) is None
     assert told(3, 320, "sealed") is None
     searched = few_projections(masked_terms(msgspec.structs.replace(MASKED, projections=11)), 1600)
     assert searched is not None
-    assert "2,048" in searched
+    # 64 * (2 + 15 + 9) of which 9 are those that these terms name for twins.
+    assert "1,664" in searched
     # A model that is large enough was given few by its requester.
     named = told(3, 12_000)
     assert named is not None

@@ -31,7 +31,7 @@ from galaxylearning.simulation.history import History, RoundRecord, RunEnd, RunI
 
 
 def info(first_round: int = 0) -> RunInfo:
-    return RunInfo("digits", ("anna", "ben"), ("honest", "zero"), 4, first_round, {"seed": 7})
+    return RunInfo("digits", ("anna", "ben"), ("honest", "zero"), 4, "nats", first_round, {"seed": 7})
 
 
 def record(round_index: int, *, accuracy: float | None = 0.5) -> RoundRecord:

@@ -185,7 +185,9 @@ def test_arrays_that_are_no_history_are_refused(name: str) -> None:
 # ---- reports
 
 
-INFO = RunInfo("job", ("anna", "ben", "carl", "dora"), ("honest", "zero", "honest", "sybil-split"), 2)
+INFO = RunInfo(
+    "job", ("anna", "ben", "carl", "dora"), ("honest", "zero", "honest", "sybil-split"), 2, "units of mse"
+)
 
 
 def report(**changes: Any) -> Report:
@@ -228,6 +230,12 @@ def test_amounts_in_json_are_exact() -> None:
     assert document["owners"][0]["pay"] == str(large)
     assert document["paid"] == str(large + 1)
     assert document["behaviours"][0]["pay"] == str(large)
+
+
+def test_what_values_are_counted_in_is_told_and_read_back() -> None:
+    document = json.loads(report().to_json())
+    assert document["value_unit"] == "units of mse"
+    assert Report.from_document(document).value_unit == "units of mse"
 
 
 def test_csv_has_everybody_in_order_of_position() -> None:

@@ -49,7 +49,7 @@ def run(
         )
     who = names or tuple(f"owner-{position}" for position in range(owners))
     does = behaviours or tuple(BEHAVIOURS[position % 5] for position in range(owners))
-    info = RunInfo("digits", who, does, rounds)
+    info = RunInfo("digits", who, does, rounds, "units of mse")
     pays = [int(10**18 * max(0.0, value)) for value in history.values().tolist()]
     return history, make_report(
         info,
@@ -119,6 +119,14 @@ def test_few_data_owners_are_all_named_with_what_they_do(tmp_path: Path) -> None
         "accepted",
     ):
         assert wanted in texts
+
+
+def test_what_values_are_counted_in_stands_on_picture_and_page(tmp_path: Path) -> None:
+    _, page = drawn(tmp_path, *run(7, 3))
+    texts = texts_of(page)
+    assert "units of mse off the loss of a hidden sample, as paid for" in texts
+    assert "utility: minus the loss, units of mse per sample" in texts
+    assert "value paid for, in units of mse per hidden sample" in page
 
 
 def test_many_data_owners_are_shown_by_behaviour(tmp_path: Path) -> None:
@@ -216,7 +224,7 @@ from galaxylearning.simulation.history import History, RoundRecord, RunInfo
 assert "matplotlib" not in sys.modules
 one = np.ones(1)
 history = History(1, (RoundRecord(0, -1.0, 0.5, 0.1, np.ones(1, np.int8), one, one),))
-info = RunInfo("job", ("anna",), ("honest",), 1)
+info = RunInfo("job", ("anna",), ("honest",), 1, "nats")
 made = report.make_report(info, history, rows=[1], values=one, errors=one, pays=[1], bounty=1)
 plots.draw(history, made, png=Path(sys.argv[1]), html=Path(sys.argv[2]))
 assert "matplotlib.pyplot" not in sys.modules

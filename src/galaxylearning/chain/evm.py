@@ -259,6 +259,17 @@ class EvmLedger:
         """Whether the chain lives in this process, where no block is ever taken back."""
         return self._transport.is_embedded
 
+    async def finality_s(self) -> int:
+        """How long blocks take to become final; see ``ports.Ledger.finality_s``.
+
+        Raises:
+            LedgerError: as ``follow``.
+        """
+        if self.is_irrevocable:
+            return 0
+        await self._follower.advance()
+        return self._follower.head.timestamp - self._follower.final.timestamp
+
     async def follow(self, since_block: int) -> ChainLog:
         """The events from a block on, final and provisional; see ``ports.Ledger.follow``.
 

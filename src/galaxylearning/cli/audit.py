@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,9 +17,10 @@ from rich.table import Table
 from galaxylearning.cli import output
 from galaxylearning.cli.options import Format, FormatOption
 from galaxylearning.config import Home
+from galaxylearning.contribution import OTHER_UNITS
 from galaxylearning.crypto.seal import SealingKey
 from galaxylearning.errors import AuditFailed, BlobDamaged, BlobMissing, ConfigRefused
-from galaxylearning.messages.terms import Terms
+from galaxylearning.messages.terms import Terms, loss_unit
 from galaxylearning.nodes.auditor import Auditor, AuditReport, with_storage_problems
 
 
@@ -52,9 +55,17 @@ def audit(
         raise AuditFailed(f"{first.detail}: {first.problem}", where=first.check)
 
 
+@dataclass(frozen=True, slots=True)
+class References:
+    """Values of every data owner by name, and what each of these names is counted in."""
+
+    units: Mapping[str, str]
+    values: Mapping[str, Mapping[str, float]]
+
+
 async def audit_home(
     home: Home, job_id: int, key_name: str | None = None, value: str | None = None
-) -> tuple[AuditReport, dict[str, dict[str, float]] | None]:
+) -> tuple[AuditReport, References | None]:
     """Audit a job of a home; with ``value`` also that value of every data owner beside the one that paid.
 
     Raises:
@@ -85,7 +96,9 @@ async def audit_home(
             return report, None
         if auditor.computation is None:
             raise ConfigRefused("needs an evaluator's sealing key", where="value")
-        return report, reference_values(auditor.computation, value)
+        found = reference_values(auditor.computation, value)
+        unit = f"{loss_unit(auditor.computation.terms.loss)} per sample"
+        return report, References({"path": unit, value: OTHER_UNITS.get(value, unit)}, found)
 
 
 def find_key(home: Home, terms: Terms, name: str | None) -> SealingKey | None:
@@ -108,7 +121,7 @@ def find_key(home: Home, terms: Terms, name: str | None) -> SealingKey | None:
     return KeyStore(home.keys).load_sealing_key(name, passphrase())
 
 
-def as_json(report: AuditReport, references: dict[str, dict[str, float]] | None) -> dict[str, Any]:
+def as_json(report: AuditReport, references: References | None) -> dict[str, Any]:
     """The report as plain values."""
     document: dict[str, Any] = {
         "job": str(report.job_id),
@@ -120,11 +133,12 @@ def as_json(report: AuditReport, references: dict[str, dict[str, float]] | None)
         ],
     }
     if references is not None:
-        document["values"] = references
+        document["values"] = references.values
+        document["value_units"] = references.units
     return document
 
 
-def show(report: AuditReport, references: dict[str, dict[str, float]] | None, console: Console) -> None:
+def show(report: AuditReport, references: References | None, console: Console) -> None:
     """The report as a table."""
     table = Table(title=f"Audit of job {report.job_id}", title_justify="left")
     table.add_column("")
@@ -135,14 +149,13 @@ def show(report: AuditReport, references: dict[str, dict[str, float]] | None, co
         text = finding.detail if is_fine else f"{finding.detail}: {finding.problem}"
         table.add_row("[green]ok[/]" if is_fine else "[red]FAILED[/]", finding.check, escape(text))
     console.print(table)
-    if references:
-        values = Table(title="Values in nats per sample", title_justify="left")
-        names = list(next(iter(references.values())))
+    if references is not None:
+        values = Table(title="Values", title_justify="left")
         values.add_column("data owner")
-        for name in names:
-            values.add_column(name, justify="right")
-        for who, row in references.items():
-            values.add_row(who, *(f"{row[name]:.5f}" for name in names))
+        for name, unit in references.units.items():
+            values.add_column(f"{name}, {unit}", justify="right")
+        for who, row in references.values.items():
+            values.add_row(who, *(f"{row[name]:.5f}" for name in references.units))
         console.print(values)
     kind = "everything was computed again" if report.is_full else "sealed data were not opened"
     console.print(f"Verdict: [bold]{report.verdict}[/] ({kind})")

@@ -18,6 +18,7 @@ from rich.table import Table
 from galaxylearning.cli.options import Format, FormatOption
 from galaxylearning.config import EMBEDDED
 from galaxylearning.errors import AuditFailed, ConfigRefused
+from galaxylearning.messages.terms import loss_unit
 
 if TYPE_CHECKING:
     from galaxylearning.nodes.auditor import AuditReport
@@ -159,12 +160,13 @@ def as_json(found: Federation, report: AuditReport, *, chain: str, seconds: floa
         "job": str(found.job_id),
         "chain": chain,
         "privacy": found.terms.privacy,
+        "value_unit": loss_unit(found.terms.loss),
         "seconds": round(seconds, 3),
         "model_digest": state.model_digest.hex(),
         "rounds": [
             {
                 "round_index": scores.round_index,
-                "utility": found.utility_in_nats(scores.utility_after),
+                "utility": found.mean_utility(scores.utility_after),
                 "accuracy": scores.correct / rows,
                 "gas": gas[scores.round_index],
             }
@@ -213,8 +215,9 @@ def _show(
     accuracy.add_row("[bold]federated and paid for[/]", f"[bold]{final['accuracy']:.3f}[/]")
     accuracy.add_row("all data in one place (nobody could)", f"{final['accuracy_pooled']:.3f}")
     console.print(accuracy)
+    unit = f"1/1000 {document['value_unit']}"
     payouts = Table(
-        title="Who contributed what (millinats per test sample), and was paid what (GDC)",
+        title=f"Who contributed what ({unit} per test sample), and was paid what (GDC)",
         title_justify="left",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),

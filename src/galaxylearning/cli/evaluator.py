@@ -134,13 +134,13 @@ def run(
         typer.Option(help="Serve only this job and stop when it is over; may be repeated."),
     ] = None,
     least_window: Annotated[
-        int,
+        int | None,
         typer.Option(
             min=1,
             help="Take no seat in a job that gives fewer seconds to commit, to reveal or to settle: being "
-            "late costs the stake. Set it well above the chain's time to finality.",
+            "late costs the stake. Unless given: 60, or what finality, staggers and the job may take.",
         ),
-    ] = 60,
+    ] = None,
     requester: Annotated[
         list[str] | None,
         typer.Option(help="Take seats in this requester's jobs only; may be repeated. Default: anybody's."),

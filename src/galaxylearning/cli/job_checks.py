@@ -8,7 +8,9 @@ import msgspec
 
 from galaxylearning.cli import job_facts, output
 from galaxylearning.cli.job_file import Trial
-from galaxylearning.messages.terms import encode_terms, loss_unit
+from galaxylearning.config import Settings
+from galaxylearning.messages.terms import encode_terms
+from galaxylearning.nodes.windows import require_windows
 from galaxylearning.protocol import calls
 from galaxylearning.protocol.job import CompiledJob
 from galaxylearning.protocol.masking import few_projections
@@ -19,10 +21,12 @@ def checked(compiled: CompiledJob, seats: int, trial: Trial | None) -> dict[str,
     """All of it as plain values; ``escrow`` is for a committee of ``seats``.
 
     Raises:
-        JobRefused, ConfigRefused: with so many evaluators the job could not be posted.
+        JobRefused, ConfigRefused: with so many evaluators the job could not be posted, not even on a chain
+            on which everything is final at once.
     """
     job, terms = compiled.job, terms_without_chain(compiled, seats=seats)
     encode_terms(terms)
+    require_windows(terms, finality_s=0, stagger_s=Settings().stagger_ms / 1000)
     return {
         "title": job.title,
         "graph": compiled.graph.digest.hex(),
@@ -37,6 +41,7 @@ def checked(compiled: CompiledJob, seats: int, trial: Trial | None) -> dict[str,
         },
         "escrow": str(calls.escrow(terms)),
         "seats": seats,
+        "twin_projections": None if terms.masking is None else terms.masking.twin_projections,
         "warning": few_projections(terms, compiled.cost.parameters),
         "trial": None
         if trial is None
@@ -73,7 +78,7 @@ def show_checked(facts: dict[str, Any]) -> None:
         ),
         (
             "target gain",
-            f"{price['target_gain']:g} {loss_unit(runs['loss'])} per sample. Each data owner is paid for its "
+            f"{price['target_gain']:g} {runs['value_unit']} per sample. Each data owner is paid for its "
             "own value above zero; those below zero give nothing back, so that payouts may come to more than "
             "the model's gain, never to more than the bounty",
         ),
@@ -92,7 +97,16 @@ def show_checked(facts: dict[str, Any]) -> None:
                 "suggested target gain",
                 "none: this training improves nothing; look at model and plan"
                 if suggested is None
-                else f"{suggested:.3g}; owners together may reach more",
+                else f"{suggested:.3g} {runs['value_unit']} per sample; owners together may reach more",
+            )
+        )
+    if facts["twin_projections"] is not None:
+        rows.append(
+            (
+                "same data twice",
+                f"looked for in {facts['twin_projections']} projections of each update"
+                if facts["twin_projections"]
+                else "not looked for: the job is too short for it, or the model too small in masked mode",
             )
         )
     if facts["warning"] is not None:

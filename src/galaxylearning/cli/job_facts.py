@@ -60,6 +60,7 @@ def what_runs(graph: ModelGraph, cost: Cost, plan: Plan, loss: str) -> dict[str,
     return {
         "operations": dict(sorted(Counter(node.op for node in graph.nodes).items())),
         "loss": loss,
+        "value_unit": loss_unit(loss),
         "parameters": cost.parameters,
         "state_bytes": cost.state_bytes,
         "activation_bytes_per_batch": cost.activation_bytes,
@@ -216,7 +217,7 @@ def summary(facts: dict[str, Any]) -> Iterable[tuple[str, object]]:
     )
     yield "data owners", f"{runs['minimum_owners']} needed, {runs['maximum_owners']} at most"
     yield "windows", _windows(facts["windows"])
-    unit = loss_unit(runs["loss"])
+    unit = runs["value_unit"]
     yield "bounty", f"{tokens(price['bounty'])} for a value of {price['target_gain']:g} {unit} per sample"
     yield (
         "other money",

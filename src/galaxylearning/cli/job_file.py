@@ -31,7 +31,7 @@ def compile_file(path: Path) -> CompiledJob:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A quick training on one half of the test set, measured on the other; losses in nats per sample."""
+    """A quick training on one half of the test set, measured on the other; losses per sample."""
 
     untrained_loss: float
     trained_loss: float

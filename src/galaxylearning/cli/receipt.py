@@ -85,6 +85,7 @@ def _paid(made: Mapping[str, Any]) -> str:
 
 def _show(found: Mapping[Address, Mapping[str, Any]], names: Mapping[Address, str]) -> None:
     has_fees = any(int(made["owed"]["participation_fee"]) for made in found.values())
+    unit = next(iter(found.values()))["value_unit"]
     rows = []
     for who, made in found.items():
         accepted = sum(1 for row in made["rounds"] if row["status"] == "accepted")
@@ -100,9 +101,9 @@ def _show(found: Mapping[Address, Mapping[str, Any]], names: Mapping[Address, st
             )
         )
     print_table(
-        "Receipts: each proven against the settled root on chain",
-        ("data owner", "rounds", "nats", "tokens", *(("its fee",) if has_fees else ()), "paid"),
+        f"Receipts, each proven against the settled root; values in {unit} per sample",
+        ("data owner", "rounds", "value", "tokens", *(("its fee",) if has_fees else ()), "paid"),
         rows,
-        right="rounds,nats,tokens,its fee",
+        right="rounds,value,tokens,its fee",
         whole="tokens,its fee",
     )

@@ -225,7 +225,9 @@ def _show(found: SimulationResult, folder: Path, files: Sequence[str]) -> None:
 
     report = found.report
     columns, rows = owner_table(report, fold=FOLD, money=_money)
-    output.print_table(f"{report.job}: who did what, and what it earned", columns, rows, right=MEASURED)
+    unit = f"{report.value_unit} per hidden sample"
+    title = f"{report.job}: who did what, and what it earned; values in {unit}"
+    output.print_table(title, columns, rows, right=MEASURED)
     if len(report.behaviours) > 1:
         columns, rows = behaviour_table(report, money=_money)
         output.print_table("By behaviour", columns, rows, right=MEASURED)
@@ -233,7 +235,7 @@ def _show(found: SimulationResult, folder: Path, files: Sequence[str]) -> None:
         names = {row.position: row.name for row in report.owners}
         path = found.history.values()
         output.print_table(
-            "Values per hidden sample: as summed over the rounds, and by reference",
+            f"Values in {unit}: as summed over the rounds, and by reference",
             ("name", "path", *found.references),
             [
                 (names[i], f"{path[i]:+.5f}", *(f"{v[i]:+.5f}" for v in found.references.values()))

@@ -15,7 +15,7 @@ from galaxylearning.contribution.games import (
 )
 from galaxylearning.contribution.measure import FixedPointUtility, from_fixed, saturated, to_fixed
 from galaxylearning.contribution.path import GradientBlocks, PathScorer, PathValue, path_value
-from galaxylearning.contribution.registry import VALUES, RoundView, value_named
+from galaxylearning.contribution.registry import OTHER_UNITS, VALUES, RoundView, value_named
 from galaxylearning.contribution.scalars import UnitErrors, values_of_scalars
 from galaxylearning.contribution.tables import median_table, merge_twins
 from galaxylearning.contribution.twins import (
@@ -30,6 +30,7 @@ from galaxylearning.contribution.twins import (
 
 __all__ = [
     "MAX_PLAYERS",
+    "OTHER_UNITS",
     "UNEARNED",
     "VALUES",
     "FixedPointUtility",

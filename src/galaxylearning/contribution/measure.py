@@ -12,14 +12,16 @@ from galaxylearning.errors import DataRefused
 from galaxylearning.learning.vectors import F64, require_integer, require_number, require_vector
 
 UTILITY_FRACTION_BITS = 20
-"""A utility is an integer number of 2**-20 nats, summed over the samples."""
+"""A utility is an integer number of 2**-20 units of the loss, summed over the samples.
+
+The unit is the nat where the loss is a likelihood's (``messages.terms.loss_unit``)."""
 
 VALUE_FRACTION_BITS = 40
-"""A value is an integer number of 2**-40 nats per sample."""
+"""A value is an integer number of 2**-40 units of the loss per sample."""
 
 MAX_CLIP = 1e6
 VALUE_LIMIT = 2**63 - 1
-"""No value in a table is further from zero; that is 8,388,608 nats per sample."""
+"""No value in a table is further from zero; that is 8,388,608 units of the loss per sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +39,9 @@ class FixedPointUtility:
     def utility(self, per_sample_loss: F64, clip: float) -> int:
         """Give ``-sum(rint(min(max(loss, -clip), clip) * 2**fraction_bits))``; higher is better.
 
-        ``per_sample_loss`` f64[n] and ``clip`` (in (0, 1e6]) are in nats per sample. The result is in
-        ``2**-fraction_bits`` nats over all samples. One sample moves it by at most ``2 * clip``.
+        ``per_sample_loss`` f64[n] and ``clip`` (in (0, 1e6]) are in units of the loss per sample. The
+        result is in ``2**-fraction_bits`` of them over all samples. One sample moves it by ``2 * clip`` at
+        most.
 
         Raises:
             DataRefused: no samples, another type or shape, or a loss that is not finite: a utility that
@@ -55,13 +58,13 @@ class FixedPointUtility:
             )
         return -int(np.sum(scaled.astype(np.int64)))
 
-    def to_nats(self, utility: int) -> float:
-        """The utility in nats (over all samples), for display."""
+    def to_loss(self, utility: int) -> float:
+        """The utility in units of the loss (over all samples), for display."""
         return math.ldexp(utility, -self.fraction_bits)
 
 
 def to_fixed(values: Sequence[float] | F64) -> tuple[int, ...]:
-    """Turn values in nats per sample into integers of 2**-40 nats, rounded half to even, then ``saturated``.
+    """Turn values in units of the loss per sample into integers of 2**-40, half to even, then ``saturated``.
 
     Raises:
         DataRefused: a value is not finite.
@@ -85,5 +88,5 @@ def saturated(value: int) -> int:
 
 
 def from_fixed(value: int) -> float:
-    """A fixed-point value in nats per sample, for display."""
+    """A fixed-point value in units of the loss per sample, for display."""
     return math.ldexp(value, -VALUE_FRACTION_BITS)

@@ -55,7 +55,7 @@ SMALLEST_GRADIENT = 1e-250
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PathValue:
-    """Values of one round, in nats per hidden-set sample, in the order of the updates.
+    """Values of one round, in units of the loss per hidden-set sample, in the order of the updates.
 
     ``standard_errors`` are over the choice of the hidden set (jackknife over its blocks). ``gain_estimate``
     is the integral along the step itself, before any projection: the loss that the round took off. Without
@@ -116,7 +116,7 @@ class PathScorer:
 
     @property
     def mean_gradient(self) -> F64:
-        """G f64[P], in nats per sample and unit of a parameter, as rounded."""
+        """G f64[P], in units of the loss per sample and unit of a parameter, as rounded."""
         total = self.functional.astype(np.float64)
         total *= self.scale / len(self._blocks)
         return total

@@ -31,9 +31,9 @@ class RoundView:
     """All that any value may look at in one round.
 
     ``start`` and ``step`` f64[P], ``updates`` f64[P] each, ``shares`` summing to 1, ``gradient_blocks`` as in
-    ``path_value``, ``utility`` of parameters in nats per sample (higher is better), ``previous_step`` f64[P]
-    for novelty; ``sizes`` are the data owners' claims, looked at by ``size`` alone. ``samples`` is the number
-    of antithetic pairs of the sampled values.
+    ``path_value``, ``utility`` of parameters in units of the loss per sample (higher is better),
+    ``previous_step`` f64[P] for novelty; ``sizes`` are the data owners' claims, looked at by ``size`` alone.
+    ``samples`` is the number of antithetic pairs of the sampled values.
     """
 
     start: F64
@@ -115,6 +115,11 @@ VALUES: Mapping[str, ValueFunction] = MappingProxyType(
     }
 )
 """``VALUES[name](view, rng)``: only the sampled ones draw from ``rng``."""
+
+OTHER_UNITS: Mapping[str, str] = MappingProxyType(
+    {"size": "parts of all samples", "distance-to-mean": "lengths of updates"}
+)
+"""What values are counted in that are no utilities; all others are in units of the loss per sample."""
 
 
 def value_named(name: str) -> ValueFunction:

@@ -21,7 +21,7 @@ class UnitErrors:
     """Standard errors of ``<G, u>`` for updates u of length 1, over the choice of the hidden set.
 
     ``along`` is that of the hidden-set step, ``across`` the root mean square over directions at right angles
-    to it, in nats per sample and unit of a parameter.
+    to it, in units of the loss per sample and unit of a parameter.
     """
 
     along: float
@@ -60,8 +60,8 @@ def values_of_scalars(
 ) -> PathValue:
     """Values of updates of which only ``<g, x>`` is known, int64[m], for one public integer vector g.
 
-    ``unit`` is what one of these is worth in nats per sample, ``errors`` f64[m] are the standard errors of
-    that, both before the share f64[m].
+    ``unit`` is what one of these is worth in units of the loss per sample, ``errors`` f64[m] are the standard
+    errors of that, both before the share f64[m].
     """
     return PathValue(shares * unit * scalars + 0.0, np.abs(shares * errors) + 0.0, gain_estimate)
 

@@ -65,7 +65,7 @@ class _Round:
 class CoalitionEvaluator:
     """Gives the worth of every coalition of a round's updates, on hidden rows that stay in memory.
 
-    ``loss_clip`` (0, 1e6] bounds each row's loss from above, in nats; ``buffers`` f32[B] are the round's (the
+    ``loss_clip`` (0, 1e6] bounds each row's loss from above; ``buffers`` f32[B] are the round's (the
     model's initial ones unless given). ``budget_mib`` bounds what is allocated here besides the arguments.
     Results do not depend on ``threads``, nor beyond rounding on the budget; ``threads`` serve dense
     graphs, others go one coalition at a time. ``report`` is told how many coalitions are done.
@@ -109,7 +109,7 @@ class CoalitionEvaluator:
         ``start`` [P] and ``updates`` [n, P] are float32 or float64. With ``fixed-share`` the model of a
         coalition S is ``start + sum over S share_i u_i``; with ``re-averaging`` the shares are scaled to sum
         to 1 over S. Shares are 1/n each unless ``shares`` or ``sizes`` (numbers of rows) are given. The empty
-        coalition has ``start``. Utility ``loss`` is minus the mean clipped loss in nats per row,
+        coalition has ``start``. Utility ``loss`` is minus the mean clipped loss in units of the loss per row,
         ``accuracy`` the part of the rows whose class is right; ``both`` gives the two as f64[2, 2**n].
 
         Raises:

@@ -71,7 +71,7 @@ class Plan(Part, frozen=True, forbid_unknown_fields=True):
     """How the model is trained, federated and valued.
 
     Exactly one of ``epochs`` and ``steps``. ``clip_norm`` bounds an update's norm before it is quantised to
-    ``bits`` bits; ``loss_clip`` bounds a sample's loss in the utility, in nats; ``midpoints`` are the
+    ``bits`` bits; ``loss_clip`` bounds a sample's loss in the utility; ``midpoints`` are the
     path integral's. The gate takes norms from products with ``projections`` random vectors of +-1 that are
     drawn once the round's updates are in; 0 means from the updates themselves, which masked mode cannot.
     With ``standing`` the gate also lowers the weight of who went the hidden set's way too little in the

@@ -1,7 +1,7 @@
 """Score and payout tables: what every evaluator must derive byte for byte alike, and an auditor again.
 
-Values are fixed point, 2^-40 nats per sample of the hidden test set; utilities are the summed fixed-point
-utility as the contribution layer gives it. Amounts are decimal strings in the token's smallest unit.
+Values are fixed point, 2^-40 units of the loss per sample of the hidden test set; utilities are the summed
+fixed-point utility as the contribution layer gives it. Amounts are decimal strings of smallest units.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 
@@ -47,6 +48,11 @@ from galaxylearning.protocol.quorum import mass_share
 from galaxylearning.protocol.rounds import NO_SUM, JobComputation
 from galaxylearning.protocol.settlement import PayoutTree
 from galaxylearning.units import Address, Digest, in_tokens
+
+REVEALED: Final = "scores revealed"
+CONSISTENT: Final = "scores consistent"
+RECOMPUTED: Final = "scores recomputed"
+"""Checks of score tables: against the commitments; each against itself and the anchors; against our own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,14 +296,14 @@ class Auditor:
         missing = [seat for seat, _ in state.revealed if seat not in tables and seat not in state.faulty]
         if missing or not tables:
             self._findings.append(
-                Finding("scores", "revealed tables", f"missing or unusable: {', '.join(missing) or 'all'}")
+                Finding(REVEALED, "tables", f"missing or unusable: {', '.join(missing) or 'all'}")
             )
             return
-        self._holds("scores", f"{len(tables)} tables are the ones that were committed and revealed")
+        self._holds(REVEALED, f"{len(tables)} tables are the ones that were committed and revealed")
         anchored = anchored_rounds(self.view, state, self._senders)
-        wrong = self._tables(state, tables, lambda table: contradiction(table, terms, anchored))
+        wrong = self._tables(CONSISTENT, state, tables, lambda table: contradiction(table, terms, anchored))
         if not wrong:
-            self._holds("scores", "totals follow from rounds, and rounds fit what was anchored")
+            self._holds(CONSISTENT, "totals follow from rounds, and rounds fit what was anchored")
         if self.computation is not None:
             await self._recomputed_scores(terms, state, tables, self.computation, cohort)
         try:
@@ -315,6 +321,7 @@ class Auditor:
 
     def _tables(
         self,
+        check: str,
         state: JobState,
         tables: RevealedTables,
         fault: Callable[[ScoreTable], str | None],
@@ -327,9 +334,9 @@ class Auditor:
         wrong = {f"table of {seat}": said for seat, said in found.items() if said}
         for name, said in wrong.items():
             if 2 * len(wrong) < len(found):
-                self._holds("scores", f"{name}: {said}; the others' do not say so")
+                self._holds(check, f"{name}: {said}; the others' do not say so")
             else:
-                self._findings.append(Finding("scores", name, said))
+                self._findings.append(Finding(check, name, said))
         return bool(wrong)
 
     async def _recomputed_scores(
@@ -350,24 +357,24 @@ class Auditor:
         for index, seat in enumerate(state.evaluators):
             if faulty >> index & 1 and seat not in state.faulty:
                 self._findings.append(
-                    Finding("scores", f"seat of {seat}", "is faulty, and was not settled as that")
+                    Finding(RECOMPUTED, f"seat of {seat}", "is faulty, and was not settled as that")
                 )
             elif seat in state.faulty and not faulty >> index & 1:
                 what = "was settled as faulty, and is not: a lie, or its table was published too late"
-                self._findings.append(Finding("scores", f"seat of {seat}", what))
+                self._findings.append(Finding(RECOMPUTED, f"seat of {seat}", what))
         revealed = [table for _, table in tables.values()]
         if scoring.is_faulty(own, scoring.Consensus.of(revealed), own):
             # More than half of the seats agreed on it: the contract cannot know, whoever recomputes does.
             self._findings.append(
-                Finding("scores", "medians", "what was settled is not what the updates were worth")
+                Finding(RECOMPUTED, "medians", "what was settled is not what the updates were worth")
             )
         if fees_of(terms, revealed) != fees_of(terms, [own]):
             fees = "who took part, and is owed the fee for it, are others than those computed"
-            self._findings.append(Finding("scores", "fees", fees))
-        self._tables(state, tables, lambda table: difference(table, own))
+            self._findings.append(Finding(RECOMPUTED, "fees", fees))
+        self._tables(RECOMPUTED, state, tables, lambda table: difference(table, own))
         # What an evaluator shows of the shares it was dealt stands in its own table only.
         same = sum(encode(msgspec.structs.replace(table, shown=())) == encode(own) for table in revealed)
-        self._holds("scores", f"{same} of {len(tables)} tables are byte for byte the recomputed one")
+        self._holds(RECOMPUTED, f"{same} of {len(tables)} tables are byte for byte the recomputed one")
 
     def _payments(self, tree: PayoutTree) -> None:
         rows = {row.index: row for row in tree.rows}
@@ -438,8 +445,8 @@ class Auditor:
             self._holds("bonds", f"{who} lost its bond for two updates of a round ({where})")
         for who in sorted(proved & state.bonds):
             self._holds("bonds", f"{who} made two updates of a round: anybody may have its bond burned")
-        held, burned = len(state.bonds), len(state.forfeited)
-        self._holds("bonds", f"{held} of {state.bond_per_identity} each held, {burned} burned")
+        held, burned, each = len(state.bonds), len(state.forfeited), in_tokens(state.bond_per_identity)
+        self._holds("bonds", f"{held} of {each} tokens each held, {burned} burned")
 
     def _holds(self, check: str, detail: str) -> None:
         self._findings.append(Finding(check, detail))

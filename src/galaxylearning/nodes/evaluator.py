@@ -47,6 +47,7 @@ from galaxylearning.nodes.round_watch import RoundWatch
 from galaxylearning.nodes.site import Progress, Site, is_fatal, keep_going, keeps_job
 from galaxylearning.nodes.tables import faulty_seats, payouts_of, revealed_tables
 from galaxylearning.nodes.update_keys import UpdateKeys
+from galaxylearning.nodes.windows import least_windows
 from galaxylearning.ports import Call
 from galaxylearning.protocol import calls, scoring
 from galaxylearning.protocol import events as ev
@@ -62,7 +63,9 @@ STAGGER_S = 2.0
 """Whoever's turn it is acts at once; the next in line after this many seconds, and so on."""
 
 LEAST_WINDOW_S = 60
-"""No seat is taken in a job that gives less to commit, to reveal or to settle: to be late costs the stake."""
+COSTLY_WINDOWS = ("commit_s", "reveal_s", "settle_s")
+"""To be late in these costs the stake: no seat is taken in a job that gives less to one of them than
+``LEAST_WINDOW_S``, or than may be needed, unless the operator says what is enough."""
 
 
 class EvaluatorNode:
@@ -75,11 +78,14 @@ class EvaluatorNode:
         *,
         jobs: Sequence[int] | None = None,
         stagger_s: float = STAGGER_S,
-        least_window_s: int = LEAST_WINDOW_S,
+        least_window_s: int | None = None,
         requesters: Sequence[Address] | None = None,
         bearable: Bearable = BEARABLE,
     ) -> None:
-        """``requesters`` are those it takes seats for; None: anybody."""
+        """``requesters`` are those it takes seats for; None: anybody.
+
+        ``least_window_s`` is enough for ``COSTLY_WINDOWS``; None: what the job may need, at least 60 s.
+        """
         self.site, self.sealing_key, self.stagger_s = site, sealing_key, stagger_s
         self.least_window_s, self.requesters, self.bearable = least_window_s, requesters, bearable
         self._only = None if jobs is None else frozenset(jobs)
@@ -224,11 +230,12 @@ class SeatedJob:
         own = next(seat for seat in self.terms.evaluators if seat.address == self.site.address)
         if own.sealing_key_digest != self.key.digest.hex():
             raise JobRefused("names another sealing key of ours than this node's", where=f"job {self.job_id}")
-        for name in ("commit_s", "reveal_s", "settle_s"):
-            if (given := getattr(self.terms.windows, name)) < self._least_window_s:
-                raise JobRefused(
-                    f"{given} given; at least {self._least_window_s} here", where=f"windows.{name}"
-                )
+        finality_s = await self.site.ledger.finality_s()
+        needed = least_windows(self.terms, finality_s=finality_s, stagger_s=self.stagger_s)
+        for name in COSTLY_WINDOWS:
+            least = self._least_window_s or max(LEAST_WINDOW_S, needed[name])
+            if (given := getattr(self.terms.windows, name)) < least:
+                raise JobRefused(f"{given} given; at least {least} here", where=f"windows.{name}")
         masking, most = self.terms.masking, len(self.terms.evaluators) - 2
         if masking is not None and masking.threshold > most:
             raise JobRefused(

@@ -48,6 +48,14 @@ PATIENCE_WHERE_TIGHT: Final = 5.0
 """The same where the answers that are there are too few to correct the lies of f members."""
 
 
+def longest_vote(seats: int) -> float:
+    """So many staggers a phase may take until its last seat in line proposes a set (``Member._vote``).
+
+    Somebody is missing and answers are few, one of them cannot be read, and somebody votes twice.
+    """
+    return PATIENCE_WHERE_TIGHT + 3 * PATIENCE + seats - 1
+
+
 class Member:
     """One seat's part in the openings of one job."""
 

@@ -10,7 +10,7 @@ from galaxylearning.contribution import from_fixed
 from galaxylearning.crypto.merkle import verify_proof
 from galaxylearning.errors import AuditFailed, PhaseError
 from galaxylearning.messages.records import ScoreTable
-from galaxylearning.messages.terms import Terms
+from galaxylearning.messages.terms import Terms, loss_unit
 from galaxylearning.nodes import assembly
 from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.chain_view import ChainView
@@ -32,7 +32,8 @@ async def receipts(site: Site, job_id: int) -> dict[Address, Mapping[str, Any]]:
     every round was decided and valued, and the Merkle proof of its payout; the proof is checked here. The
     rounds are those of the table that most evaluators revealed, of the tables that contradict neither
     themselves nor the chain. A data owner's gains (``value`` and ``handed_down`` where positive) less its
-    charges, but no less than 0, and its losses make its value, where ``reason`` does not say otherwise. The
+    charges, but no less than 0, and its losses make its value, where ``reason`` does not say otherwise; all
+    are in ``value_unit`` per sample of the test set. The
     payout is what the tables owe for the value and for taking part. Where something of that does not hold
     the ``verdict`` says so, and is ``ok`` otherwise.
 
@@ -85,6 +86,7 @@ async def receipts(site: Site, job_id: int) -> dict[Address, Mapping[str, Any]]:
             "rounds": rows[who],
             "twins": [list(group) for group in told.twins if who in group],
             "value": from_fixed(medians[who]),
+            "value_unit": loss_unit(terms.loss),
             "reason": totals[who].reason,
             "owed": {"value": str(owed[who] - fees[who]), "participation_fee": str(fees[who])},
             "payout": payout,

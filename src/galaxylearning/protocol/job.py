@@ -45,7 +45,8 @@ DEFAULT_WINDOWS: Final = Windows(
 class Price:
     """What is paid, in whole tokens (a string such as ``"1000"`` or ``"0.5"``, an int or a Decimal).
 
-    ``target_gain``: the improvement for which the whole bounty is due, in nats per sample of the test set.
+    ``target_gain``: the improvement for which the whole bounty is due, in units of the loss (nats where it is
+    a likelihood's) per sample of the test set.
     """
 
     bounty: str | int | Decimal

@@ -51,7 +51,7 @@ class Judge:
             return np.full(len(rows), np.inf)
 
     def utility(self, params: F64, buffers: F32) -> float:
-        """Minus the mean clipped loss on the paying half, in nats per sample."""
+        """Minus the mean clipped loss on the paying half, in units of the loss per sample."""
         losses = self.losses(params.astype(np.float32), buffers, self._hidden.paying)
         return -float(np.minimum(losses, self._terms.plan.loss_clip).mean())
 

@@ -34,8 +34,7 @@ def masked_plan(plan: Plan, parameters: int, masking: Masking | None = None) -> 
         JobRefused: the model is too small for masked mode, or a round of too few data owners for a sum is
             allowed.
     """
-    twins = None if masking is None else masking.twin_projections
-    default = default_projections(parameters, plan.rounds, twins)
+    default = default_projections(parameters, 0 if masking is None else masking.twin_projections)
     if plan.minimum_owners < MIN_SUM:
         raise JobRefused(
             f"{plan.minimum_owners} given; allowed: at least {MIN_SUM} with privacy 'masked', for a sum is "
@@ -45,11 +44,10 @@ def masked_plan(plan: Plan, parameters: int, masking: Masking | None = None) -> 
     return plan if plan.projections else msgspec.structs.replace(plan, projections=default)
 
 
-def default_projections(parameters: int, rounds: int, twins: int | None = None) -> int:
-    """How many projections the gate gets where the requester names none: half of what may be opened, at most.
-
-    The other half is for finding twins, with ``twins`` projections where the requester named that number.
-    Where nobody looks for twins (a short job, too little to do it with), the gate may have all.
+def default_projections(parameters: int, twins: int = 0) -> int:
+    """How many projections the gate gets where the requester names none: all it has a use for, as far as the
+    budget goes. The search for twins has what is left; ``twins`` are set aside for it where the requester
+    named that number.
 
     Raises:
         JobRefused: the model is too small for masked mode.
@@ -63,9 +61,7 @@ def default_projections(parameters: int, rounds: int, twins: int | None = None) 
             "'sealed', or a larger model",
             where="privacy",
         )
-    half = max(FEWEST_PROJECTIONS, allowed // 2)
-    is_searched = twin_projections(allowed - half, rounds) if twins is None else twins
-    return min(GATE_PROJECTIONS, half if is_searched else allowed)
+    return min(GATE_PROJECTIONS, max(FEWEST_PROJECTIONS, allowed - twins))
 
 
 def few_projections(terms: Terms, parameters: int) -> str | None:
@@ -79,8 +75,7 @@ def few_projections(terms: Terms, parameters: int) -> str | None:
     count = terms.plan.projections
     if terms.masking is None or count >= GATE_PROJECTIONS:
         return None
-    halves = 2 if terms.masking.twin_projections else 1
-    needed = PARAMETERS_PER_SCALAR * (GATE_AND_VALUE + halves * GATE_PROJECTIONS)
+    needed = PARAMETERS_PER_SCALAR * (GATE_AND_VALUE + GATE_PROJECTIONS + terms.masking.twin_projections)
     remedy = f"Take a model of {needed:,} parameters or more, which has {GATE_PROJECTIONS}"
     if parameters >= needed:
         remedy = f"Leave plan.projections out, which gives {GATE_PROJECTIONS}"

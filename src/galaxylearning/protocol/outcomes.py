@@ -51,7 +51,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Utility (2^-20 nats over the paying half) and correct predictions (whole hidden set) of one model."""
+    """Utility (2^-20 units of the loss over the paying half) and correct predictions (whole hidden set)."""
 
     utility: int
     correct: int
@@ -72,9 +72,10 @@ class RoundOutcome:
 
     ``codes`` int8[K] are positions in ``STATUSES``; ``weights`` int64[K], ``cosines``, ``values`` and
     ``errors`` f64[K] are 0 unless the update was accepted (a rejected one keeps its cosine); values and their
-    standard errors are nats per hidden sample. So is ``gain``, what the round took off the loss along its
-    step, of which values with novelty hold a part. ``reasons`` say why an update was rejected or malformed.
-    ``history`` is None where a computation keeps none; ``sent`` is what is left for the search for twins.
+    standard errors are units of the loss per hidden sample. So is ``gain``, what the round took off the loss
+    along its step, of which values with novelty hold a part. ``reasons`` say why an update was rejected or
+    malformed. ``history`` is None where a computation keeps none; ``sent`` is what is left for the search for
+    twins.
     """
 
     round_index: int
@@ -125,7 +126,7 @@ class RoundOutcome:
 
     @property
     def scores(self) -> dict[Address, tuple[float, float]]:
-        """Value and standard error of the accepted, in nats per hidden sample."""
+        """Value and standard error of the accepted, in units of the loss per hidden sample."""
         return {
             self.data_owners[i]: (float(self.values[i]), float(self.errors[i]))
             for i in np.flatnonzero(self.codes == 0).tolist()

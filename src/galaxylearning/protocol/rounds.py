@@ -377,7 +377,7 @@ class JobComputation:
     def _score(
         self, after: ModelState, updates: UpdateMatrix, weights: I64, stretch: float = 1.0
     ) -> PathValue:
-        """Value of every update, with its standard error, in nats per hidden sample.
+        """Value of every update, with its standard error, in units of the loss per hidden sample.
 
         The step is ``stretch`` times the mean of the updates by their weights int64[m].
         """

@@ -230,8 +230,9 @@ def payouts(
 
 
 def reference_values(job: JobComputation, name: str) -> dict[str, dict[str, float]]:
-    """Another value of every data owner beside the path-integrated one, summed over the rounds, in nats.
+    """Another value of every data owner beside the path-integrated one, summed over the rounds.
 
+    Both are in units of the loss per hidden sample, but for those that ``contribution.OTHER_UNITS`` names.
     Neither twins nor rejections count here: both columns are plain sums over accepted updates.
 
     Raises:

@@ -16,7 +16,7 @@ from galaxylearning.messages.fields import address_key
 from galaxylearning.units import Address
 
 FIXED_POINT_BITS: Final = 40
-"""Values and the target gain are integers in units of 2^-40 nat per sample of the hidden test set."""
+"""Values and the target gain are integers: 2^-40 units of the loss per sample of the hidden test set."""
 
 LEAF_TYPES: Final = ("uint256", "address", "uint256", "uint256", "address", "uint256")
 """Of a payout leaf: chain id, GalaxyJobs, job id, index, account, amount."""
@@ -67,7 +67,7 @@ class PayoutChunk:
 
 
 def target_gain_fixed(target_gain: float) -> int:
-    """The target gain of the terms, nats per sample, in fixed point: exact, rounded half to even.
+    """The target gain of the terms, in units of the loss per sample, as fixed point: rounded half to even.
 
     The one function in which a float becomes money: every payout is a multiple of bounty over this integer.
 
@@ -98,7 +98,7 @@ def payout_amounts(
     remainders, ties to the lower address, so that the payouts add up to the floor of the exact sum.
 
     Args:
-        values: per account, fixed point, unit 2^-40 nat per sample, any sign.
+        values: per account, fixed point, unit 2^-40 units of the loss per sample, any sign.
         bounty: smallest units, at least 0.
         target_gain: fixed point in the same unit, above 0; see ``target_gain_fixed``.
         participation_fee: smallest units for each of ``participants``.

@@ -17,7 +17,7 @@ import numpy as np
 from galaxylearning.contribution import FixedPointUtility, from_fixed
 from galaxylearning.errors import ConfigRefused
 from galaxylearning.messages.fields import shown
-from galaxylearning.messages.terms import CLASS_LOSSES
+from galaxylearning.messages.terms import CLASS_LOSSES, loss_unit
 from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.protocol.job import Job
 from galaxylearning.simulation.callbacks import Callbacks
@@ -213,7 +213,7 @@ def _on_chain(prepared: Prepared, options: Options, tell: Tell, on_round: OnRoun
                 )
 
             found = anyio.run(play)
-        history = _history(prepared, found, attendance)
+        history = _history(prepared, found, attendance, watch.seconds)
         for record in history.rounds:
             callbacks.on_round(record)
             on_round(record, info.rounds)
@@ -227,34 +227,47 @@ def _info(prepared: Prepared, engine: str) -> RunInfo:
         owners=prepared.names,
         behaviours=prepared.cast.labels,
         rounds=prepared.terms.plan.rounds,
+        value_unit=loss_unit(prepared.terms.loss),
         settings={"engine": engine, "seed": prepared.terms.seed, "data": prepared.source},
     )
 
 
 class _Watch:
-    """Tells of the protocol's steps, each once."""
+    """Tells of the protocol's steps, each once, and takes the rounds' times.
+
+    A round lasts, in real time, from the last enrolment or the round before until its model is known.
+    """
 
     def __init__(self, prepared: Prepared, tell: Tell) -> None:
         self._tell, self._rounds = tell, prepared.terms.plan.rounds
         self._seen: set[tuple[str, object]] = set()
+        self._since = time.monotonic()
+        self.seconds: list[float] = []
 
     def __call__(self, progress: Progress) -> None:
+        if progress.step == "enrolled":
+            self._since = time.monotonic()
         key = (progress.step, progress.facts.get("round"))
         if progress.step in ("enrolled", "update sent", "job settled") or key in self._seen:
             return
         self._seen.add(key)
+        if progress.step == "round federated":
+            before, self._since = self._since, time.monotonic()
+            self.seconds.append(self._since - before)
         facts = "  ".join(f"{name}={value}" for name, value in progress.facts.items())
         self._tell(f"{progress.actor}: {progress.step}  {facts}")
 
 
-def _history(prepared: Prepared, found: ChainRun, attendance: Attendance) -> History:
-    """The rounds of the settled score table, identities in the cast's order."""
+def _history(
+    prepared: Prepared, found: ChainRun, attendance: Attendance, seconds: Sequence[float]
+) -> History:
+    """The rounds of the settled score table and how long each took, identities in the cast's order."""
     places = {who: position for position, who in enumerate(found.accounts)}
     count, table = len(found.accounts), found.table
     utility = FixedPointUtility()
     rows = len(prepared.compiled.test)
     records = []
-    for scores in table.rounds:
+    for scores, took_s in zip(table.rounds, seconds, strict=True):
         statuses = np.zeros(count, np.int8)
         values, errors = np.zeros(count), np.zeros(count)
         for owner in scores.owners:
@@ -267,9 +280,9 @@ def _history(prepared: Prepared, found: ChainRun, attendance: Attendance) -> His
         records.append(
             RoundRecord(
                 round_index=scores.round_index,
-                utility=utility.to_nats(scores.utility_after) / (rows - rows // 2),
+                utility=utility.to_loss(scores.utility_after) / (rows - rows // 2),
                 accuracy=scores.correct / rows if prepared.terms.loss in CLASS_LOSSES else None,
-                seconds=0.0,
+                seconds=took_s,
                 statuses=statuses,
                 values=values,
                 errors=errors,

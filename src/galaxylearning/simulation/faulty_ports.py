@@ -206,6 +206,10 @@ class FaultyLedger:
         """As the ledger behind it."""
         return self._ledger.is_irrevocable
 
+    async def finality_s(self) -> int:
+        """As the ledger behind it."""
+        return await self._ledger.finality_s()
+
     async def follow(self, since_block: int) -> ChainLog:
         """Logs, perhaps without the latest blocks."""
 

@@ -124,7 +124,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class PaidOwner:
-    """One identity's result: value and standard error in nats per hidden sample, payout in smallest units."""
+    """One identity's result: value and standard error per hidden sample, payout in smallest units."""
 
     data_owner: Address
     name: str
@@ -155,10 +155,10 @@ class Federation:
     score_table: ScoreTable
     payouts: tuple[PaidOwner, ...]
 
-    def utility_in_nats(self, utility: int) -> float:
-        """A utility of the score table as minus the mean clipped loss, in nats per sample."""
+    def mean_utility(self, utility: int) -> float:
+        """A utility of the score table as minus the mean clipped loss per sample."""
         paying = self.terms.test_rows - self.terms.test_rows // 2
-        return FixedPointUtility().to_nats(utility) / paying
+        return FixedPointUtility().to_loss(utility) / paying
 
 
 class _FreeRider:

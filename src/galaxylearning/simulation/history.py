@@ -49,11 +49,11 @@ STATUS_NAMES: Final = tuple(status.name.lower() for status in OwnerStatus)
 class RoundRecord:
     """One round of a cohort of K.
 
-    ``utility`` is minus the mean clipped loss on the hidden set after the round, in nats per sample;
+    ``utility`` is minus the mean clipped loss on the hidden set after the round, per sample;
     ``accuracy`` in 0..1, None where the labels are no classes; ``seconds`` of real time. ``statuses`` int8[K]
     are codes of :class:`OwnerStatus`; ``values`` and ``errors`` f64[K] what each update was worth and its
-    standard error, in nats per sample, 0 unless accepted. ``loss`` is the mean loss in the data owners' first
-    batches, where it is known.
+    standard error, in units of the loss per sample, 0 unless accepted. ``loss`` is the mean loss in the data
+    owners' first batches, where it is known.
 
     Raises:
         ValueError: a number is out of range or not finite, or the arrays do not belong together.
@@ -165,7 +165,7 @@ class History:
         return replace(self, rounds=(*self.rounds, record))
 
     def values(self) -> F64:
-        """What every data owner's updates were worth together, f64[K] in nats per sample."""
+        """What every data owner's updates were worth together, f64[K] in units of the loss per sample."""
         return (
             np.sum([record.values for record in self.rounds], axis=0)
             if self.rounds
@@ -276,13 +276,15 @@ class RunInfo:
     """What callbacks are told before the first round.
 
     ``owners`` are the identities' names and ``behaviours`` what each is told to do; ``rounds`` how many are
-    planned; ``first_round`` is above 0 where a run is resumed; ``settings`` is for whoever compares runs.
+    planned; ``value_unit`` is what a utility and a value are counted in, per sample; ``first_round`` is above
+    0 where a run is resumed; ``settings`` is for whoever compares runs.
     """
 
     job: str
     owners: tuple[str, ...]
     behaviours: tuple[str, ...]
     rounds: int
+    value_unit: str
     first_round: int = 0
     settings: Mapping[str, str | int | float] = field(default_factory=dict)
 

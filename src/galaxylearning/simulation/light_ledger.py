@@ -113,6 +113,10 @@ class LightLedger:
         """Every block is final at once."""
         return True
 
+    async def finality_s(self) -> int:
+        """None passes."""
+        return 0
+
     async def follow(self, since_block: int) -> ChainLog:
         """Logs from a block on, all of them final; oldest first."""
         found = []

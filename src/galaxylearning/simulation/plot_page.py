@@ -60,7 +60,7 @@ def page(history: History, report: Report, svg: str, *, decimals: int) -> str:
             _table("Who did what, by behaviour", BEHAVIOUR_COLUMNS, behaviours),
             note,
             _table(
-                "Who did what: value that is paid for, per hidden sample; pay in tokens",
+                f"Who did what: value paid for, in {report.value_unit} per hidden sample; pay in tokens",
                 OWNER_COLUMNS,
                 owners,
             ),
@@ -95,7 +95,7 @@ def in_tokens(units: int, decimals: int) -> str:
 def _summary(report: Report, paid: str, bounty: str) -> str:
     parts = [f"The run {'was ' if report.reason == 'interrupted' else ''}{report.reason}"]
     if report.utility is not None:
-        parts.append(f"utility {report.utility:.5f} per sample")
+        parts.append(f"utility {report.utility:.5f} {report.value_unit} per sample")
     if report.accuracy is not None:
         parts.append(f"accuracy {report.accuracy:.2%}")
     parts.append(f"{paid} of {bounty} tokens paid")

@@ -130,7 +130,7 @@ def _fill(figure: Figure, history: History, report: Report, decimals: int) -> No
     top = 3.9
     axes: Any = figure.subplots(2, 2, height_ratios=(top, _height(report) - top), width_ratios=(1, 1))
     figure.suptitle(_title(report), x=0.01, ha="left", fontsize=13, fontweight="bold")
-    _draw_progress(axes[0, 0], history)
+    _draw_progress(axes[0, 0], history, report.value_unit)
     _draw_statuses(axes[0, 1], history, report)
     tokens = [_in_tokens(row.pay, decimals) for row in report.owners]
     values = [row.value for row in report.owners]
@@ -143,15 +143,15 @@ def _fill(figure: Figure, history: History, report: Report, decimals: int) -> No
         _draw_boxes(axes[1, 0], report, np.array(values), names=True)
         _draw_boxes(axes[1, 1], report, np.array(tokens), names=False)
         title = "Value by behaviour: median, quartiles, 5 % to 95 %"
-    axes[1, 0].set(title=title, xlabel="loss taken off per hidden sample, as paid for")
+    axes[1, 0].set(title=title, xlabel=f"{report.value_unit} off the loss of a hidden sample, as paid for")
     axes[1, 1].set(title="Pay", xlabel="tokens")
     axes[1, 1].sharey(axes[1, 0])
 
 
-def _draw_progress(axes: Axes, history: History) -> None:
+def _draw_progress(axes: Axes, history: History, unit: str) -> None:
     """Utility and, on an axis of its own, accuracy."""
     rounds = [record.round_index + 1 for record in history.rounds]
-    axes.set(title="Progress", xlabel="round", ylabel="utility: minus the loss per sample")
+    axes.set(title="Progress", xlabel="round", ylabel=f"utility: minus the loss, {unit} per sample")
     axes.grid(color=GRID, linewidth=0.7)
     marker = "o" if len(rounds) <= 40 else None
     axes.plot(

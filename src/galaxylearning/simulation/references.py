@@ -2,8 +2,8 @@
 
 ``shapley`` and ``banzhaf`` sum, over the rounds, the exact values of each round's fixed-share game;
 ``retraining-shapley`` and ``retraining-banzhaf`` are those of the game in which every coalition trains alone
-from the first round on, without the gate: what everybody's rows are worth, whatever they send. All in nats
-per hidden sample, on the rows that pay.
+from the first round on, without the gate: what everybody's rows are worth, whatever they send. All per hidden
+sample, on the rows that pay.
 """
 
 from __future__ import annotations

@@ -46,8 +46,8 @@ NAMES_SHOWN: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class OwnerRow:
-    """One identity. ``value`` is what it is paid for, ``error`` its standard error, both in nats per hidden
-    sample over all rounds; ``pay`` are smallest units.
+    """One identity. ``value`` is what it is paid for, ``error`` its standard error, both in units of the loss
+    per hidden sample over all rounds; ``pay`` are smallest units.
 
     The statuses count rounds; ``share`` in 0..1 is of all that was paid; ``played_by`` is the position of the
     data owner behind the identity: another one for a Sybil's further names.
@@ -98,11 +98,15 @@ class PrivacyFacts:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """``owners`` and ``behaviours`` come with the best paid first, then by value."""
+    """``owners`` and ``behaviours`` come with the best paid first, then by value.
+
+    ``utility`` and values are in ``value_unit`` per hidden sample.
+    """
 
     job: str
     reason: EndReason
     rounds: int
+    value_unit: str
     utility: float | None
     accuracy: float | None
     best_round: int | None
@@ -165,7 +169,7 @@ def make_report(
 ) -> Report:
     """Put a run's outcome together; all sequences have one entry for each identity of ``info``.
 
-    ``values`` are those that are paid for, with their standard errors, in nats per hidden sample.
+    ``values`` are those that are paid for, with their standard errors, per hidden sample.
 
     Raises:
         ValueError: sequences of different lengths.
@@ -206,6 +210,7 @@ def make_report(
         job=info.job,
         reason=reason,
         rounds=len(history),
+        value_unit=info.value_unit,
         utility=None if last is None else last.utility,
         accuracy=None if last is None else last.accuracy,
         best_round=None if best is None else best.round_index,

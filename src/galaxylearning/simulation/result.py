@@ -43,7 +43,7 @@ class SimulationResult:
     chain: Mapping[str, Any] | None = None
     """With a chain: audit, transactions of data owners."""
     references: Mapping[str, F64] = field(default_factory=dict)
-    """Other values of the identities, f64[K] in nats per hidden sample, by name."""
+    """Other values of the identities, f64[K] in units of the loss per hidden sample, by name."""
     notes: tuple[str, ...] = field(default=())
 
     @property

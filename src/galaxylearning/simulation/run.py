@@ -26,7 +26,7 @@ from galaxylearning.errors import ConfigRefused
 from galaxylearning.learning import UpdateMatrix
 from galaxylearning.learning.vectors import F32, F64, I64
 from galaxylearning.messages.records import ScoreTable
-from galaxylearning.messages.terms import CLASS_LOSSES
+from galaxylearning.messages.terms import CLASS_LOSSES, loss_unit
 from galaxylearning.protocol.hidden_set import SCORE_BLOCKS, HiddenSet
 from galaxylearning.protocol.outcomes import ModelState, RoundOutcome
 from galaxylearning.protocol.privacy import example_noise
@@ -165,7 +165,7 @@ class Run:
         )
         self.players = Players(prepared.cast, engine, terms.plan, seed=terms.seed)
         self.attendance = Attendance(prepared)
-        self._per_nat = FixedPointUtility()
+        self._fixed = FixedPointUtility()
         self._paying = len(hidden.paying)
         self._checkpoints: CheckpointFolder | None = None
 
@@ -278,7 +278,7 @@ class Run:
         after, rows = outcome.measured_after, len(self.prepared.compiled.test)
         return RoundRecord(
             round_index=outcome.round_index,
-            utility=self._per_nat.to_nats(after.utility) / self._paying,
+            utility=self._fixed.to_loss(after.utility) / self._paying,
             accuracy=after.correct / rows if self.prepared.terms.loss in CLASS_LOSSES else None,
             seconds=seconds,
             statuses=statuses,
@@ -303,6 +303,7 @@ class Run:
             owners=prepared.names,
             behaviours=prepared.cast.labels,
             rounds=prepared.terms.plan.rounds,
+            value_unit=loss_unit(prepared.terms.loss),
             first_round=first_round,
             settings={"engine": self.engine.name, "seed": prepared.terms.seed, "data": prepared.source},
         )

@@ -20,7 +20,7 @@ SLACK: Final = 100
 
 
 def settled_values(table: ScoreTable, accounts: Sequence[Address]) -> tuple[F64, F64]:
-    """What each of ``accounts`` is paid for and its standard error, f64[K] each, in nats per hidden sample.
+    """What each of ``accounts`` is paid for and its standard error, f64[K] each, per hidden sample.
 
     Credit for a step is handed down to its makers, rejections are charged, luck counts nothing.
     """
@@ -46,7 +46,7 @@ def _excess(terms: Terms, table: ScoreTable, paid: int) -> str | None:
     if not table.rounds:
         return None
     change = table.rounds[-1].utility_after - table.rounds[0].utility_before
-    gain = FixedPointUtility().to_nats(change) / (terms.test_rows - terms.test_rows // 2)
+    gain = FixedPointUtility().to_loss(change) / (terms.test_rows - terms.test_rows // 2)
     price, model = terms.price, Address("0x" + "0" * 40)
     (worth,) = to_fixed([gain])
     due = payout_amounts(

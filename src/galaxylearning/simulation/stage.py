@@ -29,7 +29,7 @@ from galaxylearning.nodes import requester
 from galaxylearning.nodes.auditor import Auditor, AuditReport
 from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.chain_view import ChainView
-from galaxylearning.nodes.evaluator import EvaluatorNode
+from galaxylearning.nodes.evaluator import LEAST_WINDOW_S, EvaluatorNode
 from galaxylearning.nodes.relayer import RelayerNode
 from galaxylearning.nodes.site import Progress, Site, is_passing
 from galaxylearning.ports import BlobStore, Call, Journal, Ledger
@@ -121,7 +121,9 @@ class Stage:
 
         def make() -> Node:
             here = self.site(name) if site is None else site()
-            return kind(here, sealing_key(name), jobs=[self.job_id], stagger_s=STEP_S)
+            return kind(
+                here, sealing_key(name), jobs=[self.job_id], stagger_s=STEP_S, least_window_s=LEAST_WINDOW_S
+            )
 
         self.cast(name, make)
 

@@ -1,0 +1,194 @@
+"""``galaxy job check``, ``post``, ``cancel`` and ``collect``: what requesters do with jobs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import anyio
+import typer
+
+from galaxylearning.cli import output
+from galaxylearning.cli.options import (
+    DEFAULT_HOME,
+    AsOption,
+    ChainOption,
+    Format,
+    FormatOption,
+    HomeOption,
+    JobArgument,
+)
+from galaxylearning.config import Home
+from galaxylearning.errors import ConfigRefused
+from galaxylearning.units import TOKEN_DECIMALS
+
+if TYPE_CHECKING:
+    from galaxylearning.nodes.requester import PostedJob
+
+FileArgument = Annotated[Path, typer.Argument(help="The job file, Python that sets 'job'.")]
+
+
+def check(
+    file: FileArgument,
+    seats: Annotated[int, typer.Option(help="How many evaluators the job will have.", min=1, max=256)] = 3,
+    no_trial: Annotated[
+        bool, typer.Option("--no-trial", help="Do not train to suggest a target gain.")
+    ] = False,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Compile a job file; show its schema, what it costs, and a target gain suggested by a quick training.
+
+    What could not be posted is refused. The file is run: it is your own code. Nothing is posted.
+
+    Example: galaxy job check my-job/job.py
+    """
+    from galaxylearning.cli.job_checks import checked, show_checked
+    from galaxylearning.cli.job_file import compile_file, try_training
+
+    compiled = compile_file(file)
+    facts = checked(compiled, seats, None if no_trial else try_training(compiled))
+    if format is Format.JSON:
+        output.print_json(facts)
+    else:
+        show_checked(facts)
+
+
+def post(
+    file: FileArgument,
+    evaluators: Annotated[
+        str, typer.Option(help="Registered evaluators, parted by commas: addresses or account names.")
+    ],
+    account: AsOption = None,
+    home: HomeOption = DEFAULT_HOME,
+    chain: ChainOption = None,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Compile a job file, seal model and test set to the evaluators, and escrow bounty and fees.
+
+    Afterwards this machine may go offline; 'galaxy job collect' fetches the trained model. Until the job is
+    over, posting the same file again finds it and sends nothing.
+
+    Example: galaxy job post my-job/job.py --evaluators 0x…,0x…,0x…
+    """
+    from galaxylearning.bootstrap import load_settings
+    from galaxylearning.cli.job_file import compile_file
+    from galaxylearning.cli.keys import address_named, load_identity
+    from galaxylearning.cli.running import posting_site
+    from galaxylearning.nodes import requester
+    from galaxylearning.nodes.windows import require_windows
+    from galaxylearning.protocol import calls
+    from galaxylearning.simulation.prepare import terms_without_chain
+
+    place = Home(home)
+    seats = [address_named(place, name.strip(), "--evaluators") for name in evaluators.split(",")]
+    if len(set(seats)) != len(seats):
+        raise ConfigRefused("one evaluator is named twice", where="--evaluators")
+    compiled = compile_file(file)
+    price = compiled.job.price.in_units(seats[0], TOKEN_DECIMALS)
+    needed = int(price.bounty) + int(price.fee_per_seat) * len(seats)
+    name, signer, sealing = load_identity(place, account)
+
+    terms, stagger_s = terms_without_chain(compiled, seats=len(seats)), load_settings(place).stagger_ms / 1000
+
+    async def run() -> PostedJob:
+        async with posting_site(place, chain, signer, f"requester-{name}") as site:
+            if not site.journal.steps("post/"):  # else its escrow may be paid already
+                finality_s = await site.ledger.finality_s()
+                require_windows(terms, finality_s=finality_s, stagger_s=stagger_s)
+                await requester.require_tokens(site, needed)
+            return await requester.post(site, compiled, evaluators=seats, sealing_key=sealing)
+
+    posted = anyio.run(run)
+    facts: dict[str, Any] = {
+        "job": str(posted.job_id),
+        "requester": signer.address,
+        "terms_digest": posted.terms.digest.hex(),
+        "escrow": str(calls.escrow(posted.terms)),
+        "gas": posted.gas_used,
+        "is_new": posted.gas_used is not None,
+    }
+    if format is Format.JSON:
+        output.print_json(facts)
+        return
+    title = "Posted" if facts.pop("is_new") else f"Already posted as job {posted.job_id}; nothing was sent"
+    shown = {**facts, "escrow": f"{output.tokens(facts['escrow'])} tokens"}
+    output.print_facts(title, [(name, value) for name, value in shown.items() if value is not None])
+
+
+def cancel(
+    job: JobArgument,
+    account: AsOption = None,
+    home: HomeOption = DEFAULT_HOME,
+    chain: ChainOption = None,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Take a job back while data owners still enrol; the escrow returns to its requester.
+
+    Example: galaxy job cancel 1
+    """
+    from galaxylearning.cli.job_actions import cancel_job
+    from galaxylearning.cli.keys import load_signer
+    from galaxylearning.cli.running import reading_site
+
+    signer = load_signer(Home(home), account)
+
+    async def run() -> dict[str, Any]:
+        async with reading_site(Home(home), chain, signer) as site:
+            return await cancel_job(site, job)
+
+    facts = anyio.run(run)
+    if format is Format.JSON:
+        output.print_json(facts)
+    else:
+        output.print_facts("Cancelled", [("job", job), ("refunded", output.tokens(facts["refunded"]))])
+
+
+def collect(
+    job: JobArgument,
+    file: Annotated[Path, typer.Option("--output", "-o", help="File to write; it must not exist.")],
+    account: AsOption = None,
+    home: HomeOption = DEFAULT_HOME,
+    chain: ChainOption = None,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Fetch the trained model of a settled job: safetensors, under the names of the job file's own module.
+
+    Its schema goes beside it (model.schema.json): gl.inputs_of and gl.answers_of take it.
+
+    Example: galaxy job collect 1 -o model.safetensors
+    """
+    from galaxylearning.cli.job_actions import read_job
+    from galaxylearning.cli.keys import load_identity
+    from galaxylearning.cli.running import reading_site
+    from galaxylearning.crypto.digest import blake3_digest
+    from galaxylearning.messages.terms import Schema, encode_schema
+    from galaxylearning.nodes import requester
+    from galaxylearning.storage.files import read_whole, replace_whole
+
+    if file.exists():
+        raise ConfigRefused("there is such a file already", where=str(file))
+    schema_file = file.with_suffix(".schema.json")
+    _, signer, sealing = load_identity(Home(home), account)
+
+    async def run() -> tuple[bytes, Schema]:
+        async with reading_site(Home(home), chain, signer) as site:
+            model = await requester.collect(site, job, sealing)
+            return model, (await read_job(site, job)).terms.schema
+
+    model, schema = anyio.run(run)
+    described = encode_schema(schema)
+    # The same schema may be there: of a model that was collected before, or that the disk had no room for.
+    if schema_file.exists() and read_whole(schema_file, max_bytes=len(described)) != described:
+        raise ConfigRefused("there is such a file already, with something else in it", where=str(schema_file))
+    replace_whole(schema_file, described)
+    replace_whole(file, model)
+    facts = {
+        "file": str(file),
+        "bytes": len(model),
+        "model_digest": blake3_digest(model).hex(),
+        "schema_file": str(schema_file),
+    }
+    if format is Format.JSON:
+        output.print_json(facts)
+    else:
+        output.print_facts("Trained model", facts.items())
