@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.crypto.seal import SealingKey, seal
-from galaxylearning.errors import BlobDamaged, BlobMissing, DataRefused, GalaxyError, QuorumMissing, Refused
+from galaxylearning.errors import BlobDamaged, BlobMissing, DataRefused, GalaxyError, QuorumMissing
 from galaxylearning.messages import typed
 from galaxylearning.messages.fields import DIGEST_BYTES
 from galaxylearning.messages.records import (
@@ -25,7 +25,6 @@ from galaxylearning.messages.records import (
     CredentialRecord,
     MaskedBody,
     SignedEnrolment,
-    SignedOpening,
     SignedRegistration,
     SignedUpdate,
     credential_digest,
@@ -40,6 +39,7 @@ from galaxylearning.nodes.consenting import kept_enrolment, require_feasible
 from galaxylearning.nodes.posting import require_keys, require_posted
 from galaxylearning.nodes.presence import PresenceBoard
 from galaxylearning.nodes.privacy import PrivacyKeeper
+from galaxylearning.nodes.round_models import RoundModels
 from galaxylearning.nodes.site import Progress, Site, is_fatal, keep_going, keeps_job, registry_topic
 from galaxylearning.ports import (
     Checkpoints,
@@ -58,7 +58,7 @@ from galaxylearning.protocol.matching import match_schema
 from galaxylearning.protocol.rows import encode_rows
 from galaxylearning.protocol.updates import encode_body, training_name
 from galaxylearning.secagg.owner import mask_update
-from galaxylearning.units import Address, Digest, in_tokens
+from galaxylearning.units import Digest, in_tokens
 
 
 class DataOwnerNode:
@@ -91,6 +91,7 @@ class DataOwnerNode:
         self._view = ChainView(site.ledger, site.blobs, site.journal)
         self._watch = ChainWatch(site)
         self._boards: dict[int, Board] = {}
+        self._models: dict[int, RoundModels] = {}
         self._graphs: dict[int, tuple[bytes, GraphFacts]] = {}
         self._finished: set[int] = set()
         self._told: dict[int, str] = {}
@@ -133,6 +134,7 @@ class DataOwnerNode:
             except GalaxyError as error:
                 self._tell(job_id, "a checkpoint is left", str(error))
         self._boards.pop(job_id, None)
+        self._models.pop(job_id, None)
         self._graphs.pop(job_id, None)
         self._told.pop(job_id, None)
         self._trained.discard(job_id)
@@ -339,40 +341,22 @@ class DataOwnerNode:
     async def _open_model(self, state: JobState, board: Board, terms: Terms) -> tuple[Digest, bytes] | None:
         """The round's model, once a quorum of evaluators says which it is and a parcel of it opens."""
         _, facts = await self._graph(state.job_id, terms)
-        votes = await board.votes(f"round/{state.round_index}/openings", SignedOpening, state.seats)
-        signers: dict[Digest, set[Address]] = {}
-        parcels: dict[Digest, dict[Digest, set[Address]]] = {}
-        for group in votes.values():
-            for who, opening in group.items():
-                model = Digest(opening.model_digest)
-                signers.setdefault(model, set()).add(who)
-                of_model = parcels.setdefault(model, {})
-                of_model.setdefault(Digest(opening.parcel_digest), set()).add(who)
-        for model, who_signed in signers.items():
-            if len(who_signed) < state.quorum:
+        models = self._models.setdefault(
+            state.job_id, RoundModels(self.site, board, terms, state.job_id, self.key)
+        )
+        for model, parcels in (await models.signed(state)).items():
+            if len(frozenset().union(*parcels.values())) < state.quorum:
                 continue
             missing: GalaxyError | None = None
             is_locked_out = False
             # Most signers first: they have opened it, and who leaves somebody out may post many.
-            for parcel in sorted(parcels[model], key=lambda one: (-len(parcels[model][one]), one)):
+            for parcel in sorted(parcels, key=lambda one: (-len(parcels[one]), one)):
                 try:
-                    data = await assembly.open_parcel(
-                        self.site,
-                        parcel,
-                        self.key,
-                        assembly.round_context(
-                            self.site, state.job_id, state.round_index, "model", Address(terms.requester)
-                        ),
-                        plaintext_bytes=facts.weights_bytes,
-                        recipients=state.cohort_size + len(state.evaluators),
-                    )
+                    data = await models.carried(state, model, parcel, model_bytes=facts.weights_bytes)
                 except (BlobMissing, BlobDamaged) as error:
                     missing = error
                     continue
-                except Refused:
-                    is_locked_out = True
-                    continue
-                if blake3_digest(data) == model:
+                if data is not None:
                     return model, data
                 is_locked_out = True
             # Who leaves somebody out may also sign for a parcel that nobody has.
