@@ -129,6 +129,36 @@ def test_nothing_is_left_of_the_training_of_a_job_that_was_given_up(
     anyio.run(main)
 
 
+class BusyTrainer(ThreadTrainer):
+    """Finds no memory the first two times."""
+
+    tries = 0
+
+    async def train(self, *given: Any, **named: Any) -> Any:
+        self.tries += 1
+        if self.tries <= 2:
+            raise WorkerRefused("no more memory", cap="maximum_memory_bytes")
+        return await super().train(*given, **named)
+
+
+def test_a_job_given_up_at_a_cap_is_taken_again_and_ends_as_if_nothing_had_happened(
+    town: Town, undisturbed: Outcome, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            trainer = BusyTrainer()
+            stage.add_owner("east", trainer=lambda: trainer)
+            await stage.play()
+            found = await stage.outcome()
+            assert trainer.tries == 2 + found.state.rounds
+            assert len(stage.told("taken again")) == 2
+            pauses = [told.partition("taken again in ")[2] for told in stage.told("given up")]
+            assert pauses == ["60 s", "120 s"]
+            assert (found.model, found.paid) == (undisturbed.model, undisturbed.paid)
+
+    anyio.run(main)
+
+
 def test_a_data_owner_killed_while_it_trains_goes_on_from_its_checkpoint(
     town: Town, undisturbed: Outcome, tmp_path: Path
 ) -> None:

@@ -40,6 +40,7 @@ from galaxylearning.nodes.posting import require_keys, require_posted
 from galaxylearning.nodes.presence import PresenceBoard
 from galaxylearning.nodes.privacy import PrivacyKeeper
 from galaxylearning.nodes.round_models import RoundModels
+from galaxylearning.nodes.set_aside import SetAside
 from galaxylearning.nodes.site import Progress, Site, is_fatal, keep_going, keeps_job, registry_topic
 from galaxylearning.ports import (
     Checkpoints,
@@ -95,6 +96,7 @@ class DataOwnerNode:
         self._graphs: dict[int, tuple[bytes, GraphFacts]] = {}
         self._finished: set[int] = set()
         self._told: dict[int, str] = {}
+        self._aside = SetAside(site.clock)
         self._sent: set[tuple[int, int]] = set()
         self._trained: set[int] = set()
 
@@ -110,6 +112,7 @@ class DataOwnerNode:
         for job_id in self._view.job_ids:
             if job_id in self._finished or (self._only is not None and job_id not in self._only):
                 continue
+            began_s = self.site.clock.monotonic_s()
             try:
                 if await self._serve(job_id):
                     self._finish(job_id)
@@ -119,6 +122,11 @@ class DataOwnerNode:
                 if keeps_job(error):
                     self.site.pulse(error)
                     continue
+                if SetAside.allows(error):
+                    self._discard_checkpoints(job_id)
+                    pause_s = self._aside.put(job_id, took_s=self.site.clock.monotonic_s() - began_s)
+                    self._tell(job_id, "given up", f"{error}; taken again in {pause_s:.0f} s")
+                    continue
                 self._tell(job_id, "given up", str(error))
                 self._finish(job_id)
         return self._only is not None and self._only <= self._finished
@@ -126,13 +134,8 @@ class DataOwnerNode:
     def _finish(self, job_id: int) -> None:
         """Keep no more of a job than that it is over: a node lives for many of them."""
         self._finished.add(job_id)
-        terms, consent = self._view.known_terms(job_id), self.site.journal.lookup(f"job/{job_id}/consent")
-        if self.checkpoints is not None and terms is not None and consent is not None:
-            try:
-                for round_index in range(terms.plan.rounds):
-                    self.checkpoints.discard(training_name(terms, round_index, self.site.address))
-            except GalaxyError as error:
-                self._tell(job_id, "a checkpoint is left", str(error))
+        self._discard_checkpoints(job_id)
+        self._aside.forget(job_id)
         self._boards.pop(job_id, None)
         self._models.pop(job_id, None)
         self._graphs.pop(job_id, None)
@@ -141,10 +144,23 @@ class DataOwnerNode:
         self._sent = {sent for sent in self._sent if sent[0] != job_id}
         self._view.forget(job_id)
 
+    def _discard_checkpoints(self, job_id: int) -> None:
+        terms, consent = self._view.known_terms(job_id), self.site.journal.lookup(f"job/{job_id}/consent")
+        if self.checkpoints is not None and terms is not None and consent is not None:
+            try:
+                for round_index in range(terms.plan.rounds):
+                    self.checkpoints.discard(training_name(terms, round_index, self.site.address))
+            except GalaxyError as error:
+                self._tell(job_id, "a checkpoint is left", str(error))
+
     async def _serve(self, job_id: int) -> bool:
         state = await self._view.state(job_id)
         if state.phase not in (Phase.ENROLLING, Phase.TRAINING):
             return self._after_training(state)
+        if self._aside.is_waiting(job_id):
+            return False
+        if self._aside.is_back(job_id):
+            self._tell(job_id, "taken again", "it was given up before")
         board = self._boards.setdefault(job_id, Board(self.site, job_id))
         kept = kept_enrolment(self.site, state)
         if state.phase is Phase.ENROLLING:
@@ -336,6 +352,7 @@ class DataOwnerNode:
         if self.is_direct:
             await self.site.submit_if_first(calls.submit_update_directly(message, signature))
         self._sent.add((job_id, round_index))
+        self._aside.forget(job_id)
         self._tell(job_id, "update sent", f"round {round_index}")
 
     async def _open_model(self, state: JobState, board: Board, terms: Terms) -> tuple[Digest, bytes] | None:
