@@ -57,9 +57,9 @@ from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.masking import masking_plan
 from galaxylearning.protocol.matching import match_schema
 from galaxylearning.protocol.rows import encode_rows
-from galaxylearning.protocol.updates import encode_body, training_name
+from galaxylearning.protocol.updates import encode_body, local_name, training_name
 from galaxylearning.secagg.owner import mask_update
-from galaxylearning.units import Digest, in_tokens
+from galaxylearning.units import Address, Digest, in_tokens
 
 
 class DataOwnerNode:
@@ -123,7 +123,7 @@ class DataOwnerNode:
                     self.site.pulse(error)
                     continue
                 if SetAside.allows(error):
-                    self._discard_checkpoints(job_id)
+                    self._discard(job_id, training_name)
                     pause_s = self._aside.put(job_id, took_s=self.site.clock.monotonic_s() - began_s)
                     self._tell(job_id, "given up", f"{error}; taken again in {pause_s:.0f} s")
                     continue
@@ -134,7 +134,7 @@ class DataOwnerNode:
     def _finish(self, job_id: int) -> None:
         """Keep no more of a job than that it is over: a node lives for many of them."""
         self._finished.add(job_id)
-        self._discard_checkpoints(job_id)
+        self._discard(job_id, training_name, local_name)
         self._aside.forget(job_id)
         self._boards.pop(job_id, None)
         self._models.pop(job_id, None)
@@ -144,12 +144,14 @@ class DataOwnerNode:
         self._sent = {sent for sent in self._sent if sent[0] != job_id}
         self._view.forget(job_id)
 
-    def _discard_checkpoints(self, job_id: int) -> None:
+    def _discard(self, job_id: int, *names: Callable[[Terms, int, Address], str]) -> None:
+        """Discard the checkpoints that are named so, of all rounds of a job."""
         terms, consent = self._view.known_terms(job_id), self.site.journal.lookup(f"job/{job_id}/consent")
         if self.checkpoints is not None and terms is not None and consent is not None:
             try:
                 for round_index in range(terms.plan.rounds):
-                    self.checkpoints.discard(training_name(terms, round_index, self.site.address))
+                    for name in names:
+                        self.checkpoints.discard(name(terms, round_index, self.site.address))
             except GalaxyError as error:
                 self._tell(job_id, "a checkpoint is left", str(error))
 
