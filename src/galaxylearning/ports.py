@@ -378,9 +378,10 @@ class GraphFacts:
 
 
 class Checkpoints(Protocol):
-    """Where a trainer saves how far long trainings are, by ``protocol.updates.training_name``.
+    """Where a trainer saves how far long trainings are, by ``protocol.updates.training_name``, and what they
+    leave of buffers that stay with their data owner, by ``local_name``.
 
-    Only to save time: what is lost is trained again.
+    Of the former what is lost is trained again; a trainer makes sure of the latter before it gives an update.
     """
 
     def of(self, name: str) -> Checkpoint: ...

@@ -86,12 +86,12 @@ def test_a_job_is_posted_refused_accepted_and_taken_back(home: Path, tmp_path: P
     post = ("job", "post", file, "--as", "requester", "--evaluators")
     for name in EVALUATORS:
         galaxy("wallet", "new", name, "--light")
-    assert "owns 0 tokens" in galaxy(*post, "e1,e2,e3", code=3)
-    for name in ("requester", *EVALUATORS):
-        galaxy("wallet", "fund", name, "--tokens", "2000")
     assert "not a registered evaluator" in galaxy(*post, "e1,e2,e3", code=3)
     for name in EVALUATORS:
+        galaxy("wallet", "fund", name, "--tokens", "2000")
         galaxy("evaluator", "register", "--as", name, "--stake", "60")
+    assert "owns 0 tokens" in galaxy(*post, "e1,e2,e3", code=3)
+    galaxy("wallet", "fund", "requester", "--tokens", "2000")
     assert asked("wallet", "show", "e1") == {
         **asked("wallet", "show", "e1"),
         "tokens": str(1_940 * 10**18),
@@ -108,6 +108,10 @@ def test_a_job_is_posted_refused_accepted_and_taken_back(home: Path, tmp_path: P
     # The same again sends nothing, and says so.
     assert asked(*post, "e1,e2,e3") == {**posted, "gas": None, "is_new": False}
     assert "Already posted as job 1; nothing was sent" in galaxy(*post, "e1,e2,e3")
+    # A second one beside it is another escrow, for which there is not enough.
+    assert "owns 970 tokens" in galaxy(*post, "e1,e2,e3", "--copy", "2", code=3)
+    (home / "journals" / "requester-requester.sqlite").unlink()
+    assert asked(*post, "e1,e2,e3") == {**posted, "gas": None, "is_new": False}
     assert asked("wallet", "show", "requester")["tokens"] == str((2_000 - 1_030) * 10**18)
 
     shown = asked("job", "show", 1)

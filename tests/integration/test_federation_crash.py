@@ -14,14 +14,14 @@ import pytest
 from galaxylearning import bootstrap
 from galaxylearning.chain.transport import Transport
 from galaxylearning.config import Home
-from galaxylearning.errors import LedgerUnreachable, PhaseError, StorageError, WorkerRefused
+from galaxylearning.errors import BlobMissing, LedgerUnreachable, PhaseError, StorageError, WorkerRefused
 from galaxylearning.messages.records import SignedAnswerSet
 from galaxylearning.nodes import requester
 from galaxylearning.nodes.asked import Asked
 from galaxylearning.nodes.asked import Phase as AskedPhase
 from galaxylearning.nodes.data_owner import DataOwnerNode
 from galaxylearning.nodes.member import Member
-from galaxylearning.ports import Call, Ledger, Receipt, Signer
+from galaxylearning.ports import Block, Call, ChainLog, Ledger, Receipt, Signer
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.consent import OwnerPolicy
 from galaxylearning.protocol.machine import JobState, Phase
@@ -125,6 +125,36 @@ def test_nothing_is_left_of_the_training_of_a_job_that_was_given_up(
             assert "given up" in told
             assert ("a checkpoint is left" in told) == is_broken
             assert bool(list((tmp_path / "checkpoints").iterdir())) == is_broken
+
+    anyio.run(main)
+
+
+class BusyTrainer(ThreadTrainer):
+    """Finds no memory the first two times."""
+
+    tries = 0
+
+    async def train(self, *given: Any, **named: Any) -> Any:
+        self.tries += 1
+        if self.tries <= 2:
+            raise WorkerRefused("no more memory", cap="maximum_memory_bytes")
+        return await super().train(*given, **named)
+
+
+def test_a_job_given_up_at_a_cap_is_taken_again_and_ends_as_if_nothing_had_happened(
+    town: Town, undisturbed: Outcome, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            trainer = BusyTrainer()
+            stage.add_owner("east", trainer=lambda: trainer)
+            await stage.play()
+            found = await stage.outcome()
+            assert trainer.tries == 2 + found.state.rounds
+            assert len(stage.told("taken again")) == 2
+            pauses = [told.partition("taken again in ")[2] for told in stage.told("given up")]
+            assert pauses == ["60 s", "120 s"]
+            assert (found.model, found.paid) == (undisturbed.model, undisturbed.paid)
 
     anyio.run(main)
 
@@ -263,32 +293,61 @@ def test_a_restarted_member_never_votes_for_another_set_of_answers(masked_town: 
 # ---- the requester
 
 
-async def _posted(stage: Stage, town: Town, journal: Any) -> int:
+async def _posted(stage: Stage, town: Town, journal: Any, **more: int) -> int:
     posted = await requester.post(
         stage.site("requester", journal=journal),
         replace(town.compiled, job=replace(town.compiled.job, title="Another")),
         evaluators=[signer(name).address for name in stage.evaluators],
         sealing_key=sealing_key("requester"),
+        **more,
     )
     return posted.job_id
 
 
+class Forgetful:
+    """A ledger that posts, and whose caller dies before it is told."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ledger, name)
+
+    async def submit(self, call: Call, by: Signer) -> Receipt:
+        receipt = await self._ledger.submit(call, by)
+        if call.function == "postJob":
+            raise Killed
+        return receipt
+
+
+class Lagging(Forgetful):
+    """A ledger on which nothing of the last ``looks`` readings is final, nor ever irrevocable."""
+
+    is_irrevocable = False
+
+    def __init__(self, ledger: Ledger, looks: int) -> None:
+        super().__init__(ledger)
+        self._looks, self._since, self.posted = looks, 0, 0
+
+    async def submit(self, call: Call, by: Signer) -> Receipt:
+        self.posted += call.function == "postJob"
+        return await self._ledger.submit(call, by)
+
+    async def follow(self, since_block: int) -> ChainLog:
+        found = await self._ledger.follow(since_block)
+        self._looks -= 1
+        if self._looks < 0:
+            return found
+        last = found.final_block.number - 1
+        return replace(
+            found,
+            final=[event for event in found.final if event.block.number <= last],
+            provisional=[event for event in found.final if event.block.number > last],
+            final_block=Block(last, b""),
+        )
+
+
 def test_a_posting_that_was_cut_off_is_found_again_until_its_job_is_over(town: Town, tmp_path: Path) -> None:
-    class Forgetful:
-        """A ledger that posts, and whose caller dies before it is told."""
-
-        def __init__(self, ledger: Ledger) -> None:
-            self._ledger = ledger
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._ledger, name)
-
-        async def submit(self, call: Call, by: Signer) -> Receipt:
-            receipt = await self._ledger.submit(call, by)
-            if call.function == "postJob":
-                raise Killed
-            return receipt
-
     async def main() -> None:
         async with town.stage(tmp_path / "stage") as stage:
             escrowed = (await stage.state()).escrow
@@ -304,9 +363,59 @@ def test_a_posting_that_was_cut_off_is_found_again_until_its_job_is_over(town: T
             await stage.site("requester").submit(("cancel", (2,)))
             with SqliteJournal(path) as journal:
                 assert await _posted(stage, town, journal) == 3
-            assert (
-                await _posted(stage, town, MemoryJournal()) == 4
-            )  # another requester's memory knows nothing
+
+    anyio.run(main)
+
+
+def test_a_posting_is_found_without_a_journal_and_posted_beside_itself_where_that_is_said(
+    town: Town, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with town.stage(tmp_path / "stage") as stage:
+            escrowed = (await stage.state()).escrow
+            before = await stage.balance(signer("requester").address)
+            ledger = stage.ledger
+            stage.ledger = Forgetful(ledger)
+            with pytest.raises(Killed):
+                await _posted(stage, town, MemoryJournal())
+            stage.ledger = ledger
+            assert [await _posted(stage, town, MemoryJournal()) for _ in range(2)] == [2, 2]
+            journal = MemoryJournal()
+            assert [await _posted(stage, town, journal, copy=2) for _ in range(2)] == [3, 3]
+            assert await _posted(stage, town, MemoryJournal(), copy=2) == 3
+            assert await _posted(stage, town, journal) == 2
+            assert await stage.balance(signer("requester").address) == before - 2 * escrowed
+            await stage.site("requester").submit(("cancel", (2,)))
+            assert await _posted(stage, town, journal) == 3
+            assert await _posted(stage, town, journal, copy=2) == 4
+
+    anyio.run(main)
+
+
+def test_a_posting_that_is_not_final_yet_is_waited_for_and_not_made_again(town: Town, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with town.stage(tmp_path / "stage") as stage:
+            ledger, journal = stage.ledger, MemoryJournal()
+            stage.ledger = Forgetful(ledger)
+            with pytest.raises(Killed):
+                await _posted(stage, town, journal)
+            stage.ledger = lagging = Lagging(ledger, looks=1)
+            assert await _posted(stage, town, journal) == 2
+            assert lagging.posted == 0
+
+    anyio.run(main)
+
+
+def test_a_job_is_not_posted_while_it_cannot_be_told_whether_it_is_there(town: Town, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with town.stage(tmp_path / "stage") as stage:
+            assert await _posted(stage, town, MemoryJournal()) == 2
+            terms = await (await stage.view()).terms(2)
+            del stage.blobs._blobs[terms.digest]
+            with pytest.raises(BlobMissing):
+                await _posted(stage, town, MemoryJournal())
+            await stage.site("requester").submit(("cancel", (2,)))
+            assert await _posted(stage, town, MemoryJournal()) == 3
 
     anyio.run(main)
 

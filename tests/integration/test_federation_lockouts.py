@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -9,17 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import anyio
+import msgspec
 import pytest
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import StorageError
-from galaxylearning.messages.records import LOCKED_OUT
+from galaxylearning.messages.records import ACTIVITIES, LOCKED_OUT
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.data_owner import DataOwnerNode
 from galaxylearning.nodes.evaluator import EvaluatorNode, SeatedJob
 from galaxylearning.nodes.parcels import Parcels, Turn
 from galaxylearning.nodes.presence import PresenceBoard
+from galaxylearning.nodes.round_models import MOST_SIGNED
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.cohort import Cohort
 from galaxylearning.protocol.machine import JobState, Phase
@@ -93,6 +96,132 @@ def test_an_evaluator_that_seals_no_model_to_a_data_owner_does_not_keep_it_out(
             parcels = await stage.blobs.list(stage.board().topic("round/0/parcels"))
             assert len(parcels) == 2
             assert (await stage.audit(stage.sealing_key("evaluator-2"))).verdict == "ok"
+
+    anyio.run(main)
+
+
+JUNK = 40
+
+
+class Flooding(Parcels):
+    """Signs for parcels that carry nothing, at every look for others, and for as many that nobody has."""
+
+    signed: ClassVar[set[Digest]] = set()
+
+    async def open_round(self, state: JobState, *given: Any, **named: Any) -> None:
+        await super().open_round(state, *given, **named)
+        model = given[2]
+        for number in range(JUNK):
+            junk = b"junk %d %d" % (len(self.signed), number)
+            self.signed.add(await self._board.put(f"round/{state.round_index}/parcels", junk))
+            self.signed.add(blake3_digest(junk + b" that nobody has"))
+            await self._sign(state, model, blake3_digest(junk))
+            await self._sign(state, model, blake3_digest(junk + b" that nobody has"))
+
+
+class Fetched(MemoryBlobStore):
+    """Counts how often which blobs are fetched, and how often signs of life are listed."""
+
+    def __init__(self, store: MemoryBlobStore) -> None:
+        self.__dict__.update(store.__dict__)
+        self.fetched: Counter[Digest] = Counter()
+        self.listened = 0
+
+    async def get(self, digest: Digest, *, max_bytes: int) -> bytes:
+        self.fetched[digest] += 1
+        return await super().get(digest, max_bytes=max_bytes)
+
+    async def list(self, topic: str) -> Sequence[Digest]:
+        self.listened += topic.endswith("/presence")
+        return await super().list(topic)
+
+
+def test_parcels_that_carry_nothing_are_fetched_once_and_few_of_each_evaluator(
+    town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            monkeypatch.setattr(Flooding, "signed", set())
+            store = Fetched(stage.blobs)
+            for name in ("north", "south"):
+                stage.add_owner(name, site=partial(stage.site, name, blobs=store))
+            stage.add_evaluator("evaluator-1", handing_out(Flooding))
+            stage.add_evaluator("evaluator-2", site=lambda: stage.site("evaluator-2", blobs=store))
+            await stage.play()
+            events = (await stage.view()).events_of(stage.job_id)
+            assert [event.count for event in events if isinstance(event, ev.RoundAnchored)] == [4, 4]
+            assert len(Flooding.signed) > 2 * JUNK
+            fetched = {digest: store.fetched[digest] for digest in Flooding.signed if store.fetched[digest]}
+            # In each of two rounds three readers look at two parcels of hers at most.
+            assert len(fetched) <= 2 * 3 * MOST_SIGNED
+            # What is there is fetched once by each; what nobody has, at every look again.
+            assert all(count <= 3 for digest, count in fetched.items() if digest in stage.blobs._blobs)
+
+    anyio.run(main)
+
+
+def test_openings_of_another_round_lock_nobody_out(town: Town, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            board = stage.board()
+
+            async def repeated() -> None:
+                for round_index in range(1, (await stage.state()).rounds):
+                    for digest in await stage.blobs.list(board.topic("round/0/openings")):
+                        opening = await stage.blobs.get(digest, max_bytes=1 << 20)
+                        await board.put(f"round/{round_index}/openings", opening)
+
+            await stage.play(between=repeated)
+            signs = await PresenceBoard(stage.site("auditor"), board, await stage.terms(), 1).latest(1)
+            assert {ACTIVITIES[sign.activity] for sign in signs.values()} == {"training"}
+            events = (await stage.view()).events_of(stage.job_id)
+            assert [event.count for event in events if isinstance(event, ev.RoundAnchored)] == [4, 4]
+
+    anyio.run(main)
+
+
+def test_signs_of_life_are_read_when_something_may_depend_on_them(town: Town, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            stage.add_owner("west", kind=Crier)
+            # Who sealed the round's parcel has no second one: the others listen for who is left out.
+            stores = [Fetched(stage.blobs) for _ in stage.evaluators]
+            for name, store in zip(stage.evaluators, stores, strict=True):
+                stage.add_evaluator(name, site=partial(stage.site, name, blobs=store))
+            await stage.play(until=lambda state: state.phase is Phase.TRAINING)
+            for _ in range(20):
+                for name in stage.evaluators:
+                    await stage.nodes[name].turn()
+            assert sorted(store.listened for store in stores) == [0, 1, 1]
+            stage.time_s += 15
+            for _ in range(20):
+                for name in stage.evaluators:
+                    await stage.nodes[name].turn()
+            assert sorted(store.listened for store in stores) == [0, 2, 2]
+
+    anyio.run(main)
+
+
+def test_signs_of_life_are_not_read_while_a_round_waits_for_mass(town: Town, tmp_path: Path) -> None:
+    plan = msgspec.structs.replace(town.compiled.job.plan, minimum_mass=1.0)
+
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage", plan=plan) as stage:
+            stores = [Fetched(stage.blobs) for _ in stage.evaluators]
+            for name, store in zip(stage.evaluators, stores, strict=True):
+                stage.add_evaluator(name, site=partial(stage.site, name, blobs=store))
+            await stage.play(until=lambda state: state.round_index == 1)
+            deadline = (await stage.state()).deadline
+            assert deadline is not None
+            del stage.nodes["west"]
+            await stage.play(until=lambda _: stage.time_s > deadline)
+            heard = [store.listened for store in stores]
+            for _ in range(20):
+                for name in stage.evaluators:
+                    await stage.nodes[name].turn()
+            more = [store.listened - before for store, before in zip(stores, heard, strict=True)]
+            assert (await stage.state()).round_index == 1
+            assert max(more) <= 1
 
     anyio.run(main)
 

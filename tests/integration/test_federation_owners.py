@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import pytest
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.crypto.seal import SealingKey
-from galaxylearning.messages import typed
+from galaxylearning.crypto.sign import recover_signer
+from galaxylearning.messages import records, typed
 from galaxylearning.messages.records import (
     CohortList,
     ModelRelease,
@@ -25,7 +27,7 @@ from galaxylearning.messages.records import (
     SignedRecord,
     SignedUpdate,
 )
-from galaxylearning.nodes import requester
+from galaxylearning.nodes import assembly, requester
 from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.data_owner import DataOwnerNode
 from galaxylearning.nodes.evaluator import EvaluatorNode
@@ -359,5 +361,34 @@ def test_a_job_that_is_not_there_is_told_once_and_how_a_job_ended_too(town: Town
             await stage.play()
             assert len(stage.told("job settled")) == len(OWNERS)
             assert all(f"galaxy receipt {stage.job_id}" in one for one in stage.told("job settled"))
+
+    anyio.run(main)
+
+
+def test_updates_of_a_round_are_verified_once_by_each_evaluator(
+    town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            await stage.play(
+                until=lambda _: len(stage.told("update sent")) == 3,
+                is_on=lambda name, state: name != "west" or state.phase is Phase.ENROLLING,
+            )
+            board, recovered = stage.board(), []
+
+            def counting(digest: bytes, signature: bytes) -> Address:
+                recovered.append(signature)
+                return recover_signer(digest, signature)
+
+            monkeypatch.setattr(records, "recover_signer", counting)
+            state, view, terms = await stage.state(), await stage.view(), await stage.terms()
+            site = stage.site("auditor")
+            for _ in range(3):
+                cohort = await assembly.current_cohort(site, board, view, terms, state)
+                sent = (await board.read("round/0/updates", SignedUpdate)).values()
+                model = Digest(next(iter(sent)).model_digest)
+                found = await assembly.current_updates(site, board, view, terms, state, cohort, model)
+                assert (cohort.size, found.count) == (4, 3)
+            assert len(recovered) == 4 + 3
 
     anyio.run(main)

@@ -223,6 +223,28 @@ def _plan() -> Any:
     return msgspec.structs.replace(PLAN, minimum_owners=3)
 
 
+def test_votes_posted_again_elsewhere_delay_no_round(masked_town: Town, tmp_path: Path) -> None:
+    """Anybody may copy what members voted for at a gate under the topics of other phases."""
+
+    async def anchored(folder: Path, *, is_copied: bool) -> int:
+        async with masked_town.full_stage(folder) as stage:
+            board = stage.board()
+
+            async def copied() -> None:
+                for digest in await stage.blobs.list(board.topic("round/0/gate/sets")):
+                    vote = await stage.blobs.get(digest, max_bytes=1 << 20)
+                    for phase in ("sum", "value"):
+                        await board.put(f"round/0/{phase}/sets", vote)
+
+            await stage.play(
+                until=lambda state: state.round_index == 2, between=copied if is_copied else None
+            )
+            return stage.time_s
+
+    quiet = anyio.run(partial(anchored, tmp_path / "quiet", is_copied=False))
+    assert anyio.run(partial(anchored, tmp_path / "copied", is_copied=True)) == quiet
+
+
 @pytest.mark.parametrize("which", ["all", "paying", "silent"])
 @pytest.mark.parametrize("privacy", ["masked", "sealed"])
 def test_a_requester_whose_job_cannot_be_judged_costs_no_evaluator_its_stake(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -26,6 +27,7 @@ from galaxylearning.protocol.consent import OwnerPolicy, policy_from_json
 from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.protocol.updates import check_trained
 from galaxylearning.sandbox import Caps, LockedTrainer, ThreadTrainer
+from galaxylearning.storage.checkpoints import CheckpointFolder, FileCheckpoint
 from plain_terms import ACCOUNT, PLAN, terms_of
 
 Update = tuple[NDArray[np.int32], NDArray[np.int32]]
@@ -104,30 +106,38 @@ def test_a_locked_worker_gives_what_the_thread_gives(
     anyio.run(both)
 
 
-def test_buffers_that_stay_with_their_owner_come_back_to_the_next_round(locked: LockedTrainer) -> None:
-    """They enter the update, so that it tells whether they go on from where they were."""
+class Shifted(nn.Module):
+    """Its buffers enter the update, so that it tells whether they go on from where they were."""
 
-    class Shifted(nn.Module):
-        seen: torch.Tensor
-        count: torch.Tensor
+    seen: torch.Tensor
+    count: torch.Tensor
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Linear(2, CLASSES)
-            self.register_buffer("seen", torch.zeros(2))
-            self.register_buffer("count", torch.zeros(1, dtype=torch.int64))
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, CLASSES)
+        self.register_buffer("seen", torch.zeros(2))
+        self.register_buffer("count", torch.zeros(1, dtype=torch.int64))
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            seen = self.seen
-            self.seen = seen + x.mean(0)
-            self.count = self.count + 1
-            out: torch.Tensor = self.layer(x + seen)
-            return out
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        seen = self.seen
+        self.seen = seen + x.mean(0)
+        self.count = self.count + 1
+        out: torch.Tensor = self.layer(x + seen)
+        return out
 
+
+@pytest.fixture(scope="module")
+def shifted() -> Model:
     def sample(rows: int) -> torch.Tensor:
         return torch.randn(rows, 2, generator=torch.Generator().manual_seed(rows))
 
-    model = build(Shifted(), sample, federate={"seen": "keep_local", "count": "keep_local"})
+    return build(Shifted(), sample, federate={"seen": "keep_local", "count": "keep_local"})
+
+
+def test_buffers_that_stay_with_their_owner_come_back_to_the_next_round(
+    locked: LockedTrainer, shifted: Model
+) -> None:
+    model = shifted
 
     async def two_jobs() -> None:
         thread = ThreadTrainer()
@@ -143,6 +153,50 @@ def test_buffers_that_stay_with_their_owner_come_back_to_the_next_round(locked: 
         assert onwards[0].tobytes() != anew[0].tobytes()
 
     anyio.run(two_jobs)
+
+
+class Noting(CheckpointFolder):
+    """Checkpoints due at every pass; notes what is saved."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, monotonic_s=lambda: 0.0, every_s=0.0)
+        self.saved: list[tuple[str, bytes]] = []
+
+    def of(self, name: str) -> FileCheckpoint:
+        one = super().of(name)
+        save = one.save
+
+        def noted(state: bytes) -> None:
+            self.saved.append((name, state))
+            save(state)
+
+        one.save = noted  # type: ignore[method-assign]
+        return one
+
+
+def test_buffers_that_stay_outlive_the_node_and_a_worker(shifted: Model, tmp_path: Path) -> None:
+    """A new trainer on the same disk goes on from the last round, and within one from the last pass."""
+
+    async def rounds(kept: Noting, *indices: int) -> list[bytes]:
+        async with LockedTrainer(Caps, checkpoints=kept, keep_every_s=1e-9) as trainer:
+            return [
+                (await train(trainer, shifted, LONG, round_index=index))[0].tobytes() for index in indices
+            ]
+
+    async def main() -> None:
+        whole, parted = Noting(tmp_path / "whole"), Noting(tmp_path / "parted")
+        wanted = await rounds(whole, 0, 1)
+        assert await rounds(parted, 0) + await rounds(parted, 1) == wanted
+        # The first pass of round 1 is on disk, its end is not.
+        cut = Noting(tmp_path / "cut")
+        after, first = whole.saved[3], whole.saved[4]
+        for name, state in (after, first):
+            cut.of(name).save(state)
+        cut.saved.clear()
+        assert await rounds(cut, 1) == wanted[1:]
+        assert len(cut.saved) == len(whole.saved[4:]) - 1
+
+    anyio.run(main)
 
 
 @pytest.mark.parametrize(

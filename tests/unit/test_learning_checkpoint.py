@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from galaxylearning.learning.checkpoint import LocalState
 from galaxylearning.learning.local import LocalResult, train_local
 from galaxylearning.learning.plan import LocalPlan
 from galaxylearning.learning.private import ExampleNoise, train_private
@@ -65,11 +66,13 @@ class Slope:
         return float(np.abs(slope).sum()), slope, (buffers + np.float32(rows.mean())).astype(np.float32)
 
 
-def trained(plan: LocalPlan, slope: Slope, kept: Kept | None, seed: int = 3) -> LocalResult:
+def trained(
+    plan: LocalPlan, slope: Slope, kept: Kept | None, seed: int = 3, local: LocalState | None = None
+) -> LocalResult:
     """One training from a fixed start."""
     start, buffers = np.linspace(-1, 1, SIZE, dtype=np.float32), np.ones(2, np.float32)
     rng = np.random.default_rng(seed)
-    return train_local(slope, start, buffers, ROWS, plan, rng=rng, checkpoint=kept)
+    return train_local(slope, start, buffers, ROWS, plan, rng=rng, checkpoint=kept, local=local)
 
 
 @pytest.mark.parametrize("name", PLANS)
@@ -90,6 +93,52 @@ def test_a_training_goes_on_to_the_same_bytes(name: str, cut_at: int) -> None:
         whole.first_loss,
         whole.last_loss,
     )
+
+
+class Remembering(Slope):
+    """A gradient that depends on what its model saw before, which stays with the data owner."""
+
+    def __init__(self, cut_at: int | None = None, seen: float = 0.5) -> None:
+        super().__init__(cut_at)
+        self.seen = seen
+
+    def __call__(
+        self, params: F32, buffers: F32, rows: I64, rng: np.random.Generator
+    ) -> tuple[float, F32, F32]:
+        loss, slope, after = super().__call__(params, buffers, rows, rng)
+        slope = slope + np.float32(self.seen)
+        self.seen = 0.5 * self.seen + float(rows.mean()) / 10
+        return loss, slope, after
+
+    def local_bytes(self) -> bytes:
+        return np.float64(self.seen).tobytes()
+
+    def restore_local(self, data: bytes) -> None:
+        self.seen = float(np.frombuffer(data, np.float64)[0])
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_what_stays_with_the_data_owner_goes_on_as_well(name: str) -> None:
+    plan, kept = PLANS[name], Kept()
+    whole, rest = Remembering(), Remembering()
+    wanted = trained(plan, whole, None, local=whole)
+    cut = Remembering(cut_at=9)
+    with pytest.raises(Cut):
+        trained(plan, cut, kept, local=cut)
+    found = trained(plan, rest, kept, local=rest)
+    assert rest.calls < whole.calls
+    assert found.update.tobytes() == wanted.update.tobytes()
+    assert rest.seen == whole.seen
+
+
+def test_a_checkpoint_from_another_local_state_counts_as_none() -> None:
+    plan, kept = PLANS["steps, adam"], Kept()
+    one = Remembering()
+    trained(plan, one, kept, local=one)
+    other, alone = Remembering(seen=0.25), Remembering(seen=0.25)
+    found, wanted = trained(plan, other, kept, local=other), trained(plan, alone, None, local=alone)
+    assert found.update.tobytes() == wanted.update.tobytes()
+    assert other.seen == alone.seen
 
 
 def test_nothing_is_saved_before_it_is_due() -> None:

@@ -10,7 +10,7 @@ import pytest
 from blake3 import blake3
 
 from galaxylearning.crypto.merkle import digest_tree_root
-from galaxylearning.crypto.sign import address_of, sign_digest
+from galaxylearning.crypto.sign import address_of, recover_signer, sign_digest
 from galaxylearning.messages import records as r
 from galaxylearning.messages import terms as t
 from galaxylearning.messages import typed
@@ -311,7 +311,9 @@ def update(n: int, **changes: Any) -> r.SignedUpdate:
     return r.SignedUpdate.from_message(message, signature=sign_digest(KEYS[n], message.digest(DOMAIN)))
 
 
-def accept(candidates: list[r.SignedUpdate], direct: list[typed.Update] | None = None) -> AcceptedUpdates:
+def accept(
+    candidates: list[r.SignedUpdate], direct: list[typed.Update] | None = None, **more: Any
+) -> AcceptedUpdates:
     return accept_updates(
         candidates,
         direct or [],
@@ -321,6 +323,7 @@ def accept(candidates: list[r.SignedUpdate], direct: list[typed.Update] | None =
         round_index=1,
         terms_digest=TERMS.digest,
         model_digest=d(1),
+        **more,
     )
 
 
@@ -372,3 +375,33 @@ def test_a_strangers_direct_update_means_nothing() -> None:
     accepted = accept([update(1)], [update(6).message])
     assert list(accepted.by_data_owner) == [OWNERS[1]]
     assert reasons(accepted) == ["not in the cohort"]
+
+
+def test_who_signed_is_worked_out_once_for_who_remembers(monkeypatch: pytest.MonkeyPatch) -> None:
+    recovered = []
+
+    def counting(digest: bytes, signature: bytes) -> Address:
+        recovered.append(signature)
+        return recover_signer(digest, signature)
+
+    monkeypatch.setattr(r, "recover_signer", counting)
+    records = [update(n) for n in range(3)]
+    wrong = msgspec.structs.replace(records[0], signature=records[1].signature)
+    known: r.Signers = {}
+    first = accept([*records, wrong], known=known)
+    assert (len(recovered), first.count, len(first.excluded)) == (4, 3, 1)
+    assert accept([*records, wrong], known=known) == first
+    assert len(recovered) == 4
+    accept(records)
+    assert len(recovered) == 7
+
+
+def test_who_issued_a_credential_is_worked_out_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known: r.Signers = {}
+    held = credential(0)
+    first = form([enrol(0, TRUSTING, held)], terms=TRUSTING, known=known)
+    assert first.size == 1
+    monkeypatch.setattr(r, "recover_signer", None)
+    assert form([enrol(0, TRUSTING, held)], terms=TRUSTING, known=known) == first

@@ -20,7 +20,6 @@ from galaxylearning.cli.options import (
 )
 from galaxylearning.config import Home
 from galaxylearning.errors import ConfigRefused
-from galaxylearning.units import TOKEN_DECIMALS
 
 if TYPE_CHECKING:
     from galaxylearning.nodes.requester import PostedJob
@@ -59,6 +58,9 @@ def post(
         str, typer.Option(help="Registered evaluators, parted by commas: addresses or account names.")
     ],
     account: AsOption = None,
+    copy: Annotated[
+        int, typer.Option(help="Which of several equal jobs at a time; 2: a second beside the first.", min=1)
+    ] = 1,
     home: HomeOption = DEFAULT_HOME,
     chain: ChainOption = None,
     format: FormatOption = Format.TABLE,
@@ -66,7 +68,7 @@ def post(
     """Compile a job file, seal model and test set to the evaluators, and escrow bounty and fees.
 
     Afterwards this machine may go offline; 'galaxy job collect' fetches the trained model. Until the job is
-    over, posting the same file again finds it and sends nothing.
+    over, posting the same file again finds it on the chain and sends nothing; --copy 2 posts a second one.
 
     Example: galaxy job post my-job/job.py --evaluators 0x…,0x…,0x…
     """
@@ -84,19 +86,16 @@ def post(
     if len(set(seats)) != len(seats):
         raise ConfigRefused("one evaluator is named twice", where="--evaluators")
     compiled = compile_file(file)
-    price = compiled.job.price.in_units(seats[0], TOKEN_DECIMALS)
-    needed = int(price.bounty) + int(price.fee_per_seat) * len(seats)
     name, signer, sealing = load_identity(place, account)
 
     terms, stagger_s = terms_without_chain(compiled, seats=len(seats)), load_settings(place).stagger_ms / 1000
 
     async def run() -> PostedJob:
         async with posting_site(place, chain, signer, f"requester-{name}") as site:
-            if not site.journal.steps("post/"):  # else its escrow may be paid already
+            if not site.journal.steps("post/"):  # else it may be posted already
                 finality_s = await site.ledger.finality_s()
                 require_windows(terms, finality_s=finality_s, stagger_s=stagger_s)
-                await requester.require_tokens(site, needed)
-            return await requester.post(site, compiled, evaluators=seats, sealing_key=sealing)
+            return await requester.post(site, compiled, evaluators=seats, sealing_key=sealing, copy=copy)
 
     posted = anyio.run(run)
     facts: dict[str, Any] = {

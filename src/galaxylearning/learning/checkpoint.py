@@ -37,6 +37,18 @@ class Checkpoint(Protocol):
         ...
 
 
+class LocalState(Protocol):
+    """What training changes beside parameters and buffers: what stays with the data owner."""
+
+    def local_bytes(self) -> bytes:
+        """All of it as it is now; always of the same length."""
+        ...
+
+    def restore_local(self, data: bytes) -> None:
+        """Go on from what ``local_bytes`` gave."""
+        ...
+
+
 class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     run: bytes
     step: int
@@ -47,6 +59,7 @@ class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     memory: tuple[bytes, ...]
     queue: bytes
     rng: str
+    local: bytes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,6 +83,7 @@ class Keeper:
     """Saves and finds the position of one training; without a checkpoint it does nothing.
 
     A training is the same as another one where plan, number of rows, starting point and chance are.
+    ``local`` is saved and restored along with the position.
     """
 
     def __init__(
@@ -80,12 +94,15 @@ class Keeper:
         start: F32,
         buffers: F32,
         rng: np.random.Generator,
+        local: LocalState | None = None,
     ) -> None:
-        self._checkpoint, self._n_rows, self._rng = checkpoint, n_rows, rng
-        self._run = b""
+        self._checkpoint, self._n_rows, self._rng, self._local = checkpoint, n_rows, rng, local
+        self._run, self._local_size = b"", 0
         if checkpoint is not None:
             told = f"{plan!r} {n_rows} {_state_of(rng)}".encode()
-            self._run = blake3_digest(told + start.tobytes() + buffers.tobytes())
+            beside = self._local_bytes()
+            self._run = blake3_digest(told + start.tobytes() + buffers.tobytes() + beside)
+            self._local_size = len(beside)
 
     def resume(self, start: F32, buffers: F32, memory: Sequence[F32]) -> Position | None:
         """The position saved last, ``rng`` set to where it stood; None where none is of this training."""
@@ -104,6 +121,7 @@ class Keeper:
             and len(kept.buffers) == buffers.nbytes
             and len(kept.queue) % 8 == 0
             and len(kept.rng) <= MAX_RNG_CHARS
+            and len(kept.local) == self._local_size
         )
         if not is_ours:
             return None
@@ -115,6 +133,8 @@ class Keeper:
             self._rng.bit_generator.state = json.loads(kept.rng)
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             return None
+        if self._local is not None:
+            self._local.restore_local(kept.local)
         return Position(
             kept.step,
             kept.first_loss,
@@ -143,8 +163,12 @@ class Keeper:
             memory=tuple(each.tobytes() for each in position.memory),
             queue=position.queue.tobytes(),
             rng=_state_of(self._rng),
+            local=self._local_bytes(),
         )
         self._checkpoint.save(msgspec.msgpack.encode(kept))
+
+    def _local_bytes(self) -> bytes:
+        return b"" if self._local is None else self._local.local_bytes()
 
 
 def _state_of(rng: np.random.Generator) -> str:

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from galaxylearning.errors import UpdateRefused
-from galaxylearning.learning.checkpoint import Checkpoint, Keeper, Position
+from galaxylearning.learning.checkpoint import Checkpoint, Keeper, LocalState, Position
 from galaxylearning.learning.plan import MAX_STEPS, LocalPlan
 from galaxylearning.learning.vectors import F32, I64, require_integer, require_vector
 
@@ -53,11 +53,13 @@ def train_local(
     *,
     rng: np.random.Generator,
     checkpoint: Checkpoint | None = None,
+    local: LocalState | None = None,
 ) -> LocalResult:
     """Train from ``params`` by ``plan`` on rows ``0..n_rows-1``; the inputs are left unchanged.
 
     At the end of a pass over the rows the position is saved in ``checkpoint`` where that is due, and a
-    training that finds its own position there goes on from it to the same bytes.
+    training that finds its own position there goes on from it to the same bytes. ``local`` is what
+    ``gradient`` changes besides; it is saved and restored as well.
 
     With ``epochs`` every pass is a fresh permutation cut into ``ceil(n_rows / batch_size)`` batches whose
     sizes differ by at most one (so that no pass ends in a batch of one row). With ``steps`` every batch has
@@ -74,7 +76,7 @@ def train_local(
     if plan.epochs is not None and plan.epochs * _batches_per_epoch(n_rows, plan) > MAX_STEPS:
         raise UpdateRefused(f"must give at most {MAX_STEPS} steps over {n_rows} rows", where="epochs")
     apply = optimizer_step(plan, start.size)
-    keeper = Keeper(checkpoint, plan, n_rows, start, state, rng)
+    keeper = Keeper(checkpoint, plan, n_rows, start, state, rng, local)
     kept = keeper.resume(start, state, apply.memory)
     current, step, first_loss, last_loss = start.copy(), 0, math.nan, math.nan
     if kept is not None:

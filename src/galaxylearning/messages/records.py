@@ -6,7 +6,7 @@ A record proves nothing by arriving: ``verify`` checks who signed it, for which 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Final, Self
+from typing import Annotated, Any, ClassVar, Final, Self, TypeAlias
 
 import msgspec
 
@@ -74,6 +74,7 @@ __all__ = [
     "SignedRoundAnchor",
     "SignedSettlement",
     "SignedUpdate",
+    "Signers",
     "UpdateBody",
     "answers_root",
     "credential_digest",
@@ -418,22 +419,37 @@ def credential_digest(credential: CredentialRecord | None) -> Digest:
     return ZERO_DIGEST if credential is None else blake3_digest(encode(credential))
 
 
-def verify(record: SignedRecord, domain: typed.Domain) -> Address:
-    """The signer, who is the account the record names.
+Signers: TypeAlias = dict[Digest, Address]
+"""Who signed records of one domain, by record: for those who look at the same ones again and again."""
+
+
+def verify(record: SignedRecord, domain: typed.Domain, known: Signers | None = None) -> Address:
+    """The signer, who is the account the record names; what is ``known`` is not worked out again.
 
     Raises:
         MessageRefused: signed by somebody else, for another chain, contract or content, or not a signature.
     """
-    signer = recover_signer(record.message.digest(domain), record.signature)
+    signer = _signer(record, domain, known)
     if signer != record.signer:
         raise MessageRefused(f"signed by {signer}, not by {record.signer}", where=record.path("signature"))
     return signer
 
 
-def recover_issuer(credential: CredentialRecord, domain: typed.Domain) -> Address:
+def recover_issuer(
+    credential: CredentialRecord, domain: typed.Domain, known: Signers | None = None
+) -> Address:
     """Who signed a credential; whether that issuer is trusted is a question of the terms.
 
     Raises:
         MessageRefused: not a signature.
     """
-    return recover_signer(credential.message.digest(domain), credential.signature)
+    return _signer(credential, domain, known)
+
+
+def _signer(record: SignedRecord, domain: typed.Domain, known: Signers | None) -> Address:
+    if known is None:
+        return recover_signer(record.message.digest(domain), record.signature)
+    name = record_digest(record)
+    if name not in known:
+        known[name] = _signer(record, domain, None)
+    return known[name]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import Final, TypeAlias
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
 
 from galaxylearning.crypto.seal import (
     SealContext,
@@ -30,7 +30,8 @@ from galaxylearning.units import Address, Digest
 KEY_BYTES: Final = 32
 """Of a content key, and of the digest of the answer that it opens."""
 
-Pairs: TypeAlias = tuple[tuple[Digest, bytes], ...]
+LOST_TRIED: Final = 8
+"""So many records of a seat's keys that cannot be had are asked for again at each look, at most."""
 
 
 class Answers:
@@ -47,12 +48,13 @@ class Answers:
         """Of the answers that could be read."""
         self.closed: set[Digest] = set()
         """Answers that seats signed and that we cannot open."""
-        self._shown: dict[Digest, Pairs] = {}
+        self._shown = ShownKeys(2 * len(self._terms.evaluators))
 
     def forget(self) -> None:
         """The phase is over."""
-        for known in (self._words, self.content_keys, self._shown, self.closed):
+        for known in (self._words, self.content_keys, self.closed):
             known.clear()
+        self._shown = ShownKeys(2 * len(self._terms.evaluators))
 
     async def words_of(
         self, asked: Asked, digest: Digest, record: SignedAnswer, state: JobState
@@ -106,34 +108,30 @@ class Answers:
 
     async def _shown_keys(self, asked: Asked, state: JobState) -> Mapping[Digest, set[bytes]]:
         """What seats have shown in this phase as content keys of answers, by the answer's record."""
-        given: Counter[Address] = Counter()
         found: dict[Digest, set[bytes]] = {}
-        for digest, record in sorted((await self._board.read(f"{asked.topic}/keys", SignedAnswer)).items()):
-            if given[record.signer] > 1:
-                continue
-            if digest not in self._shown:
-                try:
-                    self._shown[digest] = await self._keys_in(asked, record, state)
-                except (BlobMissing, BlobDamaged):
-                    continue
-                except Refused:
-                    self._shown[digest] = ()
-            given[record.signer] += bool(self._shown[digest])
-            for answer, key in self._shown[digest]:
+        for keys in await self._shown.read(
+            await self._board.read(f"{asked.topic}/keys", SignedAnswer),
+            check=lambda record: self._check(asked, record, state),
+            fetch=lambda record: self._keys_in(asked, record, state),
+        ):
+            for answer, key in keys.items():
                 found.setdefault(answer, set()).add(key)
         return found
 
-    async def _keys_in(self, asked: Asked, record: SignedAnswer, state: JobState) -> Pairs:
+    async def _keys_in(self, asked: Asked, record: SignedAnswer, state: JobState) -> Mapping[Digest, bytes]:
         limit = len(state.evaluators) * 2 * KEY_BYTES + RECORD_BYTES
         blob = await self._envelope(asked, record, state, limit)
         context = self._context(asked, keys_kind(asked.phase), record.signer)
         body = decode(open_sealed(blob, self._key, context, max_bytes=limit), AnswerBody, max_bytes=limit)
         return pairs_in(body.words)
 
-    async def _envelope(self, asked: Asked, record: SignedAnswer, state: JobState, limit: int) -> bytes:
+    def _check(self, asked: Asked, record: SignedAnswer, state: JobState) -> None:
         if record.signer not in state.seats or not is_about(record, asked, self._job_id):
             raise MessageRefused("is no answer of a seat to this question", where="SignedAnswer")
         verify(record, self._site.domain())
+
+    async def _envelope(self, asked: Asked, record: SignedAnswer, state: JobState, limit: int) -> bytes:
+        self._check(asked, record, state)
         size = sealed_bytes(limit, len(self._terms.evaluators))
         return await self._site.blobs.get(Digest(record.answer_digest), max_bytes=size)
 
@@ -141,7 +139,55 @@ class Answers:
         return assembly.round_context(self._site, self._job_id, asked.round_index, kind, sender)
 
 
-def pairs_in(words: bytes) -> Pairs:
+class ShownKeys:
+    """Content keys that seats have shown on one topic: of each seat records of ``most`` keys together.
+
+    One that shows more hides only its own. What was fetched is not fetched again; where it carried nothing,
+    nothing more of its seat is.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._is_signed: dict[Digest, bool] = {}
+        self._keys: dict[Digest, Mapping[Digest, bytes]] = {}
+
+    async def read(
+        self,
+        records: Mapping[Digest, SignedAnswer],
+        *,
+        check: Callable[[SignedAnswer], None],
+        fetch: Callable[[SignedAnswer], Awaitable[Mapping[Digest, bytes]]],
+    ) -> list[Mapping[Digest, bytes]]:
+        """What each record that can be had shows; ``check`` refuses what no seat signed for this topic."""
+        given: Counter[Address] = Counter()
+        found = []
+        for digest, record in sorted(records.items()):
+            if given[record.signer] >= self._most or not self._is_shown(digest, record, check):
+                continue
+            if digest not in self._keys:
+                try:
+                    self._keys[digest] = await fetch(record)
+                except (BlobMissing, BlobDamaged):
+                    given[record.signer] += -(-self._most // LOST_TRIED)
+                    continue
+                except Refused:
+                    self._keys[digest] = {}
+            given[record.signer] += len(self._keys[digest]) or self._most
+            found.append(self._keys[digest])
+        return found
+
+    def _is_shown(self, digest: Digest, record: SignedAnswer, check: Callable[[SignedAnswer], None]) -> bool:
+        if digest not in self._is_signed:
+            try:
+                check(record)
+            except MessageRefused:
+                self._is_signed[digest] = False
+            else:
+                self._is_signed[digest] = True
+        return self._is_signed[digest]
+
+
+def pairs_in(words: bytes) -> Mapping[Digest, bytes]:
     """Digests, each with the content key that follows it; what is left over at the end is dropped."""
     whole = [words[at : at + KEY_BYTES] for at in range(0, len(words), KEY_BYTES)]
-    return tuple((Digest(name), key) for name, key in zip(whole[::2], whole[1::2], strict=False))
+    return {Digest(name): key for name, key in zip(whole[::2], whole[1::2], strict=False)}

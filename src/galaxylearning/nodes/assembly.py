@@ -31,6 +31,7 @@ from galaxylearning.messages.records import (
     RoundList,
     SignedEnrolment,
     SignedUpdate,
+    Signers,
     decode,
 )
 from galaxylearning.messages.terms import Terms
@@ -187,7 +188,7 @@ def _same(data: bytes, digest: str, what: str) -> None:
 async def current_cohort(site: Site, board: Board, view: ChainView, terms: Terms, state: JobState) -> Cohort:
     """The cohort that follows from all enrolments so far, relayed or on chain, whose blobs are there."""
     candidates = (await board.read("enrolments", SignedEnrolment)).values()
-    return await _cohort(site, view, terms, state, list(candidates), None)
+    return await _cohort(site, view, terms, state, list(candidates), None, board.signers)
 
 
 async def anchored_cohort(site: Site, board: Board, view: ChainView, terms: Terms, state: JobState) -> Cohort:
@@ -204,7 +205,7 @@ async def anchored_cohort(site: Site, board: Board, view: ChainView, terms: Term
         if candidates is None:
             continue
         direct = frozenset(Digest(entry) for entry in listed.direct)
-        cohort = await _cohort(site, view, terms, state, list(candidates.values()), direct)
+        cohort = await _cohort(site, view, terms, state, list(candidates.values()), direct, board.signers)
         if cohort.root == state.cohort_root and cohort.size == state.cohort_size:
             return cohort
     raise BlobMissing("no list of enrolments gives the anchored root", where=f"job {state.job_id} cohort")
@@ -217,6 +218,7 @@ async def _cohort(
     state: JobState,
     candidates: list[SignedEnrolment],
     anchored: frozenset[Digest] | None,
+    known: Signers,
 ) -> Cohort:
     """The cohort of these candidates and the direct entries (those ``anchored``, where that is fixed)."""
     events = view.events_of(state.job_id)
@@ -235,6 +237,7 @@ async def _cohort(
         now=events[0].at + terms.windows.enrol_s,
         datasets=view.datasets_at_anchor(state.job_id),
         bonds={event.data_owner for event in events if isinstance(event, ev.BondDeposited)},
+        known=known,
     )
 
 
@@ -311,7 +314,7 @@ async def _posted_updates(
     direct = [
         update for update in _direct_updates(view, job_id, round_index) if update.update_digest in present
     ]
-    return _accepted(site, terms, job_id, round_index, cohort, model, candidates, direct)
+    return _accepted(site, terms, job_id, round_index, cohort, model, candidates, direct, board.signers)
 
 
 async def anchored_updates(
@@ -349,6 +352,7 @@ async def anchored_updates(
             anchor.model_digest,
             list(candidates.values()),
             direct,
+            board.signers,
         )
         if accepted.root == anchor.root and accepted.count == anchor.count:
             return accepted
@@ -393,6 +397,7 @@ def _accepted(
     model: Digest,
     candidates: list[SignedUpdate],
     direct: list[typed.Update],
+    known: Signers,
 ) -> AcceptedUpdates:
     return accept_updates(
         candidates,
@@ -403,6 +408,7 @@ def _accepted(
         round_index=round_index,
         terms_digest=terms.digest,
         model_digest=model,
+        known=known,
     )
 
 

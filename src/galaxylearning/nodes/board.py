@@ -23,6 +23,7 @@ from galaxylearning.messages.records import (
     MAX_SIGNED_BYTES,
     Record,
     SignedRecord,
+    Signers,
     decode,
     encode,
     verify,
@@ -60,6 +61,8 @@ class Board:
         self.prefix = f"job/{site.ledger.chain_id}/{site.ledger.address_of('jobs').lower()}/{job_id}"
         self._topics: dict[str, _Topic] = {}
         self._stated: dict[Digest, bytes | None] = {}
+        self.signers: Signers = {}
+        """Who signed the records that a whole cohort is derived from at every look."""
 
     def topic(self, name: str) -> str:
         """The full name of a topic of this job."""

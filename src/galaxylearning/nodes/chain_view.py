@@ -196,6 +196,11 @@ class ChainView:
         """What the contract said of one job, oldest first."""
         return tuple(self._jobs.get(job_id, ()))
 
+    def head_posting(self, job_id: int) -> JobPosted | None:
+        """What the contract said when a job was posted, be that final or not."""
+        first = next(iter(self.head_events_of(job_id)), None)
+        return first if isinstance(first, JobPosted) else None
+
     def anchors_of(self, job_id: int) -> tuple[RoundAnchored, ...]:
         """The anchors of one job's rounds, from round 0."""
         return tuple(event for event in self.events_of(job_id) if isinstance(event, RoundAnchored))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.crypto.seal import SealingKey, seal
-from galaxylearning.errors import BlobDamaged, BlobMissing, DataRefused, GalaxyError, QuorumMissing, Refused
+from galaxylearning.errors import BlobDamaged, BlobMissing, DataRefused, GalaxyError, QuorumMissing
 from galaxylearning.messages import typed
 from galaxylearning.messages.fields import DIGEST_BYTES
 from galaxylearning.messages.records import (
@@ -25,7 +25,6 @@ from galaxylearning.messages.records import (
     CredentialRecord,
     MaskedBody,
     SignedEnrolment,
-    SignedOpening,
     SignedRegistration,
     SignedUpdate,
     credential_digest,
@@ -40,6 +39,8 @@ from galaxylearning.nodes.consenting import kept_enrolment, require_feasible
 from galaxylearning.nodes.posting import require_keys, require_posted
 from galaxylearning.nodes.presence import PresenceBoard
 from galaxylearning.nodes.privacy import PrivacyKeeper
+from galaxylearning.nodes.round_models import RoundModels
+from galaxylearning.nodes.set_aside import SetAside
 from galaxylearning.nodes.site import Progress, Site, is_fatal, keep_going, keeps_job, registry_topic
 from galaxylearning.ports import (
     Checkpoints,
@@ -56,7 +57,7 @@ from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.masking import masking_plan
 from galaxylearning.protocol.matching import match_schema
 from galaxylearning.protocol.rows import encode_rows
-from galaxylearning.protocol.updates import encode_body, training_name
+from galaxylearning.protocol.updates import encode_body, local_name, training_name
 from galaxylearning.secagg.owner import mask_update
 from galaxylearning.units import Address, Digest, in_tokens
 
@@ -91,9 +92,11 @@ class DataOwnerNode:
         self._view = ChainView(site.ledger, site.blobs, site.journal)
         self._watch = ChainWatch(site)
         self._boards: dict[int, Board] = {}
+        self._models: dict[int, RoundModels] = {}
         self._graphs: dict[int, tuple[bytes, GraphFacts]] = {}
         self._finished: set[int] = set()
         self._told: dict[int, str] = {}
+        self._aside = SetAside(site.clock)
         self._sent: set[tuple[int, int]] = set()
         self._trained: set[int] = set()
 
@@ -109,6 +112,7 @@ class DataOwnerNode:
         for job_id in self._view.job_ids:
             if job_id in self._finished or (self._only is not None and job_id not in self._only):
                 continue
+            began_s = self.site.clock.monotonic_s()
             try:
                 if await self._serve(job_id):
                     self._finish(job_id)
@@ -118,6 +122,11 @@ class DataOwnerNode:
                 if keeps_job(error):
                     self.site.pulse(error)
                     continue
+                if SetAside.allows(error):
+                    self._discard(job_id, training_name)
+                    pause_s = self._aside.put(job_id, took_s=self.site.clock.monotonic_s() - began_s)
+                    self._tell(job_id, "given up", f"{error}; taken again in {pause_s:.0f} s")
+                    continue
                 self._tell(job_id, "given up", str(error))
                 self._finish(job_id)
         return self._only is not None and self._only <= self._finished
@@ -125,24 +134,35 @@ class DataOwnerNode:
     def _finish(self, job_id: int) -> None:
         """Keep no more of a job than that it is over: a node lives for many of them."""
         self._finished.add(job_id)
-        terms, consent = self._view.known_terms(job_id), self.site.journal.lookup(f"job/{job_id}/consent")
-        if self.checkpoints is not None and terms is not None and consent is not None:
-            try:
-                for round_index in range(terms.plan.rounds):
-                    self.checkpoints.discard(training_name(terms, round_index, self.site.address))
-            except GalaxyError as error:
-                self._tell(job_id, "a checkpoint is left", str(error))
+        self._discard(job_id, training_name, local_name)
+        self._aside.forget(job_id)
         self._boards.pop(job_id, None)
+        self._models.pop(job_id, None)
         self._graphs.pop(job_id, None)
         self._told.pop(job_id, None)
         self._trained.discard(job_id)
         self._sent = {sent for sent in self._sent if sent[0] != job_id}
         self._view.forget(job_id)
 
+    def _discard(self, job_id: int, *names: Callable[[Terms, int, Address], str]) -> None:
+        """Discard the checkpoints that are named so, of all rounds of a job."""
+        terms, consent = self._view.known_terms(job_id), self.site.journal.lookup(f"job/{job_id}/consent")
+        if self.checkpoints is not None and terms is not None and consent is not None:
+            try:
+                for round_index in range(terms.plan.rounds):
+                    for name in names:
+                        self.checkpoints.discard(name(terms, round_index, self.site.address))
+            except GalaxyError as error:
+                self._tell(job_id, "a checkpoint is left", str(error))
+
     async def _serve(self, job_id: int) -> bool:
         state = await self._view.state(job_id)
         if state.phase not in (Phase.ENROLLING, Phase.TRAINING):
             return self._after_training(state)
+        if self._aside.is_waiting(job_id):
+            return False
+        if self._aside.is_back(job_id):
+            self._tell(job_id, "taken again", "it was given up before")
         board = self._boards.setdefault(job_id, Board(self.site, job_id))
         kept = kept_enrolment(self.site, state)
         if state.phase is Phase.ENROLLING:
@@ -334,45 +354,28 @@ class DataOwnerNode:
         if self.is_direct:
             await self.site.submit_if_first(calls.submit_update_directly(message, signature))
         self._sent.add((job_id, round_index))
+        self._aside.forget(job_id)
         self._tell(job_id, "update sent", f"round {round_index}")
 
     async def _open_model(self, state: JobState, board: Board, terms: Terms) -> tuple[Digest, bytes] | None:
         """The round's model, once a quorum of evaluators says which it is and a parcel of it opens."""
         _, facts = await self._graph(state.job_id, terms)
-        votes = await board.votes(f"round/{state.round_index}/openings", SignedOpening, state.seats)
-        signers: dict[Digest, set[Address]] = {}
-        parcels: dict[Digest, dict[Digest, set[Address]]] = {}
-        for group in votes.values():
-            for who, opening in group.items():
-                model = Digest(opening.model_digest)
-                signers.setdefault(model, set()).add(who)
-                of_model = parcels.setdefault(model, {})
-                of_model.setdefault(Digest(opening.parcel_digest), set()).add(who)
-        for model, who_signed in signers.items():
-            if len(who_signed) < state.quorum:
+        models = self._models.setdefault(
+            state.job_id, RoundModels(self.site, board, terms, state.job_id, self.key)
+        )
+        for model, parcels in (await models.signed(state)).items():
+            if len(frozenset().union(*parcels.values())) < state.quorum:
                 continue
             missing: GalaxyError | None = None
             is_locked_out = False
             # Most signers first: they have opened it, and who leaves somebody out may post many.
-            for parcel in sorted(parcels[model], key=lambda one: (-len(parcels[model][one]), one)):
+            for parcel in sorted(parcels, key=lambda one: (-len(parcels[one]), one)):
                 try:
-                    data = await assembly.open_parcel(
-                        self.site,
-                        parcel,
-                        self.key,
-                        assembly.round_context(
-                            self.site, state.job_id, state.round_index, "model", Address(terms.requester)
-                        ),
-                        plaintext_bytes=facts.weights_bytes,
-                        recipients=state.cohort_size + len(state.evaluators),
-                    )
+                    data = await models.carried(state, model, parcel, model_bytes=facts.weights_bytes)
                 except (BlobMissing, BlobDamaged) as error:
                     missing = error
                     continue
-                except Refused:
-                    is_locked_out = True
-                    continue
-                if blake3_digest(data) == model:
+                if data is not None:
                     return model, data
                 is_locked_out = True
             # Who leaves somebody out may also sign for a parcel that nobody has.

@@ -25,7 +25,7 @@ from galaxylearning.messages.records import (
 )
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
-from galaxylearning.nodes.asked import Asked, MaskedUpdates, answer_kind, keys_kind
+from galaxylearning.nodes.asked import Asked, MaskedUpdates, answer_kind, is_about, keys_kind
 from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.dealt import DealtShares
 from galaxylearning.nodes.disputes import Dispute
@@ -197,14 +197,15 @@ class Member:
             await self._post_set(asked, kept, openings.answers.content_keys)
             return
         votes = await self.board.votes(f"{asked.topic}/sets", SignedAnswerSet, state.seats)
-        said = Counter(who for group in votes.values() for who in group)
+        # Anybody may post again what members voted for elsewhere.
+        groups = [one for one in votes.values() if is_about(next(iter(one.values())), asked, self.job_id)]
+        said = Counter(who for group in groups for who in group)
         # Who votes twice may want to part the others: it counts for nobody, its sets wait for another vote.
+        sets = [(sum(said[who] == 1 for who in one), next(iter(one.values())).answers) for one in groups]
         proposed = sorted(
-            (
-                -sum(said[who] == 1 for who in group),
-                tuple(Digest(answer) for answer in next(iter(group.values())).answers),
-            )
-            for group in votes.values()
+            (-count, tuple(Digest(answer) for answer in answers))
+            for count, answers in sets
+            if count and len(answers) <= len(state.evaluators)
         )
         answers = await self._readable(openings, asked, state, {one for _, each in proposed for one in each})
         given = Counter(answers.values())

@@ -25,6 +25,9 @@ SHORTEST_INTERVAL_S: Final = 15
 MISSED_SIGNS: Final = 3
 """Whoever has given no sign for so many intervals counts as silent."""
 
+LOOKS_A_SIGN: Final = 5
+"""So many times an interval signs are looked for where nothing is known to depend on them."""
+
 _T = TypeVar("_T")
 
 

@@ -1,8 +1,8 @@
 """The requester: posts a job with its bounty in escrow, may then go offline, and later fetches the model.
 
-What is sealed for a job is journalled by what the job says: until the job is over, posting the same one again
-goes on with it where it was interrupted, or finds it on chain, and never escrows twice. Once it is over,
-posting the same again is another job.
+Until a job is over, posting the same one again finds it on chain by what its terms say, also without the
+journal, and escrows nothing. What is sealed for a job is journalled, so that a posting which was interrupted
+before it was on chain goes on under the same terms. Once it is over, posting the same again is another job.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
+from typing import Final
+
+from msgspec.structs import replace
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.crypto.seal import SealContext, SealingKey, seal
@@ -30,6 +33,8 @@ from galaxylearning.protocol.machine import Phase
 from galaxylearning.protocol.rows import rows_to_bytes
 from galaxylearning.units import TOKEN_DECIMALS, ZERO_DIGEST, Address, Digest, in_tokens
 
+_OVER: Final = (Phase.SETTLED, Phase.ABORTED)
+
 
 @dataclass(frozen=True, slots=True)
 class PostedJob:
@@ -41,13 +46,21 @@ class PostedJob:
 
 
 async def post(
-    site: Site, compiled: CompiledJob, *, evaluators: Sequence[Address], sealing_key: SealingKey
+    site: Site,
+    compiled: CompiledJob,
+    *,
+    evaluators: Sequence[Address],
+    sealing_key: SealingKey,
+    copy: int = 1,
 ) -> PostedJob:
     """Seal model and test set to the evaluators, publish the terms, escrow bounty and fees.
 
-    Returns once the posting is final: from then on the requester may go offline.
+    Returns once the posting is final: from then on the requester may go offline. ``copy`` says which of
+    several equal jobs of this account this is, counted from 1 among those that are not over: with 2 a second
+    one is posted beside the first.
 
     Raises:
+        BlobMissing: the terms of a job of this account that is not over, at the same price, are not there.
         JobRefused: an evaluator is not registered or has too little free stake, the terms are not acceptable,
             or the account has too few tokens.
         TransactionReverted: the contract refused.
@@ -71,8 +84,17 @@ async def post(
         )
 
     contract = site.ledger.address_of("jobs").lower()
+    view = ChainView(site.ledger, site.blobs)
+    await view.refresh()
     draft_terms = terms_with(ZERO_DIGEST, ZERO_DIGEST)
     draft = blake3_digest(encode_terms(draft_terms)).hex()
+    running = await _running(site, view, draft_terms)
+    if len(running) >= copy:
+        job_id, terms = running[copy - 1]
+        if job_id not in _jobs_under(view, terms):
+            job_id = await _final_job_id(site, view, terms, _jobs_under(view, terms), job_id)
+        return PostedJob(job_id, terms, None)
+    posted = {first.terms_digest for first in map(view.head_posting, view.head_job_ids) if first is not None}
     topic = f"terms/{site.address.lower()}"
     for number in count():
         step = f"post/{site.ledger.chain_id}/{contract}/{draft}/{number}"
@@ -92,17 +114,11 @@ async def post(
                 blob = site.journal.record(f"{step}/{kind}", await site.blobs.put(sealed, topic=topic))
             blobs.append(Digest(blob))
         terms = terms_with(*blobs)
-        await site.blobs.put(encode_terms(terms), topic=topic)
-        known = await _on_chain(site, terms) if is_resumed else None
-        if known is None:
+        if terms.digest not in posted:
             break
-        job_id, is_over = known
-        if not is_over:
-            return PostedJob(job_id, terms, None)
+    await site.blobs.put(encode_terms(terms), topic=topic)
     await site.blobs.put(compiled.graph.to_bytes(), topic=topic)
     await site.blobs.put(sealing_key.public, topic=f"keys/{site.address.lower()}")
-    view = ChainView(site.ledger, site.blobs)
-    await view.refresh()
     before = _jobs_under(view, terms)
     receipt = await site.submit_spending(calls.escrow(terms), calls.post_job(terms))
     for event in receipt.events:
@@ -143,13 +159,31 @@ def _jobs_under(view: ChainView, terms: Terms) -> frozenset[int]:
     )
 
 
-async def _on_chain(site: Site, terms: Terms) -> tuple[int, bool] | None:
-    """The job with these terms and whether it is over; no two postings have the same sealed blobs."""
-    view = ChainView(site.ledger, site.blobs)
-    await view.refresh()
-    for job_id in _jobs_under(view, terms):
-        return job_id, (await view.state(job_id)).phase in (Phase.SETTLED, Phase.ABORTED)
-    return None
+async def _running(site: Site, view: ChainView, draft: Terms) -> list[tuple[int, Terms]]:
+    """This account's jobs that say what ``draft`` says and are not over for good, oldest first.
+
+    A provisional posting counts: it is under way. ``draft`` names no blobs; each posting seals its own.
+    """
+    found = []
+    for job_id in view.head_job_ids:
+        first = view.head_posting(job_id)
+        price = (draft.requester, int(draft.price.bounty), calls.escrow(draft))
+        if first is None or (first.requester, first.bounty, first.bounty + first.fees) != price:
+            continue
+        try:
+            terms = await view.head_terms(job_id)
+            is_same = replace(terms, model=draft.model, test_set=draft.test_set) == draft
+            is_over = job_id in view.job_ids and (await view.state(job_id)).phase in _OVER
+        except BlobMissing:
+            known = await site.ledger.read(Call("jobs", "job", (job_id,)))
+            if Phase(int(known["phase"])) in _OVER:
+                continue
+            raise
+        except Refused:
+            continue
+        if is_same and not is_over:
+            found.append((job_id, terms))
+    return found
 
 
 async def require_tokens(site: Site, needed: int) -> None:

@@ -29,7 +29,8 @@ class RoundWatch:
     ) -> None:
         self._terms, self._report = terms, report
         self._presence = PresenceBoard(site, board, terms, job_id)
-        self._told: tuple[int, tuple[Address, ...]] | None = None
+        self._told: tuple[int, frozenset[Address]] | None = None
+        """The round, and who was there, when it was told last who is missing."""
 
     async def may_close(
         self,
@@ -51,18 +52,20 @@ class RoundWatch:
         is_late = state.deadline is not None and now >= state.deadline
         if len(present) == cohort.size or not (is_due or is_late):
             return is_due
-        missing = await self._presence.missing(state.round_index, cohort.data_owners, present, now=now)
-        self._tell(state.round_index, missing)
-        if mass_share(outcomes, cohort.data_owners, present) < self._terms.plan.minimum_mass:
-            return False
+        is_heavy = mass_share(outcomes, cohort.data_owners, present) >= self._terms.plan.minimum_mass
         patience = patience_s(self._terms.windows)
         is_patient = state.deadline is not None and now < state.deadline + patience
-        return is_due and not (is_patient and any(self._presence.is_alive(one) for one in missing))
+        may_wait = is_due and is_heavy and is_patient
+        told = state.round_index, present
+        if not may_wait and self._told == told:
+            return is_due and is_heavy  # Nothing depends on signs of life.
+        missing = await self._presence.missing(state.round_index, cohort.data_owners, present, now=now)
+        if self._told != told:
+            self._told = told
+            self._tell(state.round_index, missing)
+        return is_due and is_heavy and not (is_patient and any(map(self._presence.is_alive, missing)))
 
     def _tell(self, round_index: int, missing: Sequence[Missing]) -> None:
-        key = (round_index, tuple(one.account for one in missing))
-        if self._told != key:
-            self._told = key
-            facts: dict[str, Any] = {"round": round_index}
-            facts.update((one.account, one.reason) for one in missing)
-            self._report("updates are missing", facts)
+        facts: dict[str, Any] = {"round": round_index}
+        facts.update((one.account, one.reason) for one in missing)
+        self._report("updates are missing", facts)

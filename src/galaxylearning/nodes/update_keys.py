@@ -7,7 +7,6 @@ commits to, so it opens the same for everybody.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
@@ -27,7 +26,7 @@ from galaxylearning.messages.fields import DIGEST_BYTES
 from galaxylearning.messages.records import AnswerBody, SignedAnswer, decode, encode, verify
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
-from galaxylearning.nodes.answers import KEY_BYTES, pairs_in
+from galaxylearning.nodes.answers import KEY_BYTES, ShownKeys, pairs_in
 from galaxylearning.nodes.asked import RECORD_BYTES, Phase
 from galaxylearning.nodes.ballots import Ballots
 from galaxylearning.nodes.board import Board
@@ -52,7 +51,8 @@ class UpdateKeys:
         self._site, self._board, self._terms, self._job_id, self._key = site, board, terms, job_id, key
         self._keys: dict[Digest, bytes] = {}
         self._shown: dict[int, set[Digest]] = {}
-        self._read: dict[Digest, Mapping[Digest, bytes]] = {}
+        self._others = -1, self._none_shown()
+        """The round whose keys were read last, and what others have shown in it."""
 
     async def closed(
         self, job: JobComputation, round_index: int, updates: Iterable[AcceptedUpdate]
@@ -128,36 +128,32 @@ class UpdateKeys:
 
     async def _shown_by_others(self, round_index: int, digest: Digest) -> list[bytes]:
         """Every key that an evaluator has shown for an update."""
-        given: Counter[Address] = Counter()
-        found = []
-        most = SHOWN_EACH * self._terms.plan.maximum_owners
-        for name, record in sorted((await self._board.read(_topic(round_index), SignedAnswer)).items()):
-            if given[record.signer] >= most:
-                continue
-            if name not in self._read:
-                try:
-                    self._read[name] = await self._keys_in(round_index, record)
-                except (BlobMissing, BlobDamaged):
-                    continue
-                except Refused:
-                    self._read[name] = {}
-            given[record.signer] += len(self._read[name])
-            if digest in self._read[name]:
-                found.append(self._read[name][digest])
-        return found
+        if self._others[0] != round_index:
+            self._others = round_index, self._none_shown()
+        shown = await self._others[1].read(
+            await self._board.read(_topic(round_index), SignedAnswer),
+            check=lambda record: self._check(round_index, record),
+            fetch=lambda record: self._keys_in(round_index, record),
+        )
+        return [keys[digest] for keys in shown if digest in keys]
 
-    async def _keys_in(self, round_index: int, record: SignedAnswer) -> Mapping[Digest, bytes]:
+    def _none_shown(self) -> ShownKeys:
+        return ShownKeys(SHOWN_EACH * self._terms.plan.maximum_owners)
+
+    def _check(self, round_index: int, record: SignedAnswer) -> None:
         seats = [seat.address for seat in self._terms.evaluators]
         if (record.job_id, record.round_index) != (self._job_id, round_index) or record.signer not in seats:
             raise MessageRefused("shows no keys of this round", where="SignedAnswer")
         verify(record, self._site.domain())
+
+    async def _keys_in(self, round_index: int, record: SignedAnswer) -> Mapping[Digest, bytes]:
         limit = 2 * KEY_BYTES * self._terms.plan.maximum_owners + RECORD_BYTES
         blob = await self._site.blobs.get(
-            Digest(record.answer_digest), max_bytes=sealed_bytes(limit, len(seats))
+            Digest(record.answer_digest), max_bytes=sealed_bytes(limit, len(self._terms.evaluators))
         )
         context = self._context(round_index, "update-keys", record.signer)
         body = decode(open_sealed(blob, self._key, context, max_bytes=limit), AnswerBody, max_bytes=limit)
-        return dict(pairs_in(body.words))
+        return pairs_in(body.words)
 
     def _context(self, round_index: int, kind: str, sender: Address) -> SealContext:
         return assembly.round_context(self._site, self._job_id, round_index, kind, sender)

@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 
 from galaxylearning.crypto.digest import keccak
 from galaxylearning.errors import MessageRefused
-from galaxylearning.messages.records import CredentialRecord, recover_issuer
+from galaxylearning.messages.records import CredentialRecord, Signers, recover_issuer
 from galaxylearning.messages.terms import Terms
 from galaxylearning.messages.typed import Domain
 from galaxylearning.units import Address, Digest
@@ -49,6 +49,7 @@ def admission_refusal(
     domain: Domain,
     now: int,
     bonds: Collection[Address],
+    known: Signers | None = None,
 ) -> str | None:
     """Why ``data_owner`` may not enrol, or None.
 
@@ -59,6 +60,7 @@ def admission_refusal(
         domain: of GalaxyJobs; credentials are signed for it.
         now: chain time in Unix seconds; a credential is good before its expiry.
         bonds: identities whose bond is posted for this job.
+        known: who signed which credentials; what is found out is added.
     """
     if int(terms.price.bond) > 0 and data_owner not in bonds:
         return "no bond is posted"
@@ -66,19 +68,27 @@ def admission_refusal(
     if admission.kind == "allow-list":
         return None if data_owner in admission.allowed else "not on the allow-list"
     if admission.kind == "credential":
-        return _credential_refusal(terms, data_owner, credential, domain=domain, now=now)
+        return _credential_refusal(terms, data_owner, credential, domain=domain, now=now, known=known)
     return None
 
 
-def organisation_of(terms: Terms, credential: CredentialRecord | None, domain: Domain) -> Organisation | None:
+def organisation_of(
+    terms: Terms, credential: CredentialRecord | None, domain: Domain, known: Signers | None = None
+) -> Organisation | None:
     """Whose account an admitted credential speaks of; None where the terms do not ask for credentials."""
     if terms.admission.kind != "credential" or credential is None:
         return None
-    return recover_issuer(credential, domain), Digest(credential.subject)
+    return recover_issuer(credential, domain, known), Digest(credential.subject)
 
 
 def _credential_refusal(
-    terms: Terms, data_owner: Address, credential: CredentialRecord | None, *, domain: Domain, now: int
+    terms: Terms,
+    data_owner: Address,
+    credential: CredentialRecord | None,
+    *,
+    domain: Domain,
+    now: int,
+    known: Signers | None,
 ) -> str | None:
     if credential is None:
         return "a credential is missing"
@@ -89,7 +99,7 @@ def _credential_refusal(
     if credential.expires_at <= now:
         return "the credential has expired"
     try:
-        issuer = recover_issuer(credential, domain)
+        issuer = recover_issuer(credential, domain, known)
     except MessageRefused as refused:
         return f"the credential's signature is not valid: {refused}"
     return None if issuer in terms.admission.issuers else "the credential's issuer is not trusted"

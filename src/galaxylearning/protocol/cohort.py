@@ -20,6 +20,7 @@ from galaxylearning.messages.records import (
     CredentialRecord,
     SignedEnrolment,
     SignedUpdate,
+    Signers,
     credential_digest,
     record_digest,
     verify,
@@ -160,6 +161,7 @@ def form_cohort(
     now: int,
     datasets: Mapping[Digest, Address],
     bonds: Collection[Address] = (),
+    known: Signers | None = None,
 ) -> Cohort:
     """The cohort that everybody derives from these entries.
 
@@ -177,6 +179,7 @@ def form_cohort(
         now: chain time by which credentials are judged, Unix seconds; the same for everybody.
         datasets: active data sets of the registry and whose they are.
         bonds: identities whose bond is posted.
+        known: who signed which records, as found out before; what is found out now is added.
     """
     entries: list[_Entry[CohortMember]] = []
     excluded: list[Exclusion] = []
@@ -194,10 +197,11 @@ def form_cohort(
             now=now,
             datasets=datasets,
             bonds=bonds,
+            known=known,
         )
         if reason is None:
             entries.append(_Entry(member, member.enrolment.struct_hash()))
-            if (organisation := organisation_of(terms, credential, domain)) is not None:
+            if (organisation := organisation_of(terms, credential, domain, known)) is not None:
                 organisations[member.data_owner] = organisation
         else:
             excluded.append(Exclusion(member.data_owner, member.record, reason))
@@ -209,7 +213,7 @@ def form_cohort(
         else:
             excluded.append(member)
     for digest, record in _by_digest(candidates):
-        if (reason := _signature_refusal(record, domain)) is not None:
+        if (reason := _signature_refusal(record, domain, known)) is not None:
             excluded.append(Exclusion(record.signer, digest, reason))
         else:
             judge(CohortMember(record.message, record.sealing_key, digest), record.credential)
@@ -230,6 +234,7 @@ def accept_updates(
     round_index: int,
     terms_digest: Digest,
     model_digest: Digest,
+    known: Signers | None = None,
 ) -> AcceptedUpdates:
     """The updates of a round that everybody derives from these entries.
 
@@ -245,6 +250,7 @@ def accept_updates(
         round_index: the round, from 0.
         terms_digest: of the job.
         model_digest: of the model the round trains from.
+        known: as in ``form_cohort``.
     """
     members = frozenset(cohort)
     entries: list[_Entry[AcceptedUpdate]] = []
@@ -267,7 +273,7 @@ def accept_updates(
     for update in direct:
         judge(update, None)
     for digest, record in _by_digest(candidates):
-        if (reason := _signature_refusal(record, domain)) is not None:
+        if (reason := _signature_refusal(record, domain, known)) is not None:
             excluded.append(Exclusion(record.signer, digest, reason))
         else:
             judge(record.message, digest)
@@ -298,9 +304,11 @@ def _by_digest(candidates: Iterable[_S]) -> list[tuple[Digest, _S]]:
     return sorted({record_digest(record): record for record in candidates}.items())
 
 
-def _signature_refusal(record: SignedEnrolment | SignedUpdate, domain: typed.Domain) -> str | None:
+def _signature_refusal(
+    record: SignedEnrolment | SignedUpdate, domain: typed.Domain, known: Signers | None
+) -> str | None:
     try:
-        verify(record, domain)
+        verify(record, domain, known)
     except MessageRefused as refused:
         return f"wrong signature: {refused}"
     return None
@@ -333,6 +341,7 @@ def _enrolment_refusal(
     now: int,
     datasets: Mapping[Digest, Address],
     bonds: Collection[Address],
+    known: Signers | None,
 ) -> str | None:
     if enrolment.job_id != job_id:
         return "for another job"
@@ -342,7 +351,9 @@ def _enrolment_refusal(
         return "the data set is not registered or was revoked"
     if datasets[enrolment.dataset_id] != enrolment.data_owner:
         return "the data set is another data owner's"
-    return admission_refusal(terms, enrolment.data_owner, credential, domain=domain, now=now, bonds=bonds)
+    return admission_refusal(
+        terms, enrolment.data_owner, credential, domain=domain, now=now, bonds=bonds, known=known
+    )
 
 
 def _one_per_data_owner(entries: Sequence[_Entry[_X]], excluded: list[Exclusion]) -> list[_X]:

@@ -21,7 +21,7 @@ from galaxylearning.learning import (
     encode_update,
     train_local,
 )
-from galaxylearning.learning.checkpoint import Checkpoint
+from galaxylearning.learning.checkpoint import Checkpoint, LocalState
 from galaxylearning.learning.private import noisy_integers, train_private
 from galaxylearning.messages.plan import Plan
 from galaxylearning.messages.records import UpdateBody, decode, encode
@@ -85,6 +85,11 @@ def training_name(terms: Terms, round_index: int, data_owner: Address) -> str:
     return f"{terms.digest.hex()}/{round_index}/{data_owner}"
 
 
+def local_name(terms: Terms, round_index: int, data_owner: Address) -> str:
+    """The name of what a training left of the buffers that stay with their data owner."""
+    return f"{training_name(terms, round_index, data_owner)}/local"
+
+
 def train_update(
     model: Model,
     terms: Terms,
@@ -93,6 +98,7 @@ def train_update(
     *,
     rng: np.random.Generator,
     checkpoint: Checkpoint | None = None,
+    local: LocalState | None = None,
 ) -> tuple[I32, I32]:
     """Train without noise: ``(parameters int32[P], buffers int32[B])``, clipped and quantised.
 
@@ -102,7 +108,9 @@ def train_update(
     params, buffers = state
     gradient = _mean_gradient(model, rows)
     plan = local_plan(terms.plan)
-    result = train_local(gradient, params, buffers, len(rows), plan, rng=rng, checkpoint=checkpoint)
+    result = train_local(
+        gradient, params, buffers, len(rows), plan, rng=rng, checkpoint=checkpoint, local=local
+    )
     ints = quantizer(terms.plan, params.size).quantize(clip_norm(result.update, terms.plan.clip_norm))
     return ints, Quantizer(BUFFER_BITS, BUFFER_RANGE).quantize(result.buffers - buffers)
 
@@ -126,10 +134,12 @@ def train_for_owner(
     rng: np.random.Generator,
     entropy: Entropy,
     checkpoint: Checkpoint | None = None,
+    local: LocalState | None = None,
 ) -> tuple[I32, I32]:
     """What may leave a data owner: ``train_update``, with the noise that the plan asks for, from ``entropy``.
 
-    A long training saves where it stands in ``checkpoint``, and goes on from there.
+    A long training saves where it stands in ``checkpoint``, with the ``local`` state of the model, and goes
+    on from there.
 
     Raises:
         UpdateRefused: training diverged.
@@ -137,12 +147,14 @@ def train_for_owner(
     """
     noise, plan, (params, buffers) = terms.plan.noise, terms.plan, state
     if noise is None:
-        return train_update(model, terms, state, rows, rng=rng, checkpoint=checkpoint)
+        return train_update(model, terms, state, rows, rng=rng, checkpoint=checkpoint, local=local)
     check_protectable(model)
     if noise.kind == "central":
         gradient = _mean_gradient(model, rows)
         steps = local_plan(plan)
-        result = train_local(gradient, params, buffers, len(rows), steps, rng=rng, checkpoint=checkpoint)
+        result = train_local(
+            gradient, params, buffers, len(rows), steps, rng=rng, checkpoint=checkpoint, local=local
+        )
         scale, variance = quantizer(plan, params.size), share_variance(plan, params.size)
         ints = noisy_integers(result.update, scale, plan.clip_norm, variance, entropy=entropy)
         return ints, np.zeros(0, np.int32)

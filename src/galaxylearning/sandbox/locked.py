@@ -6,7 +6,7 @@ graph. What locks the worker is in ``locks``, what it does in ``work``.
 A worker keeps nothing. What a training is to find again in the next one goes through the node: the buffers
 that stay with their data owner, of a length that is known before (``Request.local_bytes``), and how far a
 long training is (``Status.KEPT``), of a bounded length, which the node stores unread and gives to the next
-worker for this training and to nobody else. A model with buffers that stay begins the round anew.
+worker for this training and to nobody else.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from galaxylearning.sandbox.caps import MEASURING_S, Caps
 from galaxylearning.sandbox.facts import FACTS_BYTES, facts_from_bytes
 from galaxylearning.sandbox.frames import Ready, Request, Work, shape_of
 from galaxylearning.sandbox.host import SERVER, Allowed, WorkerHost, find_bubblewrap
+from galaxylearning.sandbox.local_buffers import LocalBuffers
 from galaxylearning.sandbox.locks import STOPS, Locks
 from galaxylearning.units import Address, Digest
 
@@ -40,7 +41,6 @@ KEPT_ROOM_BYTES: Final = 1 << 16
 _VECTORS: Final = 3
 """Parameters, and what an optimiser remembers of each: two numbers at most."""
 KEPT_GRAPHS: Final = 64
-KEPT_BUFFERS: Final = 16
 _Key = tuple[Digest, int]
 _V = TypeVar("_V")
 _K = TypeVar("_K")
@@ -68,7 +68,7 @@ class LockedTrainer:
         self._host: WorkerHost | None = None
         self._one_at_a_time = anyio.Lock()
         self._facts: dict[_Key, GraphFacts] = {}
-        self._local: dict[tuple[Digest, Digest, Address], bytes] = {}
+        self._local = LocalBuffers(checkpoints)
 
     async def __aenter__(self) -> LockedTrainer:
         return self
@@ -134,12 +134,14 @@ class LockedTrainer:
                 where="worker",
                 cap="maximum_output_bytes",
             )
-        mine = blake3_digest(graph), terms.digest, data_owner
-        local, encoded = self._local.get(mine, b""), encode_terms(terms)
+        local, encoded = b"", encode_terms(terms)
+        if facts.local_bytes:
+            local = self._local.before(terms, round_index, data_owner, size=facts.local_bytes) or b""
         kept, checkpoint, kept_bytes = None, b"", 0
-        if self._checkpoints is not None and not facts.local_bytes:
+        if self._checkpoints is not None:
             kept = self._checkpoints.of(training_name(terms, round_index, data_owner))
             kept_bytes = _VECTORS * 4 * parameters + 4 * buffers + 8 * 2 * len(rows) + KEPT_ROOM_BYTES
+            kept_bytes += facts.local_bytes
             checkpoint = kept.load() or b""
             checkpoint = checkpoint if len(checkpoint) <= kept_bytes else b""
         request = Request(
@@ -164,7 +166,7 @@ class LockedTrainer:
         except UpdateRefused as error:
             raise WorkerRefused(f"sent what training cannot give: {error}", where="worker") from None
         if facts.local_bytes:
-            _keep(self._local, mine, answer[update_bytes:], KEPT_BUFFERS)
+            self._local.keep(terms, round_index, data_owner, answer[update_bytes:])
         return integers[:parameters], integers[parameters:]
 
     async def _run(

@@ -19,6 +19,7 @@ from galaxylearning.ports import Checkpoints, GraphFacts
 from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.protocol.updates import train_for_owner, training_name, training_seed
 from galaxylearning.sandbox.facts import facts_of
+from galaxylearning.sandbox.local_buffers import LocalBuffers
 from galaxylearning.units import Address, Digest, Entropy
 
 KEPT_MODELS = 4
@@ -35,7 +36,8 @@ class ThreadTrainer:
         self._checkpoints = checkpoints
         self._entropy = entropy
         torch.set_num_threads(1)
-        self._models: dict[tuple[bytes, Digest], FlatModel] = {}
+        self._models: dict[tuple[bytes, Digest], tuple[FlatModel, bytes]] = {}
+        self._local = LocalBuffers(checkpoints)
         self._one_at_a_time = anyio.CapacityLimiter(1)
 
     async def measure(self, graph: bytes, *, batch_size: int) -> GraphFacts:
@@ -48,8 +50,11 @@ class ThreadTrainer:
         """See ``ports.Trainer.train``."""
 
         def work() -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-            model = self._model(graph, state, terms.digest)
-            return train_for_owner(
+            model, initial = self._model(graph, state, terms.digest)
+            if initial:
+                before = self._local.before(terms, round_index, data_owner, size=len(initial))
+                model.restore_local(before or initial)
+            update = train_for_owner(
                 model,
                 terms,
                 model.from_state_bytes(state),
@@ -57,18 +62,23 @@ class ThreadTrainer:
                 rng=training_seed(terms, round_index, data_owner),
                 entropy=self._entropy,
                 checkpoint=None
-                if self._checkpoints is None or model.local_bytes()
+                if self._checkpoints is None
                 else self._checkpoints.of(training_name(terms, round_index, data_owner)),
+                local=model,
             )
+            if initial:
+                self._local.keep(terms, round_index, data_owner, model.local_bytes())
+            return update
 
         return await anyio.to_thread.run_sync(work, limiter=self._one_at_a_time)
 
-    def _model(self, graph: bytes, state: bytes, job: Digest) -> FlatModel:
-        """The job's model; two jobs of one graph share nothing: each has buffers and constants of its own."""
+    def _model(self, graph: bytes, state: bytes, job: Digest) -> tuple[FlatModel, bytes]:
+        """The job's model and its local buffers at first; two jobs of one graph share nothing."""
         if (graph, job) not in self._models:
             if len(self._models) >= KEPT_MODELS:
                 self._models.pop(next(iter(self._models)))
             parsed = ModelGraph.from_bytes(graph)
             weights = weights_from_bytes(parsed, state, max_bytes=len(state))
-            self._models[graph, job] = FlatModel(parsed, weights)
+            model = FlatModel(parsed, weights)
+            self._models[graph, job] = model, model.local_bytes()
         return self._models[graph, job]

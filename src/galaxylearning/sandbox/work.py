@@ -77,7 +77,8 @@ def _train(work: Work, entropy: Entropy) -> bytes:
         Rows(np.zeros(0), np.zeros(0)) if work.rows is None else work.rows,
         rng=training_seed(terms, work.request.round_index, Address(work.request.data_owner)),
         entropy=entropy,
-        checkpoint=None if work.keep is None or model.local_bytes() else _Kept(work, work.keep),
+        checkpoint=None if work.keep is None else _Kept(work, work.keep),
+        local=model,
     )
     return b"".join(
         (parameters.astype("<i4").tobytes(), buffers.astype("<i4").tobytes(), model.local_bytes())

@@ -25,6 +25,7 @@ from typing import BinaryIO, Final
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from galaxylearning.connections import ConnectionGate
 from galaxylearning.errors import BlobMissing, BlobRefused, MessageRefused, StorageError
 from galaxylearning.listening import is_loopback
 from galaxylearning.messages.store_request import (
@@ -40,7 +41,6 @@ from galaxylearning.storage.blob_names import (
     digest_from_hex,
 )
 from galaxylearning.storage.blobs import BlobWriter, FolderBlobStore
-from galaxylearning.storage.connections import ConnectionGate
 from galaxylearning.storage.http_ranges import ByteRange, RangeUnsatisfiable, asked_range
 from galaxylearning.storage.store_settings import HOW_TO_GIVE_KEYS, StoreSettings
 from galaxylearning.storage.store_usage import STRANGERS, Charge, DayQuotaSpent, StoreUsage
@@ -50,7 +50,6 @@ PAGE_DIGESTS: Final = 10_000
 PIECE_BYTES: Final = 1 << 18
 MAX_LINE_BYTES: Final = 4_096
 MAX_HEADERS: Final = 64
-TLS_HANDSHAKE_S: Final = 10.0
 
 _LOG: Final = logging.getLogger(__name__)
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -120,14 +119,11 @@ async def serve_blobs(
             max_connections=settings.max_connections,
             max_per_address=settings.max_connections_per_address,
             idle_s=settings.stall_timeout_ms / 1000,
+            tls=tls,
         )
         try:
             listener = await asyncio.get_running_loop().create_server(
-                server.gate,
-                listening.host,
-                listening.port,
-                ssl=tls,
-                ssl_handshake_timeout=None if tls is None else TLS_HANDSHAKE_S,
+                server.gate, listening.host, listening.port
             )
         except OSError as error:
             await runner.cleanup()
@@ -139,6 +135,7 @@ async def serve_blobs(
         finally:
             listener.close()
             await runner.cleanup()
+            server.gate.close()
     finally:
         usage.close()
 

@@ -21,6 +21,7 @@ from typing import Any
 from galaxylearning.chain import bounded_json
 from galaxylearning.chain.embedded.chain import EmbeddedChain
 from galaxylearning.chain.embedded.rpc_error import INVALID_REQUEST, PARSE_ERROR, RpcError
+from galaxylearning.connections import ConnectionGate
 from galaxylearning.errors import ConfigRefused, GalaxyError, LedgerUnreachable
 from galaxylearning.listening import Listening
 
@@ -73,7 +74,6 @@ async def serve(
             raise ConfigRefused(
                 "must have 32 to 128 letters, digits, '-' or '_', a key a line", where="access keys"
             )
-    tls = listening.tls()
     connections: set[asyncio.Task[None]] = set()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -81,27 +81,21 @@ async def serve(
         assert task is not None  # noqa: S101
         connections.add(task)
         try:
-            if len(connections) > MAX_CONNECTIONS:
-                await _respond(
-                    writer, 503, _error(None, RpcError(INVALID_REQUEST, "too many connections")), False
-                )
-            else:
-                await _converse(chain, reader, writer, access_keys)
+            await _converse(chain, reader, writer, access_keys)
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass  # The client left, or the server is closing: there is nobody to tell.
         finally:
             connections.discard(task)
             writer.close()
 
+    gate = ConnectionGate(
+        lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader(limit=MAX_HEADER_BYTES), connected),
+        max_connections=MAX_CONNECTIONS,
+        max_per_address=MAX_CONNECTIONS,
+        tls=listening.tls(),
+    )
     try:
-        listener = await asyncio.start_server(
-            connected,
-            listening.host,
-            listening.port,
-            limit=MAX_HEADER_BYTES,
-            ssl=tls,
-            ssl_handshake_timeout=None if tls is None else _READ_TIMEOUT_S,
-        )
+        listener = await asyncio.get_running_loop().create_server(gate, listening.host, listening.port)
     except OSError as error:
         raise LedgerUnreachable(
             f"cannot listen on {listening.host} port {listening.port}: {error.strerror}"
@@ -113,6 +107,7 @@ async def serve(
         listener.close()
         for task in list(connections):
             task.cancel()
+        gate.close()
         await asyncio.gather(*connections, return_exceptions=True)
         await listener.wait_closed()
 

@@ -1,16 +1,21 @@
 """A gate in front of an HTTP server: so many connections at once, and none that says nothing for long.
 
-A connection that has not begun a request in time is cut; what happens within a request has limits of its
-own. TLS handshakes have theirs, in the event loop.
+A connection counts from the moment it is there, so TLS begins behind the gate: who never ends a handshake
+takes one place, for a while. One that has not begun a request in time is cut; what happens within a request
+has limits of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
+
+HANDSHAKE_S: Final = 10.0
+"""So long a TLS handshake may take."""
 
 _BUSY: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 32\r\n"
@@ -19,7 +24,11 @@ _BUSY: Final = (
 
 
 class ConnectionGate:
-    """Counts connections and hands those it lets through to ``make_protocol``'s protocols."""
+    """Counts connections and hands those it lets through to ``make_protocol``'s protocols.
+
+    With ``tls`` they speak that; one too many is then cut without a word. Without ``idle_s`` the protocols
+    see to silent ones themselves.
+    """
 
     def __init__(
         self,
@@ -27,12 +36,14 @@ class ConnectionGate:
         *,
         max_connections: int,
         max_per_address: int,
-        idle_s: float,
+        idle_s: float | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._make_protocol = make_protocol
         self._max_connections = max_connections
         self._max_per_address = max_per_address
         self._idle_s = idle_s
+        self.tls = tls
         self._open: dict[asyncio.Protocol, _GatedConnection] = {}
         self._per_address: Counter[str] = Counter()
 
@@ -42,6 +53,11 @@ class ConnectionGate:
 
     def __len__(self) -> int:
         return len(self._open)
+
+    def close(self) -> None:
+        """Cut what is still there."""
+        for connection in list(self._open.values()):
+            connection.cut()
 
     @contextmanager
     def request(self, protocol: asyncio.Protocol) -> Iterator[None]:
@@ -77,8 +93,11 @@ class _GatedConnection(asyncio.Protocol):
         self.inner = inner
         self._gate = gate
         self._transport: asyncio.Transport | None = None
+        self._handshake: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._is_in = False
+        self._is_in = self._is_begun = self._is_ended = False
+        self._early = bytearray()
+        """What came along with the end of the handshake, before the protocol was told of the connection."""
         self._address = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -87,39 +106,77 @@ class _GatedConnection(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self._address = str(peer[0]) if peer else ""
         self._is_in = self._gate._enter(self, self._address)
-        if self._is_in:
-            self.inner.connection_made(transport)
+        if self._gate.tls is not None:
+            if self._is_in:
+                transport.pause_reading()  # The first bytes are the handshake's.
+                self._handshake = asyncio.create_task(self._secure(transport, self._gate.tls))
+            else:
+                transport.abort()
+        elif self._is_in:
+            self._begin(transport)
         else:
             transport.write(_BUSY)
             transport.close()
 
+    async def _secure(self, transport: asyncio.Transport, tls: ssl.SSLContext) -> None:
+        try:
+            secured = await asyncio.get_running_loop().start_tls(
+                transport, self, tls, server_side=True, ssl_handshake_timeout=HANDSHAKE_S
+            )
+        except OSError:
+            secured = None
+        if secured is None:  # The other side left, was too slow, or speaks no TLS of ours.
+            transport.abort()
+            self.connection_lost(None)
+        elif self._is_in:
+            self._begin(secured)
+
+    def _begin(self, transport: asyncio.Transport) -> None:
+        self._transport, self._is_begun = transport, True
+        self.inner.connection_made(transport)
+        if self._early:
+            self.inner.data_received(bytes(self._early))
+            self._early.clear()
+        if self._is_ended:
+            self.inner.eof_received()
+
     def data_received(self, data: bytes) -> None:
-        if self._is_in:
+        if self._is_begun:
             self.inner.data_received(data)
+        elif self._is_in:
+            self._early += data
 
     def eof_received(self) -> bool | None:
-        return self.inner.eof_received() if self._is_in else None
+        self._is_ended = True
+        return self.inner.eof_received() if self._is_begun else None
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.disarm()
         if self._is_in:
             self._is_in = False
             self._gate._leave(self, self._address)
+        if self._is_begun:
+            self._is_begun = False
             self.inner.connection_lost(exc)
 
     def pause_writing(self) -> None:
-        if self._is_in:
+        if self._is_begun:
             self.inner.pause_writing()
 
     def resume_writing(self) -> None:
-        if self._is_in:
+        if self._is_begun:
             self.inner.resume_writing()
 
-    def arm(self, seconds: float) -> None:
+    def arm(self, seconds: float | None) -> None:
         """Cut the connection in ``seconds`` unless it begins a request."""
         self.disarm()
+        if seconds is not None:
+            self._timer = asyncio.get_running_loop().call_later(seconds, self.cut)
+
+    def cut(self) -> None:
+        """End it at once."""
         if self._transport is not None:
-            self._timer = asyncio.get_running_loop().call_later(seconds, self._transport.abort)
+            self._transport.abort()
 
     def disarm(self) -> None:
         """Leave the connection alone."""
