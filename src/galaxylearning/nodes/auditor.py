@@ -193,9 +193,7 @@ class Auditor:
             return ()
         for verdict in verdicts:
             about = f"{verdict.where}: the answer of {verdict.evaluator} about {verdict.data_owner} was wrong"
-            fault = (
-                "the data owner dealt it a share that does not belong to the others', or these lied"
-            )
+            fault = "the data owner dealt it a share that does not belong to the others', or these lied"
             if verdict.fault == "member":
                 fault = "it has shown no share from which that follows"
             self._holds("answers", f"{about}: {fault}")
