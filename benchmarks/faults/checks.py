@@ -173,9 +173,11 @@ def _money(seen: Seen) -> Iterator[str]:
 
 
 def _let_down(seen: Seen, name: str) -> bool:
-    """Whether an evaluator took a seat and then did not commit, or not reveal, in time."""
+    """Whether an evaluator took a seat and then did not commit, stand by, or reveal, in time."""
     who, state = signer(name).address, seen.state
-    if who not in state.seats:
+    if who not in state.seats or (
+        state.phase is Phase.ABORTED and who in state.standing_by - state.committed
+    ):
         return False
     is_committing_over = any(
         isinstance(e, ev.PhaseChanged | ev.JobAborted) for e in _events(seen, ev.JobEvent)

@@ -249,7 +249,7 @@ def _events() -> list[bytes]:
     names = (
         "JobPosted", "SeatTaken", "ScoresCommitted", "BondDeposited", "BondReturned", "CohortAnchored",
         "RoundAnchored", "ScoresRevealed", "JobSettled", "Paid", "FeePaid", "Refunded", "ClaimsExpired",
-        "PhaseChanged", "JobAborted",
+        "PhaseChanged", "JobAborted", "StoodBy",
     )  # fmt: skip
     found: list[Any] = [[name, everything] for name in names]
     for name, struct in (("EnrolledDirectly", enrolment), ("UpdateSubmittedDirectly", update)):

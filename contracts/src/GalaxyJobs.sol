@@ -49,6 +49,7 @@ contract GalaxyJobs is JobFunds {
         bytes32 modelDigest,
         bytes32 history
     );
+    event StoodBy(uint256 indexed jobId, address indexed evaluator);
     event ScoresCommitted(uint256 indexed jobId, address indexed evaluator, bytes32 commitment);
     event ScoresRevealed(uint256 indexed jobId, address indexed evaluator, bytes32 scoresDigest);
     event JobSettled(
@@ -167,6 +168,19 @@ contract GalaxyJobs is JobFunds {
         j.roundIndex = uint16(a.roundIndex + 1);
         emit RoundAnchored(a.jobId, a.roundIndex, a.root, a.count, head, a.modelDigest, history);
         if (a.roundIndex + 1 >= j.rounds) _enter(a.jobId, j, Phase.Committing);
+    }
+
+    /// @notice Says that a seat is there and waits for others before it can score. It may still commit to scores in
+    /// time; if it cannot, and the job is aborted, it keeps its stake.
+    function standBy(uint256 jobId) external {
+        Job storage j = _jobIn(jobId, Phase.Committing);
+        _checkBefore(uint256(j.phaseStart) + j.commitWindow);
+        Seat storage seat_ = _seats[jobId][msg.sender];
+        if (seat_.place == 0) revert NotSeated(msg.sender);
+        if (seat_.committed != 0) revert AlreadyCommitted();
+        if (seat_.standsBy) revert AlreadyStandingBy();
+        seat_.standsBy = true;
+        emit StoodBy(jobId, msg.sender);
     }
 
     /// @notice Commits a seat to its scores.
@@ -324,10 +338,13 @@ contract GalaxyJobs is JobFunds {
         j.phaseStart = uint40(block.timestamp);
     }
 
-    /// @dev Bitmap of the seats that committed to scores.
-    function _committedSeats(uint256 jobId, Job storage j) private view returns (uint256 seats) {
+    /// @dev Bitmap of the seats that did what they could before an abort in `from`: that committed (while scores are
+    /// committed to) or revealed (later), and that stood by and had nothing to reveal.
+    function _dutifulSeats(uint256 jobId, Job storage j, Phase from) private view returns (uint256 seats) {
         for (uint256 i = 0; i < j.seats; ++i) {
-            if (_seats[jobId][j.evaluators[i]].committed != 0) seats |= 1 << i;
+            Seat storage seat_ = _seats[jobId][j.evaluators[i]];
+            bool isDone = (from == Phase.Committing ? seat_.committed : seat_.revealed) != 0;
+            if (isDone || (seat_.standsBy && seat_.committed == 0)) seats |= 1 << i;
         }
     }
 
@@ -351,8 +368,7 @@ contract GalaxyJobs is JobFunds {
     function _abort(uint256 jobId, Job storage j) private {
         Phase from = j.phase;
         uint256 keptSeats = type(uint256).max;
-        if (from == Phase.Committing) keptSeats = _committedSeats(jobId, j);
-        else if (from == Phase.Revealing) keptSeats = _revealedSeats(jobId, j);
+        if (from == Phase.Committing || from == Phase.Revealing) keptSeats = _dutifulSeats(jobId, j, from);
         j.phase = Phase.Aborted;
         j.phaseStart = uint40(block.timestamp);
         j.refundable = _escrow(j);

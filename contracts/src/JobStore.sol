@@ -131,6 +131,7 @@ abstract contract JobStore is EIP712, ReentrancyGuard {
 
     struct Seat {
         uint8 place; // index in `evaluators` plus 1; 0: not taken
+        bool standsBy; // said that it is there and cannot score yet
         bytes32 committed;
         bytes32 revealed;
     }
@@ -176,6 +177,7 @@ abstract contract JobStore is EIP712, ReentrancyGuard {
     error AlreadySubmitted();
     error DirectEntriesMissing(bytes32 directHead);
     error SizeOutOfRange();
+    error AlreadyStandingBy();
     error AlreadyCommitted();
     error NotCommitted();
     error CommitmentMismatch();

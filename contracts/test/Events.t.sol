@@ -72,6 +72,14 @@ contract EventsTest is Base {
         jobs.commitScores(jobId, committed);
     }
 
+    function test_standing_by_is_told() public {
+        uint256 jobId = inCommitting(parameters());
+        expected();
+        emit GalaxyJobs.StoodBy(jobId, evaluator(1));
+        vm.prank(evaluator(1));
+        jobs.standBy(jobId);
+    }
+
     function test_a_claim_is_told() public {
         uint256 jobId = inSettled(parameters());
         PayoutProof.Payout memory last = payouts()[3];

@@ -112,6 +112,81 @@ contract ExpiryTest is Base {
         checkAborted(jobId);
     }
 
+    function standBy(uint256 jobId, uint256 i) private {
+        vm.prank(evaluator(i));
+        jobs.standBy(jobId);
+    }
+
+    function test_who_stands_by_keeps_its_stake_where_too_few_commit() public {
+        uint256 jobId = inCommitting(parameters());
+        standBy(jobId, 0);
+        commit(jobId, 2);
+        expireAt(jobId, START + WINDOW);
+        eq(staked(0), 10 * STAKE);
+        eq(staked(1), 10 * STAKE);
+        eq(staked(2), 9 * STAKE);
+        checkAborted(jobId);
+    }
+
+    function test_who_stands_by_keeps_its_stake_where_nothing_is_settled() public {
+        uint256 jobId = inCommitting(parameters());
+        standBy(jobId, 0);
+        commit(jobId, 6);
+        expireAt(jobId, START + WINDOW);
+        reveal(jobId, 2);
+        expireAt(jobId, START + 3 * WINDOW);
+        eq(staked(0), 10 * STAKE);
+        eq(staked(1), 10 * STAKE);
+        eq(staked(2), 9 * STAKE);
+        checkAborted(jobId);
+    }
+
+    function test_who_commits_after_all_must_reveal() public {
+        uint256 jobId = inCommitting(parameters());
+        standBy(jobId, 0);
+        commit(jobId, ALL);
+        yes(jobs.job(jobId).phase == Phase.Revealing, "revealing");
+        reveal(jobId, 6);
+        expireAt(jobId, START + 2 * WINDOW);
+        eq(staked(0), 9 * STAKE);
+        eq(staked(1), 10 * STAKE);
+        checkAborted(jobId);
+    }
+
+    function test_who_stands_by_while_others_settle_is_slashed() public {
+        uint256 jobId = inCommitting(parameters());
+        standBy(jobId, 2);
+        commit(jobId, 3);
+        expireAt(jobId, START + WINDOW);
+        reveal(jobId, 3);
+        settle(settlement(jobId, 1000 ether, 0), 3);
+        eq(staked(2), 9 * STAKE);
+        eq(staked(0), 10 * STAKE);
+    }
+
+    function test_standing_by_is_for_seats_without_scores_in_time_and_once() public {
+        uint256 jobId = inTraining(parameters());
+        vm.expectRevert(abi.encodeWithSelector(JobStore.WrongPhase.selector, Phase.Training));
+        vm.prank(evaluator(0));
+        jobs.standBy(jobId);
+        jobId = inCommitting(parameters());
+        vm.expectRevert(abi.encodeWithSelector(JobStore.NotSeated.selector, STRANGER));
+        vm.prank(STRANGER);
+        jobs.standBy(jobId);
+        standBy(jobId, 0);
+        vm.expectRevert(abi.encodePacked(JobStore.AlreadyStandingBy.selector));
+        vm.prank(evaluator(0));
+        jobs.standBy(jobId);
+        commit(jobId, 2);
+        vm.expectRevert(abi.encodePacked(JobStore.AlreadyCommitted.selector));
+        vm.prank(evaluator(1));
+        jobs.standBy(jobId);
+        vm.warp(START + WINDOW);
+        vm.expectRevert(abi.encodeWithSelector(JobStore.TooLate.selector, START + WINDOW));
+        vm.prank(evaluator(2));
+        jobs.standBy(jobId);
+    }
+
     function test_revealing_is_aborted_and_the_silent_are_slashed() public {
         uint256 jobId = inRevealing(parameters());
         reveal(jobId, 4);

@@ -13,7 +13,16 @@ import anyio
 import msgspec
 import numpy as np
 import pytest
-from benchmarks.things import evaluator_with
+from benchmarks.things import (
+    MASKED_HIDDEN,
+    MASKING,
+    PLAN,
+    LyingMember,
+    compiled_job,
+    evaluator_with,
+)
+from tests.integration.conftest import built_town
+from tests.integration.test_federation_masked import is_over
 
 from galaxylearning.crypto.ring import pack
 from galaxylearning.crypto.seal import seal
@@ -24,7 +33,7 @@ from galaxylearning.nodes import assembly
 from galaxylearning.nodes.asked import Phase as Asking
 from galaxylearning.nodes.data_owner import DataOwnerNode
 from galaxylearning.nodes.member import Member
-from galaxylearning.protocol.machine import Phase
+from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.masking import masking_plan
 from galaxylearning.protocol.rounds import BAD_SHARES
 from galaxylearning.simulation.stage import STAKE
@@ -39,8 +48,8 @@ CERTAIN = Masking(threshold=1, faulty=1, minimum_sum=3, twin_projections=9)
 """Five answers, one of them wrong: it would take three liars to have an honest member found wrong."""
 
 
-def cheating(seat: int) -> type[DataOwnerNode]:
-    """A data owner that deals one member a share of something else, in an envelope that opens."""
+def cheating(*seats: int) -> type[DataOwnerNode]:
+    """A data owner that deals some members a share of something else, in envelopes that open."""
 
     class Cheat(DataOwnerNode):
         def _masked_body(
@@ -55,12 +64,13 @@ def cheating(seat: int) -> type[DataOwnerNode]:
         ) -> bytes:
             data = super()._masked_body(terms, parameters, job_id, round_index, model, update, keys)
             body = decode(data, MaskedBody, max_bytes=len(data))
-            kind = assembly.share_kind(seat)
             share = pack(masking_plan(terms, parameters).ring, np.ones((1, 2, 2048)))
-            context = assembly.round_context(self.site, job_id, round_index, kind, self.site.address)
-            envelope = seal(share, [keys[seat]], context, entropy=self.site.entropy)
-            shares = (*body.shares[:seat], envelope, *body.shares[seat + 1 :])
-            return encode(msgspec.structs.replace(body, shares=shares))
+            shares = list(body.shares)
+            for seat in seats:
+                kind = assembly.share_kind(seat)
+                context = assembly.round_context(self.site, job_id, round_index, kind, self.site.address)
+                shares[seat] = seal(share, [keys[seat]], context, entropy=self.site.entropy)
+            return encode(msgspec.structs.replace(body, shares=tuple(shares)))
 
     return Cheat
 
@@ -195,8 +205,9 @@ def test_a_member_that_lies_about_one_data_owner_is_named_and_loses_its_stake(
     assert found.faulty == {"evaluator-3"}
     assert found.stakes == {name: 0 if name == "evaluator-3" else STAKE for name in EVALUATORS}
     said = answers(found)
-    assert len(said) == 1
+    assert len(said) == 2
     assert "it has shown no share from which that follows" in said[0]
+    assert "contradicts its own answer to the sum" in said[1]
 
 
 def test_no_share_is_shown_where_as_many_as_may_collude_could_have_asked_for_it(
@@ -252,3 +263,38 @@ def test_a_member_that_was_cheated_shows_its_share_after_a_restart_too(
     found = anyio.run(main)
     assert (found.faulty, found.paid) == (set(), fair.paid)
     assert len(answers(found)) == 1
+
+
+class LyingOnce(LyingMember):
+    """Lies about everybody at the gate of round 1, and nowhere else."""
+
+    async def _words(self, *given: Any) -> bytes | None:
+        asked = given[1]
+        if (asked.round_index, asked.phase) == (1, Asking.GATE):
+            return await super()._words(*given)
+        return await Member._words(self, *given)
+
+
+def test_a_share_that_a_member_shows_excuses_no_lie_in_another_round(tmp_path: Path) -> None:
+    (tmp_path / "town").mkdir()
+    six = (*EVALUATORS, "evaluator-6")
+    plan = msgspec.structs.replace(PLAN, minimum_owners=3)
+    compiled = compiled_job(MASKED_HIDDEN, plan=plan, privacy="masked", masking=MASKING)
+    town = built_town(tmp_path / "town", compiled, six)
+
+    async def main() -> Outcome:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            seat = (await stage.state()).evaluators.index(stage.account("evaluator-3"))
+            stage.add_owner("north", kind=cheating(seat))
+            stage.add_evaluator("evaluator-3", evaluator_with(LyingOnce))
+            over = stage.board().topic("round/0/value/sets")
+
+            def is_on(name: str, _state: JobState) -> bool:
+                # In round 1 five answer: two liars could have a third found wrong, so no share is shown.
+                return name != "evaluator-6" or over not in stage.blobs.topics()
+
+            await stage.play(is_on=is_on, until=is_over)
+            assert await shares_shown(stage) == [("north", seat)]
+            return await stage.outcome()
+
+    assert anyio.run(main).faulty == {"evaluator-3"}

@@ -203,3 +203,13 @@ def test_who_was_late_once_is_not_kept_out_for_good(masked_town: Town, tmp_path:
     found = played(masked_town, tmp_path / "stage", liar=telling(Heard, Asking.SUM), is_late=True)
     assert found.paid
     assert found.faulty == {LIAR}
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_data_owners_that_all_cheat_one_seat_have_nobody_named(
+    masked_town: Town, tmp_path: Path, is_late: bool
+) -> None:
+    deals = {name: lambda _round: True for name in ("north", "east", "south", "west")}
+    found = played(masked_town, tmp_path / "stage", dealers=deals, is_late=is_late)
+    assert found.stakes[VICTIM] == STAKE
+    assert found.audit.verdict == "ok"

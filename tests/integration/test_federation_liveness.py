@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import msgspec
 import pytest
 
+from galaxylearning.errors import BlobMissing
 from galaxylearning.messages.records import ACTIVITIES
+from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import round_watch
+from galaxylearning.nodes.evaluator import EvaluatorNode, SeatedJob
 from galaxylearning.nodes.parties import parties
 from galaxylearning.nodes.presence import PresenceBoard
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.quorum import patience_s
+from galaxylearning.simulation.stage import STAKE
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Stage, Town
@@ -200,5 +204,33 @@ def test_signs_of_life_that_others_made_or_that_are_of_another_round_do_not_coun
             assert reader.is_alive(missing)
             (late,) = await reader.missing(0, [stage.account("north")], [], now=sign.seen_at + 10_000)
             assert not reader.is_alive(late)
+
+    anyio.run(main)
+
+
+class Blind(SeatedJob):
+    """Finds no update any more once scores are due."""
+
+    async def _up_to_date(self, state: JobState) -> Any:
+        if state.phase is Phase.COMMITTING:
+            raise BlobMissing("is gone", where="update")
+        return await super()._up_to_date(state)
+
+
+class BlindEvaluator(EvaluatorNode):
+    def seat(self, job_id: int, terms: Terms) -> SeatedJob:
+        return Blind(self, self._view, job_id, terms)
+
+
+def test_evaluators_that_nobody_lets_score_stand_by_and_keep_their_stakes(town: Town, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            for name in stage.evaluators[1:]:
+                stage.add_evaluator(name, BlindEvaluator)
+            await stage.play(until=lambda state: state.phase is Phase.ABORTED)
+            state = await stage.state()
+            assert state.standing_by == {stage.account(name) for name in stage.evaluators[1:]}
+            assert state.committed == {stage.account(stage.evaluators[0])}
+            assert {await stage.staked(name) for name in stage.evaluators} == {STAKE}
 
     anyio.run(main)

@@ -89,6 +89,7 @@ def test_nobody_saw_an_update_and_all_was_recomputed(masked: Outcome) -> None:
     assert sum(masked.paid.values()) == state.paid > 0
     assert [masked.transactions[name] for name in OWNERS] == [0, 0, 0, 0]
     assert masked.stakes == dict.fromkeys(EVALUATORS, STAKE)
+    assert state.standing_by == frozenset()
     assert (masked.audit.verdict, masked.audit.problems) == ("ok", ())
     assert (masked.public_audit.verdict, masked.public_audit.problems) == ("ok", ())
     said = [finding.detail for finding in masked.audit.findings]
@@ -160,6 +161,25 @@ def test_members_may_vanish_in_any_phase(
     assert (found.model, found.totals, found.paid) == (masked.model, masked.totals, masked.paid)
     assert found.stakes == {name: 0 if name in gone else STAKE for name in EVALUATORS}
     assert (found.audit.verdict, found.audit.problems) == ("ok", ())
+
+
+def test_who_stays_keeps_its_stake_where_too_many_vanish(masked_town: Town, tmp_path: Path) -> None:
+    gone = ("evaluator-1", "evaluator-2", "evaluator-3")
+
+    async def main() -> None:
+        is_on, stages = gone_from("value", gone)
+        async with masked_town.full_stage(tmp_path / "stage") as stage:
+            stages.append(stage)
+            await stage.play(is_on=is_on, until=lambda state: state.phase is Phase.ABORTED)
+            state = await stage.state()
+            assert state.standing_by == {stage.account(name) for name in EVALUATORS if name not in gone}
+            assert {name: await stage.staked(name) for name in EVALUATORS} == {
+                name: 0 if name in gone else STAKE for name in EVALUATORS
+            }
+            assert state.refundable + state.refunded == state.escrow
+            assert (await stage.audit()).verdict == "ok"
+
+    anyio.run(main)
 
 
 def reason_of(stage: Stage, table: ScoreTable, name: str) -> tuple[str, str]:

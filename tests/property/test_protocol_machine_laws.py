@@ -56,6 +56,7 @@ event_strategy: st.SearchStrategy[JobEvent] = st.one_of(
     st.builds(ev.CohortAnchored, zero, one, heads, small, heads),
     st.builds(ev.RoundAnchored, zero, one, small, heads, small, heads, heads, heads),
     st.builds(ev.PhaseChanged, zero, one, phases, phases),
+    st.builds(ev.StoodBy, zero, one, seats),
     st.builds(ev.ScoresCommitted, zero, one, seats, heads),
     st.builds(ev.ScoresRevealed, zero, one, seats, heads),
     st.builds(ev.JobSettled, zero, one, heads, amounts, small, heads, small),

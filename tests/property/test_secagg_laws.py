@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from galaxylearning.crypto.ring import pack, unpack
 from galaxylearning.errors import ConfigRefused
-from galaxylearning.secagg.opener import misfits, open_scalars, open_sum
+from galaxylearning.secagg.member import answer_scalars, answer_sum, contradicts_itself
+from galaxylearning.secagg.opener import fitting, open_scalars, open_sum
 from galaxylearning.secagg.plan import plan_masking
-from galaxylearning.secagg.questions import Dense, Joined, Signs, quantise_functional
+from galaxylearning.secagg.questions import Dense, Joined, Signs, quantise_functional, question_polynomials
 from masked_rounds import masked_round, updates_of
 
 
@@ -93,7 +94,9 @@ def test_the_answers_that_t_and_one_shift_alike_fit_nobody_elses_share(case: Any
     honest = masked.scalars(questions, range(plan.members))
     answers = {member: honest[member] for member in present}
     for member in range(plan.members):
-        assert not misfits(plan, answers, member, honest[member], width=questions.count).any()
+        fits, misfits = fitting(plan, answers, member, honest[member], width=questions.count)
+        assert fits.all()
+        assert not misfits.any()
     liars = rng.choice(plan.members, plan.threshold + 1, replace=False).tolist()
     primes = np.array(plan.ring.primes)[:, None]
     for liar in liars:
@@ -102,8 +105,34 @@ def test_the_answers_that_t_and_one_shift_alike_fit_nobody_elses_share(case: Any
         answers[liar] = pack(plan.ring, words)
     answers = {liar: answers[liar] for liar in liars}
     for member in range(plan.members):
-        found = misfits(plan, answers, member, honest[member], width=questions.count)
-        assert found.tolist() == [True] + [False] * (len(found) - 1)
+        fits, misfits = fitting(plan, answers, member, honest[member], width=questions.count)
+        assert misfits.tolist() == [True] + [False] * (len(misfits) - 1)
+        assert (fits == ~misfits).all()
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(rounds())
+def test_a_member_contradicts_itself_where_it_lies_and_never_by_what_it_was_dealt(case: Any) -> None:
+    plan, rng, masked, _ = case
+    questions = Signs(plan.projections, plan.parameters, rng.bytes(32))
+    polynomials = question_polynomials(plan.ring, masked.seed, questions)
+    weights = rng.integers(0, plan.max_weight + 1, len(masked.masked))
+    weights[rng.choice(len(weights), 2, replace=False)] = plan.max_weight
+    primes = np.array(plan.ring.primes)[:, None]
+    shares = rng.integers(0, primes, (len(weights), 2, 2048)).astype(np.float64)
+    held = (weights > 0) | (rng.random(len(weights)) < 0.5)
+    scalars = answer_scalars(plan, polynomials, shares, held=held)
+    total = answer_sum(plan, shares, weights)
+    assert not contradicts_itself(plan, polynomials, weights, scalars, total)
+    row = int(rng.choice(np.flatnonzero(weights)))
+    words = unpack(plan.ring, scalars, width=questions.count, where="answer", is_absent_allowed=True).copy()
+    words[row] = (words[row] + 1) % primes
+    assert contradicts_itself(plan, polynomials, weights, pack(plan.ring, words), total)
+    assert contradicts_itself(plan, polynomials, weights, scalars, lie(plan, total, 2048, rng))
+    for without in np.flatnonzero(weights == 0).tolist():
+        words[without] = (words[without] + 1) % primes
+    words[row] = (words[row] - 1) % primes
+    assert not contradicts_itself(plan, polynomials, weights, pack(plan.ring, words), total)
 
 
 @settings(max_examples=200, deadline=None)

@@ -79,6 +79,7 @@ JOBS_CALLS = [
     calls.anchor_cohort(typed.CohortAnchor(7, d(1), 3, ZERO_DIGEST), SIGNED),
     calls.submit_update_directly(UPDATE),
     calls.anchor_round(typed.RoundAnchor(7, 0, d(1), 3, ZERO_DIGEST, d(2)), SIGNED),
+    calls.stand_by(7),
     calls.commit_scores(7, d(1)),
     calls.reveal_scores(7, d(1), d(2)),
     calls.settle(typed.Settlement(7, d(1), 10, 2, d(2), 0), SIGNED),

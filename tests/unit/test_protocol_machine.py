@@ -162,6 +162,7 @@ def test_every_pair_outside_the_table_is_refused_and_moves_nothing() -> None:
         COHORT,
         ev.UpdateSubmittedDirectly(JOB, START, UPDATE, b"", d(3)),
         anchored(0, START),
+        ev.StoodBy(JOB, START, SEATS[0]),
         ev.ScoresCommitted(JOB, START, SEATS[0], d(1)),
         ev.ScoresRevealed(JOB, START, SEATS[0], d(2)),
         SETTLED,
@@ -208,6 +209,12 @@ IMPOSSIBLE: list[tuple[JobState, JobEvent]] = [
     (run(TRAINING, anchored(0, START + 150)), replace(TO_COMMITTING, from_phase=Phase.COMMITTING)),
     (run(TRAINING, anchored(0, START + 150), anchored(1, START + 151)), anchored(2, START + 152)),
     (COMMITTING, TO_REVEALING),
+    (COMMITTING, ev.StoodBy(JOB, START, A[5])),
+    (step(COMMITTING, ev.StoodBy(JOB, START, SEATS[0])), ev.StoodBy(JOB, START, SEATS[0])),
+    (
+        step(COMMITTING, ev.ScoresCommitted(JOB, START, SEATS[0], d(1))),
+        ev.StoodBy(JOB, START, SEATS[0]),
+    ),
     (COMMITTING, ev.ScoresCommitted(JOB, START, A[5], d(1))),
     (
         step(COMMITTING, ev.ScoresCommitted(JOB, START, SEATS[0], d(1))),

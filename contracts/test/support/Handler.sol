@@ -35,6 +35,7 @@ contract Handler is Base {
     mapping(uint256 jobId => Ghost) public ghosts;
     mapping(uint256 jobId => mapping(uint256 index => uint256)) public timesPaid;
     mapping(uint256 jobId => PayoutProof.Payout[]) private _lists;
+    mapping(uint256 jobId => mapping(uint256 seat => bool)) public standsBy;
     uint256 public expectedBurned;
     mapping(uint256 jobId => uint256) public bondsForfeited;
     /// @dev The same by token, over all jobs.
@@ -362,6 +363,16 @@ contract Handler is Base {
         } catch {}
     }
 
+    /// @dev A seat says that it is there, whenever the contract lets it.
+    function standBy(uint256 jobSeed, uint256 seat) external watched {
+        uint256 id = _jobOf(jobSeed);
+        vm.prank(evaluator(seat % 3));
+        try jobs.standBy(id) {
+            if (standsBy[id][seat % 3]) fail("a seat stood by twice");
+            standsBy[id][seat % 3] = true;
+        } catch {}
+    }
+
     function _commit(uint256 id, uint256 seats) private {
         for (uint256 i = 0; i < 3; ++i) {
             if (seats & (1 << i) == 0) continue;
@@ -427,6 +438,14 @@ contract Handler is Base {
                 _lists[id].push(list[i]);
             }
         } catch {}
+    }
+
+    /// @dev How many seats stood by and never committed.
+    function _waiting(uint256 id) private view returns (uint256 count) {
+        for (uint256 i = 0; i < 3; ++i) {
+            (,, bytes32 committed,) = jobs.seat(id, evaluator(i));
+            if (standsBy[id][i] && committed == 0) ++count;
+        }
     }
 
     /// @dev How many taken seats did not reveal or are named faulty.
@@ -552,6 +571,7 @@ contract Handler is Base {
         uint256 burned = 0;
         if (j.phase == Phase.Committing && j.commits < j.quorum) burned = _notCommitted(id) * j.seatStake;
         if (j.phase == Phase.Revealing) burned = _notRevealed(id, 0) * j.seatStake;
+        if (burned != 0) burned -= _waiting(id) * j.seatStake;
         vm.prank(STRANGER);
         try jobs.expire(id) {
             if (block.timestamp < j.expiresAt) fail("a job expired before its time");

@@ -62,7 +62,7 @@ abstract contract Laws {
         ];
         targets = new FuzzSelector[](1);
         targets[0].addr = address(handler);
-        targets[0].selectors = new bytes4[](chosen.length + 5);
+        targets[0].selectors = new bytes4[](chosen.length + 6);
         for (uint256 i = 0; i < chosen.length; ++i) {
             targets[0].selectors[i] = chosen[i];
         }
@@ -71,6 +71,7 @@ abstract contract Laws {
         targets[0].selectors[chosen.length + 2] = Handler.outlive.selector;
         targets[0].selectors[chosen.length + 3] = Handler.forfeit.selector;
         targets[0].selectors[chosen.length + 4] = Handler.bond.selector;
+        targets[0].selectors[chosen.length + 5] = Handler.standBy.selector;
     }
 
     function checkJobs(function(uint256, JobStore.JobView memory) view law) internal view {

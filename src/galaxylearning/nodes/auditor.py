@@ -158,7 +158,7 @@ class Auditor:
         elif self.key is not None:
             try:
                 self.computation = await assembly.open_job(self.site, terms, self.job_id, self.key)
-                self.openings = self._openings(terms, state, self.computation, self.key)
+                self.openings = self._openings(terms, self.computation, self.key)
             except GalaxyError as error:
                 self._problem("sealed job", "initial model and test set", error)
         for anchor in self.view.anchors_of(self.job_id):
@@ -166,16 +166,13 @@ class Auditor:
         if self.openings is not None and state.phase is Phase.SETTLED and not self.has_problems:
             await self._twins(self.openings, state)
 
-    def _openings(
-        self, terms: Terms, state: JobState, computation: JobComputation, key: SealingKey
-    ) -> Openings | None:
+    def _openings(self, terms: Terms, computation: JobComputation, key: SealingKey) -> Openings | None:
         """What follows a masked job's openings, and holds them against what the key's seat was dealt."""
         plan = computation.masking
         if plan is None:
             return None
         seat = [each.sealing_key_digest for each in terms.evaluators].index(key.digest.hex())
-        dealt = DealtShares(self.site, self.job_id, key, seat, plan)
-        self._witness = Witness(dealt, was_there=state.evaluators[seat] in state.committed)
+        self._witness = Witness(DealtShares(self.site, self.job_id, key, seat, plan))
         return Openings(self.site, self.board, self.view, terms, computation, key, witness=self._witness)
 
     async def _twins(self, openings: Openings, state: JobState) -> None:
@@ -202,10 +199,12 @@ class Auditor:
             return ()
         for verdict in verdicts:
             about = f"{verdict.where}: the answer of {verdict.evaluator} about {verdict.data_owner} was wrong"
-            fault = "the data owner dealt it a share that does not belong to the others"
+            fault = "the data owner dealt it a share that does not belong to the others', or these lied"
             if verdict.fault == "member":
                 fault = "it has shown no share from which that follows"
             self._holds("answers", f"{about}: {fault}")
+        for who, where in openings.contradictory.items():
+            self._holds("answers", f"{where}: the answer of {who} contradicts its own answer to the sum")
         return liars
 
     async def _round(self, terms: Terms, state: JobState, anchor: ev.RoundAnchored, cohort: Cohort) -> None:

@@ -18,7 +18,7 @@ from galaxylearning.nodes import assembly
 from galaxylearning.nodes.asked import Asked, MaskedUpdates, Phase
 from galaxylearning.nodes.site import Site
 from galaxylearning.secagg.member import SumAsked, answer_scalars, answer_sum, check_questions, read_share
-from galaxylearning.secagg.opener import misfits
+from galaxylearning.secagg.opener import fitting
 from galaxylearning.secagg.plan import MaskingPlan
 from galaxylearning.secagg.questions import Questions, question_polynomials
 from galaxylearning.units import Address
@@ -80,14 +80,13 @@ class Witness:
     """Holds what is opened against the shares of one seat, and says in words where it does not follow.
 
     ``contradictions`` are lies of evaluators. At the gate a data owner may have dealt the seat a bad share
-    instead: those are ``doubts``, and that data owner's share tells nothing later. Where the seat
-    ``was_there`` and nobody heard its answer at the gate, a contradiction it is all the same: who answers in
-    time is heard.
+    instead: those are ``doubts``. A share that was not seen to fit there tells nothing later.
     """
 
-    def __init__(self, dealt: DealtShares, *, was_there: bool) -> None:
-        self._dealt, self._was_there = dealt, was_there
-        self._doubted: set[tuple[int, Address]] = set()
+    def __init__(self, dealt: DealtShares) -> None:
+        self._dealt = dealt
+        self._trusted: dict[int, frozenset[Address]] = {}
+        """By round: the data owners whose shares for this seat fitted at the gate."""
         self.contradictions: list[str] = []
         self.doubts: list[str] = []
 
@@ -103,28 +102,29 @@ class Witness:
         own = await self._dealt.answer(openings, asked, updates, questions)
         if own is None or len(answers) < self._dealt.plan.quorum:
             return
-        is_heard, at = self._dealt.seat in answers, 0
+        at = 0
         for part, (size, width) in zip(updates, asked.parts, strict=True):
             here = slice(at, at + size)
             given = {seat: words[here] for seat, words in answers.items()}
-            rows = misfits(self._dealt.plan, given, self._dealt.seat, own[here], width=width)
-            self._judge(asked, part, np.flatnonzero(rows).tolist(), is_heard=is_heard)
+            fits, misfits = fitting(self._dealt.plan, given, self._dealt.seat, own[here], width=width)
+            if asked.phase is Phase.GATE:
+                trusted = (part.owners[row] for row in np.flatnonzero(fits).tolist())
+                self._trusted[part.round_index] = frozenset(trusted)
+            self._judge(asked, part, np.flatnonzero(misfits).tolist())
             at += size
 
-    def _judge(self, asked: Asked, updates: MaskedUpdates, rows: list[int], *, is_heard: bool) -> None:
-        round_index = updates.round_index
-        where = f"round {round_index}, {asked.phase.name.lower()}"
+    def _judge(self, asked: Asked, updates: MaskedUpdates, rows: list[int]) -> None:
+        trusted = self._trusted.get(updates.round_index, frozenset())
+        where = f"round {updates.round_index}, {asked.phase.name.lower()}"
         follows = "does not follow from what this evaluator was dealt"
         if isinstance(asked.question, SumAsked):
             counted = np.flatnonzero(asked.question.weights).tolist()
-            if rows and not any((round_index, updates.owners[row]) in self._doubted for row in counted):
+            if rows and all(updates.owners[row] in trusted for row in counted):
                 self.contradictions.append(f"{where}: what was opened {follows}")
             return
         for who in (updates.owners[row] for row in rows):
+            said = f"{where}: what was opened of {who} {follows}"
             if asked.phase is Phase.GATE:
-                self._doubted.add((round_index, who))
-                found = self.doubts if is_heard or not self._was_there else self.contradictions
-                about = f"{who} dealt it a bad share, or those who answered lied"
-                found.append(f"{where}: what was opened of {who} {follows}: {about}")
-            elif (round_index, who) not in self._doubted:
-                self.contradictions.append(f"{where}: what was opened of {who} {follows}")
+                self.doubts.append(f"{said}: {who} dealt it a bad share, or those who answered lied")
+            elif who in trusted:
+                self.contradictions.append(said)

@@ -386,9 +386,15 @@ class SeatedJob:
         me = self.site.address
         if me not in state.seats or me in state.committed or me in self._head.committed:
             return
-        if await self._up_to_date(state) is None:
-            return
-        table, salt = await self._journalled_table(state)
+        try:
+            if await self._up_to_date(state) is None:
+                await self._stand_by(state)
+                return
+            table, salt = await self._journalled_table(state)
+        except GalaxyError as error:
+            if not is_fatal(error):
+                await self._stand_by(state)
+            raise
         commitment = typed.score_commitment(
             chain_id=self.site.ledger.chain_id,
             contract=self.site.ledger.address_of("jobs"),
@@ -398,6 +404,12 @@ class SeatedJob:
             salt=salt,
         )
         await self.site.submit_if_first(calls.commit_scores(self.job_id, commitment))
+
+    async def _stand_by(self, state: JobState) -> None:
+        """Half of the window is over and we cannot score yet: say that it is not for our absence."""
+        is_late = self.view.now >= state.phase_start + self.terms.windows.commit_s // 2
+        if is_late and self.site.address not in state.standing_by | self._head.standing_by:
+            await self.site.submit_if_first(calls.stand_by(self.job_id))
 
     async def _journalled_table(self, state: JobState) -> tuple[bytes, bytes]:
         step = f"job/{self.job_id}/scores"

@@ -6,7 +6,6 @@ phase of a round is opened of one set of answers that a quorum signed, so that e
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -53,7 +52,7 @@ from galaxylearning.protocol.machine import JobState
 from galaxylearning.protocol.masked_round import BAD_SHARES, OUT_OF_RANGE, MaskedRound
 from galaxylearning.protocol.outcomes import RoundOutcome
 from galaxylearning.protocol.rounds import JobComputation
-from galaxylearning.secagg.member import GateAsked, SumAsked, TwinsAsked, ValueAsked
+from galaxylearning.secagg.member import GateAsked, SumAsked, TwinsAsked, ValueAsked, contradicts_itself
 from galaxylearning.secagg.opener import (
     NO_SHARING,
     NOISE,
@@ -63,7 +62,7 @@ from galaxylearning.secagg.opener import (
     open_sum,
     owners_left_out,
 )
-from galaxylearning.secagg.questions import Questions
+from galaxylearning.secagg.questions import Questions, question_polynomials
 from galaxylearning.units import Address, Digest
 
 if TYPE_CHECKING:
@@ -95,15 +94,15 @@ class Openings:
         self.site, self.board, self.view, self.terms, self.job = site, board, view, terms, job
         self.key, self.member, self.witness, self.plan = key, member, witness, job.masking
         self.disputes = Disputes(site, terms, job.job_id, job.masking)
-        self._contradicted: dict[Address, str] = {}
-        self._outvoted: dict[Address, str] = {}
-        """Whose answers about everybody were wrong, which it may excuse by what it was dealt."""
+        self.contradictory: dict[Address, str] = {}
+        """Evaluators whose answers about a round contradict their own answer to its sum, and where first."""
+        self._said: dict[Phase, tuple[Questions, Mapping[int, bytes]]] = {}
+        self._summed: tuple[I64, Mapping[int, bytes]] | None = None
+        """What this round's products and its sum were opened of."""
         self.heard: frozenset[Address] | None = None
         """Whose answers the last phase was opened of."""
         self._doubted: Mapping[int, frozenset[int]] = {}
         """By seat: of whom (rows) it had no share, or a wrong answer, at this round's gate."""
-        self._unheard: set[int] = set()
-        """Seats without an answer to this round's gate."""
         self._refuted: list[frozenset[int]] = []
         """Seats that cannot all have lied when they accused data owners: a sum failed that counted on it."""
         self._work: tuple[MaskedUpdates, MaskedRound] | None = None
@@ -135,6 +134,7 @@ class Openings:
             if found is None:
                 return None
             values = found[0].values
+        self._name_contradictory(updates)
         self._kept.append(updates)
         self._work = None
         return opening.finish(values, absent=updates.absent, malformed=updates.malformed)
@@ -153,9 +153,6 @@ class Openings:
             faults[row] = OUT_OF_RANGE if opened.reasons[row] == NOISE else BAD_SHARES
         faults[list(owners_left_out(self.plan, opened, self._refuted))] = BAD_SHARES
         self._doubted = {seat: frozenset(rows) for seat, rows in opened.accused.items()}
-        self._unheard = {
-            seat for seat, each in enumerate(self.terms.evaluators) if each.address not in (self.heard or ())
-        }
         opening.take_gate(opened.values, faults)
         return True
 
@@ -168,6 +165,7 @@ class Openings:
         answers = await self._agreed_answers(asked, [updates], None, state)
         if answers is None:
             return False
+        self._summed = gated.weights, answers
         masked = [body.masked for body in await self.bodies(updates)]
         counted = set(np.flatnonzero(gated.weights).tolist())
         # Who was dealt no share has no answer to a sum, and is expected again.
@@ -182,10 +180,6 @@ class Openings:
             opening.drop_sum()
             return True
         opening.take_sum(opened.total)
-        for seat in opened.wrong:
-            # Its shares of all that count fitted at the gate, so its answer to the sum was a lie.
-            if seat not in self._unheard and not counted & self._doubted.get(seat, frozenset()):
-                self._contradict(seat, f"round {updates.round_index}, sum")
         return True
 
     def _refute(self, counted: set[int], answers: Mapping[int, bytes]) -> None:
@@ -319,11 +313,12 @@ class Openings:
             masked = [body.masked for body in await self.bodies(part)]
             opened.append(open_scalars(plan, one, masked, words))
             where = f"round {part.round_index}, {phase.name.lower()}"
-            self._name_contradicted(opened[-1], where)
             disputes = self.disputes.take(opened[-1], words, part, one, where)
             if self.member is not None:
                 await self.member.answer_for(self, disputes)
             at += size
+        if phase is not Phase.TWINS:
+            self._said[phase] = each[0], answers
         return opened
 
     async def verdicts(self, tables: RevealedTables) -> tuple[Verdict, ...]:
@@ -333,35 +328,30 @@ class Openings:
     async def liars(self, tables: RevealedTables) -> dict[Address, str]:
         """Evaluators that lied about masked updates, and where first.
 
-        Those whose answers were wrong for all sound data owners of a phase, and those who showed no share
-        from which a wrong answer follows.
+        Those whose answers contradict each other, and those who showed no share from which a wrong answer
+        follows. No honest one is, whatever it was dealt.
         """
-        verdicts = await self.verdicts(tables)
-        cheated = {verdict.evaluator for verdict in verdicts if verdict.fault == "dealer"}
-        found = {who: where for who, where in self._outvoted.items() if who not in cheated}
-        found |= self._contradicted
-        for verdict in verdicts:
+        found = dict(self.contradictory)
+        for verdict in await self.verdicts(tables):
             if verdict.fault == "member":
                 found.setdefault(verdict.evaluator, verdict.where)
         return found
 
-    def _name_contradicted(self, opened: OpenedScalars, where: str) -> None:
-        """A member that the answers of all sound data owners speak against is a liar.
-
-        Sound is whom at most f members accuse: an honest data owner always is while at most f members lie.
-        So no honest member is named while one honest data owner takes part, nor where it shows its shares.
-        """
-        accused = Counter(row for rows in opened.accused.values() for row in rows)
-        sound = {row for row in range(len(opened.values)) if accused[row] <= self.plan.faulty}
-        for seat, rows in opened.wrong.items():
-            if len(sound) >= self.plan.minimum_sum and sound <= set(rows):
-                self._outvoted.setdefault(Address(self.terms.evaluators[seat].address), where)
+    def _name_contradictory(self, updates: MaskedUpdates) -> None:
+        """Hold what each member said of this round's updates against its own answer to the sum."""
+        if self._summed is not None:
+            weights, sums = self._summed
+            for phase, (questions, answers) in self._said.items():
+                polynomials = question_polynomials(self.plan.ring, updates.seed, questions)
+                for seat in sorted(answers.keys() & sums.keys()):
+                    if contradicts_itself(self.plan, polynomials, weights, answers[seat], sums[seat]):
+                        who = Address(self.terms.evaluators[seat].address)
+                        where = f"round {updates.round_index}, {phase.name.lower()}"
+                        self.contradictory.setdefault(who, where)
+        self._said, self._summed = {}, None
 
     def _named(self, seats: Iterable[int]) -> frozenset[Address]:
         return frozenset(Address(self.terms.evaluators[seat].address) for seat in seats)
-
-    def _contradict(self, seat: int, where: str) -> None:
-        self._contradicted.setdefault(Address(self.terms.evaluators[seat].address), where)
 
     async def _agreed_answers(
         self,

@@ -67,7 +67,8 @@ async def _evaluator(board: Board, state: JobState, who: Address) -> Party:
             return Party("evaluator", who, f"opened round {state.round_index}", "")
         return Party("evaluator", who, "seated", f"its signature on the model of round {state.round_index}")
     if state.phase is Phase.COMMITTING and who not in state.committed:
-        return Party("evaluator", who, "seated", "the commitment to its scores")
+        step = "stands by" if who in state.standing_by else "seated"
+        return Party("evaluator", who, step, "the commitment to its scores")
     if state.phase is Phase.REVEALING and who in state.committed and who not in dict(state.revealed):
         return Party("evaluator", who, "committed", "its scores")
     return Party("evaluator", who, "done so far", "")

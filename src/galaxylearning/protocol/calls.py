@@ -147,6 +147,11 @@ def anchor_round(anchor: typed.RoundAnchor, signatures: Mapping[Address, bytes])
     return "anchorRound", (anchor.abi_tuple(), join_signatures(signatures))
 
 
+def stand_by(job_id: int) -> FunctionCall:
+    """GalaxyJobs: say that we are there and cannot score yet, which saves our stake if the job is aborted."""
+    return "standBy", (job_id,)
+
+
 def commit_scores(job_id: int, commitment: Digest) -> FunctionCall:
     """GalaxyJobs: commit to a score table; see ``typed.score_commitment``."""
     return "commitScores", (job_id, bytes(commitment))

@@ -112,6 +112,13 @@ class RoundAnchored(JobEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class StoodBy(JobEvent):
+    """An evaluator said that it is there and cannot score yet."""
+
+    evaluator: Address
+
+
+@dataclass(frozen=True, slots=True)
 class ScoresCommitted(JobEvent):
     """An evaluator committed to its score table."""
 
@@ -242,6 +249,7 @@ _BUILDERS: Mapping[str, _Builder] = {
         job, at, _address(a, "requester"), _bytes32(a, "termsDigest"), _uint(a, "bounty"), _uint(a, "fees")
     ),
     "SeatTaken": lambda a, job, at: SeatTaken(job, at, _address(a, "evaluator")),
+    "StoodBy": lambda a, job, at: StoodBy(job, at, _address(a, "evaluator")),
     "ScoresCommitted": lambda a, job, at: ScoresCommitted(
         job, at, _address(a, "evaluator"), _bytes32(a, "commitment")
     ),

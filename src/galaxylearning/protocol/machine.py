@@ -121,6 +121,13 @@ def _phase_changed(state: JobState, event: ev.PhaseChanged) -> JobState:
     return replace(state, phase=event.to_phase, phase_start=event.at, direct_head=ZERO_DIGEST)
 
 
+def _stood_by(state: JobState, event: ev.StoodBy) -> JobState:
+    _require(event.evaluator in state.seats, state, f"{event.evaluator} took no seat")
+    _require(event.evaluator not in state.committed, state, f"{event.evaluator} has already committed")
+    _require(event.evaluator not in state.standing_by, state, f"{event.evaluator} already stands by")
+    return replace(state, standing_by=state.standing_by | {event.evaluator})
+
+
 def _scores_committed(state: JobState, event: ev.ScoresCommitted) -> JobState:
     _require(event.evaluator in state.seats, state, f"{event.evaluator} took no seat")
     _require(event.evaluator not in state.committed, state, f"{event.evaluator} has already committed")
@@ -230,6 +237,12 @@ TABLE: Final[Mapping[tuple[Phase, type[JobEvent]], Transition]] = {
     ),
     (_T, ev.JobAborted): Transition(
         _job_aborted, "anybody after the anchor window", "no round is anchored", (_A,)
+    ),
+    (_C, ev.StoodBy): Transition(
+        _stood_by,
+        "evaluator with a seat that has not committed",
+        "before the commit deadline, once",
+        (_C,),
     ),
     (_C, ev.ScoresCommitted): Transition(
         _scores_committed, "evaluator with a seat", "before the commit deadline, once", (_C,)

@@ -42,6 +42,7 @@ class JobState:
     cohort_size: int = 0
     history: Digest = ZERO_DIGEST
     model_digest: Digest = ZERO_DIGEST
+    standing_by: frozenset[Address] = frozenset()
     committed: frozenset[Address] = frozenset()
     revealed: tuple[tuple[Address, Digest], ...] = ()
     payout_root: Digest = ZERO_DIGEST

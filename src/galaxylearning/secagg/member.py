@@ -101,12 +101,40 @@ def answer_sum(plan: MaskingPlan, shares: F64, weights: I64) -> bytes:
     """
     check_weights(plan, weights, owners=len(shares))
     _check_shares(plan, shares)
-    found = np.empty((1, 2, DEGREE))
+    return pack(plan.ring, _weighted(plan, weights, shares))
+
+
+def contradicts_itself(
+    plan: MaskingPlan, polynomials: F64, weights: I64, scalars: bytes, total: bytes
+) -> bool:
+    """Whether no shares give both of a member's answers about one accepted set: then one of them is a lie.
+
+    Both are linear in its shares: the scalars about all owners, weighted and added up, are the scalars about
+    its answer to the sum. So they are of an honest member, whatever it was dealt.
+
+    Args:
+        plan: the job's.
+        polynomials: f64[k, 2, N], of what is asked.
+        weights: int64[m], of the sum.
+        scalars: of :func:`answer_scalars`, about the m owners of the set.
+        total: of :func:`answer_sum`, about the same.
+
+    Raises:
+        UpdateRefused: answers that cannot be read.
+    """
+    words = unpack(plan.ring, scalars, width=len(polynomials), where="scalars", is_absent_allowed=True)
+    share = unpack(plan.ring, total, width=DEGREE, where="sum")
+    return pack(plan.ring, _weighted(plan, weights, words)) != answer_scalars(plan, polynomials, share)
+
+
+def _weighted(plan: MaskingPlan, weights: I64, rows: F64) -> F64:
+    """The weighted sum, [1, 2, W], of residues [m, 2, W]."""
+    found = np.empty((1, *rows.shape[1:]))
     chosen = np.flatnonzero(weights)
     factors = weights[chosen].astype(np.float64)[None]
     for index, field in enumerate(plan.ring.fields):
-        found[:, index] = field.canonical(field.product(factors, shares[chosen, index]))
-    return pack(plan.ring, found)
+        found[:, index] = field.canonical(field.product(factors, rows[chosen, index]))
+    return found
 
 
 def _check_shares(plan: MaskingPlan, shares: F64) -> None:

@@ -212,14 +212,15 @@ def _recover_by_owner(
     return held, secrets, decoded, wrong
 
 
-def misfits(
+def fitting(
     plan: MaskingPlan, answers: Mapping[int, bytes], member: int, own: bytes, *, width: int
-) -> npt.NDArray[np.bool_]:
-    """Where ``answers`` fit one sharing and a member's ``own`` answer does not belong to it, bool[m].
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Which rows of ``answers`` a member's ``own`` answer fits, and which it does not, bool[m] each.
 
     Of T + 1 members or more that lie alike every answer fits the others: only a share that none of them holds
-    tells. ``width`` residues make one word: as many as there are questions about an owner, or all N of a
-    sum, which has one row. A row for which ``own`` has no share tells nothing.
+    tells. Rows for which ``own`` has no share, or whose ``answers`` fit no sharing, are neither. ``width``
+    residues make one word: as many as there are questions about an owner, or all N of a sum, which has one
+    row.
 
     Raises:
         QuorumMissing: fewer than T + 1 well-formed answers.
@@ -230,9 +231,9 @@ def misfits(
         seen.append((members, *_recover_by_owner(plan, members, words)))
     (_, _, before, decoded, _), (members, held, after, still, wrong) = seen
     place = members.index(member)
-    fits = still & np.equal(before, after).all(axis=(1, 2)) & ~wrong[place]
-    found: npt.NDArray[np.bool_] = decoded & held[place] & ~fits
-    return found
+    told = decoded & held[place]
+    fits = told & still & np.equal(before, after).all(axis=(1, 2)) & ~wrong[place]
+    return fits, told & ~fits
 
 
 def _split(plan: MaskingPlan, residues: F64) -> tuple[I64, F64]:

@@ -216,6 +216,15 @@ class Jobs:
 
     # ---- scores
 
+    def standBy(self, sender: Address, job_id: int) -> None:  # noqa: N802
+        """Say that a seat is there and cannot score yet."""
+        job = self._job_in(job_id, Phase.COMMITTING)
+        self._check_before(job.state.phase_start + job.state.windows.commit_s)
+        require(sender in job.state.seats, "NotSeated")
+        require(sender not in job.state.committed, "AlreadyCommitted")
+        require(sender not in job.state.standing_by, "AlreadyStandingBy")
+        self._emit(job_id, "StoodBy", evaluator=sender)
+
     def commitScores(self, sender: Address, job_id: int, commitment: bytes) -> None:  # noqa: N802
         """Commit a seat to its scores."""
         job = self._job_in(job_id, Phase.COMMITTING)
@@ -416,10 +425,10 @@ class Jobs:
     def _abort(self, job: PostedJob) -> None:
         state = job.state
         kept = set(state.evaluators)
-        if state.phase is Phase.COMMITTING:
-            kept = set(state.committed)
-        elif state.phase is Phase.REVEALING:
-            kept = set(dict(state.revealed))
+        if state.phase in (Phase.COMMITTING, Phase.REVEALING):
+            is_early = state.phase is Phase.COMMITTING
+            kept = set(state.committed if is_early else dict(state.revealed))
+            kept |= state.standing_by - state.committed
         self._emit(state.job_id, "JobAborted", **{"from": int(state.phase)})
         self._free_seats(job, kept)
 
