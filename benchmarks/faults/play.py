@@ -20,6 +20,7 @@ from galaxylearning.nodes import requester
 from galaxylearning.nodes.data_owner import DataOwnerNode
 from galaxylearning.nodes.evaluator import EvaluatorNode
 from galaxylearning.nodes.relayer import RelayerNode
+from galaxylearning.nodes.seating import Seating
 from galaxylearning.nodes.site import Progress, Site
 from galaxylearning.ports import Call, Contract, Event
 from galaxylearning.protocol.consent import OwnerPolicy
@@ -155,7 +156,7 @@ class _Play:
         site = self.site(name)
         if name in EVALUATORS:
             return EvaluatorNode(
-                site, sealing_key(name), jobs=[JOB_ID], stagger_s=STAGGER_S, least_window_s=60
+                site, sealing_key(name), jobs=[JOB_ID], stagger_s=STAGGER_S, seating=Seating(60)
             )
         if name == "relayer":
             return RelayerNode(site, jobs=[JOB_ID])

@@ -33,6 +33,7 @@ from galaxylearning.nodes import requester
 from galaxylearning.nodes.data_owner import DataOwnerNode
 from galaxylearning.nodes.evaluator import EvaluatorNode
 from galaxylearning.nodes.relayer import RelayerNode
+from galaxylearning.nodes.seating import Seating
 from galaxylearning.nodes.site import Site, is_passing
 from galaxylearning.protocol.consent import OwnerPolicy
 from galaxylearning.sandbox.thread import ThreadTrainer
@@ -140,7 +141,7 @@ class Actor:
         town = self.place.town
         if self.name in town.evaluators:
             return EvaluatorNode(
-                site, sealing_key(self.name), jobs=[JOB_ID], stagger_s=STEP_S, least_window_s=60
+                site, sealing_key(self.name), jobs=[JOB_ID], stagger_s=STEP_S, seating=Seating(60)
             )
         if self.name == "relayer":
             return RelayerNode(site, jobs=[JOB_ID])

@@ -24,6 +24,7 @@ from galaxylearning.nodes import evaluator as evaluators
 from galaxylearning.nodes.data_owner import DataOwnerNode
 from galaxylearning.nodes.evaluator import EvaluatorNode
 from galaxylearning.nodes.relayer import RelayerNode
+from galaxylearning.nodes.seating import Seating
 from galaxylearning.nodes.site import Site
 from galaxylearning.ports import Journal, Ledger
 from galaxylearning.protocol.consent import OwnerPolicy
@@ -161,7 +162,7 @@ class Town:
         found: dict[str, Any] = {}
         for name in cast.EVALUATORS:
             kind = cast.EVALUATOR_KINDS.get(name, EvaluatorNode)
-            found[name] = kind(self.site(name), sealing_key(name), stagger_s=STAGGER_S, least_window_s=60)
+            found[name] = kind(self.site(name), sealing_key(name), stagger_s=STAGGER_S, seating=Seating(60))
         for name in cast.OWNERS:
             found[name] = self._data_owner(name)
         found["relayer"] = RelayerNode(self.site("relayer"))

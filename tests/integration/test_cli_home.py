@@ -124,7 +124,7 @@ def test_a_job_is_posted_refused_accepted_and_taken_back(home: Path, tmp_path: P
     assert shown["runs"]["flops_forward_per_batch"] > 0
     assert shown["leaves"]["updates"] == 5
     assert "nobody sees one update" in shown["privacy"]["who_sees"]
-    assert (shown["runs"]["minimum_owners"], shown["runs"]["maximum_owners"]) == (3, 3)
+    assert (shown["runs"]["minimum_owners"], shown["runs"]["maximum_owners"]) == (3, 5)
     assert shown["runs"]["learning_rate"] == 0.05
     told = galaxy("job", "show", 1)
     for word in ("what that may tell", "aten.linear.default x2", "size_mm", "1,000 for a value of 0.4 nats"):

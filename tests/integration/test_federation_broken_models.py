@@ -16,6 +16,7 @@ from torch import nn
 from galaxylearning.errors import JobRefused
 from galaxylearning.nodes.evaluator import EvaluatorNode
 from galaxylearning.nodes.posting import BEARABLE, Bearable, require_bearable
+from galaxylearning.nodes.seating import Seating
 from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.simulation.stage import STAKE
 from stage_acts import expiring
@@ -74,7 +75,7 @@ class Busy(EvaluatorNode):
     """Has time for nothing."""
 
     def __init__(self, *given: Any, **named: Any) -> None:
-        super().__init__(*given, **named, bearable=Bearable(flops=1_000_000))
+        super().__init__(*given, **named | {"seating": Seating(60, bearable=Bearable(flops=1_000_000))})
 
 
 def test_no_seat_is_taken_for_a_job_that_takes_too_long_to_compute(town: Town, tmp_path: Path) -> None:

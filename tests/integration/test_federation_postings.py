@@ -22,6 +22,7 @@ from galaxylearning.messages.records import SignedEnrolment
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import posting
 from galaxylearning.nodes.evaluator import EvaluatorNode
+from galaxylearning.nodes.seating import ANY_SEAT, Seating
 from galaxylearning.ports import Call
 from galaxylearning.protocol import calls
 from galaxylearning.protocol import job as jobs_of
@@ -195,7 +196,7 @@ class Unadvised(EvaluatorNode):
     """Its operator has not said which windows are enough."""
 
     def __init__(self, *given: Any, **named: Any) -> None:
-        super().__init__(*given, **named | {"least_window_s": None})
+        super().__init__(*given, **named | {"seating": ANY_SEAT})
 
 
 @pytest.mark.parametrize(("commit_s", "is_enough"), [(1059, False), (1060, True)])
@@ -268,7 +269,7 @@ class Choosy(EvaluatorNode):
     """Serves the relayer alone, which posts nothing."""
 
     def __init__(self, *given: Any, **named: Any) -> None:
-        super().__init__(*given, **named, requesters=[signer("relayer").address])
+        super().__init__(*given, **named | {"seating": Seating(60, [signer("relayer").address])})
 
 
 def test_an_evaluator_serves_whom_its_operator_names(town: Town, tmp_path: Path) -> None:

@@ -175,12 +175,14 @@ def run(
     from galaxylearning.nodes.evaluator import register as enter_registry
     from galaxylearning.nodes.posting import Bearable
     from galaxylearning.nodes.relayer import RelayerNode
+    from galaxylearning.nodes.seating import Seating
 
     place = Home(home)
     units = smallest_units(stake, "--stake")
     served = [address_named(place, one, "--requester") for one in requester] if requester else None
     name, signer, sealing = load_identity(place, account)
     bearable = Bearable(int(most_memory_gib * (1 << 30)), int(most_teraflops * 10**12))
+    seating = Seating(least_window, served, bearable)
     health = NodeHealth(format, f"evaluator {name}")
 
     async def serve() -> None:
@@ -197,9 +199,7 @@ def run(
                     sealing,
                     jobs=job,
                     stagger_s=stagger_s,
-                    least_window_s=least_window,
-                    requesters=served,
-                    bearable=bearable,
+                    seating=seating,
                 )
                 group.start_soon(node.run)
                 if not no_relayer:

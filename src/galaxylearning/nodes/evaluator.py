@@ -11,7 +11,7 @@ from typing import Any
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.crypto.seal import SealingKey, seal
-from galaxylearning.errors import GalaxyError, JobRefused, QuorumMissing
+from galaxylearning.errors import GalaxyError, QuorumMissing
 from galaxylearning.messages import typed
 from galaxylearning.messages.records import (
     MAX_TABLE_BYTES,
@@ -33,21 +33,13 @@ from galaxylearning.nodes.chain_view import ChainView, ChainWatch
 from galaxylearning.nodes.member import Member
 from galaxylearning.nodes.openings import Openings
 from galaxylearning.nodes.parcels import Parcels
-from galaxylearning.nodes.posting import (
-    BEARABLE,
-    Bearable,
-    free_stake,
-    require_bearable,
-    require_keys,
-    require_posted,
-    require_room,
-)
+from galaxylearning.nodes.posting import free_stake
 from galaxylearning.nodes.relayer import show_evidence
 from galaxylearning.nodes.round_watch import RoundWatch
+from galaxylearning.nodes.seating import ANY_SEAT, Seating
 from galaxylearning.nodes.site import Progress, Site, is_fatal, keep_going, keeps_job
 from galaxylearning.nodes.tables import faulty_seats, payouts_of, revealed_tables
 from galaxylearning.nodes.update_keys import UpdateKeys
-from galaxylearning.nodes.windows import least_windows
 from galaxylearning.ports import Call
 from galaxylearning.protocol import calls, scoring
 from galaxylearning.protocol import events as ev
@@ -56,16 +48,11 @@ from galaxylearning.protocol.machine import JobState, Phase, due
 from galaxylearning.protocol.outcomes import RoundOutcome
 from galaxylearning.protocol.rounds import JobComputation
 from galaxylearning.secagg.plan import MaskingPlan
-from galaxylearning.units import Address, Digest, in_tokens
+from galaxylearning.units import Digest, in_tokens
 
 SALT_BYTES = 32
 STAGGER_S = 2.0
 """Whoever's turn it is acts at once; the next in line after this many seconds, and so on."""
-
-LEAST_WINDOW_S = 60
-COSTLY_WINDOWS = ("commit_s", "reveal_s", "settle_s")
-"""To be late in these costs the stake: no seat is taken in a job that gives less to one of them than
-``LEAST_WINDOW_S``, or than may be needed, unless the operator says what is enough."""
 
 
 class EvaluatorNode:
@@ -78,16 +65,10 @@ class EvaluatorNode:
         *,
         jobs: Sequence[int] | None = None,
         stagger_s: float = STAGGER_S,
-        least_window_s: int | None = None,
-        requesters: Sequence[Address] | None = None,
-        bearable: Bearable = BEARABLE,
+        seating: Seating = ANY_SEAT,
     ) -> None:
-        """``requesters`` are those it takes seats for; None: anybody.
-
-        ``least_window_s`` is enough for ``COSTLY_WINDOWS``; None: what the job may need, at least 60 s.
-        """
-        self.site, self.sealing_key, self.stagger_s = site, sealing_key, stagger_s
-        self.least_window_s, self.requesters, self.bearable = least_window_s, requesters, bearable
+        """``seating`` is what this evaluator wants of a job before it locks stake for it."""
+        self.site, self.sealing_key, self.stagger_s, self.seating = site, sealing_key, stagger_s, seating
         self._only = None if jobs is None else frozenset(jobs)
         self._view = ChainView(site.ledger, site.blobs, site.journal, site.drand)
         self._watch = ChainWatch(site)
@@ -145,8 +126,7 @@ class SeatedJob:
     def __init__(self, node: EvaluatorNode, view: ChainView, job_id: int, terms: Terms) -> None:
         self.site, self.key, self.view = node.site, node.sealing_key, view
         self.job_id, self.terms, self.stagger_s = job_id, terms, node.stagger_s
-        self._least_window_s, self._requesters = node.least_window_s, node.requesters
-        self._bearable = node.bearable
+        self._seating = node.seating
         self.board = Board(node.site, job_id)
         self._head: JobState
         self._computation: JobComputation | None = None
@@ -193,7 +173,10 @@ class SeatedJob:
     async def _enrolling(self, state: JobState) -> None:
         if self.site.address not in state.seats:
             if self.site.address not in self._head.seats:
-                await self._admit()
+                if self._computation is None:
+                    self._computation = await self._seating.look(
+                        self.site, self.terms, self.job_id, self.key, stagger_s=self.stagger_s
+                    )
                 if await self._has_stake():
                     await self.site.submit_if_first(calls.take_seat(self.job_id))
             return
@@ -213,40 +196,6 @@ class SeatedJob:
         is_open = self._head.phase is Phase.ENROLLING
         if len(votes) >= state.quorum and is_open and self._my_turn(state, "cohort"):
             await self.site.submit_if_first(calls.anchor_cohort(anchor, votes))
-
-    async def _admit(self) -> None:
-        """Look at all of the job before any stake is locked for it.
-
-        Raises:
-            BlobMissing, BlobDamaged: something of it is not there (yet).
-            Refused: it cannot be served, or others could keep us from serving it.
-        """
-        if self._computation is not None:
-            return
-        if self._requesters is not None and self.terms.requester not in self._requesters:
-            raise JobRefused(f"{self.terms.requester} is not served here", where="requester")
-        await require_posted(self.site.ledger, self.terms, self.job_id)
-        await require_keys(self.site, self.terms, self.job_id)
-        own = next(seat for seat in self.terms.evaluators if seat.address == self.site.address)
-        if own.sealing_key_digest != self.key.digest.hex():
-            raise JobRefused("names another sealing key of ours than this node's", where=f"job {self.job_id}")
-        finality_s = await self.site.ledger.finality_s()
-        needed = least_windows(self.terms, finality_s=finality_s, stagger_s=self.stagger_s)
-        for name in COSTLY_WINDOWS:
-            least = self._least_window_s or max(LEAST_WINDOW_S, needed[name])
-            if (given := getattr(self.terms.windows, name)) < least:
-                raise JobRefused(f"{given} given; at least {least} here", where=f"windows.{name}")
-        masking, most = self.terms.masking, len(self.terms.evaluators) - 2
-        if masking is not None and masking.threshold > most:
-            raise JobRefused(
-                f"{masking.threshold} given; at most {most} here, else one silent evaluator stops the job",
-                where="masking.threshold",
-            )
-        graph = await assembly.load_graph(self.site, self.terms)
-        require_bearable(self.terms, graph, self._bearable)
-        job = await assembly.open_job(self.site, self.terms, self.job_id, self.key)
-        require_room(job)
-        self._computation = job
 
     async def _has_stake(self) -> bool:
         """Whether a seat can be paid for now; that it cannot is told once, for stake may come free."""

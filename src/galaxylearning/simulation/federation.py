@@ -37,6 +37,7 @@ from galaxylearning.nodes.chain_view import ChainView
 from galaxylearning.nodes.data_owner import DataOwnerNode
 from galaxylearning.nodes.evaluator import EvaluatorNode
 from galaxylearning.nodes.relayer import RelayerNode
+from galaxylearning.nodes.seating import Seating
 from galaxylearning.nodes.site import Progress, Site
 from galaxylearning.ports import GraphFacts, Trainer
 from galaxylearning.protocol import events as ev
@@ -306,7 +307,7 @@ async def run(home: Home, options: Options, *, report: Callable[[Progress], None
                             key,
                             jobs=[posted.job_id],
                             stagger_s=STAGGER_S,
-                            least_window_s=SHORT_S,
+                            seating=Seating(SHORT_S),
                         )
                         group.start_soon(vanishing.run, name, judge)
                 group.start_soon(RelayerNode(sites["relayer"], jobs=[posted.job_id]).run)

@@ -29,8 +29,9 @@ from galaxylearning.nodes import requester
 from galaxylearning.nodes.auditor import Auditor, AuditReport
 from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.chain_view import ChainView
-from galaxylearning.nodes.evaluator import LEAST_WINDOW_S, EvaluatorNode
+from galaxylearning.nodes.evaluator import EvaluatorNode
 from galaxylearning.nodes.relayer import RelayerNode
+from galaxylearning.nodes.seating import LEAST_WINDOW_S, Seating
 from galaxylearning.nodes.site import Progress, Site, is_passing
 from galaxylearning.ports import BlobStore, Call, Journal, Ledger
 from galaxylearning.protocol import events as ev
@@ -122,7 +123,7 @@ class Stage:
         def make() -> Node:
             here = self.site(name) if site is None else site()
             return kind(
-                here, sealing_key(name), jobs=[self.job_id], stagger_s=STEP_S, least_window_s=LEAST_WINDOW_S
+                here, sealing_key(name), jobs=[self.job_id], stagger_s=STEP_S, seating=Seating(LEAST_WINDOW_S)
             )
 
         self.cast(name, make)
