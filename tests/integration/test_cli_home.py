@@ -129,7 +129,7 @@ def test_a_job_is_posted_refused_accepted_and_taken_back(home: Path, tmp_path: P
     told = galaxy("job", "show", 1)
     for word in ("what that may tell", "aten.linear.default x2", "size_mm", "1,000 for a value of 0.4 nats"):
         assert word in told
-    for word in ("3 needed, 3 at most", "learning rate 0.05", "for the updates of a round"):
+    for word in ("3 needed, 5 at most", "learning rate 0.05", "for the updates of a round"):
         assert word in told
     assert asked("job", "list")[0]["phase"] == "enrolling"
     assert "no job 2" in galaxy("job", "show", 2, code=3)
