@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from galaxylearning.crypto.seal import sealed_bytes
+from galaxylearning.crypto.seal import MAX_RECIPIENTS, sealed_bytes
 from galaxylearning.errors import JobRefused
 from galaxylearning.messages.terms import Terms
 from galaxylearning.ports import MAX_STEP_BYTES, Call, Ledger
@@ -64,12 +64,28 @@ async def free_stake(ledger: Ledger, evaluator: Address) -> int:
     return int(known["staked"]) - int(known["locked"]) - int(known["withdrawing"])
 
 
+def require_recipients(terms: Terms) -> None:
+    """Refuse a job whose models might have to be sealed to more keys than an envelope has room for.
+
+    Raises:
+        JobRefused: naming the most data owners.
+    """
+    given, most = terms.plan.maximum_owners, MAX_RECIPIENTS - len(terms.evaluators)
+    if given > most:
+        raise JobRefused(
+            f"{given} given; allowed: {most}, with the evaluators all that a model can be sealed to",
+            where="plan.maximum_owners",
+        )
+
+
 def require_room(job: JobComputation) -> None:
-    """Refuse a job of which an evaluator would have to write down more at once than a journal keeps.
+    """Refuse a job with too many data owners, or of which an evaluator would have to write down more at once
+    than a journal keeps.
 
     Raises:
         JobRefused: naming what, its bytes and the most.
     """
+    require_recipients(job.terms)
     plan, seats, masking = job.terms.plan, len(job.terms.evaluators), job.masking
     owners = plan.maximum_owners
     kept = {
