@@ -42,7 +42,7 @@ from galaxylearning.protocol.masking import (
 from galaxylearning.protocol.outcomes import RoundOutcome
 from galaxylearning.protocol.rounds import NO_SUM, JobComputation
 from galaxylearning.protocol.scoring import score_table
-from galaxylearning.secagg.weights import carried_by
+from galaxylearning.secagg.weights import check_carried
 from plain_rounds import HIDDEN, OWNERS, PLAN, build, make_terms, trained
 
 BEACON = bytes(range(32))
@@ -366,7 +366,7 @@ def test_both_modes_share_weights_alike(wide: FlatModel) -> None:
     changed = UpdateMatrix(OWNERS, rows, updates.buffers, updates.bits)
     for job in (masked, sealed):
         found = job.advance_updates(changed, beacon=BEACON)
-        assert carried_by(found.weights, 3)
+        check_carried(found.weights, 3)
         assert [decision.reason for decision in found.decisions if decision.weight == 0] == [
             outcomes.STANDS_ALONE
         ] * int((found.weights == 0).sum())
