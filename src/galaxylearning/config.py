@@ -126,6 +126,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Every store that ``blobs`` names."""
         return (self.blobs,) if isinstance(self.blobs, str) else self.blobs
 
+    def with_store(self, name: str) -> Settings:
+        """The same with one of its stores alone."""
+        access = msgspec.structs.replace(self.blob_access, copies=1)
+        return msgspec.structs.replace(self, blobs=name, blob_access=access)
+
 
 def check_chain(chain: str, *, where: str = "chain") -> str:
     """``chain`` as it is, where it names a chain.
