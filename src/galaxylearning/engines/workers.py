@@ -6,7 +6,6 @@ workers there are and whichever of them die. The caller's process needs no tenso
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections.abc import Iterator
 from functools import partial
@@ -16,6 +15,7 @@ import numpy as np
 
 from galaxylearning.engines.channel import Diverged, Done, Setup, pack_rng, raise_refusal
 from galaxylearning.engines.cohort import Cohort, owner_rng
+from galaxylearning.engines.cores import usable_cores
 from galaxylearning.engines.crew import Crew, Job, Outcome
 from galaxylearning.engines.engine import Trained, Training
 from galaxylearning.engines.shared_memory import Array, Layout, RowShape, SharedMemory
@@ -65,7 +65,7 @@ class WorkerEngine:
         if workers is not None:
             require_integer(workers, "workers", low=1, high=MAX_WORKERS)
         self._cohort, self._training = cohort, training
-        most = min(_cores() if workers is None else workers, MAX_WORKERS, len(cohort))
+        most = min(usable_cores() if workers is None else workers, MAX_WORKERS, len(cohort))
         least = 1 if workers is None else most
         layout = _layout(graph, cohort, most, budget)
         self._layout = layout
@@ -229,9 +229,3 @@ def _copy_rows(cohort: Cohort, owner: int, inputs: Array, labels: Array) -> None
     # The cohort has checked its index; in "raise" mode numpy would copy once more.
     np.take(cohort.pool.inputs, rows, axis=0, out=inputs, mode="clip")
     np.take(cohort.pool.labels, rows, axis=0, out=labels, mode="clip")
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -20,6 +20,7 @@ import numpy as np
 from galaxylearning.contribution import MAX_PLAYERS, FixedPointUtility
 from galaxylearning.contribution.sketch import SKETCH_SIZE
 from galaxylearning.engines.choose import choose_engine
+from galaxylearning.engines.cores import usable_cores
 from galaxylearning.engines.engine import Engine, Training
 from galaxylearning.engines.memory import MIB, available_mib, process_rss_mib, require_budget
 from galaxylearning.errors import ConfigRefused
@@ -150,9 +151,7 @@ class Run:
         terms, compiled = prepared.terms, prepared.compiled
         self.accounts = tuple(account(position) for position in range(len(prepared.cast)))
         self._stack = ExitStack()
-        threads = self._stack.enter_context(
-            ThreadPoolExecutor(options.workers or len(os.sched_getaffinity(0)))
-        )
+        threads = self._stack.enter_context(ThreadPoolExecutor(options.workers or usable_cores()))
         hidden = HiddenSet.split(compiled.test, seed=terms.seed)
         self.notes = self._left_out()
         self.job = JobComputation(
