@@ -177,13 +177,13 @@ def test_twins_need_the_answers_of_every_round(wide: FlatModel) -> None:
     job = job_of(wide)
     outcome = opened(job, matrix(job))[1]
     assert outcome.sent is None
-    questions = job.twin_questions(BEACON, 0)
+    questions = job.twin_questions(BEACON)
     assert questions.count == 9
     job.take_twins(0, OWNERS, questions.products(matrix(job).parameters))
     assert job.outcomes[0].sent is not None
     assert job.outcomes[0].sent.updates.shape == (4, 9)
     with pytest.raises(ValueError, match="not masked"):
-        job_of(wide, masked_terms(privacy="sealed")).twin_questions(BEACON, 0)
+        job_of(wide, masked_terms(privacy="sealed")).twin_questions(BEACON)
 
 
 def test_a_question_about_one_coordinate_is_blunted() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import anyio
@@ -13,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from galaxylearning.cli import output
-from galaxylearning.cli.options import Format, FormatOption
+from galaxylearning.cli.options import DEFAULT_HOME, Format, FormatOption, HomeOption, JobArgument
 from galaxylearning.config import Home
 from galaxylearning.crypto.seal import SealingKey
 from galaxylearning.errors import AuditFailed, BlobDamaged, BlobMissing, ConfigRefused
@@ -22,8 +21,8 @@ from galaxylearning.nodes.auditor import Auditor, AuditReport, with_storage_prob
 
 
 def audit(
-    job: Annotated[int, typer.Argument(help="Number of the job.", min=1)],
-    home: Annotated[Path, typer.Option(help="Home folder.", envvar="GALAXY_HOME")] = Path(".galaxy"),
+    job: JobArgument,
+    home: HomeOption = DEFAULT_HOME,
     key: Annotated[
         str | None, typer.Option(help="An evaluator's sealing key in this home; opens what is sealed.")
     ] = None,

@@ -22,7 +22,7 @@ from galaxylearning.errors import AuditFailed, ConfigRefused
 if TYPE_CHECKING:
     from galaxylearning.nodes.auditor import AuditReport
     from galaxylearning.nodes.site import Progress as Step
-    from galaxylearning.simulation.federation import Federation
+    from galaxylearning.simulation.demo_outcome import Federation
 
 
 def demo(

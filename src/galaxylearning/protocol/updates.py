@@ -22,6 +22,7 @@ from galaxylearning.learning import (
 )
 from galaxylearning.learning.checkpoint import Checkpoint
 from galaxylearning.learning.private import noisy_integers, train_private
+from galaxylearning.messages.fields import address_key
 from galaxylearning.messages.plan import Plan
 from galaxylearning.messages.records import UpdateBody, decode, encode
 from galaxylearning.messages.terms import Terms
@@ -77,7 +78,7 @@ def quantizer(plan: Plan, parameters: int | None = None) -> Quantizer:
 
 def training_seed(terms: Terms, round_index: int, data_owner: Address) -> np.random.Generator:
     """The generator of one data owner's round: the same on every machine, different for every identity."""
-    return np.random.default_rng([terms.seed, round_index, int(data_owner, 16)])
+    return np.random.default_rng([terms.seed, round_index, address_key(data_owner)])
 
 
 def training_name(terms: Terms, round_index: int, data_owner: Address) -> str:
