@@ -22,9 +22,9 @@ from galaxylearning.engines.channel import (
     refusal,
     unpack_rng,
 )
+from galaxylearning.engines.memory import MIB
 from galaxylearning.engines.shared_memory import PLACES, Layout, RowShape, SharedMemory
 from galaxylearning.engines.worker_memory import (
-    MIB,
     WORKER_BYTES,
     ZYGOTE_BYTES,
     fitting_workers,

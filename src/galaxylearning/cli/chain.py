@@ -135,7 +135,9 @@ def invite(
     home: HomeOption = DEFAULT_HOME,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """Write what others need to join this home's chain into a file; nothing in it is secret.
+    """Write what others need to join this home's chain into a file.
+
+    Nothing in it is secret, but for an access key in the chain's URL: who has the file may use that node.
 
     Example: galaxy chain invite --store http://127.0.0.1:8787 -o market.json
     """

@@ -18,6 +18,7 @@ from rich.table import Table
 from galaxylearning.cli.options import Format, FormatOption
 from galaxylearning.config import EMBEDDED
 from galaxylearning.errors import AuditFailed, ConfigRefused
+from galaxylearning.units import TOKEN_DECIMALS
 
 if TYPE_CHECKING:
     from galaxylearning.nodes.auditor import AuditReport
@@ -253,4 +254,4 @@ def _show(
 
 
 def _tokens(units: str) -> str:
-    return f"{Decimal(units).scaleb(-18):,.2f}"
+    return f"{Decimal(units).scaleb(-TOKEN_DECIMALS):,.2f}"

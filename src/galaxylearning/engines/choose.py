@@ -242,7 +242,7 @@ def _left(wish: _Wish) -> float:
     """What the budget leaves after what was imported and built since the choice began.
 
     Raises:
-        ConfigRefused: nothing.
+        ConfigRefused: nothing is left.
     """
     used = max(0.0, process_rss_mib() - wish.before_mib)
     if used >= wish.budget_mib:

@@ -34,6 +34,7 @@ class ReferenceEngine:
 
     def train(self, params: F32, buffers: F32, owners: I64, round_index: int) -> Iterator[Trained]:
         """See ``Engine.train``; one owner at a time."""
+        self._cohort.require_owners(owners)
         for owner in owners.tolist():
             try:
                 found = self.train_one(params, buffers, owner, round_index)

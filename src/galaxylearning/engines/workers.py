@@ -17,9 +17,10 @@ from galaxylearning.engines.channel import Diverged, Done, Setup, pack_rng, rais
 from galaxylearning.engines.cohort import Cohort, owner_rng
 from galaxylearning.engines.cores import usable_cores
 from galaxylearning.engines.crew import Crew, Job, Outcome
-from galaxylearning.engines.engine import Trained, Training
+from galaxylearning.engines.engine import Trained, Training, require_state
+from galaxylearning.engines.memory import MIB
 from galaxylearning.engines.shared_memory import Array, Layout, RowShape, SharedMemory
-from galaxylearning.engines.worker_memory import MIB, fitting_workers, shared_bytes, worker_bytes
+from galaxylearning.engines.worker_memory import fitting_workers, shared_bytes, worker_bytes
 from galaxylearning.errors import ConfigRefused, DataRefused, StorageError
 from galaxylearning.graph.document import ModelGraph
 from galaxylearning.learning.vectors import F32, I64, require_integer, require_number
@@ -110,10 +111,11 @@ class WorkerEngine:
             ValueError: vectors of a wrong type or size, an owner that is not in the cohort or is named twice,
                 a plan of too many steps.
         """
-        _check_vector(params, "params", self._layout.parameters)
-        _check_vector(buffers, "buffers", self._layout.buffers)
-        members = _check_owners(owners, len(self._cohort))
-        return self._train(params.copy(), buffers.copy(), members, round_index)
+        require_state(params, buffers, parameters=self._layout.parameters, n_buffers=self._layout.buffers)
+        self._cohort.require_owners(owners)
+        if np.unique(owners).size != owners.size:
+            raise ValueError("owners must name each data owner once")
+        return self._train(params.copy(), buffers.copy(), owners.copy(), round_index)
 
     def _train(self, params: F32, buffers: F32, owners: I64, round_index: int) -> Iterator[Trained]:
         self._crew.begin()
@@ -187,21 +189,6 @@ def _check_graph(graph: ModelGraph) -> None:
                 "choose the reference engine",
                 where="engine workers",
             )
-
-
-def _check_vector(vector: F32, name: str, size: int) -> None:
-    if not isinstance(vector, np.ndarray) or vector.dtype != np.float32 or vector.shape != (size,):
-        raise ValueError(f"{name} must be a float32 array of shape ({size},)")
-
-
-def _check_owners(owners: I64, count: int) -> I64:
-    if not isinstance(owners, np.ndarray) or owners.dtype != np.int64 or owners.ndim != 1:
-        raise ValueError("owners must be an int64 array of one dimension")
-    if owners.size and not 0 <= int(owners.min()) <= int(owners.max()) < count:
-        raise ValueError(f"owners must be in 0..{count - 1}")
-    if np.unique(owners).size != owners.size:
-        raise ValueError("owners must name each data owner once")
-    return owners.copy()
 
 
 def _layout(graph: ModelGraph, cohort: Cohort, workers: int, budget: int) -> Layout:

@@ -71,7 +71,7 @@ class CheckpointFolder:
         """Header and arrays of one round's checkpoint; None where there is no sound one of this run.
 
         Raises:
-            StorageError: it is there and sound, but of another run.
+            ConfigRefused: it is there and sound, but of another run.
         """
         found = read_checkpoint(self.folder, round_index)
         if found is None:

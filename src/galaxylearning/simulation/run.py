@@ -6,7 +6,6 @@ Both train the same players.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -346,7 +345,7 @@ class Run:
                 self.options.compare,
                 Means(
                     available_mib(self.options.memory_mib) / 2,
-                    self.options.workers or os.cpu_count() or 1,
+                    self.options.workers or usable_cores(),
                     tell,
                     on_ray=self.engine.name == "ray",
                     ray_address=self.options.ray_address,
