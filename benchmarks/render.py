@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rows import RESULTS, Row, megabytes, read_rows, seconds
+from benchmarks.rows import GROWTH, RESULTS, Row, growth_lines, megabytes, read_rows, seconds
 from benchmarks.targets import Verdict, peer_verdicts, ratio, scale_verdicts
 from benchmarks.workloads import WORKLOADS
 
@@ -35,7 +35,7 @@ def figures(peers: Sequence[Row], scale: Sequence[Row], overhead: Sequence[Mappi
         parts += ["### Targets", _targets(peer_verdicts(peers))]
     parts += ["## As it grows", *_origin(scale)]
     if scale:
-        parts += [_growth(scale), "### Targets", _targets(scale_verdicts(scale))]
+        parts += [markdown(GROWTH, growth_lines(scale)), "### Targets", _targets(scale_verdicts(scale))]
     if overhead:
         parts += ["## What the protocol costs", _measured_on(overhead[0]["machine"]), _costs(overhead)]
     return "\n\n".join(parts)
@@ -114,21 +114,6 @@ def _against(rows: Sequence[Row], work: str) -> str:
         f"{spec.rounds} rounds"
     )
     return f"{title}\n\n{markdown(header, lines)}"
-
-
-def _growth(rows: Sequence[Row]) -> str:
-    lines = [
-        [
-            row.work,
-            seconds(row.round_seconds_best),
-            seconds(row.round_seconds_median),
-            seconds(row.process_seconds),
-            megabytes(row.peak_mb),
-            f"{row.load:.2f}",
-        ]
-        for row in rows
-    ]
-    return markdown(["work", "best", "median", "process", "peak", "load"], lines)
 
 
 def _targets(verdicts: Sequence[Verdict]) -> str:

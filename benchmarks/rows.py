@@ -168,6 +168,24 @@ def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join([laid(header), "  ".join("-" * width for width in widths), *map(laid, lines)])
 
 
+GROWTH = ("work", "best", "median", "process", "peak", "load")
+
+
+def growth_lines(rows: Sequence[Row]) -> list[list[str]]:
+    """Lines of a table with the header ``GROWTH``: times of a round, of the whole process, its peak."""
+    return [
+        [
+            row.work,
+            seconds(row.round_seconds_best),
+            seconds(row.round_seconds_median),
+            seconds(row.process_seconds),
+            megabytes(row.peak_mb),
+            f"{row.load:.2f}",
+        ]
+        for row in rows
+    ]
+
+
 def seconds(value: float) -> str:
     """Seconds for people: three digits, and the unit that suits."""
     if value < 1e-3:

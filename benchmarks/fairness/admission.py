@@ -12,10 +12,10 @@ from functools import cache
 import msgspec
 
 from galaxylearning.crypto.digest import blake3_digest, keccak
+from galaxylearning.crypto.seal import SealingKey
 from galaxylearning.crypto.sign import address_of, sign_digest
 from galaxylearning.messages import typed
 from galaxylearning.messages.records import (
-    SEALING_KEY_BYTES,
     CredentialRecord,
     SignedEnrolment,
     credential_digest,
@@ -26,7 +26,7 @@ from galaxylearning.protocol.cohort import form_cohort
 from galaxylearning.units import Address, Digest
 
 SCOPE = "organisations"
-SEALING_KEY = bytes(SEALING_KEY_BYTES)
+SEALING_KEY = SealingKey(bytes(96)).public
 DOMAIN = typed.Domain("GalaxyJobs", "1", 31337, address_of(keccak(b"the contract")))
 NOW = 1_800_000_000
 LATER = NOW + 3600

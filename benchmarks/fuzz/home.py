@@ -37,9 +37,10 @@ from galaxylearning.errors import (
 )
 from galaxylearning.graph import Cost
 from galaxylearning.learning.server import ServerOptimizer
+from galaxylearning.messages.fields import DIGEST_BYTES
 from galaxylearning.protocol.consent import OwnerPolicy, policy_from_json, refusal, refusal_of_model
 from galaxylearning.protocol.matching import MatchReport
-from galaxylearning.simulation.checkpoint import DIGEST_BYTES, CheckpointFolder, read_checkpoint
+from galaxylearning.simulation.checkpoint import CheckpointFolder, read_checkpoint
 from galaxylearning.simulation.history import History, RoundRecord
 from galaxylearning.simulation.rounds_kept import unpack
 from galaxylearning.storage.journal import SqliteJournal

@@ -15,7 +15,7 @@ from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.crypto.seal import (
     SealContext,
     SealingKey,
-    check_public_key,
+    is_public_key,
     open_revealed,
     open_sealed,
     reveal_content_key,
@@ -171,7 +171,7 @@ def targets() -> list[Target]:
     return [
         Target("sealed envelope", _envelopes(), _open, (BlobRefused,), share=2.0),
         Target("revealed envelope", _revealed_seeds(), _open_revealed, (BlobRefused,), mutate_parts),
-        Target("sealing key", [key.public for key in sealing_keys()], _check_key, (BlobRefused,)),
+        Target("sealing key", [key.public for key in sealing_keys()], is_public_key, ()),
         Target("signature", signatures, _recover, (MessageRefused,), mutate_parts),
         Target("secret share", list(masked[0].shares), lambda d: read_share(plan(), d), (UpdateRefused,)),
         Target(
@@ -208,8 +208,3 @@ def _attempted_update(data: bytes, bits: int) -> object:
     """The update, where it has the length of one of these bits."""
     size = 100 * (2 if bits <= 16 else 4)
     return decode_update(data, 100, bits) if abs(len(data) - size) < 100 else None
-
-
-def _check_key(data: bytes) -> object:
-    check_public_key(data)
-    return None

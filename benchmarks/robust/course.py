@@ -15,6 +15,7 @@ from galaxylearning.errors import UpdateRefused
 from galaxylearning.learning import Standings, clip_norm, quantise_rows, train_local
 from galaxylearning.learning.exact import IntRows
 from galaxylearning.learning.vectors import F32, I64
+from galaxylearning.protocol.gradients import mean_gradient
 from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.protocol.updates import local_plan, quantizer
 from galaxylearning.simulation.behaviours import enlist
@@ -96,11 +97,7 @@ class Course:
     def _step(self, params: F32, rows: Rows, index: int, salt: int) -> I64 | None:
         """The quantised step of training on ``rows``; None where it diverges."""
         plan, model = self.case.plan, self.case.model
-
-        def gradient(at: F32, memory: F32, batch: I64, chance: np.random.Generator) -> tuple[float, F32, F32]:
-            part = rows.take(batch)
-            return model.gradient(at, memory, (part.inputs,), part.labels, rng=chance)
-
+        gradient = mean_gradient(model, rows)
         rng = np.random.default_rng([self.case.seed, index, salt])
         try:
             found = train_local(gradient, params, _NO_BUFFERS, len(rows), local_plan(plan), rng=rng)

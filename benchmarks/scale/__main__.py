@@ -14,7 +14,16 @@ from collections.abc import Sequence
 from benchmarks.machine import Machine, available_bytes
 from benchmarks.measuring import RunError, run
 from benchmarks.peers.systems import HERE, ROOT, environment
-from benchmarks.rows import RESULTS, Row, megabytes, read_rows, seconds, summarise, table, write_rows
+from benchmarks.rows import (
+    GROWTH,
+    RESULTS,
+    Row,
+    growth_lines,
+    read_rows,
+    summarise,
+    table,
+    write_rows,
+)
 from benchmarks.scale.cases import GROUPS, Case, cases, rows_printed
 from benchmarks.targets import scale_verdicts
 
@@ -44,18 +53,7 @@ def measure(case: Case, repeats: int) -> list[Row]:
 
 def report(rows: Sequence[Row]) -> str:
     """All rows for people."""
-    lines = [
-        [
-            row.work,
-            seconds(row.round_seconds_best),
-            seconds(row.round_seconds_median),
-            seconds(row.process_seconds),
-            megabytes(row.peak_mb),
-            f"{row.load:.2f}",
-        ]
-        for row in rows
-    ]
-    return table(["work", "best", "median", "process", "peak", "load"], lines)
+    return table(GROWTH, growth_lines(rows))
 
 
 def main() -> int:

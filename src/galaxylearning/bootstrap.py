@@ -6,7 +6,7 @@ import fcntl
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from galaxylearning.nodes.site import Progress, Site, ignore_progress, ignore_pu
 from galaxylearning.ports import BlobStore, Call, DrandNetwork, Journal, Ledger, Signer
 from galaxylearning.storage import files
 from galaxylearning.storage.journal import MemoryJournal
-from galaxylearning.stores import open_blobs
+from galaxylearning.stores import opened_blobs
 from galaxylearning.units import Address, Digest
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ async def open_node(home: Home, settings: Settings) -> AsyncIterator[Any]:
         return
     from galaxylearning.chain.embedded import EmbeddedChain
 
-    home.root.mkdir(parents=True, exist_ok=True)
+    files.make_folder(home.root)
     chain = EmbeddedChain(home.chain_file, now=chain_clock)
     try:
         yield chain
@@ -158,7 +158,7 @@ def served_chain(home: Home) -> str | None:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 return file.read(MAX_URL_CHARS)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         pass
     return None
 
@@ -204,9 +204,7 @@ async def open_world(
             fees=Fees(bump_after_s=settings.fee_bump_s, max_fee_wei=settings.max_fee_gwei * 10**9),
         )
         stack.push_async_callback(ledger.close)
-        blobs = open_blobs(home, settings, signer=signer)
-        if isinstance(blobs, AbstractAsyncContextManager):
-            await stack.enter_async_context(blobs)
+        blobs = await stack.enter_async_context(opened_blobs(home, settings, signer=signer))
         drand = None
         if settings.drand_url:
             from galaxylearning.chain.drand_http import HttpDrand
@@ -348,7 +346,7 @@ def open_journal(home: Home, name: str) -> SqliteJournal:
     from galaxylearning.storage.journal import SqliteJournal
 
     path = home.journal(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(path.parent)
     return SqliteJournal(path)
 
 

@@ -126,6 +126,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Every store that ``blobs`` names."""
         return (self.blobs,) if isinstance(self.blobs, str) else self.blobs
 
+    def with_store(self, name: str) -> Settings:
+        """The same with one of its stores alone."""
+        access = msgspec.structs.replace(self.blob_access, copies=1)
+        return msgspec.structs.replace(self, blobs=name, blob_access=access)
+
 
 def check_chain(chain: str, *, where: str = "chain") -> str:
     """``chain`` as it is, where it names a chain.
@@ -246,7 +251,8 @@ def settings_to_json(settings: Settings) -> bytes:
 
 
 class Invitation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What others need to meet on a chain: a file that its operator hands out; nothing in it is secret.
+    """What others need to meet on a chain: a file that its operator hands out. Nothing in it is
+    secret, but for an access key that ``chain`` may hold: who has the file may use that node.
 
     ``chain`` is the URL of an EVM node, ``jobs`` the address of its GalaxyJobs contract, ``blobs`` the URL of
     a blob store (or a folder that all of them share, or a list of these), ``from_block`` a block before

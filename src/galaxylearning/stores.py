@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,22 @@ def open_blobs(
         monotonic_s=time.monotonic,
         report=_log_fault if report is None else report,
     )
+
+
+@asynccontextmanager
+async def opened_blobs(
+    home: Home,
+    settings: Settings,
+    *,
+    signer: Signer | None = None,
+    report: Callable[[BlobFault], None] | None = None,
+) -> AsyncIterator[BlobStore]:
+    """As ``open_blobs``; its connections are closed when the block ends."""
+    blobs = open_blobs(home, settings, signer=signer, report=report)
+    async with AsyncExitStack() as stack:
+        if isinstance(blobs, AbstractAsyncContextManager):
+            await stack.enter_async_context(blobs)
+        yield blobs
 
 
 def _open_store(home: Home, settings: Settings, name: str, signer: Signer | None) -> RestorableBlobStore:

@@ -5,23 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NewType, TypeAlias
 
-Wei = NewType("Wei", int)
-"""An amount of a token in its smallest unit. Money is always an ``int``."""
-
-Seconds = NewType("Seconds", int)
-"""A span of time, or a Unix timestamp where the name says so."""
-
 Digest = NewType("Digest", bytes)
 """32 bytes: BLAKE3 of a blob, or keccak-256 where the chain hashes it."""
 
 Address = NewType("Address", str)
 """An EIP-55 checksummed account address, ``0x`` and 40 hex digits."""
-
-JobId = NewType("JobId", int)
-"""The number a job has in its GalaxyJobs contract, from 1."""
-
-RoundIndex = NewType("RoundIndex", int)
-"""The number of a round within a job, from 0."""
 
 Entropy: TypeAlias = Callable[[int], bytes]
 """Source of secret randomness: ``entropy(n)`` gives n bytes. Never a statistical generator."""

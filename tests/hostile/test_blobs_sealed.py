@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import resource
 import struct
-from collections.abc import Callable
 
 import pytest
 
@@ -19,6 +18,7 @@ from galaxylearning.crypto.seal import (
     seal,
     sealed_bytes,
 )
+from galaxylearning.crypto.secret_stream import seeded_entropy
 from galaxylearning.errors import BlobRefused
 from galaxylearning.units import Address
 
@@ -32,20 +32,10 @@ SLOT = 32 + 1168
 LENGTH_AT, PREFIX_AT, COUNT_AT = 72, 80, 87
 
 
-def _entropy(label: str) -> Callable[[int], bytes]:
-    state = [0]
-
-    def draw(count: int) -> bytes:
-        state[0] += 1
-        return hashlib.shake_256(f"{label}{state[0]}".encode()).digest(count)
-
-    return draw
-
-
 PLAINTEXT = bytes(range(256)) * 2
-SMALL = seal(PLAINTEXT, [key.public for key in KEYS], CONTEXT, entropy=_entropy("small"))
+SMALL = seal(PLAINTEXT, [key.public for key in KEYS], CONTEXT, entropy=seeded_entropy(1))
 LARGE_PLAINTEXT = hashlib.shake_256(b"large").digest(3 * CHUNK_BYTES + 5)
-LARGE = seal(LARGE_PLAINTEXT, [KEYS[0].public], CONTEXT, entropy=_entropy("large"))
+LARGE = seal(LARGE_PLAINTEXT, [KEYS[0].public], CONTEXT, entropy=seeded_entropy(2))
 BODY_AT = HEAD + 3 * SLOT
 LARGE_BODY_AT = HEAD + SLOT
 
@@ -170,7 +160,7 @@ def test_chunks_dropped_with_an_honest_length(kept: int) -> None:
 
 
 def test_chunks_of_another_envelope() -> None:
-    other = seal(LARGE_PLAINTEXT, [KEYS[0].public], CONTEXT, entropy=_entropy("other"))
+    other = seal(LARGE_PLAINTEXT, [KEYS[0].public], CONTEXT, entropy=seeded_entropy(3))
     assert "chunk" in _refused(LARGE[:LARGE_BODY_AT] + other[LARGE_BODY_AT:])
     assert "content key" in _refused(LARGE[:HEAD] + other[HEAD:])
 
@@ -189,8 +179,8 @@ def test_over_the_limit(max_bytes: int) -> None:
 
 def test_two_recipients_cannot_be_shown_two_contents() -> None:
     """A sender who wraps another key for one recipient is found out by that recipient."""
-    one = seal(b"for one.", [KEYS[0].public], CONTEXT, entropy=_entropy("one"))
-    two = seal(b"for two.", [KEYS[1].public], CONTEXT, entropy=_entropy("two"))
+    one = seal(b"for one.", [KEYS[0].public], CONTEXT, entropy=seeded_entropy(4))
+    two = seal(b"for two.", [KEYS[1].public], CONTEXT, entropy=seeded_entropy(5))
     slots = sorted([one[HEAD : HEAD + SLOT], two[HEAD : HEAD + SLOT]])
     forged = _with_count(one, 2)[:HEAD] + b"".join(slots) + one[HEAD + SLOT :]
     assert "content key" in _refused(forged, key=KEYS[1])

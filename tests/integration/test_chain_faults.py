@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from bounded import run
 from chain_nodes import key
-from chain_town import FINALITY_BLOCKS, names, run, town
+from chain_town import FINALITY_BLOCKS, names, town
 from galaxylearning.chain.deployment import Deployment
 from galaxylearning.chain.evm import EvmLedger, connect
 from galaxylearning.chain.http_link import HttpLink

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from bounded import run
 from chain_nodes import key
-from chain_town import FINALITY_BLOCKS, NOW, Town, names, run, town
+from chain_town import FINALITY_BLOCKS, NOW, Town, names, town
 from galaxylearning.chain import evm
 from galaxylearning.chain.agreement import Following
 from galaxylearning.chain.deployment import Deployment, deploy, fund

@@ -4,33 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Coroutine, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from web3 import AsyncWeb3
 from web3.types import Wei
 
+from bounded import run
 from galaxylearning.chain.embedded import EmbeddedChain, EmbeddedProvider, serve
 from galaxylearning.chain.embedded.server import MAX_BATCH, MAX_BODY_BYTES
 from galaxylearning.chain.evm import KeySigner, connect, deploy, fund
+from galaxylearning.chain.transport import Transport
 from galaxylearning.errors import ConfigRefused, LedgerUnreachable
 from galaxylearning.listening import Listening
 from galaxylearning.ports import Call
 
 NOW = 1_800_000_000
 KEY = "k" * 32
-Result = TypeVar("Result")
-
-
-def run(main: Coroutine[Any, Any, Result]) -> Result:
-    """Run to the end, in bounded time."""
-
-    async def bounded() -> Result:
-        async with asyncio.timeout(60):
-            return await main
-
-    return asyncio.run(bounded())
 
 
 def chain() -> EmbeddedChain:
@@ -228,3 +219,15 @@ def test_web3_works_on_the_embedded_provider() -> None:
             assert (await connect(web3, made)).address_of("jobs") == made.jobs
 
     run(scenario())
+
+
+def test_what_is_no_websocket_is_told_without_the_key_in_its_url() -> None:
+    async def main() -> None:
+        async with serve(chain()) as server:
+            node = Transport(f"ws://127.0.0.1:{server.port}/{KEY}")
+            with pytest.raises(LedgerUnreachable, match="no WebSocket") as refused:
+                await node.request("eth_chainId")
+            await node.close()
+            assert KEY not in str(refused.value)
+
+    run(main())

@@ -14,6 +14,7 @@ from anyio.from_thread import start_blocking_portal
 
 from blob_services import certificates, serving
 from galaxylearning import bootstrap
+from galaxylearning.chain import evm
 from galaxylearning.chain.embedded import serve
 from galaxylearning.cli import main
 from galaxylearning.cli.owner import own_credential, watched_policy
@@ -338,7 +339,9 @@ def test_a_policy_that_became_unreadable_allows_nothing(tmp_path: Path) -> None:
     assert current().requesters == ("*",)
 
 
-def test_evaluators_are_listed_with_what_they_can_lock(home: Path) -> None:
+def test_evaluators_are_listed_with_what_they_can_lock(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The first of them is beyond what is read of the chain at once.
+    monkeypatch.setattr(evm, "EMBEDDED_SPAN_BLOCKS", 2)
     galaxy("wallet", "new", "e1", "--light")
     galaxy("wallet", "fund", "e1")
     assert asked("evaluator", "list") == []
@@ -350,6 +353,12 @@ def test_evaluators_are_listed_with_what_they_can_lock(home: Path) -> None:
     (row,) = asked("evaluator", "list")
     assert (row["staked"], row["free"]) == (str(60 * 10**18), str(60 * 10**18))
     assert galaxy("evaluator", "list", "--addresses").strip() == row["address"]
+
+
+def test_a_home_that_cannot_be_made_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    told = galaxy("chain", "deploy", "--home", tmp_path / "file" / "home", code=6)
+    assert "could not make the folder" in told
 
 
 def test_an_invitation_is_written_and_joined_or_refused(home: Path, tmp_path: Path) -> None:

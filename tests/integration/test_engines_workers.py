@@ -139,7 +139,7 @@ def test_wrong_vectors_and_owners_are_programmer_mistakes(made: tuple[ModelGraph
         with pytest.raises(ValueError, match="buffers must be a float32 array"):
             engine.train(params, buffers[1:], numbers(0), 0)
         for owners in (numbers(6), numbers(-1)):
-            with pytest.raises(ValueError, match=r"owners must be in 0\.\.5"):
+            with pytest.raises(ValueError, match=r"owners must lie in 0\.\.5"):
                 engine.train(params, buffers, owners, 0)
         with pytest.raises(ValueError, match="once"):
             engine.train(params, buffers, numbers(2, 2), 0)

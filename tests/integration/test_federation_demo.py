@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from galaxylearning.cli import main as galaxy
-from galaxylearning.errors import ConfigRefused
+from galaxylearning.errors import ConfigRefused, QuorumMissing
+from galaxylearning.simulation import federation
 
 if TYPE_CHECKING:
     from tests.integration.conftest import DemoRun
@@ -121,6 +122,15 @@ def test_an_option_that_is_not_allowed_is_refused_by_name(
     assert arguments[0].removeprefix("--") in said
     # An earlier demo is not removed for a demo that cannot be.
     assert sorted(path.name for path in home.iterdir()) == ["demo.json", "precious.txt"]
+
+
+def test_a_demo_that_does_not_end_says_so_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(federation, "TIME_LIMIT_S", 0.1)
+    said = refused(capsys, "--owners", "5", "--rounds", "1", "--home", str(tmp_path / "home"))
+    assert said.startswith(f"{QuorumMissing.exit_code} ")
+    assert "job 1: is not over after 0.1 s" in said
 
 
 def test_a_home_that_is_not_a_demos_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

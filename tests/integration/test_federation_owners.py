@@ -31,7 +31,7 @@ from galaxylearning.nodes import assembly, requester
 from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.data_owner import DataOwnerNode
 from galaxylearning.nodes.evaluator import EvaluatorNode
-from galaxylearning.nodes.site import Progress
+from galaxylearning.nodes.site import Progress, Site
 from galaxylearning.ports import BlobStore
 from galaxylearning.protocol import calls
 from galaxylearning.protocol import events as ev
@@ -174,6 +174,25 @@ class TwoFacedEnrolment(DataOwnerNode):
         return done
 
 
+class KeyOfNobody(SealingKey):
+    """A key whose public half ends in a point of small order: nothing can be sealed to it."""
+
+    @property
+    def public(self) -> bytes:
+        return super().public[:-32] + bytes(32)
+
+    @property
+    def digest(self) -> Digest:
+        return blake3_digest(self.public)
+
+
+class Spoiler(DataOwnerNode):
+    """Enrols with such a key, which would spoil every envelope that names it."""
+
+    def __init__(self, site: Site, sealing_key: SealingKey, **rest: Any) -> None:
+        super().__init__(site, KeyOfNobody(sealing_key.seed), **rest)
+
+
 def _signed(site: Any, kind: type[SignedRecord], message: Any, domain: typed.Domain, **rest: Any) -> Any:
     return kind.from_message(message, signature=site.signer.sign_digest(message.digest(domain)), **rest)
 
@@ -205,6 +224,19 @@ def test_an_owner_that_enrols_twice_is_not_of_the_cohort(town: Town, tmp_path: P
     async def main() -> None:
         async with town.full_stage(tmp_path / "stage") as stage:
             stage.add_owner("east", kind=TwoFacedEnrolment)
+            await stage.play()
+            found = await stage.outcome()
+            assert found.state.cohort_size == 3
+            assert set(found.paid) == {"north", "south", "west"}
+            assert found.audit.verdict == "ok"
+
+    anyio.run(main)
+
+
+def test_an_owner_whose_key_nothing_can_be_sealed_to_stops_nobody(town: Town, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            stage.add_owner("east", kind=Spoiler)
             await stage.play()
             found = await stage.outcome()
             assert found.state.cohort_size == 3

@@ -265,6 +265,27 @@ def test_no_seat_is_taken_for_a_model_that_no_journal_keeps(
     anyio.run(main)
 
 
+def test_no_job_has_more_data_owners_than_a_model_can_be_sealed_to(
+    town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = town.compiled.job
+    large = replace(
+        town.compiled, job=replace(job, plan=msgspec.structs.replace(job.plan, maximum_owners=9_998))
+    )
+
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            with pytest.raises(JobRefused, match=r"plan\.maximum_owners: 9998 given; allowed: 9997"):
+                await stage.post(large)
+            # A requester that posts it nevertheless finds nobody who takes a seat.
+            monkeypatch.setattr(posting, "MAX_RECIPIENTS", len(OWNERS) + len(stage.evaluators) - 1)
+            state = await stage.play(until=is_over, between=expiring(stage))
+            assert (state.phase, state.seats) == (Phase.ABORTED, frozenset())
+            assert any("all that a model can be sealed to" in one for one in stage.told("given up"))
+
+    anyio.run(main)
+
+
 class Choosy(EvaluatorNode):
     """Serves the relayer alone, which posts nothing."""
 

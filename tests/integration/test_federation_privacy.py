@@ -157,7 +157,7 @@ def test_two_accounts_of_one_home_are_two_charges(
 ) -> None:
     """``galaxy owner run --as north`` and ``--as south`` with one ``--home``: one file, one book."""
     plan = msgspec.structs.replace(town.compiled.job.plan, noise=NOISE)
-    limit = job_epsilon(plan, 48, 1e-5) * share
+    limit = job_epsilon(plan, 48) * share
 
     async def main() -> None:
         async with town.stage(tmp_path / "stage", plan=plan) as stage:

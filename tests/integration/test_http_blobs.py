@@ -155,6 +155,13 @@ def test_what_cannot_be_a_server_is_refused(url: str) -> None:
         HttpBlobStore(url)
 
 
+@pytest.mark.parametrize("url", ["http://user:SECRET@host", "https://host/store?token=SECRET"])
+def test_a_password_in_a_url_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(ConfigRefused, match="host") as refused:
+        HttpBlobStore(url)
+    assert "SECRET" not in str(refused.value)
+
+
 # ---- what breaks on the way
 
 

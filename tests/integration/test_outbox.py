@@ -6,13 +6,14 @@ import asyncio
 import json
 import subprocess
 import urllib.request
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
+from bounded import run
 from flaky_node import SIGNER, TO, Flaky, broken, nonce_of, nothing
 from galaxylearning import ports
 from galaxylearning.chain.outbox import MemoryOutbox, effect_id
@@ -25,19 +26,8 @@ from galaxylearning.storage.outbox import SqliteOutbox
 from galaxylearning.units import Address, Digest
 
 REPOSITORY = Path(__file__).parents[2]
-Result = TypeVar("Result")
 ALICE, BOB = (Address("0x" + digit * 40) for digit in "ab")
 ENTRY = OutboxEntry(0, Digest(b"\1" * 32), ALICE, 5, BOB, b"\0\1", 21_000, 2 * 10**9, 10**9)
-
-
-def run(main: Coroutine[Any, Any, Result]) -> Result:
-    """Run to the end, in bounded time."""
-
-    async def bounded() -> Result:
-        async with asyncio.timeout(60):
-            return await main
-
-    return asyncio.run(bounded())
 
 
 # ---- the port

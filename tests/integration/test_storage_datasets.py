@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,21 +10,12 @@ import pytest
 from sklearn.datasets import load_breast_cancer
 
 from galaxylearning.crypto.digest import blake3_digest
+from galaxylearning.crypto.secret_stream import seeded_entropy
 from galaxylearning.errors import DataRefused, StorageError
 from galaxylearning.storage.datasets import DatasetCatalog, ReadOptions, TableLimits, load_table
 from galaxylearning.storage.journal import SqliteJournal
 
 TEXT = "age,mass,grade\n61,70.5,M\n40,60.5,B\n55,81.0,B\n"
-
-
-def _entropy(label: str) -> Callable[[int], bytes]:
-    state = [0]
-
-    def draw(count: int) -> bytes:
-        state[0] += 1
-        return hashlib.shake_256(f"{label}{state[0]}".encode()).digest(count)
-
-    return draw
 
 
 @pytest.fixture
@@ -45,7 +34,7 @@ MAPPING = {"M": "malignant", "B": "benign"}
 
 
 def test_a_data_set_is_added_found_and_loaded(catalog: DatasetCatalog, file: Path) -> None:
-    entry = catalog.add("biopsies", file, "grade", {"mass": "kg"}, MAPPING, entropy=_entropy("e"))
+    entry = catalog.add("biopsies", file, "grade", {"mass": "kg"}, MAPPING, entropy=seeded_entropy(1))
     assert catalog.get("biopsies") == entry
     assert list(catalog.list()) == [entry]
     assert (entry.n_rows, entry.label, Path(entry.path)) == (3, "grade", file)
@@ -59,8 +48,8 @@ def test_a_data_set_is_added_found_and_loaded(catalog: DatasetCatalog, file: Pat
 
 
 def test_the_commitment_is_salted(catalog: DatasetCatalog, file: Path) -> None:
-    one = catalog.add("one", file, "grade", entropy=_entropy("e1"))
-    two = catalog.add("two", file, "grade", entropy=_entropy("e2"))
+    one = catalog.add("one", file, "grade", entropy=seeded_entropy(2))
+    two = catalog.add("two", file, "grade", entropy=seeded_entropy(3))
     assert one.content_digest == two.content_digest == blake3_digest(file.read_bytes())
     assert one.commitment == blake3_digest(one.salt + one.content_digest)
     assert one.commitment != two.commitment
@@ -70,7 +59,7 @@ def test_the_commitment_is_salted(catalog: DatasetCatalog, file: Path) -> None:
 
 def test_it_is_remembered_across_opening(tmp_path: Path, file: Path) -> None:
     first = DatasetCatalog(tmp_path / "data.db")
-    entry = first.add("biopsies", file, "grade", entropy=_entropy("e"))
+    entry = first.add("biopsies", file, "grade", entropy=seeded_entropy(1))
     first.record_use("biopsies", 1, 0)
     first.close()
     second = DatasetCatalog(tmp_path / "data.db")
@@ -80,14 +69,14 @@ def test_it_is_remembered_across_opening(tmp_path: Path, file: Path) -> None:
 
 def test_two_may_have_the_catalogue_open(tmp_path: Path, file: Path) -> None:
     one, other = DatasetCatalog(tmp_path / "data.db"), DatasetCatalog(tmp_path / "data.db")
-    entry = one.add("biopsies", file, "grade", entropy=_entropy("e"))
+    entry = one.add("biopsies", file, "grade", entropy=seeded_entropy(1))
     assert other.get("biopsies") == entry
     assert other.record_use("biopsies", 1, 0) == 1
     assert one.record_use("biopsies", 1, 0) == 1
 
 
 def test_a_use_is_counted_once_per_job_and_round(catalog: DatasetCatalog, file: Path) -> None:
-    catalog.add("biopsies", file, "grade", entropy=_entropy("e"))
+    catalog.add("biopsies", file, "grade", entropy=seeded_entropy(1))
     uses = ((1, 0), (1, 0), (1, 1), (2, 0), (1, 1))
     counts = [catalog.record_use("biopsies", job_id, round_index) for job_id, round_index in uses]
     assert counts == [1, 1, 2, 1, 2]
@@ -99,9 +88,9 @@ def test_a_use_is_counted_once_per_job_and_round(catalog: DatasetCatalog, file: 
 
 
 def test_a_name_is_taken_until_it_is_removed(catalog: DatasetCatalog, file: Path) -> None:
-    entry = catalog.add("biopsies", file, "grade", entropy=_entropy("e"))
+    entry = catalog.add("biopsies", file, "grade", entropy=seeded_entropy(1))
     with pytest.raises(DataRefused, match="taken"):
-        catalog.add("biopsies", file, "age", entropy=_entropy("f"))
+        catalog.add("biopsies", file, "age", entropy=seeded_entropy(4))
     assert catalog.get("biopsies") == entry
     catalog.remove("biopsies")
     assert file.exists()
@@ -109,17 +98,17 @@ def test_a_name_is_taken_until_it_is_removed(catalog: DatasetCatalog, file: Path
         catalog.remove("biopsies")
     with pytest.raises(DataRefused, match="no data set"):
         catalog.get("biopsies")
-    assert catalog.add("biopsies", file, "grade", entropy=_entropy("f")).commitment != entry.commitment
+    assert catalog.add("biopsies", file, "grade", entropy=seeded_entropy(4)).commitment != entry.commitment
 
 
 @pytest.mark.parametrize("name", ["", " a", "a" * 65, "a\nb"])
 def test_an_odd_name_is_refused(catalog: DatasetCatalog, file: Path, name: str) -> None:
     with pytest.raises(DataRefused, match="data set name"):
-        catalog.add(name, file, "grade", entropy=_entropy("e"))
+        catalog.add(name, file, "grade", entropy=seeded_entropy(1))
 
 
 def test_a_file_that_changed_is_refused(catalog: DatasetCatalog, file: Path) -> None:
-    catalog.add("biopsies", file, "grade", entropy=_entropy("e"))
+    catalog.add("biopsies", file, "grade", entropy=seeded_entropy(1))
     file.write_text(TEXT.replace("70.5", "70.6"))
     with pytest.raises(DataRefused, match="changed since"):
         catalog.load("biopsies")
@@ -134,11 +123,11 @@ def test_only_the_named_columns_are_used(catalog: DatasetCatalog, tmp_path: Path
     path = tmp_path / "named.csv"
     path.write_text("name,age,grade\nAda,61,M\n7,40,B\n")
     with pytest.raises(DataRefused, match="'name'"):
-        catalog.add("all", path, "grade", entropy=_entropy("e"))
-    entry = catalog.add("some", path, "grade", only=["age"], entropy=_entropy("e"))
+        catalog.add("all", path, "grade", entropy=seeded_entropy(1))
+    entry = catalog.add("some", path, "grade", only=["age"], entropy=seeded_entropy(1))
     assert [column.name for column in entry.columns] == ["age", "grade"]
     assert list(catalog.load("some").columns) == ["age", "grade"]
-    kinds = catalog.add("kinds", path, "grade", kinds={"name": "category"}, entropy=_entropy("e"))
+    kinds = catalog.add("kinds", path, "grade", kinds={"name": "category"}, entropy=seeded_entropy(1))
     assert kinds.columns[0].classes == ("7", "Ada")
 
 
@@ -154,14 +143,14 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(
     catalog: DatasetCatalog, file: Path, label: str, units: dict[str, str], mapping: dict[str, str], part: str
 ) -> None:
     with pytest.raises(DataRefused, match=part):
-        catalog.add("biopsies", file, label, units, mapping, entropy=_entropy("e"))
+        catalog.add("biopsies", file, label, units, mapping, entropy=seeded_entropy(1))
     assert list(catalog.list()) == []
 
 
 def test_a_missing_cell_is_refused_when_added(catalog: DatasetCatalog, file: Path) -> None:
     file.write_text(TEXT.replace("60.5", ""))
     with pytest.raises(DataRefused, match=r"patients.csv, row 2, column 'mass'"):
-        catalog.add("biopsies", file, "grade", entropy=_entropy("e"))
+        catalog.add("biopsies", file, "grade", entropy=seeded_entropy(1))
     assert np.isnan(load_table(file, ReadOptions(allow_missing=True)).columns["mass"][1])
 
 

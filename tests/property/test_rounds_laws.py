@@ -14,11 +14,12 @@ from galaxylearning.errors import BlobRefused, GalaxyError
 from galaxylearning.graph import FlatModel, compile_model
 from galaxylearning.messages.plan import Plan
 from galaxylearning.messages.terms import Admission, Column, EvaluatorSeat, Price, Schema, Terms, Windows
-from galaxylearning.protocol.hidden_set import HiddenSet, Rows
+from galaxylearning.protocol.hidden_set import HiddenSet
 from galaxylearning.protocol.rounds import JobComputation
 from galaxylearning.protocol.scoring import score_table
 from galaxylearning.protocol.updates import encode_body, train_update, training_seed
 from galaxylearning.units import Address
+from plain_rounds import clouds
 
 HEX = "ab" * 32
 OWNERS = tuple(Address(f"0x{n:040d}") for n in (1, 2, 3, 4))
@@ -45,13 +46,6 @@ TERMS = Terms(
     test_rows=64,
     seed=3,
 )
-
-
-def clouds(rows: int, *, seed: int) -> Rows:
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, 2, rows)
-    centres = np.where(labels[:, None] == 1, 1.0, -1.0)
-    return Rows((centres + rng.normal(0, 0.8, (rows, 2))).astype(np.float32), labels.astype(np.int64))
 
 
 @functools.cache

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from chain_nodes import key
 from galaxylearning.chain.agreement import Following
@@ -19,17 +18,6 @@ from lying_node import LyingNode, lying_node
 
 NOW = 1_800_000_000
 FINALITY_BLOCKS = 3
-Result = TypeVar("Result")
-
-
-def run(main: Coroutine[Any, Any, Result]) -> Result:
-    """Run to the end, in bounded time."""
-
-    async def bounded() -> Result:
-        async with asyncio.timeout(60):
-            return await main
-
-    return asyncio.run(bounded())
 
 
 @dataclass

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
+from bounded import run
 from flaky_node import SIGNER, TO, Flaky, broken, nonce_of, nothing
 from galaxylearning.chain.abi_codec import codec
 from galaxylearning.chain.deployment import deploy, fund
@@ -16,18 +16,6 @@ from galaxylearning.chain.transactions import Sender
 from galaxylearning.chain.transport import NodeRefused, Transport
 from galaxylearning.errors import ConfigRefused, LedgerError, LedgerUnreachable, TransactionReverted
 from galaxylearning.ports import Call
-
-Result = TypeVar("Result")
-
-
-def run(main: Coroutine[Any, Any, Result]) -> Result:
-    """Run to the end, in bounded time."""
-
-    async def bounded() -> Result:
-        async with asyncio.timeout(60):
-            return await main
-
-    return asyncio.run(bounded())
 
 
 def sender(node: Flaky, *, timeout_s: float = 10.0) -> Sender:

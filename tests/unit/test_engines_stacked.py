@@ -380,14 +380,30 @@ def test_weights_and_vectors_must_match_the_graph() -> None:
         StackedEngine(program, {}, cohort, Training(plan, 0))
     engine = engine_of(graph, cohort, plan)
     start = start_of(graph)
-    with pytest.raises(ValueError, match="params must be float32"):
+    with pytest.raises(ValueError, match="params must be a float32"):
         engine.train(start[1:], NO_BUFFERS, np.arange(1), 0)
-    with pytest.raises(ValueError, match="buffers must be float32"):
+    with pytest.raises(ValueError, match="buffers must be a float32"):
         engine.train(start, start, np.arange(1), 0)
     with pytest.raises(ValueError, match="owners must lie in"):
         engine.train(start, NO_BUFFERS, np.array([1]), 0)
-    with pytest.raises(ValueError, match="owners must be int64"):
+    with pytest.raises(ValueError, match="owners must be an int64"):
         engine.train(start, NO_BUFFERS, np.array([0.0]), 0)
+
+
+@pytest.mark.parametrize(
+    ("owners", "message"),
+    [
+        (np.array([1]), r"owners must lie in 0\.\.0"),
+        (np.array([-1]), r"owners must lie in 0\.\.0"),
+        (np.array([[0]]), "owners must be an int64 array of one dimension"),
+        (np.array([0.0]), "owners must be an int64 array of one dimension"),
+    ],
+)
+def test_the_reference_trains_nobody_who_is_not_in_the_cohort(owners: npt.NDArray[Any], message: str) -> None:
+    graph = perceptron((4, 3))
+    engine = reference_of(graph, owners_of(graph, [3]), LocalPlan(steps=1))
+    with pytest.raises(ValueError, match=message):
+        next(engine.train(start_of(graph), NO_BUFFERS, owners, 0))
 
 
 # ---- layouts

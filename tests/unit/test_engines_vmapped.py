@@ -14,11 +14,11 @@ from galaxylearning.engines.batching import padded_batches, shape_of, shapes_of
 from galaxylearning.engines.cohort import Cohort, owner_rng
 from galaxylearning.engines.engine import TOLERANCE_LEVELS, Training
 from galaxylearning.engines.lowering import Lowering, lowered
-from galaxylearning.engines.measures import achieved_flops, levels_apart, training_flops
+from galaxylearning.engines.measures import levels_apart
 from galaxylearning.engines.reference import ReferenceEngine
 from galaxylearning.engines.vmapped import VmappedEngine
 from galaxylearning.errors import ConfigRefused, DataRefused, GraphRefused
-from galaxylearning.graph import FlatModel, ModelGraph, compile_model, meter, weights_to_bytes
+from galaxylearning.graph import FlatModel, ModelGraph, compile_model, weights_to_bytes
 from galaxylearning.learning import LocalPlan
 from galaxylearning.learning.local import batches
 from galaxylearning.protocol.hidden_set import Rows
@@ -406,17 +406,6 @@ def test_vectors_of_a_wrong_size_or_type_are_refused() -> None:
 
 
 # ---- measures
-
-
-def test_operations_are_counted_by_rows_seen() -> None:
-    graph, _ = compiled("mlp")
-    per_row = 3 * meter(graph, 1).flops_forward
-    counts = np.array([4, 9, 4], np.int64)
-    assert training_flops(graph, LocalPlan(epochs=2, batch_size=3), counts) == 2 * 17 * per_row
-    assert training_flops(graph, LocalPlan(steps=5, batch_size=6), counts) == 5 * (4 + 6 + 4) * per_row
-    assert achieved_flops(graph, LocalPlan(epochs=1), counts, 0.5) == 2 * 17 * per_row
-    with pytest.raises(ValueError, match="seconds"):
-        achieved_flops(graph, LocalPlan(epochs=1), counts, 0.0)
 
 
 def test_levels_are_those_of_a_clipped_quantised_update() -> None:

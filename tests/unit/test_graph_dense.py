@@ -17,7 +17,7 @@ from torch import nn
 from architectures import BUILDERS
 from galaxylearning.errors import DataRefused, GraphRefused
 from galaxylearning.graph import FlatModel, compile_model
-from galaxylearning.graph.dense import DenseModel, DenseProgram, FirstLayer
+from galaxylearning.graph.dense import DenseModel, DenseProgram
 from galaxylearning.graph.document import LOSS_NAMES, ModelGraph
 from galaxylearning.graph.labels import CLASS_LOSSES
 
@@ -254,33 +254,6 @@ def test_stacks_of_another_shape_are_refused() -> None:
         program.gradients(stack, ROWS, labels, out=np.empty((2, 3), np.float32), frozen=frozen)
     with pytest.raises(DataRefused, match="class numbers"):
         program.gradients(stack, ROWS, labels + 9, frozen=frozen)
-
-
-def test_the_first_layer_can_be_shared() -> None:
-    both = pair(nn.Sequential(nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 3)))
-    layer = both.dense.program.first_layer()
-    assert layer == FirstLayer(slice(5, 45), slice(0, 5), 8, 5)
-    model = nn.Sequential(nn.Linear(8, 5), nn.ReLU())
-    graph, _ = compile_model(model, (torch.from_numpy(ROWS[:4]),), loss="cross_entropy")
-    first = DenseProgram.of(graph)
-    assert first is not None
-    weight = both.params[layer.weight].reshape(layer.outputs, layer.inputs)
-    product = ROWS @ weight.T + both.params[layer.bias]
-    close(first.outputs(both.params[None, :45], ROWS)[0], np.maximum(product, 0))
-
-
-@pytest.mark.parametrize(
-    ("module", "layer"),
-    [
-        (nn.Linear(8, 3, bias=False), FirstLayer(slice(0, 24), None, 8, 3)),
-        (nn.Sequential(nn.ReLU(), nn.Linear(8, 3)), None),
-        (BUILDERS["low-rank-adapter"][0](), None),
-        (Everything(torch.tanh), None),
-    ],
-    ids=["no bias", "a curve first", "a frozen product", "normalised"],
-)
-def test_what_else_may_come_first(module: nn.Module, layer: FirstLayer | None) -> None:
-    assert pair(module).dense.program.first_layer() == layer
 
 
 # ---- bad input

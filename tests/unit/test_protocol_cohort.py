@@ -7,9 +7,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from blake3 import blake3
 
+from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.crypto.merkle import digest_tree_root
+from galaxylearning.crypto.seal import SealingKey
 from galaxylearning.crypto.sign import address_of, recover_signer, sign_digest
 from galaxylearning.messages import records as r
 from galaxylearning.messages import terms as t
@@ -72,7 +73,10 @@ DATASETS = {d(0x40 + n): owner for n, owner in enumerate(OWNERS)} | {d(0x50): OW
 
 
 def sealing_key(n: int) -> bytes:
-    return bytes([n]) * 1216
+    return SealingKey(bytes([n]) * 96).public
+
+
+SMALL_ORDER = sealing_key(0)[:1184] + bytes(32)
 
 
 def credential(
@@ -89,17 +93,22 @@ def credential(
 
 
 def message_of(n: int, terms: t.Terms = TERMS, held: r.CredentialRecord | None = None) -> typed.Enrolment:
-    key_digest = Digest(blake3(sealing_key(n)).digest())
+    key_digest = blake3_digest(sealing_key(n))
     return typed.Enrolment(7, terms.digest, OWNERS[n], d(0x40 + n), key_digest, r.credential_digest(held))
 
 
 def enrol(
-    n: int, terms: t.Terms = TERMS, held: r.CredentialRecord | None = None, **changes: Any
+    n: int,
+    terms: t.Terms = TERMS,
+    held: r.CredentialRecord | None = None,
+    *,
+    key: bytes | None = None,
+    **changes: Any,
 ) -> r.SignedEnrolment:
     message = replace(message_of(n, terms, held), **changes)
     return r.SignedEnrolment.from_message(
         message,
-        sealing_key=sealing_key(n),
+        sealing_key=key or sealing_key(n),
         credential=held,
         signature=sign_digest(KEYS[n], message.digest(DOMAIN)),
     )
@@ -184,6 +193,12 @@ def test_a_direct_enrolment_counts_and_beats_the_same_one_relayed() -> None:
         (DirectEnrolment(message_of(0), sealing_key(0), credential(0)), "credential"),
         (DirectEnrolment(message_of(0, held=credential(0)), sealing_key(0)), "credential"),
         (DirectEnrolment(replace(message_of(0), dataset_id=d(9)), sealing_key(0)), "revoked"),
+        (
+            DirectEnrolment(
+                replace(message_of(0), sealing_key_digest=blake3_digest(SMALL_ORDER)), SMALL_ORDER
+            ),
+            "nothing can be sealed",
+        ),
     ],
 )
 def test_a_direct_enrolment_needs_the_blobs_it_names(entry: DirectEnrolment, reason: str) -> None:
@@ -191,6 +206,14 @@ def test_a_direct_enrolment_needs_the_blobs_it_names(entry: DirectEnrolment, rea
     assert cohort.data_owners == (OWNERS[1],)
     assert [reason in why for why in reasons(cohort)] == [True]
     assert cohort.excluded[0].record is None
+
+
+def test_a_key_that_nothing_can_be_sealed_to_is_not_of_the_cohort() -> None:
+    record = enrol(0, key=SMALL_ORDER, sealing_key_digest=blake3_digest(SMALL_ORDER))
+    cohort = form([record, enrol(1)])
+    assert cohort.data_owners == (OWNERS[1],)
+    assert reasons(cohort) == ["nothing can be sealed to the sealing key"]
+    assert cohort.excluded[0].record == r.record_digest(record)
 
 
 def test_a_cohort_has_room_for_direct_entries_first_then_by_digest() -> None:

@@ -43,7 +43,7 @@ from galaxylearning.protocol.outcomes import RoundOutcome
 from galaxylearning.protocol.rounds import NO_SUM, JobComputation
 from galaxylearning.protocol.scoring import score_table
 from galaxylearning.secagg.plan import allowed_scalars
-from galaxylearning.secagg.weights import carried_by
+from galaxylearning.secagg.weights import check_carried
 from plain_rounds import HIDDEN, OWNERS, PLAN, build, make_terms, trained
 
 BEACON = bytes(range(32))
@@ -178,13 +178,13 @@ def test_twins_need_the_answers_of_every_round(wide: FlatModel) -> None:
     job = job_of(wide)
     outcome = opened(job, matrix(job))[1]
     assert outcome.sent is None
-    questions = job.twin_questions(BEACON, 0)
+    questions = job.twin_questions(BEACON)
     assert questions.count == 9
     job.take_twins(0, OWNERS, questions.products(matrix(job).parameters))
     assert job.outcomes[0].sent is not None
     assert job.outcomes[0].sent.updates.shape == (4, 9)
     with pytest.raises(ValueError, match="not masked"):
-        job_of(wide, masked_terms(privacy="sealed")).twin_questions(BEACON, 0)
+        job_of(wide, masked_terms(privacy="sealed")).twin_questions(BEACON)
 
 
 def test_a_question_about_one_coordinate_is_blunted() -> None:
@@ -385,7 +385,7 @@ def test_both_modes_share_weights_alike(wide: FlatModel) -> None:
     changed = UpdateMatrix(OWNERS, rows, updates.buffers, updates.bits)
     for job in (masked, sealed):
         found = job.advance_updates(changed, beacon=BEACON)
-        assert carried_by(found.weights, 3)
+        check_carried(found.weights, 3)
         assert [decision.reason for decision in found.decisions if decision.weight == 0] == [
             outcomes.STANDS_ALONE
         ] * int((found.weights == 0).sum())

@@ -77,7 +77,6 @@ def test_without_noise_nothing_bounds_what_is_told() -> None:
 
 def test_a_job_costs_what_its_rounds_release() -> None:
     assert job_epsilon(plan(), 320) == epsilon([(Release(1.2, 20, 16, 320), 10)], 1e-5)
-    assert job_epsilon(plan(), 320, 1e-3) < job_epsilon(plan(), 320)
     assert job_epsilon(plan(), 3_200) < job_epsilon(plan(), 320)
 
 

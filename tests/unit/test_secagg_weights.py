@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from itertools import product
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from galaxylearning.errors import ConfigRefused, QuorumMissing
-from galaxylearning.secagg.weights import carried_by, check_carried, shared_weights
+from galaxylearning.secagg.weights import check_carried, shared_weights
 
 
 def shared(*weights: int, minimum: int = 3) -> list[int]:
@@ -44,7 +45,6 @@ def test_nobody_gains_and_nobody_stands_alone(weights: list[int], minimum: int) 
     after = shared_weights(before, minimum)
     assert bool((after <= before).all())
     assert bool((after >= 0).all())
-    assert carried_by(after, minimum)
     check_carried(after, minimum)
 
 
@@ -54,7 +54,8 @@ def test_as_much_weight_as_possible_is_kept(weights: list[int], minimum: int) ->
     best = 0
     for chosen in product(*(range(weight + 1) for weight in weights)):
         candidate = np.array(chosen, np.int64)
-        if carried_by(candidate, minimum):
+        with suppress(QuorumMissing):
+            check_carried(candidate, minimum)
             best = max(best, sum(chosen))
     assert int(shared_weights(np.array(weights, np.int64), minimum).sum()) == best
 

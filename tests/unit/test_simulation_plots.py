@@ -17,7 +17,7 @@ from PIL import Image
 from galaxylearning.errors import StorageError
 from galaxylearning.simulation import plots
 from galaxylearning.simulation.history import History, RoundRecord, RunInfo
-from galaxylearning.simulation.plot_page import in_tokens
+from galaxylearning.simulation.plot_page import in_millionths
 from galaxylearning.simulation.plots import HONEST_COLOUR, MOST_GROUPS, colours, draw
 from galaxylearning.simulation.report import Report, make_report
 
@@ -282,4 +282,4 @@ def test_a_file_that_cannot_be_written_is_named_and_an_old_one_stays(tmp_path: P
     ],
 )
 def test_tokens_are_rounded_down(units: int, wanted: str) -> None:
-    assert in_tokens(units, 18) == wanted
+    assert in_millionths(units) == wanted

@@ -17,10 +17,9 @@ _SAFE_RECURSION_LIMIT = 1_000
 
 
 @contextmanager
-def usual_recursion_limit() -> Iterator[None]:
-    """Python's own limit while the block runs, and afterwards the limit there was before."""
+def recursion_limit_kept() -> Iterator[None]:
+    """Undo what the block, or an import in it, does to the recursion limit."""
     before = sys.getrecursionlimit()
-    sys.setrecursionlimit(min(before, _SAFE_RECURSION_LIMIT))
     try:
         yield
     finally:
@@ -28,13 +27,11 @@ def usual_recursion_limit() -> Iterator[None]:
 
 
 @contextmanager
-def recursion_limit_kept() -> Iterator[None]:
-    """Undo what imports inside the block do to the recursion limit."""
-    before = sys.getrecursionlimit()
-    try:
+def usual_recursion_limit() -> Iterator[None]:
+    """Python's own limit while the block runs, and afterwards the limit there was before."""
+    with recursion_limit_kept():
+        sys.setrecursionlimit(min(sys.getrecursionlimit(), _SAFE_RECURSION_LIMIT))
         yield
-    finally:
-        sys.setrecursionlimit(before)
 
 
 def loads(document: str | bytes) -> Any:

@@ -56,7 +56,7 @@ class WebSocketLink:
                 try:
                     self._socket = await connect(self._url, max_size=MAX_MESSAGE_BYTES)
                 except WebSocketException as error:
-                    raise ConnectionError(f"no WebSocket at {self._url}") from error
+                    raise ConnectionError("no WebSocket there") from error
                 self._reader = asyncio.create_task(self._read(self._socket))
             return self._socket
 

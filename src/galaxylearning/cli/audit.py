@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import anyio
@@ -15,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from galaxylearning.cli import output
-from galaxylearning.cli.options import Format, FormatOption
+from galaxylearning.cli.options import DEFAULT_HOME, Format, FormatOption, HomeOption, JobArgument
 from galaxylearning.config import Home
 from galaxylearning.contribution import OTHER_UNITS
 from galaxylearning.crypto.seal import SealingKey
@@ -25,8 +24,8 @@ from galaxylearning.nodes.auditor import Auditor, AuditReport, with_storage_prob
 
 
 def audit(
-    job: Annotated[int, typer.Argument(help="Number of the job.", min=1)],
-    home: Annotated[Path, typer.Option(help="Home folder.", envvar="GALAXY_HOME")] = Path(".galaxy"),
+    job: JobArgument,
+    home: HomeOption = DEFAULT_HOME,
     key: Annotated[
         str | None, typer.Option(help="An evaluator's sealing key in this home; opens what is sealed.")
     ] = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -135,7 +135,9 @@ def invite(
     home: HomeOption = DEFAULT_HOME,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """Write what others need to join this home's chain into a file; nothing in it is secret.
+    """Write what others need to join this home's chain into a file.
+
+    Nothing in it is secret, but for an access key in the chain's URL: who has the file may use that node.
 
     Example: galaxy chain invite --store http://127.0.0.1:8787 -o market.json
     """
@@ -241,13 +243,8 @@ async def _asked(home: Home, settings: Settings, name: str, signer: Signer | Non
     """A store and what is wrong with it, None where it answers."""
     from galaxylearning import stores
 
-    access = msgspec.structs.replace(settings.blob_access, copies=1)
-    alone = msgspec.structs.replace(settings, blobs=name, blob_access=access)
     try:
-        async with AsyncExitStack() as stack:
-            blobs = stores.open_blobs(home, alone, signer=signer)
-            if isinstance(blobs, AbstractAsyncContextManager):
-                await stack.enter_async_context(blobs)
+        async with stores.opened_blobs(home, settings.with_store(name), signer=signer) as blobs:
             await blobs.list("probe")
     except GalaxyError as error:
         return {"store": name, "problem": str(error)}

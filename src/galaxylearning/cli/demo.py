@@ -19,11 +19,12 @@ from galaxylearning.cli.options import Format, FormatOption
 from galaxylearning.config import EMBEDDED
 from galaxylearning.errors import AuditFailed, ConfigRefused
 from galaxylearning.messages.terms import loss_unit
+from galaxylearning.units import TOKEN_DECIMALS
 
 if TYPE_CHECKING:
     from galaxylearning.nodes.auditor import AuditReport
     from galaxylearning.nodes.site import Progress as Step
-    from galaxylearning.simulation.federation import Federation
+    from galaxylearning.simulation.demo_outcome import Federation
 
 
 def demo(
@@ -256,4 +257,4 @@ def _show(
 
 
 def _tokens(units: str) -> str:
-    return f"{Decimal(units).scaleb(-18):,.2f}"
+    return f"{Decimal(units).scaleb(-TOKEN_DECIMALS):,.2f}"

@@ -5,11 +5,9 @@ from __future__ import annotations
 import stat
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-
-import msgspec
 
 from galaxylearning.cli.findings import Finding, gib, note, ok, problem
 from galaxylearning.config import EMBEDDED, Home, Settings
@@ -209,12 +207,7 @@ async def _blobs(home: Home, settings: Settings, name: str, signer: Signer | Non
 
     check, started = f"blob store {name}", time.monotonic()
     try:
-        async with AsyncExitStack() as stack:
-            access = msgspec.structs.replace(settings.blob_access, copies=1)
-            alone = msgspec.structs.replace(settings, blobs=name, blob_access=access)
-            blobs = stores.open_blobs(home, alone, signer=signer)
-            if isinstance(blobs, AbstractAsyncContextManager):
-                await stack.enter_async_context(blobs)
+        async with stores.opened_blobs(home, settings.with_store(name), signer=signer) as blobs:
             digest = await blobs.put(PROBE, topic=TOPIC)
             came_back = await blobs.get(digest, max_bytes=len(PROBE))
             is_listed = digest in await blobs.list(TOPIC)

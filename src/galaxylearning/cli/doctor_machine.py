@@ -19,6 +19,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 from galaxylearning.cli.findings import Finding, gib, note, ok, problem
 from galaxylearning.config import Home
+from galaxylearning.engines.cores import usable_cores
 from galaxylearning.errors import ConfigRefused, GalaxyError
 from galaxylearning.sandbox.locks import STOPS, Locks
 
@@ -104,10 +105,9 @@ def _unmet(lines: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def _memory(home: Home) -> Iterator[Finding]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     free = _available_bytes(total)
-    found = f"{cores} cores; {gib(total)} of memory, {gib(free)} available"
+    found = f"{usable_cores()} cores; {gib(total)} of memory, {gib(free)} available"
     if free < LEAST_MEMORY_BYTES:
         yield problem("cpu and memory", found, f"have {gib(LEAST_MEMORY_BYTES)} free, or train elsewhere")
     else:

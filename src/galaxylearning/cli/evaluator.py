@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import anyio
 import typer
@@ -19,6 +19,10 @@ from galaxylearning.cli.options import (
     smallest_units,
 )
 from galaxylearning.config import Home
+from galaxylearning.units import Address
+
+if TYPE_CHECKING:
+    from galaxylearning.ports import Ledger
 
 app = typer.Typer(
     help="Run an evaluator's node.",
@@ -91,16 +95,13 @@ def list_(
 
     async def read() -> list[dict[str, str]]:
         async with reading_site(Home(home), chain) as site:
-            log = await site.ledger.follow(0)
-            events = (*log.final, *log.provisional)
-            seen = [e.arguments["evaluator"] for e in events if e.name == "EvaluatorRegistered"]
             rows = []
-            for address in dict.fromkeys(seen):
+            for address in await _registered(site.ledger):
                 known = await site.ledger.read(Call("registry", "evaluator", (address,)))
                 free = await free_stake(site.ledger, address)
                 rows.append(
                     {
-                        "address": str(address),
+                        "address": address,
                         "staked": str(known["staked"]),
                         "free": str(free),
                         "sealing_key_digest": bytes(known["sealingKeyDigest"]).hex(),
@@ -120,6 +121,20 @@ def list_(
             for r in rows
         ]
         output.print_table("Evaluators", columns, cells, right="staked,free")
+
+
+async def _registered(ledger: Ledger) -> list[Address]:
+    """Who has registered as an evaluator, in that order."""
+    found: dict[Address, None] = {}
+    since_block = 0
+    while True:
+        log = await ledger.follow(since_block)
+        for event in (*log.final, *log.provisional):
+            if event.name == "EvaluatorRegistered":
+                found[Address(event.arguments["evaluator"])] = None
+        if log.is_whole:
+            return list(found)
+        since_block = log.final_block.number + 1
 
 
 @app.command()

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from galaxylearning.errors import JobRefused, UpdateRefused
 from galaxylearning.learning import clip_norm, train_local
 from galaxylearning.learning.vectors import F32
+from galaxylearning.protocol.gradients import mean_gradient
 from galaxylearning.protocol.hidden_set import HiddenSet, Rows
 from galaxylearning.protocol.job import CompiledJob, compile_job
 from galaxylearning.protocol.updates import local_plan
@@ -54,13 +54,7 @@ def try_training(compiled: CompiledJob) -> Trial:
     job, model = compiled.job, compiled.model
     hidden = HiddenSet.split(compiled.test, seed=job.seed)
     rows = hidden.gating
-
-    def gradient(
-        params: F32, buffers: F32, batch: NDArray[np.int64], chance: np.random.Generator
-    ) -> tuple[float, F32, F32]:
-        part = rows.take(batch)
-        return model.gradient(params, buffers, (part.inputs,), part.labels, rng=chance)
-
+    gradient = mean_gradient(model, rows)
     params, buffers = model.initial()
     untrained = trained = _loss(compiled, hidden.paying, params, buffers)
     steps = 0

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import anyio
 import typer
 
-from galaxylearning.cli.options import Format, FormatOption
+from galaxylearning.cli.options import DEFAULT_HOME, Format, FormatOption, HomeOption, JobArgument
 from galaxylearning.cli.output import print_table, tokens
 from galaxylearning.config import Home
 from galaxylearning.errors import AuditFailed, ConfigRefused
@@ -18,8 +18,8 @@ from galaxylearning.units import Address
 
 
 def receipt(
-    job: Annotated[int, typer.Argument(help="Number of the job.", min=1)],
-    home: Annotated[Path, typer.Option(help="Home folder.", envvar="GALAXY_HOME")] = Path(".galaxy"),
+    job: JobArgument,
+    home: HomeOption = DEFAULT_HOME,
     data_owner: Annotated[
         str | None,
         typer.Option(help="Address or name (of an account here, or in a demo) of one; all where left out."),

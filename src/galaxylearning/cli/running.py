@@ -23,14 +23,9 @@ async def node_site(world: World, signer: Signer, journal: str, health: NodeHeal
         StorageError: another process runs this very node.
     """
     from galaxylearning import bootstrap
-    from galaxylearning.storage.journal import SqliteJournal
 
-    kept = bootstrap.open_journal(world.home, journal)
-    try:
+    with bootstrap.open_journal(world.home, journal) as kept:
         yield bootstrap.site_of(world, signer, kept, report=health.report, pulse=health.pulse)
-    finally:
-        if isinstance(kept, SqliteJournal):
-            kept.close()
 
 
 @asynccontextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -238,10 +238,7 @@ async def _opened(home: Home, report: Callable[[BlobFault], None] | None = None)
     from galaxylearning.cli.keys import blob_signer
 
     settings = bootstrap.load_settings(home)
-    blobs = stores.open_blobs(home, settings, signer=blob_signer(home), report=report)
-    async with AsyncExitStack() as stack:
-        if isinstance(blobs, AbstractAsyncContextManager):
-            await stack.enter_async_context(blobs)
+    async with stores.opened_blobs(home, settings, signer=blob_signer(home), report=report) as blobs:
         yield blobs
 
 

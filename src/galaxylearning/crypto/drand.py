@@ -35,10 +35,6 @@ class DrandChain:
         """The first round that comes later than ``time_s``."""
         return max(1, (time_s - self.genesis_s) // self.period_s + 2)
 
-    def time_of(self, number: int) -> int:
-        """When a round comes, Unix seconds."""
-        return self.genesis_s + (number - 1) * self.period_s
-
     def randomness(self, number: int, signature: bytes) -> bytes:
         """The 32 bytes of a round, from its signature.
 

@@ -23,6 +23,7 @@ import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from blake3 import blake3
@@ -152,13 +153,17 @@ class SealingKey:
             raise BlobRefused("the content key does not unwrap", where="recipient slot") from error
 
 
-def check_public_key(public_key: bytes, *, where: str = "sealing key") -> None:
-    """Refuse what nothing can be sealed to, so that one bad key is found before it spoils an envelope.
+@lru_cache(maxsize=1 << 14)  # of more data owners than an envelope has room for
+def is_public_key(public_key: bytes) -> bool:
+    """Whether anything can be sealed to these bytes: 1,216 of them, reduced, and no point of small order.
 
-    Raises:
-        BlobRefused: not 1,216 bytes, or a point of small order.
+    One key that is none spoils every envelope that names it.
     """
-    _wrap(bytes(32), public_key, b"", where=where)
+    try:
+        _wrap(bytes(32), public_key, b"", where="sealing key")
+    except BlobRefused:
+        return False
+    return True
 
 
 def _wrap(content_key: bytes, public_key: bytes, info: bytes, *, where: str) -> bytes:

@@ -22,6 +22,7 @@ from galaxylearning.learning.plan import LocalPlan
 MAX_MESSAGE_BYTES = 1 << 16
 MAX_TEXT = 2000
 ASK_EVERY_S = 5.0
+SEND_TIMEOUT_S = 60.0
 _LENGTH_BYTES = 4
 _MAX_DESCRIPTORS = 4
 
@@ -146,7 +147,7 @@ class Channel:
         """Close this end; may be called twice."""
         self._socket.close()
 
-    def send(self, message: Message, descriptors: Sequence[int] = (), *, timeout_s: float = 60.0) -> None:
+    def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
         """Send one message; descriptors arrive as new ones.
 
         Raises:
@@ -158,7 +159,7 @@ class Channel:
         if len(body) > MAX_MESSAGE_BYTES:
             raise ValueError(f"{len(body)} bytes; a message has at most {MAX_MESSAGE_BYTES}")
         data = len(body).to_bytes(_LENGTH_BYTES, "little") + body
-        self._socket.settimeout(timeout_s)
+        self._socket.settimeout(SEND_TIMEOUT_S)
         try:
             sent = socket.send_fds(self._socket, [data], list(descriptors)) if descriptors else 0
             self._socket.sendall(data[sent:])

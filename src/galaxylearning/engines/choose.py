@@ -4,7 +4,6 @@ a choice. Imports no tensor library unless an engine that needs one is built.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, cast, get_args
 import numpy as np
 
 from galaxylearning.engines.cohort import Cohort
+from galaxylearning.engines.cores import usable_cores
 from galaxylearning.engines.engine import Engine, Training
 from galaxylearning.engines.memory import MIB, process_rss_mib, require_budget
 from galaxylearning.errors import ConfigRefused
@@ -97,7 +97,7 @@ def choose_engine(
         training,
         budget_mib,
         process_rss_mib(),
-        workers or _cores(),
+        workers or usable_cores(),
         address,
         dump,
         clip_norm,
@@ -238,17 +238,11 @@ def _has_accelerator() -> bool:
     return torch.cuda.is_available()
 
 
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _left(wish: _Wish) -> float:
     """What the budget leaves after what was imported and built since the choice began.
 
     Raises:
-        ConfigRefused: nothing.
+        ConfigRefused: nothing is left.
     """
     used = max(0.0, process_rss_mib() - wish.before_mib)
     if used >= wish.budget_mib:

@@ -85,6 +85,17 @@ class Cohort:
         """The rows of one data owner."""
         return self.pool.take(self.index[self.offsets[owner] : self.offsets[owner + 1]])
 
+    def require_owners(self, owners: I64) -> None:
+        """Refuse what does not name owners of this cohort by their positions, int64[m].
+
+        Raises:
+            ValueError: saying what is allowed.
+        """
+        if not isinstance(owners, np.ndarray) or owners.dtype != np.int64 or owners.ndim != 1:
+            raise ValueError("owners must be an int64 array of one dimension")
+        if owners.size and not 0 <= int(owners.min()) <= int(owners.max()) < len(self):
+            raise ValueError(f"owners must lie in 0..{len(self) - 1}")
+
 
 def owner_rng(seed: int, round_index: int, identity: int) -> np.random.Generator:
     """The generator of one data owner's round: the same on every machine, different for every identity."""

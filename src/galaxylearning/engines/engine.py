@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+
 from galaxylearning.learning.plan import LocalPlan
 from galaxylearning.learning.private import ExampleNoise
 from galaxylearning.learning.vectors import F32, F64, I64
@@ -41,6 +43,17 @@ class Trained:
     steps: I64
     losses: F64
     failures: Mapping[int, str] = field(default_factory=dict)
+
+
+def require_state(params: F32, buffers: F32, *, parameters: int, n_buffers: int) -> None:
+    """Refuse vectors that are no state of a model of so many parameters and federated buffers.
+
+    Raises:
+        ValueError: naming the vector and what is allowed.
+    """
+    for name, vector, size in (("params", params, parameters), ("buffers", buffers, n_buffers)):
+        if not isinstance(vector, np.ndarray) or vector.dtype != np.float32 or vector.shape != (size,):
+            raise ValueError(f"{name} must be a float32 array of shape ({size},)")
 
 
 class Engine(Protocol):

@@ -166,8 +166,7 @@ class RayEngine:
 
     def train(self, params: F32, buffers: F32, owners: I64, round_index: int) -> Iterator[Trained]:
         """See ``Engine.train``."""
-        if owners.size and not (owners.min() >= 0 and owners.max() < len(self._cohort)):
-            raise ValueError(f"owners must lie in 0..{len(self._cohort) - 1}")
+        self._cohort.require_owners(owners)
         state = (params, buffers, round_index)
         chunks = [owners[start : start + self._chunk] for start in range(0, len(owners), self._chunk)]
         for chunk, parts in zip(chunks, self._crew.run(state, chunks), strict=True):

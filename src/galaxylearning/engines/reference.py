@@ -14,6 +14,7 @@ from galaxylearning.graph.model import ExampleModel, Model
 from galaxylearning.learning.local import LocalResult, train_local
 from galaxylearning.learning.private import train_private
 from galaxylearning.learning.vectors import F32, I64
+from galaxylearning.protocol.gradients import example_gradients, mean_gradient
 
 EXAMPLES = 0xD95D
 """Sets the simulated entropy of noisy training apart from others made of the same numbers."""
@@ -33,6 +34,7 @@ class ReferenceEngine:
 
     def train(self, params: F32, buffers: F32, owners: I64, round_index: int) -> Iterator[Trained]:
         """See ``Engine.train``; one owner at a time."""
+        self._cohort.require_owners(owners)
         for owner in owners.tolist():
             try:
                 found = self.train_one(params, buffers, owner, round_index)
@@ -54,16 +56,10 @@ class ReferenceEngine:
             UpdateRefused: training diverged; the step is named.
         """
         rows, model = self._cohort.rows(owner), self._model
-
-        def gradient(
-            current: F32, state: F32, batch: I64, rng: np.random.Generator
-        ) -> tuple[float, F32, F32]:
-            part = rows.take(batch)
-            return model.gradient(current, state, (part.inputs,), part.labels, rng=rng)
-
         rng = owner_rng(self._training.seed, round_index, self._cohort.identities[owner])
         if self._training.noise is not None:
             return self._train_private(params, buffers, owner, round_index, rng)
+        gradient = mean_gradient(model, rows)
         return train_local(gradient, params, buffers, len(rows), self._training.plan, rng=rng)
 
     def _train_private(
@@ -72,13 +68,8 @@ class ReferenceEngine:
         rows, model, training = self._cohort.rows(owner), self._examples, self._training
         if model is None or training.noise is None:
             raise ConfigRefused("cannot take gradients of single examples", where="engine reference")
-
-        def gradients(current: F32, state: F32, chosen: I64, chance: np.random.Generator) -> F32:
-            part = rows.take(chosen)
-            return model.example_gradients(current, state, (part.inputs,), part.labels, rng=chance)
-
         return train_private(
-            gradients,
+            example_gradients(model, rows),
             params,
             buffers,
             len(rows),

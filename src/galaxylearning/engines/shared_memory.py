@@ -117,11 +117,6 @@ class Layout:
         """Bytes of one place."""
         return _aligned(self.rows * self.row.input_bytes) + _aligned(self.rows * self.row.label_bytes)
 
-    @property
-    def slot_bytes(self) -> int:
-        """Bytes of one slot."""
-        return 4 * (self.parameters + self.buffers)
-
     def params(self, memory: SharedMemory) -> F32:
         """The parameters every owner of the round starts from, f32[P]."""
         return memory.array("<f4", (self.parameters,), 0)

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from galaxylearning.engines.cohort import Array, Cohort
-from galaxylearning.engines.engine import Trained, Training
+from galaxylearning.engines.engine import Trained, Training, require_state
+from galaxylearning.engines.memory import MIB
 from galaxylearning.engines.reference import ReferenceEngine
 from galaxylearning.engines.stacked_chunk import (
     Found,
@@ -36,8 +37,7 @@ from galaxylearning.graph.labels import LABEL_DTYPE, prepare_labels
 from galaxylearning.learning.plan import LocalPlan
 from galaxylearning.learning.vectors import F32, I64, require_integer, require_number
 
-_MIB = 1 << 20
-_CHUNK_BYTES = 8 * _MIB
+_CHUNK_BYTES = 8 * MIB
 """About what stays near the processor: larger chunks wait for memory, smaller ones for calls."""
 
 _CHUNK_OWNERS = 4
@@ -112,7 +112,7 @@ class StackedEngine:
         self._pool = _pool(program, cohort)
         products = sum(isinstance(operation, Product) for operation in program.operations)
         self._merge = _MERGE_PARAMETERS * products // max(1, program.parameter_count)
-        budget = budget_mib * _MIB - _copied_bytes(program, cohort)
+        budget = budget_mib * MIB - _copied_bytes(program, cohort)
         self._limits = _limits(program, self._counts, training.plan, budget)
         fits = int(max(budget / 2, self._limits.bytes) // self._limits.bytes)
         self._slots = 1 if self._threads == 1 else min(self._threads + 1, fits)
@@ -130,16 +130,10 @@ class StackedEngine:
 
     def train(self, params: F32, buffers: F32, owners: I64, round_index: int) -> Iterator[Trained]:
         """See ``Engine.train``; a chunk of data owners at a time."""
-        for name, vector, size in (
-            ("params", params, self._program.parameter_count),
-            ("buffers", buffers, self._program.buffer_count),
-        ):
-            if vector.dtype != np.float32 or vector.shape != (size,):
-                raise ValueError(f"{name} must be float32 [{size}], not {vector.dtype} {list(vector.shape)}")
-        if owners.dtype != np.int64 or owners.ndim != 1:
-            raise ValueError(f"owners must be int64 [m], not {owners.dtype} {list(owners.shape)}")
-        if owners.size and not 0 <= int(owners.min()) <= int(owners.max()) < len(self._cohort):
-            raise ValueError(f"owners must lie in 0..{len(self._cohort) - 1}")
+        require_state(
+            params, buffers, parameters=self._program.parameter_count, n_buffers=self._program.buffer_count
+        )
+        self._cohort.require_owners(owners)
         return self._round(np.ascontiguousarray(params), np.array(buffers), owners, round_index)
 
     def close(self) -> None:
@@ -319,7 +313,7 @@ class _Kept:
 
 def needed_mib(program: DenseProgram, cohort: Cohort, plan: LocalPlan) -> float:
     """The least budget in MiB: what training the data owner with the largest batches takes."""
-    return (_largest_bytes(program, cohort.counts, plan) + _copied_bytes(program, cohort)) / _MIB
+    return (_largest_bytes(program, cohort.counts, plan) + _copied_bytes(program, cohort)) / MIB
 
 
 def _frame_bytes(program: DenseProgram, models: int) -> int:

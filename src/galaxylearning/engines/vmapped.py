@@ -16,7 +16,7 @@ from torch.func import grad_and_value, vmap
 
 from galaxylearning.engines.batching import padded_batches, shapes_of
 from galaxylearning.engines.cohort import Cohort
-from galaxylearning.engines.engine import TOLERANCE_LEVELS, Trained, Training
+from galaxylearning.engines.engine import TOLERANCE_LEVELS, Trained, Training, require_state
 from galaxylearning.engines.lowering import (
     Convolutions,
     Lowering,
@@ -116,11 +116,8 @@ class VmappedEngine:
 
     def train(self, params: F32, buffers: F32, owners: I64, round_index: int) -> Iterator[Trained]:
         """See ``Engine.train``."""
-        _require_vector(params, "params", np.float32, self._layout.parameters)
-        _require_vector(buffers, "buffers", np.float32, self._layout.buffers)
-        _require_vector(owners, "owners", np.int64, owners.size)
-        if owners.size and not (owners.min() >= 0 and owners.max() < len(self._cohort)):
-            raise ValueError(f"owners must lie in 0..{len(self._cohort) - 1}")
+        require_state(params, buffers, parameters=self._layout.parameters, n_buffers=self._layout.buffers)
+        self._cohort.require_owners(owners)
         for start in range(0, len(owners), self._window):
             yield self._train_window(params, buffers, owners[start : start + self._window], round_index)
 
@@ -348,13 +345,6 @@ class VmappedEngine:
         params, buffers = self._layout.initial(self._weights)
         # A copy, because the results' memory is used again.
         return np.concatenate([found.updates.copy() for found in self.train(params, buffers, owners, 0)])
-
-
-def _require_vector(vector: np.ndarray[Any, Any], name: str, dtype: type, size: int) -> None:
-    if vector.dtype != dtype or vector.shape != (size,):
-        raise ValueError(
-            f"{name} must be {np.dtype(dtype)} [{size}], not {vector.dtype} {list(vector.shape)}"
-        )
 
 
 def _require_options(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from galaxylearning.engines.memory import MIB
 from galaxylearning.engines.shared_memory import Layout
 from galaxylearning.errors import ConfigRefused
 from galaxylearning.learning.plan import LocalPlan
 
-MIB = 1 << 20
 ZYGOTE_BYTES = 240 * MIB
 """An interpreter with the tensor library loaded, once for all workers."""
 WORKER_BYTES = 20 * MIB

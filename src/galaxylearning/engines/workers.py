@@ -6,7 +6,6 @@ workers there are and whichever of them die. The caller's process needs no tenso
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections.abc import Iterator
 from functools import partial
@@ -16,10 +15,12 @@ import numpy as np
 
 from galaxylearning.engines.channel import Diverged, Done, Setup, pack_rng, raise_refusal
 from galaxylearning.engines.cohort import Cohort, owner_rng
+from galaxylearning.engines.cores import usable_cores
 from galaxylearning.engines.crew import Crew, Job, Outcome
-from galaxylearning.engines.engine import Trained, Training
+from galaxylearning.engines.engine import Trained, Training, require_state
+from galaxylearning.engines.memory import MIB
 from galaxylearning.engines.shared_memory import Array, Layout, RowShape, SharedMemory
-from galaxylearning.engines.worker_memory import MIB, fitting_workers, shared_bytes, worker_bytes
+from galaxylearning.engines.worker_memory import fitting_workers, shared_bytes, worker_bytes
 from galaxylearning.errors import ConfigRefused, DataRefused, StorageError
 from galaxylearning.graph.document import ModelGraph
 from galaxylearning.learning.vectors import F32, I64, require_integer, require_number
@@ -65,7 +66,7 @@ class WorkerEngine:
         if workers is not None:
             require_integer(workers, "workers", low=1, high=MAX_WORKERS)
         self._cohort, self._training = cohort, training
-        most = min(_cores() if workers is None else workers, MAX_WORKERS, len(cohort))
+        most = min(usable_cores() if workers is None else workers, MAX_WORKERS, len(cohort))
         least = 1 if workers is None else most
         layout = _layout(graph, cohort, most, budget)
         self._layout = layout
@@ -110,10 +111,11 @@ class WorkerEngine:
             ValueError: vectors of a wrong type or size, an owner that is not in the cohort or is named twice,
                 a plan of too many steps.
         """
-        _check_vector(params, "params", self._layout.parameters)
-        _check_vector(buffers, "buffers", self._layout.buffers)
-        members = _check_owners(owners, len(self._cohort))
-        return self._train(params.copy(), buffers.copy(), members, round_index)
+        require_state(params, buffers, parameters=self._layout.parameters, n_buffers=self._layout.buffers)
+        self._cohort.require_owners(owners)
+        if np.unique(owners).size != owners.size:
+            raise ValueError("owners must name each data owner once")
+        return self._train(params.copy(), buffers.copy(), owners.copy(), round_index)
 
     def _train(self, params: F32, buffers: F32, owners: I64, round_index: int) -> Iterator[Trained]:
         self._crew.begin()
@@ -189,21 +191,6 @@ def _check_graph(graph: ModelGraph) -> None:
             )
 
 
-def _check_vector(vector: F32, name: str, size: int) -> None:
-    if not isinstance(vector, np.ndarray) or vector.dtype != np.float32 or vector.shape != (size,):
-        raise ValueError(f"{name} must be a float32 array of shape ({size},)")
-
-
-def _check_owners(owners: I64, count: int) -> I64:
-    if not isinstance(owners, np.ndarray) or owners.dtype != np.int64 or owners.ndim != 1:
-        raise ValueError("owners must be an int64 array of one dimension")
-    if owners.size and not 0 <= int(owners.min()) <= int(owners.max()) < count:
-        raise ValueError(f"owners must be in 0..{count - 1}")
-    if np.unique(owners).size != owners.size:
-        raise ValueError("owners must name each data owner once")
-    return owners.copy()
-
-
 def _layout(graph: ModelGraph, cohort: Cohort, workers: int, budget: int) -> Layout:
     parameters = sum(entry.elements for entry in graph.state if entry.trainable)
     buffers = sum(
@@ -229,9 +216,3 @@ def _copy_rows(cohort: Cohort, owner: int, inputs: Array, labels: Array) -> None
     # The cohort has checked its index; in "raise" mode numpy would copy once more.
     np.take(cohort.pool.inputs, rows, axis=0, out=inputs, mode="clip")
     np.take(cohort.pool.labels, rows, axis=0, out=labels, mode="clip")
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

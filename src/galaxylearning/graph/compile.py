@@ -47,8 +47,7 @@ def compile_model(
 
     Raises:
         UnsupportedModel: the module does something a graph cannot say; names the operation, the line of the
-        user's
-            model if known, and what to use instead.
+            user's model if known, and what to use instead.
     """
     if loss not in LOSSES:
         raise UnsupportedModel(f"must be one of {sorted(LOSSES)}, not {loss!r}", where="loss")
@@ -167,7 +166,6 @@ def _check_agreement(
     if not same or not torch.allclose(expected, got, rtol=1e-4, atol=1e-5, equal_nan=True):
         raise UnsupportedModel(
             "the module behaves differently in eval mode in a way the graph cannot say (dropout that is "
-            "always on, "
-            "random numbers, or a branch on self.training); use nn.Dropout and nn.BatchNorm for what "
-            "depends on the mode"
+            "always on, random numbers, or a branch on self.training); use nn.Dropout and nn.BatchNorm for "
+            "what depends on the mode"
         )

@@ -7,13 +7,12 @@ it for many data owners is ``engines.stacked``, what runs it as any model is ``D
 from __future__ import annotations
 
 from galaxylearning.graph.dense_model import DenseModel
-from galaxylearning.graph.dense_program import DenseProgram, FirstLayer
+from galaxylearning.graph.dense_program import DenseProgram
 from galaxylearning.graph.dense_weights import dense_weights_from_bytes, dense_weights_to_bytes
 
 __all__ = [
     "DenseModel",
     "DenseProgram",
-    "FirstLayer",
     "dense_weights_from_bytes",
     "dense_weights_to_bytes",
 ]

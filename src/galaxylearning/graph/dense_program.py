@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,6 @@ import numpy.typing as npt
 from galaxylearning.graph.dense_frames import BroadFrame
 from galaxylearning.graph.dense_losses import Targets, losses_and_slope
 from galaxylearning.graph.dense_ops import (
-    AddVector,
     Back,
     Detach,
     Frame,
@@ -35,17 +34,6 @@ _BLOCK_BYTES = 2 << 20
 """Many models go over the same rows in blocks whose values take about this much."""
 
 _BLOCK_ROWS = 4096
-
-
-class FirstLayer(NamedTuple):
-    """Where the first product's parameters lie: ``rows @ params[weight].reshape(outputs, inputs).T``, then
-    ``params[bias]`` is added; ``bias`` is None where there is none.
-    """
-
-    weight: slice
-    bias: slice | None
-    inputs: int
-    outputs: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -225,29 +213,6 @@ class DenseProgram:
                 for untouched in self.untouched:
                     part[:, untouched] = 0
         return out
-
-    def first_layer(self) -> FirstLayer | None:
-        """Where the parameters of the first product lie: it is linear in them, so that its result on the same
-        rows may be shared between models. None unless the program begins with one trainable product of the
-        input, stored ``[outputs, inputs]``, used nowhere else.
-        """
-        first = self.operations[0] if self.operations else None
-        if not isinstance(first, Product) or not first.weight.is_trainable or first.weight.is_transposed:
-            return None
-        if any(0 in later.takes or later.weight == first.weight for later in self.operations[1:]):
-            return None
-        weight = slice(first.weight.start, first.weight.start + first.weight.rows * first.weight.columns)
-        second = self.operations[1] if len(self.operations) > 1 else None
-        bias = None
-        if (
-            isinstance(second, AddVector)
-            and second.x == first.gives
-            and second.sign == 1.0
-            and second.weight.size == first.weight.rows
-            and second.weight.is_trainable
-        ):
-            bias = slice(second.weight.start, second.weight.start + second.weight.size)
-        return FirstLayer(weight, bias, first.weight.columns, first.weight.rows)
 
     def _checked(self, stack: F32, inputs: Array, frozen: Mapping[str, F32] | None) -> Mapping[str, F32]:
         if stack.dtype != np.float32 or stack.ndim != 2 or stack.shape[1] != self.parameter_count:

@@ -109,8 +109,8 @@ def gate_scalars(
     """
     top = require_integer(max_weight, "max_weight", low=1, high=MAX_WEIGHT)
     norms = np.sqrt(squares.astype(np.float64) / copies)
-    weights, reasons = np.zeros(len(squares), np.int64), np.full(len(squares), 3, np.int8)
-    cosines = np.zeros(len(squares))
+    weights, cosines = np.zeros(len(squares), np.int64), np.zeros(len(squares))
+    reasons = np.full(len(squares), REASONS.index(AGAINST_REFERENCE), np.int8)
     if reference_square:
         lengths = norms * math.sqrt(reference_square)
         found = np.divide(products.astype(np.float64), lengths, out=cosines, where=lengths > 0)
@@ -120,8 +120,8 @@ def gate_scalars(
             usual = min(lower_median(squares[squares > 0]), lower_median(squares[positive]))
             weights[positive], reasons[positive] = _weights(top, products[positive], squares[positive], usual)
     else:
-        reasons[:] = 2
-    weights[squares == 0], reasons[squares == 0] = 0, 1
+        reasons[:] = REASONS.index(NO_REFERENCE)
+    weights[squares == 0], reasons[squares == 0] = 0, REASONS.index(ZERO_UPDATE)
     return GateTable(weights, cosines, norms, reasons)
 
 
@@ -143,7 +143,8 @@ def _weights(top: int, products: BigInts, squares: BigInts, usual: int) -> tuple
     lower = np.where(less, large * inner[median] ** 2, 1)
     weights = _rounded_root(scaled * upper // (lengths * lower))
     by_norm = _rounded_root(scaled // lengths)
-    return weights, np.where(weights > 0, 0, np.where(by_norm > 0, 5, 4)).astype(np.int8)
+    why = np.where(by_norm > 0, REASONS.index(HARDLY_ALONG), REASONS.index(TOO_LARGE))
+    return weights, np.where(weights > 0, 0, why).astype(np.int8)
 
 
 def _rounded_root(quotients: BigInts) -> I64:

@@ -221,8 +221,8 @@ def _check_levels(vector: I32, bits: int) -> None:
         )
 
 
-def check_range(bits: int, cohort_size: int, max_weight: int, accumulator_bits: int = 63) -> None:
-    """Check that no weighted sum of a whole cohort can leave ``±(2**accumulator_bits - 1)``.
+def check_range(bits: int, cohort_size: int, max_weight: int) -> None:
+    """Check that no weighted sum of a whole cohort leaves a signed integer of 64 bits.
 
     Raises:
         ConfigRefused: naming the largest cohort that these bits and weights allow.
@@ -230,10 +230,9 @@ def check_range(bits: int, cohort_size: int, max_weight: int, accumulator_bits: 
     require_integer(bits, "bits", low=MIN_BITS, high=MAX_BITS)
     require_integer(cohort_size, "cohort_size", low=1, high=MAX_COHORT)
     require_integer(max_weight, "max_weight", low=1, high=MAX_WEIGHT)
-    require_integer(accumulator_bits, "accumulator_bits", low=1, high=63)
-    allowed = ((1 << accumulator_bits) - 1) // (largest_level(bits) * max_weight)
+    allowed = ((1 << 63) - 1) // (largest_level(bits) * max_weight)
     if cohort_size > allowed:
         raise ConfigRefused(
-            f"cohort_size must be at most {allowed} with {bits} bits, weights up to {max_weight} and "
-            f"{accumulator_bits} accumulator bits, not {cohort_size}"
+            f"cohort_size must be at most {allowed} with {bits} bits and weights up to {max_weight}, "
+            f"not {cohort_size}"
         )

@@ -122,38 +122,35 @@ def bucket_sums(rows: IntRows, order: I64, size: int) -> tuple[npt.NDArray[np.in
     return sums, buckets
 
 
-def geometric_median_shares(distances: BigInts, squares: BigInts, *, steps: int = WEISZFELD_STEPS) -> F64:
-    """Shares f64[m] (their sum is 1) of the geometric median, after ``steps`` of Weiszfeld's from zero.
+def geometric_median_shares(distances: BigInts, squares: BigInts) -> F64:
+    """Shares f64[m] (their sum is 1) of the geometric median.
 
-    ``squares`` are the rows' own squared norms. Source: Weiszfeld 1937; Pillutla, Kakade & Harchaoui 2022
-    (arXiv 1912.13445), algorithm 2.
+    They are those after ``WEISZFELD_STEPS`` of Weiszfeld's steps from zero. ``squares`` are the rows' own
+    squared norms. Source: Weiszfeld 1937; Pillutla, Kakade & Harchaoui 2022 (arXiv 1912.13445), algorithm 2.
     """
     apart = distances.astype(np.float64)
     inverse = 1.0 / np.maximum(np.sqrt(squares.astype(np.float64)), SMALLEST_DISTANCE)
     shares = inverse / np.sum(inverse)
-    for _ in range(steps - 1):
+    for _ in range(WEISZFELD_STEPS - 1):
         inverse = 1.0 / np.maximum(_from_centre(apart, shares), SMALLEST_DISTANCE)
         shares = inverse / np.sum(inverse)
     return shares
 
 
-def clipped_shares(
-    distances: BigInts, squares: BigInts, *, radius: float | None = None, steps: int = CLIPPING_STEPS
-) -> F64:
-    """Shares f64[m] of ``steps`` of centred clipping that begin at zero; what is missing to 1 is zero's own.
+def clipped_shares(distances: BigInts, squares: BigInts) -> F64:
+    """Shares f64[m] of ``CLIPPING_STEPS`` steps of centred clipping from zero; what lacks to 1 is zero's own.
 
-    ``radius``, in quantised units, is the lower median of the norms unless given.
+    The radius is the lower median of the norms.
     Source: Karimireddy, He & Jaggi 2021 (arXiv 2012.10333), section 4.
     """
     count = len(distances)
     apart = np.zeros((count + 1, count + 1))
     apart[:count, :count] = distances.astype(np.float64)
     apart[count, :count] = apart[:count, count] = squares.astype(np.float64)
-    if radius is None:
-        radius = float(np.sort(np.sqrt(squares.astype(np.float64)))[(count - 1) // 2])
+    radius = float(np.sort(np.sqrt(squares.astype(np.float64)))[(count - 1) // 2])
     shares = np.zeros(count + 1)
     shares[count] = 1.0
-    for _ in range(steps):
+    for _ in range(CLIPPING_STEPS):
         away = _from_centre(apart, shares)[:count]
         factors = np.minimum(1.0, radius / np.maximum(away, SMALLEST_DISTANCE * 1e-6)) / count
         shares *= 1.0 - np.sum(factors)

@@ -76,11 +76,11 @@ def check_uint(value: Any, field: str, bits: int) -> int:
     return value
 
 
-def parse_amount(value: Any, field: str, *, bits: int = 128) -> int:
+def parse_amount(value: Any, field: str) -> int:
     """A token amount from its canonical decimal string ("0", or digits without a leading zero).
 
     Raises:
-        MessageRefused: another form, or not below ``2**bits``.
+        MessageRefused: another form, or not below 2^128.
     """
     is_digits = isinstance(value, str) and value.isascii() and value.isdigit()
     if not is_digits or len(value) > _MAX_DECIMAL_DIGITS or (value[0] == "0" and value != "0"):
@@ -88,7 +88,7 @@ def parse_amount(value: Any, field: str, *, bits: int = 128) -> int:
             f"{shown(value)} is not an amount; decimal digits without sign, point or leading zero allowed",
             where=field,
         )
-    return check_uint(int(value), field, bits)
+    return check_uint(int(value), field, 128)
 
 
 def check_strictly_ascending(keys: list[Any], field: str) -> None:

@@ -26,6 +26,7 @@ from galaxylearning.messages import typed
 from galaxylearning.messages.records import (
     MAX_LIST_BYTES,
     MAX_SIGNED_BYTES,
+    SEALING_KEY_BYTES,
     CohortList,
     CredentialRecord,
     RoundList,
@@ -63,7 +64,6 @@ _R = TypeVar("_R", SignedEnrolment, SignedUpdate)
 
 MAX_GRAPH_BYTES = 64 << 20
 MAX_TEST_BYTES = 1 << 30
-SEALING_KEY_BYTES = 1216
 LISTED_BYTES = 34
 """Of one digest in an encoded list."""
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.messages import typed
+from galaxylearning.messages.fields import address_key
 from galaxylearning.messages.records import Record, SignedRecord, SignedSettlement, encode
 from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.site import Site
@@ -35,7 +36,7 @@ class Ballots:
                 for who, vote in alike.items()
                 if who in revealed and not message.faulty_seats >> state.evaluators.index(who) & 1
             }
-        enough = sorted(alike, key=lambda who: int(who, 16))[: state.quorum]
+        enough = sorted(alike, key=address_key)[: state.quorum]
         return {who: alike[who].signature for who in enough}
 
     async def sign(self, topic: str, kind: type[SignedRecord], message: typed.TypedMessage) -> None:

@@ -15,6 +15,7 @@ from galaxylearning.errors import GalaxyError, QuorumMissing
 from galaxylearning.messages import typed
 from galaxylearning.messages.records import (
     MAX_TABLE_BYTES,
+    SEALING_KEY_BYTES,
     CohortList,
     ModelRelease,
     RoundList,
@@ -415,7 +416,7 @@ class SeatedJob:
         if job.model_digest() != state.model_digest:
             return True
         key = await self.site.blobs.get(
-            Digest(bytes.fromhex(self.terms.requester_key)), max_bytes=assembly.SEALING_KEY_BYTES
+            Digest(bytes.fromhex(self.terms.requester_key)), max_bytes=SEALING_KEY_BYTES
         )
         context = assembly.round_context(self.site, self.job_id, 0, "release", self.site.address)
         step = f"job/{self.job_id}/release"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from galaxylearning.crypto.seal import SealingKey, seal
 from galaxylearning.errors import BlobDamaged, BlobMissing, BlobRefused, PhaseError
 from galaxylearning.messages import typed
-from galaxylearning.messages.fields import address_key
+from galaxylearning.messages.fields import DIGEST_BYTES, address_key
 from galaxylearning.messages.records import (
     AnswerBody,
     ShownShare,
@@ -40,7 +40,6 @@ from galaxylearning.units import Address, Digest
 if TYPE_CHECKING:
     from galaxylearning.nodes.openings import Openings
 
-DIGEST_BYTES: Final = 32
 PATIENCE: Final = 1.0
 """So many staggers an answer that is expected is waited for once enough others are there."""
 

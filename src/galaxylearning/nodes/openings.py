@@ -25,6 +25,7 @@ from galaxylearning.errors import (
     QuorumMissing,
     Refused,
 )
+from galaxylearning.messages.fields import address_key
 from galaxylearning.messages.records import (
     MaskedBody,
     SignedAnswer,
@@ -200,7 +201,7 @@ class Openings:
         bodies: list[MaskedBody] = []
         readable: dict[Address, Digest] = {}
         malformed: dict[Address, str] = {}
-        for who in sorted(by_owner, key=lambda who: int(who, 16)):
+        for who in sorted(by_owner, key=address_key):
             digest = by_owner[who].update.update_digest
             try:
                 bodies.append(await self._body(digest, anchor.round_index, who))
@@ -266,7 +267,7 @@ class Openings:
         beacon = await self.view.beacon(self.job.job_id, len(self._kept) - 1)
         rounds = self._kept
         asked_of = [updates for updates in rounds if updates.owners]
-        questions = [self.job.twin_questions(beacon, updates.round_index) for updates in asked_of]
+        questions = [self.job.twin_questions(beacon)] * len(asked_of)
         if not questions:
             return True
         asked = TwinsAsked(

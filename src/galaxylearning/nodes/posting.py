@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from galaxylearning.crypto.seal import PUBLIC_KEY_BYTES, check_public_key, sealed_bytes
+from galaxylearning.crypto.seal import MAX_RECIPIENTS, PUBLIC_KEY_BYTES, is_public_key, sealed_bytes
 from galaxylearning.errors import JobRefused
 from galaxylearning.graph import ModelGraph, meter
 from galaxylearning.graph.document import ITEM_BYTES
@@ -70,8 +70,8 @@ async def require_keys(site: Site, terms: Terms, job_id: int) -> None:
     finds that out when the work is done.
 
     Raises:
-        JobRefused: naming the evaluator.
-        BlobMissing, BlobRefused: a key cannot be had, or is none.
+        JobRefused: naming the evaluator or the key.
+        BlobMissing, BlobRefused: a key cannot be had.
         LedgerError: the chain does not tell.
     """
     for seat in terms.evaluators:
@@ -84,7 +84,8 @@ async def require_keys(site: Site, terms: Terms, job_id: int) -> None:
             )
     for name in (terms.requester_key, *(seat.sealing_key_blob for seat in terms.evaluators)):
         key = await site.blobs.get(Digest(bytes.fromhex(name)), max_bytes=PUBLIC_KEY_BYTES)
-        check_public_key(key, where=f"job {job_id}, sealing key {name}")
+        if not is_public_key(key):
+            raise JobRefused(f"nothing can be sealed to the key {name}", where=f"job {job_id}")
 
 
 async def free_stake(ledger: Ledger, evaluator: Address) -> int:
@@ -130,12 +131,28 @@ def require_bearable(terms: Terms, graph: ModelGraph, bearable: Bearable) -> Non
             raise JobRefused(f"{what} would take some {needed} {unit}; at most {most} here", where="plan")
 
 
+def require_recipients(terms: Terms) -> None:
+    """Refuse a job whose models might have to be sealed to more keys than an envelope has room for.
+
+    Raises:
+        JobRefused: naming the most data owners.
+    """
+    given, most = terms.plan.maximum_owners, MAX_RECIPIENTS - len(terms.evaluators)
+    if given > most:
+        raise JobRefused(
+            f"{given} given; allowed: {most}, with the evaluators all that a model can be sealed to",
+            where="plan.maximum_owners",
+        )
+
+
 def require_room(job: JobComputation) -> None:
-    """Refuse a job of which an evaluator would have to write down more at once than a journal keeps.
+    """Refuse a job with too many data owners, or of which an evaluator would have to write down more at once
+    than a journal keeps.
 
     Raises:
         JobRefused: naming what, its bytes and the most.
     """
+    require_recipients(job.terms)
     plan, seats, masking = job.terms.plan, len(job.terms.evaluators), job.masking
     owners = plan.maximum_owners
     kept = {

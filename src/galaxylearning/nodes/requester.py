@@ -18,12 +18,12 @@ from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.crypto.seal import SealContext, SealingKey, seal
 from galaxylearning.errors import BlobMissing, JobRefused, LedgerError, PhaseError, Refused
 from galaxylearning.graph import weights_from_bytes, weights_size
-from galaxylearning.messages.records import MAX_LIST_BYTES, ModelRelease
+from galaxylearning.messages.records import MAX_LIST_BYTES, SEALING_KEY_BYTES, ModelRelease
 from galaxylearning.messages.terms import Terms, encode_terms
 from galaxylearning.nodes import assembly
 from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.chain_view import ChainView
-from galaxylearning.nodes.posting import free_stake
+from galaxylearning.nodes.posting import free_stake, require_recipients
 from galaxylearning.nodes.site import Progress, Site, keep_going
 from galaxylearning.ports import Call
 from galaxylearning.protocol import calls
@@ -87,6 +87,7 @@ async def post(
     view = ChainView(site.ledger, site.blobs)
     await view.refresh()
     draft_terms = terms_with(ZERO_DIGEST, ZERO_DIGEST)
+    require_recipients(draft_terms)
     draft = blake3_digest(encode_terms(draft_terms)).hex()
     running = await _running(site, view, draft_terms)
     if len(running) >= copy:
@@ -223,7 +224,7 @@ async def _evaluator_key(site: Site, evaluator: Address) -> bytes:
     digest = Digest(bytes(known["sealingKeyDigest"]))
     if not any(digest):
         raise JobRefused(f"{evaluator} is not a registered evaluator", where="evaluators")
-    return await site.blobs.get(digest, max_bytes=assembly.SEALING_KEY_BYTES)
+    return await site.blobs.get(digest, max_bytes=SEALING_KEY_BYTES)
 
 
 async def collect(site: Site, job_id: int, sealing_key: SealingKey) -> bytes:

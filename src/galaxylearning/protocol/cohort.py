@@ -12,6 +12,7 @@ from typing import Final, Generic, Protocol, TypeVar
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.crypto.merkle import digest_tree_root
+from galaxylearning.crypto.seal import is_public_key
 from galaxylearning.errors import MessageRefused
 from galaxylearning.messages import typed
 from galaxylearning.messages.fields import address_key
@@ -31,6 +32,7 @@ from galaxylearning.units import Address, Digest
 
 EQUIVOCATION: Final = "equivocation"
 COHORT_FULL: Final = "the cohort is full"
+UNUSABLE_KEY: Final = "nothing can be sealed to the sealing key"
 SAME_SUBJECT: Final = "the issuer says that it is an organisation that already takes part"
 
 
@@ -166,9 +168,10 @@ def form_cohort(
     """The cohort that everybody derives from these entries.
 
     An entry counts when it is signed by its data owner for this job and these terms, names a data set that is
-    active and the data owner's, and is admitted. Two different enrolments by one account exclude both. Direct
-    entries go first, in the chain's order; relayed ones follow by ascending digest. Where credentials admit,
-    only the first of those that one issuer gave one subject counts; then as many as the terms' maximum.
+    active and the data owner's, is admitted, and has a key that models can be sealed to. Two different
+    enrolments by one account exclude both. Direct entries go first, in the chain's order; relayed ones follow
+    by ascending digest. Where credentials admit, only the first of those that one issuer gave one subject
+    counts; then as many as the terms' maximum.
 
     Args:
         candidates: decoded records; their order does not matter.
@@ -199,6 +202,8 @@ def form_cohort(
             bonds=bonds,
             known=known,
         )
+        if reason is None and not is_public_key(member.sealing_key):
+            reason = UNUSABLE_KEY
         if reason is None:
             entries.append(_Entry(member, member.enrolment.struct_hash()))
             if (organisation := organisation_of(terms, credential, domain, known)) is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -69,7 +69,6 @@ def match_schema(
     columns: Sequence[DatasetColumn],
     *,
     arrays: Sequence[DatasetArray] = (),
-    mapping: Mapping[str, str] | None = None,
 ) -> MatchReport:
     """Compare a data set with what a job wants. Columns that the schema does not name stay unused.
 
@@ -77,17 +76,16 @@ def match_schema(
         schema: of the job.
         columns: of the data set, the label's among them.
         arrays: of the data set.
-        mapping: from the label values of the data set to the schema's classes; others stand for themselves.
     """
     by_name = {column.name: column for column in columns}
     arrays_by_name = {array.name: array for array in arrays}
-    rows = [_match_column(wanted, by_name.get(wanted.name), {}) for wanted in schema.features]
+    rows = [_match_column(wanted, by_name.get(wanted.name)) for wanted in schema.features]
     rows += [_match_array(wanted, arrays_by_name.get(wanted.name)) for wanted in schema.arrays]
-    rows.append(_match_column(schema.label, by_name.get(schema.label.name), mapping or {}))
+    rows.append(_match_column(schema.label, by_name.get(schema.label.name)))
     return MatchReport(tuple(rows))
 
 
-def _match_column(wanted: Column, found: DatasetColumn | None, mapping: Mapping[str, str]) -> MatchRow:
+def _match_column(wanted: Column, found: DatasetColumn | None) -> MatchRow:
     text = _describe(wanted.kind, wanted.unit, wanted.minimum, wanted.maximum, wanted.classes)
     if found is None:
         return MatchRow(wanted.name, text, "nothing", "the column is missing")
@@ -98,7 +96,7 @@ def _match_column(wanted: Column, found: DatasetColumn | None, mapping: Mapping[
         _kind_problem(wanted, found)
         or _unit_problem(wanted, found)
         or _missing_problem(found)
-        or _class_problem(wanted, found, mapping)
+        or _class_problem(wanted, found)
         or _range_problem(wanted, found),
     )
     if row.problem is None and wanted.unit is not None and found.unit is None:
@@ -149,12 +147,12 @@ def _missing_problem(found: DatasetColumn) -> str | None:
     return f"{found.missing} values are missing" if found.missing else None
 
 
-def _class_problem(wanted: Column, found: DatasetColumn, mapping: Mapping[str, str]) -> str | None:
+def _class_problem(wanted: Column, found: DatasetColumn) -> str | None:
     if wanted.classes is None:
         return None
     if found.classes is None:
         return "the classes of the column are not known"
-    unknown = [value for value in found.classes if mapping.get(value, value) not in wanted.classes]
+    unknown = [value for value in found.classes if value not in wanted.classes]
     if not unknown:
         return None
     return f"classes that the job does not know: {some(unknown)}; map them to one of {some(wanted.classes)}"

@@ -111,12 +111,12 @@ def models_release(plan: Plan) -> Release | None:
     return Release(plan.noise.multiplier / EXCHANGED)
 
 
-def job_epsilon(plan: Plan, n_rows: int, delta: float | None = None) -> float:
-    """Epsilon of a whole job, at the plan's delta unless another is given; infinite without noise."""
+def job_epsilon(plan: Plan, n_rows: int) -> float:
+    """Epsilon of a whole job, at the plan's delta; infinite without noise."""
     release = release_of(plan, n_rows)
     if release is None or plan.noise is None:
         return math.inf
-    return epsilon([(release, plan.rounds)], plan.noise.delta if delta is None else delta)
+    return epsilon([(release, plan.rounds)], plan.noise.delta)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ from galaxylearning.learning.gate import REASONS, STANDS_BADLY
 from galaxylearning.learning.quantise import row_type
 from galaxylearning.learning.rules import rule_named
 from galaxylearning.learning.vectors import F64, I32, I64, exact_dot
+from galaxylearning.messages.fields import address_key
 from galaxylearning.messages.plan import MIN_SUM
 from galaxylearning.messages.terms import Terms
 from galaxylearning.protocol.buffers import buffers_after, moved_too_far
@@ -423,7 +424,7 @@ class JobComputation:
     ) -> RoundOutcome:
         weights, cosines, found = gated
         names = [*owners, *absent, *refused]
-        keys = [int(who, 16) for who in names]
+        keys = [address_key(who) for who in names]
         order = np.array(sorted(range(len(names)), key=keys.__getitem__), np.int64)
         codes = np.full(len(names), 3, np.int8)
         codes[: len(owners)] = found != 0
@@ -468,18 +469,17 @@ class JobComputation:
             if not self.terms.masking.twin_projections:
                 return None
             beacon = simulated_beacon(self.terms.seed)
-            answers = self.twin_questions(beacon, self.round_index).products(rows, spread=self._spread)
+            answers = self.twin_questions(beacon).products(rows, spread=self._spread)
             return SentUpdates(updates.owners, answers.astype(np.float64))
         if rows.shape[1] > SKETCH_SIZE:
             return SentUpdates(updates.owners, sketch_rows(rows, SKETCH_SIZE, seed=self.terms.seed))
         return SentUpdates(updates.owners, rows)
 
-    def twin_questions(self, beacon: bytes, round_index: int) -> Signs:
-        """The projections of one round's updates by which twins are searched for, once all rounds are over.
+    def twin_questions(self, beacon: bytes) -> Signs:
+        """The projections of each round's updates by which twins are searched for, once all rounds are over.
 
         ``beacon`` is the randomness of the block that anchored the last round.
         """
-        del round_index
         masking = self.terms.masking
         if masking is None:
             raise ValueError("this job is not masked")

@@ -19,6 +19,7 @@ from galaxylearning.learning.exact import Spread
 from galaxylearning.learning.rules import Ruled, apply_rule, rule_named
 from galaxylearning.learning.rules_coordinates import median
 from galaxylearning.learning.rules_distances import MOST_COMPARED
+from galaxylearning.messages.fields import address_key
 from galaxylearning.messages.plan import Plan
 from galaxylearning.messages.terms import Terms
 
@@ -83,7 +84,7 @@ def rule_round(
     faulty = faulty_among(plan, count)
     if count < rule_named(plan.rule).least(faulty):
         return Ruling(np.zeros(count, np.int64), None, None, TOO_FEW)
-    order = np.array(sorted(range(count), key=lambda i: int(updates.owners[i], 16)), np.int64)
+    order = np.array(sorted(range(count), key=lambda i: address_key(updates.owners[i])), np.int64)
     ruled = apply_rule(
         plan.rule,
         updates.parameters[order],

@@ -32,6 +32,7 @@ from galaxylearning.contribution import (
 )
 from galaxylearning.errors import ConfigRefused
 from galaxylearning.learning.standing import to_units
+from galaxylearning.messages.fields import address_key
 from galaxylearning.messages.records import (
     OwnerScore,
     OwnerTotal,
@@ -84,7 +85,7 @@ def score_table(
         terms_digest=job.terms.digest,
         value_name=job.terms.value,
         rounds=rounds,
-        twins=tuple(tuple(sorted(group, key=lambda who: int(who, 16))) for group in twins),
+        twins=tuple(tuple(sorted(group, key=address_key)) for group in twins),
         totals=totals_of(rounds, cohort, novelty=job.terms.plan.novelty),
         final_model_digest=job.model_digest(),
         shown=tuple(shown),
@@ -99,7 +100,7 @@ def find_twins(job: JobComputation) -> tuple[frozenset[Address], ...]:
     if len({who for outcome in job.outcomes for who in outcome.data_owners}) > MAX_PLAYERS:
         return ()
     history = [outcome.sent for outcome in job.outcomes if outcome.sent is not None]
-    return tuple(sorted(twin_groups(history), key=lambda group: min(int(who, 16) for who in group)))
+    return tuple(sorted(twin_groups(history), key=lambda group: min(map(address_key, group))))
 
 
 def totals_of(

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from galaxylearning.errors import MessageRefused, UpdateRefused
 from galaxylearning.graph.model import ExampleModel, Model
 from galaxylearning.learning import (
-    GradientFunction,
     LocalPlan,
     Quantizer,
     ServerOptimizer,
@@ -23,9 +22,11 @@ from galaxylearning.learning import (
 )
 from galaxylearning.learning.checkpoint import Checkpoint, LocalState
 from galaxylearning.learning.private import noisy_integers, train_private
+from galaxylearning.messages.fields import address_key
 from galaxylearning.messages.plan import Plan
 from galaxylearning.messages.records import UpdateBody, decode, encode
 from galaxylearning.messages.terms import Terms
+from galaxylearning.protocol.gradients import example_gradients, mean_gradient
 from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.protocol.privacy import check_protectable, example_noise, share_variance, update_range
 from galaxylearning.units import Address, Entropy
@@ -77,7 +78,7 @@ def quantizer(plan: Plan, parameters: int | None = None) -> Quantizer:
 
 def training_seed(terms: Terms, round_index: int, data_owner: Address) -> np.random.Generator:
     """The generator of one data owner's round: the same on every machine, different for every identity."""
-    return np.random.default_rng([terms.seed, round_index, int(data_owner, 16)])
+    return np.random.default_rng([terms.seed, round_index, address_key(data_owner)])
 
 
 def training_name(terms: Terms, round_index: int, data_owner: Address) -> str:
@@ -106,23 +107,13 @@ def train_update(
         UpdateRefused: training diverged; the step is named.
     """
     params, buffers = state
-    gradient = _mean_gradient(model, rows)
+    gradient = mean_gradient(model, rows)
     plan = local_plan(terms.plan)
     result = train_local(
         gradient, params, buffers, len(rows), plan, rng=rng, checkpoint=checkpoint, local=local
     )
     ints = quantizer(terms.plan, params.size).quantize(clip_norm(result.update, terms.plan.clip_norm))
     return ints, Quantizer(BUFFER_BITS, BUFFER_RANGE).quantize(result.buffers - buffers)
-
-
-def _mean_gradient(model: Model, rows: Rows) -> GradientFunction:
-    def gradient(
-        current: F32, memory: F32, batch: NDArray[np.int64], chance: np.random.Generator
-    ) -> tuple[float, F32, F32]:
-        part = rows.take(batch)
-        return model.gradient(current, memory, (part.inputs,), part.labels, rng=chance)
-
-    return gradient
 
 
 def train_for_owner(
@@ -150,7 +141,7 @@ def train_for_owner(
         return train_update(model, terms, state, rows, rng=rng, checkpoint=checkpoint, local=local)
     check_protectable(model)
     if noise.kind == "central":
-        gradient = _mean_gradient(model, rows)
+        gradient = mean_gradient(model, rows)
         steps = local_plan(plan)
         result = train_local(
             gradient, params, buffers, len(rows), steps, rng=rng, checkpoint=checkpoint, local=local
@@ -158,13 +149,8 @@ def train_for_owner(
         scale, variance = quantizer(plan, params.size), share_variance(plan, params.size)
         ints = noisy_integers(result.update, scale, plan.clip_norm, variance, entropy=entropy)
         return ints, np.zeros(0, np.int32)
-
-    def gradients(current: F32, memory: F32, chosen: NDArray[np.int64], chance: np.random.Generator) -> F32:
-        part = rows.take(chosen)
-        return model.example_gradients(current, memory, (part.inputs,), part.labels, rng=chance)
-
     result = train_private(
-        gradients,
+        example_gradients(model, rows),
         params,
         buffers,
         len(rows),

@@ -27,15 +27,15 @@ from galaxylearning.units import Digest
 _WEIGHTS_LABEL: Final = "galaxylearning 2026 secagg v1 weights digest"
 
 
-def read_share(plan: MaskingPlan, data: bytes, *, where: str = "share") -> F64:
+def read_share(plan: MaskingPlan, data: bytes) -> F64:
     """A member's share f64[2, N] of one owner's secret, from its wire form.
 
     Raises:
         UpdateRefused: another length, or a residue that is not below its prime.
     """
     if len(data) != plan.share_bytes:
-        raise UpdateRefused(f"must be {plan.share_bytes} bytes, not {len(data)}", where=where)
-    return unpack(plan.ring, data, width=DEGREE, where=where).reshape(2, DEGREE)
+        raise UpdateRefused(f"must be {plan.share_bytes} bytes, not {len(data)}", where="share")
+    return unpack(plan.ring, data, width=DEGREE, where="share").reshape(2, DEGREE)
 
 
 def check_questions(plan: MaskingPlan, questions: Questions) -> None:

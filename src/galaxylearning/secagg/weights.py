@@ -13,12 +13,6 @@ from galaxylearning.errors import ConfigRefused, QuorumMissing
 from galaxylearning.learning.vectors import I64
 
 
-def carried_by(weights: I64, minimum: int) -> bool:
-    """Whether every weight above 0 of int64[m] occurs at least ``minimum`` times."""
-    _, counts = np.unique(weights[weights > 0], return_counts=True)
-    return bool((counts >= minimum).all())
-
-
 def check_carried(weights: I64, minimum: int) -> None:
     """Refuse a sum in which fewer than ``minimum`` updates share a weight.
 

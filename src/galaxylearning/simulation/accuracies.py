@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from galaxylearning.graph import FlatModel
 from galaxylearning.learning import train_local
 from galaxylearning.messages.terms import Schema
+from galaxylearning.protocol.gradients import mean_gradient
 from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.protocol.job import CompiledJob
 from galaxylearning.protocol.rows import encode_rows
@@ -65,16 +66,6 @@ class Accuracies:
         once = local_plan(plan)
         whole = replace(once, steps=(once.steps or 1) * plan.rounds)
         params, buffers = self._model.initial()
-
-        def gradient(
-            current: NDArray[np.float32],
-            memory: NDArray[np.float32],
-            batch: NDArray[np.int64],
-            chance: np.random.Generator,
-        ) -> tuple[float, NDArray[np.float32], NDArray[np.float32]]:
-            part = rows.take(batch)
-            return self._model.gradient(current, memory, (part.inputs,), part.labels, rng=chance)
-
         rng = np.random.default_rng([self._seed, 0xA10E])
-        result = train_local(gradient, params, buffers, len(rows), whole, rng=rng)
+        result = train_local(mean_gradient(self._model, rows), params, buffers, len(rows), whole, rng=rng)
         return self.of(params + result.update, result.buffers)

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import ConfigRefused
 from galaxylearning.graph.document import nesting
+from galaxylearning.messages.fields import DIGEST_BYTES
 from galaxylearning.simulation.history import MAX_NESTING
 from galaxylearning.storage.files import make_folder, read_whole, replace_whole, sweep
 
 VERSION: Final = 1
 MAX_FILE_BYTES: Final = 1 << 33
-DIGEST_BYTES: Final = 32
 KINDS: Final = ("float32", "float64", "int8", "int16", "int32", "int64")
 
 
@@ -71,7 +71,7 @@ class CheckpointFolder:
         """Header and arrays of one round's checkpoint; None where there is no sound one of this run.
 
         Raises:
-            StorageError: it is there and sound, but of another run.
+            ConfigRefused: it is there and sound, but of another run.
         """
         found = read_checkpoint(self.folder, round_index)
         if found is None:

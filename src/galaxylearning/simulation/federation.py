@@ -10,9 +10,10 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import anyio
 import numpy as np
@@ -23,34 +24,27 @@ from torch import nn
 
 from galaxylearning import bootstrap
 from galaxylearning.chain.deployment import fund
-from galaxylearning.chain.signer import KeySigner
-from galaxylearning.chain.transport import Transport, as_int
 from galaxylearning.config import EMBEDDED, Home, check_chain
-from galaxylearning.contribution import FixedPointUtility, from_fixed
-from galaxylearning.errors import AuditFailed, ConfigRefused, StorageError
+from galaxylearning.errors import ConfigRefused, QuorumMissing, StorageError
 from galaxylearning.messages.plan import Plan
-from galaxylearning.messages.records import MAX_TABLE_BYTES, ScoreTable, decode
 from galaxylearning.messages.terms import Column, Schema, Terms, Windows
 from galaxylearning.nodes import evaluator as evaluators
 from galaxylearning.nodes import requester
-from galaxylearning.nodes.chain_view import ChainView
 from galaxylearning.nodes.data_owner import DataOwnerNode
 from galaxylearning.nodes.evaluator import EvaluatorNode
 from galaxylearning.nodes.relayer import RelayerNode
 from galaxylearning.nodes.seating import Seating
 from galaxylearning.nodes.site import Progress, Site
 from galaxylearning.ports import GraphFacts, Trainer
-from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.consent import OwnerPolicy
 from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.protocol.job import CompiledJob, Job, Price, compile_job, smallest_units
-from galaxylearning.protocol.machine import JobState
 from galaxylearning.sandbox import ThreadTrainer
 from galaxylearning.simulation import demo_keys
-from galaxylearning.simulation.accuracies import Accuracies, rows_of
+from galaxylearning.simulation.accuracies import rows_of
+from galaxylearning.simulation.demo_outcome import Federation, outcome_of
 from galaxylearning.simulation.hospitals import Cast, Hospital, make_cast
 from galaxylearning.storage.datasets import DatasetCatalog
-from galaxylearning.storage.journal import SqliteJournal
 from galaxylearning.storage.shelf import CatalogueShelf
 from galaxylearning.units import TOKEN_DECIMALS, Address
 
@@ -121,45 +115,6 @@ class Options:
                 )
         if not 0 <= self.seed < 1 << 63:
             raise ConfigRefused(f"{self.seed} given; allowed: 0 to 2^63-1", where="seed")
-
-
-@dataclass(frozen=True, slots=True)
-class PaidOwner:
-    """One identity's result: value and standard error per hidden sample, payout in smallest units."""
-
-    data_owner: Address
-    name: str
-    behaviour: str
-    value: float
-    standard_error: float
-    payout: int
-    why: str
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Federation:
-    """What came of it."""
-
-    job_id: int
-    terms: Terms
-    state: JobState
-    view: ChainView
-    cast: Cast
-    accounts: Mapping[str, Address]
-    """Account of every actor, by name."""
-    transactions: Mapping[str, int]
-    gas: Mapping[str, Any]
-    accuracy_before: float
-    accuracy_final: float
-    accuracy_pooled: float
-    accuracy_alone: Mapping[str, float]
-    score_table: ScoreTable
-    payouts: tuple[PaidOwner, ...]
-
-    def mean_utility(self, utility: int) -> float:
-        """A utility of the score table as minus the mean clipped loss per sample."""
-        paying = self.terms.test_rows - self.terms.test_rows // 2
-        return FixedPointUtility().to_loss(utility) / paying
 
 
 class _FreeRider:
@@ -259,101 +214,72 @@ async def run(home: Home, options: Options, *, report: Callable[[Progress], None
     """Deploy, register, post, train, score, settle and pay; everything it made stays in ``home``.
 
     Raises:
-        GalaxyError: something could not be had, or did not end in time.
+        QuorumMissing: it did not end in time.
+        GalaxyError: something could not be had.
     """
     cast = make_cast(options.data, options.owners, seed=options.seed, has_twin=options.has_twin)
     compiled = demo_job(cast, options)
-    names = ["requester", "relayer", *demo_keys.EVALUATORS]
+    names = ("requester", "relayer", *demo_keys.EVALUATORS, *(hospital.name for hospital in cast.hospitals))
     signers = {name: demo_keys.signer(options.seed, name) for name in names}
-    signers |= {hospital.name: demo_keys.signer(options.seed, hospital.name) for hospital in cast.hospitals}
     vanishing = _Vanishing(options, report)
     await bootstrap.deploy_contracts(home, demo_keys.signer(options.seed, "deployer"))
-    journals: list[SqliteJournal] = []
-    async with bootstrap.open_world(home) as world:
-
-        def site(name: str) -> Site:
-            journal = bootstrap.open_journal(home, name)
-            journals.append(journal)
-            return bootstrap.site_of(world, signers[name], journal, report=vanishing, poll_s=POLL_S)
-
-        sites = {name: site(name) for name in signers}
-        for name in names:
-            await fund(world.node, signers[name].address, bootstrap.GAS_MONEY_WEI)
-        stake = smallest_units(STAKE_TOKENS, TOKEN_DECIMALS, "stake")
-        supply = {"requester": smallest_units("10000", TOKEN_DECIMALS, "supply")}
-        supply |= {name: stake for name in names if name in demo_keys.EVALUATORS}
-        for name, amount in supply.items():
-            await sites[name].submit(("mint", (signers[name].address, amount)), "token")
-        for name in names:
-            if name in demo_keys.EVALUATORS:
-                await evaluators.register(sites[name], demo_keys.sealing_key(options.seed, name), stake)
+    async with AsyncExitStack() as stack:
+        world = await stack.enter_async_context(bootstrap.open_world(home))
+        sites = {}
+        for name, signer in signers.items():
+            journal = stack.enter_context(bootstrap.open_journal(home, name))
+            sites[name] = bootstrap.site_of(world, signer, journal, report=vanishing, poll_s=POLL_S)
+        await _endow(world, sites, options.seed)
         posted = await requester.post(
             sites["requester"],
             compiled,
-            evaluators=[signers[name].address for name in names if name in demo_keys.EVALUATORS],
+            evaluators=[signers[name].address for name in demo_keys.EVALUATORS],
             sealing_key=demo_keys.sealing_key(options.seed, "requester"),
         )
         report(Progress(posted.job_id, "requester", "job posted", {"gas": posted.gas_used}))
-        nodes = [_data_owner(home, sites[h.name], h, cast, options, posted.job_id) for h in cast.hospitals]
+        await _play(home, sites, cast, options, posted.job_id, vanishing)
+        return await outcome_of(world, sites, cast, compiled, posted, seed=options.seed)
+
+
+async def _endow(world: bootstrap.World, sites: Mapping[str, Site], seed: int) -> None:
+    """Coins for who sends transactions, tokens for the requester, registered evaluators with their stake."""
+    for name in ("requester", "relayer", *demo_keys.EVALUATORS):
+        await fund(world.node, sites[name].address, bootstrap.GAS_MONEY_WEI)
+    stake = smallest_units(STAKE_TOKENS, TOKEN_DECIMALS, "stake")
+    supply = {"requester": smallest_units("10000", TOKEN_DECIMALS, "supply")}
+    for name, amount in (supply | dict.fromkeys(demo_keys.EVALUATORS, stake)).items():
+        await sites[name].submit(("mint", (sites[name].address, amount)), "token")
+    for name in demo_keys.EVALUATORS:
+        await evaluators.register(sites[name], demo_keys.sealing_key(seed, name), stake)
+
+
+async def _play(
+    home: Home,
+    sites: Mapping[str, Site],
+    cast: Cast,
+    options: Options,
+    job_id: int,
+    vanishing: _Vanishing,
+) -> None:
+    """Run every node until the job is over for all that are left."""
+    nodes = [_data_owner(home, sites[h.name], h, cast, options, job_id) for h in cast.hospitals]
+    try:
         with anyio.fail_after(TIME_LIMIT_S):
             async with anyio.create_task_group() as group:
                 for node in nodes:
                     group.start_soon(node.run)
-                for name in names:
-                    if name in demo_keys.EVALUATORS:
-                        key = demo_keys.sealing_key(options.seed, name)
-                        judge = EvaluatorNode(
-                            sites[name],
-                            key,
-                            jobs=[posted.job_id],
-                            stagger_s=STAGGER_S,
-                            seating=Seating(SHORT_S),
-                        )
-                        group.start_soon(vanishing.run, name, judge)
-                group.start_soon(RelayerNode(sites["relayer"], jobs=[posted.job_id]).run)
-        view = ChainView(world.ledger, world.blobs)
-        await view.refresh()
-        state = await view.state(posted.job_id)
-        trained = await requester.collect(
-            sites["requester"], posted.job_id, demo_keys.sealing_key(options.seed, "requester")
-        )
-        table = await _settled_scores(sites["requester"], state)
-        paid = {
-            event.account: event.amount
-            for event in view.events_of(posted.job_id)
-            if isinstance(event, ev.Paid)
-        }
-        transport = Transport(world.node)
-        sent = {
-            name: as_int(await transport.request("eth_getTransactionCount", signer.address, "latest"))
-            for name, signer in signers.items()
-        }
-        receipts = await _gas(transport, view, posted.job_id)
-        await transport.close()
-        for journal in journals:
-            journal.close()
-    accuracy = Accuracies(cast, compiled, options.seed)
-    return Federation(
-        job_id=posted.job_id,
-        terms=posted.terms,
-        state=state,
-        view=view,
-        cast=cast,
-        accounts={name: signer.address for name, signer in signers.items()},
-        transactions={
-            "data_owner": sum(sent[hospital.name] for hospital in cast.hospitals),
-            "requester": sent["requester"],
-            "evaluator": sum(count for name, count in sent.items() if name in demo_keys.EVALUATORS),
-            "relayer": sent["relayer"],
-        },
-        gas=receipts,
-        accuracy_before=accuracy.of(*compiled.model.initial()),
-        accuracy_final=accuracy.of(*compiled.model.from_state_bytes(trained)),
-        accuracy_pooled=accuracy.pooled(),
-        accuracy_alone=accuracy.alone(),
-        score_table=table,
-        payouts=_paid_owners(cast, signers, table, state, paid),
-    )
+                for name in demo_keys.EVALUATORS:
+                    judge = EvaluatorNode(
+                        sites[name],
+                        demo_keys.sealing_key(options.seed, name),
+                        jobs=[job_id],
+                        stagger_s=STAGGER_S,
+                        seating=Seating(SHORT_S),
+                    )
+                    group.start_soon(vanishing.run, name, judge)
+                group.start_soon(RelayerNode(sites["relayer"], jobs=[job_id]).run)
+    except TimeoutError as error:
+        raise QuorumMissing(f"is not over after {TIME_LIMIT_S:g} s", where=f"job {job_id}") from error
 
 
 class _Vanishing:
@@ -381,40 +307,6 @@ class _Vanishing:
         with anyio.CancelScope() as self._scopes[name]:
             await node.run()
         self._report(Progress(0, name, "vanished", {"after": self._anchored}))
-
-
-def _paid_owners(
-    cast: Cast,
-    signers: Mapping[str, KeySigner],
-    table: ScoreTable,
-    state: JobState,
-    paid: Mapping[Address, int],
-) -> tuple[PaidOwner, ...]:
-    totals = {total.data_owner: total for total in table.totals}
-    twins = {member for group in table.twins for member in group}
-    found = []
-    for hospital in cast.hospitals:
-        who = signers[hospital.name].address
-        total = totals[who]
-        scores = [owner for scores in table.rounds for owner in scores.owners if owner.data_owner == who]
-        accepted = sum(1 for score in scores if score.status == "accepted")
-        why = f"{accepted} of {state.round_index} accepted"
-        if who in twins:
-            why += "; twin, paid as one"
-        if total.reason:
-            why += f"; {total.reason}"
-        found.append(
-            PaidOwner(
-                who,
-                hospital.name,
-                hospital.behaviour,
-                from_fixed(total.value),
-                from_fixed(total.standard_error),
-                paid.get(who, 0),
-                why,
-            )
-        )
-    return tuple(found)
 
 
 def _data_owner(
@@ -452,40 +344,3 @@ def _data_owner(
         policy=lambda: policy,
         jobs=frozenset([job_id]),
     )
-
-
-async def _settled_scores(site: Site, state: JobState) -> ScoreTable:
-    """The score table of a seat that was not found faulty."""
-    for seat, digest in state.revealed:
-        if seat not in state.faulty:
-            data = await site.blobs.get(digest, max_bytes=MAX_TABLE_BYTES)
-            return decode(data, ScoreTable, max_bytes=MAX_TABLE_BYTES)
-    raise AuditFailed("every seat was found faulty", where=f"job {state.job_id}")
-
-
-async def _gas(transport: Transport, view: ChainView, job_id: int) -> dict[str, Any]:
-    """Gas of the job's transactions, from their receipts."""
-    used: dict[bytes, int] = {}
-    found: dict[str, list[int]] = {}
-    payees = 0
-    for event in view.log:
-        if event.arguments.get("jobId") != job_id:
-            continue
-        if event.name == "Paid":
-            payees += 1
-        if event.transaction_hash not in used:
-            receipt = await transport.request(
-                "eth_getTransactionReceipt", "0x" + event.transaction_hash.hex()
-            )
-            used[event.transaction_hash] = as_int(receipt["gasUsed"])
-            found.setdefault(event.name, []).append(used[event.transaction_hash])
-    rounds = found.get("RoundAnchored", [])
-    return {
-        "post": sum(found.get("JobPosted", [])),
-        "cohort": sum(found.get("CohortAnchored", [])),
-        "rounds": rounds,
-        "per_round": max(rounds, default=0),
-        "settle": sum(found.get("JobSettled", [])),
-        "per_payee": sum(found.get("Paid", [])) // max(1, payees),
-        "total": sum(used.values()),
-    }

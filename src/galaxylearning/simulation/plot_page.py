@@ -15,6 +15,7 @@ from galaxylearning.simulation.report import (
     behaviour_table,
     owner_table,
 )
+from galaxylearning.units import TOKEN_DECIMALS
 
 MOST_ROWS: Final = 1000
 STYLE: Final = """
@@ -31,15 +32,11 @@ thead th { border-bottom: 2px solid #9aa7b2; position: sticky; top: 0; backgroun
 POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
-def page(history: History, report: Report, svg: str, *, decimals: int) -> str:
+def page(history: History, report: Report, svg: str) -> str:
     """The whole page; ``svg`` is trusted, names and texts are not."""
-
-    def money(units: int) -> str:
-        return in_tokens(units, decimals)
-
     title = headline(report, report.job)
-    _, owners = owner_table(report, fold=MOST_ROWS, money=money)
-    _, behaviours = behaviour_table(report, money=money)
+    _, owners = owner_table(report, fold=MOST_ROWS, money=in_millionths)
+    _, behaviours = behaviour_table(report, money=in_millionths)
     note = (
         f"<p>The table shows the {MOST_ROWS:,} best and worst paid of {len(report.owners):,}.</p>"
         if len(report.owners) > MOST_ROWS
@@ -53,7 +50,7 @@ def page(history: History, report: Report, svg: str, *, decimals: int) -> str:
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>",
             f"<h1>{escape(title)}</h1>",
-            f"<p>{escape(_summary(report, money(report.paid), money(report.bounty)))}</p>",
+            f"<p>{escape(_summary(report, in_millionths(report.paid), in_millionths(report.bounty)))}</p>",
             '<figure role="img" aria-label="Progress, statuses, value and pay, as in the tables below">',
             svg[svg.index("<svg") :],
             "</figure>",
@@ -85,9 +82,9 @@ def escape(text: str) -> str:
     return escape_markup("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
 
 
-def in_tokens(units: int, decimals: int) -> str:
+def in_millionths(units: int) -> str:
     """Smallest units as whole tokens with six decimals, rounded down."""
-    scale: int = 10**decimals
+    scale: int = 10**TOKEN_DECIMALS
     whole, part = divmod(units, scale)
     return f"{whole:,}.{part * 10**6 // scale:06d}"
 

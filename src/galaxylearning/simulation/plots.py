@@ -78,10 +78,10 @@ SETTINGS: Final[dict[Any, Any]] = {
 }
 
 
-def draw(history: History, report: Report, *, png: Path, html: Path, decimals: int = TOKEN_DECIMALS) -> None:
+def draw(history: History, report: Report, *, png: Path, html: Path) -> None:
     """Draw a run: progress, who was accepted when, value and pay of every data owner.
 
-    The same run gives the same files. ``decimals`` is the token's: pay is drawn in whole tokens.
+    The same run gives the same files. Pay is drawn in whole tokens.
 
     Raises:
         StorageError: a file cannot be written; a file that was there stays as it was.
@@ -93,19 +93,18 @@ def draw(history: History, report: Report, *, png: Path, html: Path, decimals: i
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(SETTINGS)
         figure = Figure(figsize=(13, _height(report)), layout="constrained")
-        _fill(figure, history, report, decimals)
+        _fill(figure, history, report)
         picture, vector = io.BytesIO(), io.StringIO()
         with storage_errors("draw", png):
             figure.savefig(picture, format="png", dpi=110, metadata={"Software": None})
-            figure.set_layout_engine(
-                "none"
-            )  # the layout is found: finding it again takes a third of the time
+            # The layout is found.
+            figure.set_layout_engine("none")
             figure.savefig(
                 vector, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"), None)
             )
     for path, data in (
         (png, picture.getvalue()),
-        (html, page(history, report, vector.getvalue(), decimals=decimals).encode()),
+        (html, page(history, report, vector.getvalue()).encode()),
     ):
         make_folder(path.parent)
         replace_whole(path, data)
@@ -126,13 +125,13 @@ def _height(report: Report) -> float:
     return 4.6 + max(2.6, 0.24 * lines + 1.0)
 
 
-def _fill(figure: Figure, history: History, report: Report, decimals: int) -> None:
+def _fill(figure: Figure, history: History, report: Report) -> None:
     top = 3.9
     axes: Any = figure.subplots(2, 2, height_ratios=(top, _height(report) - top), width_ratios=(1, 1))
     figure.suptitle(_title(report), x=0.01, ha="left", fontsize=13, fontweight="bold")
     _draw_progress(axes[0, 0], history, report.value_unit)
     _draw_statuses(axes[0, 1], history, report)
-    tokens = [_in_tokens(row.pay, decimals) for row in report.owners]
+    tokens = [float(row.pay) / 10.0**TOKEN_DECIMALS for row in report.owners]
     values = [row.value for row in report.owners]
     if len(report.owners) <= MOST_NAMED:
         errors = np.array([row.error for row in report.owners])
@@ -334,7 +333,3 @@ def _drawable(text: str) -> str:
     font = get_font(findfont("DejaVu Sans"))
     plain = "".join(c if c.isprintable() and font.get_char_index(ord(c)) else "\u25a1" for c in text)
     return plain if len(plain) <= NAME_LENGTH else plain[: NAME_LENGTH - 1] + "…"
-
-
-def _in_tokens(units: int, decimals: int) -> float:
-    return float(units) / 10.0**decimals

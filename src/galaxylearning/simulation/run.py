@@ -6,7 +6,6 @@ Both train the same players.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ import numpy as np
 from galaxylearning.contribution import MAX_PLAYERS, FixedPointUtility
 from galaxylearning.contribution.sketch import SKETCH_SIZE
 from galaxylearning.engines.choose import choose_engine
+from galaxylearning.engines.cores import usable_cores
 from galaxylearning.engines.engine import Engine, Training
 from galaxylearning.engines.memory import MIB, available_mib, process_rss_mib, require_budget
 from galaxylearning.errors import ConfigRefused
@@ -150,9 +150,7 @@ class Run:
         terms, compiled = prepared.terms, prepared.compiled
         self.accounts = tuple(account(position) for position in range(len(prepared.cast)))
         self._stack = ExitStack()
-        threads = self._stack.enter_context(
-            ThreadPoolExecutor(options.workers or len(os.sched_getaffinity(0)))
-        )
+        threads = self._stack.enter_context(ThreadPoolExecutor(options.workers or usable_cores()))
         hidden = HiddenSet.split(compiled.test, seed=terms.seed)
         self.notes = self._left_out()
         self.job = JobComputation(
@@ -348,7 +346,7 @@ class Run:
                 self.options.compare,
                 Means(
                     available_mib(self.options.memory_mib) / 2,
-                    self.options.workers or os.cpu_count() or 1,
+                    self.options.workers or usable_cores(),
                     tell,
                     on_ray=self.engine.name == "ray",
                     ray_address=self.options.ray_address,

@@ -79,7 +79,9 @@ def check_url(url: str) -> str:
     else:
         is_plain = is_plain and not parts.query and not parts.fragment and url.isprintable()
     if not is_plain:
-        raise ConfigRefused(f"{url[:100]!r} given; allowed: http(s)://host[:port][/path]", where="blobs")
+        # A user and a query are not repeated: they may hold a password.
+        shown = url.rpartition("@")[2].partition("?")[0][:100]
+        raise ConfigRefused(f"{shown!r} given; allowed: http(s)://host[:port][/path]", where="blobs")
     return url.rstrip("/")
 
 

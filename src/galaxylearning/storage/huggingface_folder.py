@@ -146,10 +146,10 @@ def _walk(folder: Path) -> list[Path]:
                     raise DataRefused(f"holds more than {MAX_FILES} files", where=str(folder))
                 if entry.name.startswith("."):
                     continue
-                if entry.is_dir(follow_symlinks=False):
-                    if depth < MAX_DEPTH:
-                        pending.append((Path(entry.path), depth + 1))
-                elif entry.name.endswith(".parquet"):
+                is_folder = entry.is_dir(follow_symlinks=False)
+                if is_folder and depth < MAX_DEPTH:
+                    pending.append((Path(entry.path), depth + 1))
+                elif not is_folder and entry.name.endswith(".parquet"):
                     found.append(Path(entry.path))
     return sorted(found, key=str)
 

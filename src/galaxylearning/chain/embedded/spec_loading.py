@@ -56,6 +56,7 @@ _USUAL_RECURSION_LIMIT = sys.getrecursionlimit()
 from ethereum.prague.vm import interpreter  # noqa: E402
 from ethereum_rlp import rlp  # noqa: E402
 
+from galaxylearning.chain.bounded_json import recursion_limit_kept  # noqa: E402
 from galaxylearning.chain.embedded import fast_loop  # noqa: E402
 
 _EVM_RECURSION_LIMIT = sys.getrecursionlimit()
@@ -69,12 +70,9 @@ def deep_calls() -> Iterator[None]:
     Importing EELS raises the limit for the whole process, and with it a deeply nested JSON document, which
     otherwise ends in a RecursionError, overflows the stack and takes the process down.
     """
-    before = sys.getrecursionlimit()
-    sys.setrecursionlimit(max(before, _EVM_RECURSION_LIMIT))
-    try:
+    with recursion_limit_kept():
+        sys.setrecursionlimit(max(sys.getrecursionlimit(), _EVM_RECURSION_LIMIT))
         yield
-    finally:
-        sys.setrecursionlimit(before)
 
 
 def _shallow(record: Any) -> tuple[Any, ...]:
