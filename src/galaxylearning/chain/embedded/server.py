@@ -103,9 +103,7 @@ async def serve(
             ssl_handshake_timeout=None if tls is None else _READ_TIMEOUT_S,
         )
     except OSError as error:
-        raise LedgerUnreachable(
-            f"cannot listen on {listening.host} port {listening.port}: {error.strerror}"
-        ) from error
+        raise LedgerUnreachable(listening.refusal(error)) from error
     try:
         port = int(listener.sockets[0].getsockname()[1])
         yield Server(listening.url(port), port)
