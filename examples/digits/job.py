@@ -1,15 +1,11 @@
-"""Written digits, as images of 8 x 8; run prepare.py first. An array is described by hand."""
+"""Written digits, as images of 8 x 8; run prepare.py first."""
 
 import torch
 from torch import nn
 
 import galaxylearning as gl
 
-schema = gl.Schema(
-    features=(),
-    arrays=(gl.ArrayField(name="image", shape=(1, 8, 8), dtype="float32"),),
-    label=gl.Column(name="digit", kind="category", classes=tuple("0123456789")),
-)
+schema = gl.schema_of("test.npz", label="digit")  # one array, float32 [1, 8, 8] a row, and ten classes
 
 torch.manual_seed(0)
 model = nn.Sequential(

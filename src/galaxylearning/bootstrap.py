@@ -183,7 +183,8 @@ async def open_world(
     settings = load_settings(home, **overrides)
     if not settings.deployment:
         raise ConfigRefused(
-            "no contracts are known; deploy them with 'galaxy chain deploy' or set 'deployment'",
+            "no contracts are known; 'galaxy chain join' takes those of others, 'galaxy chain' or "
+            "'galaxy chain deploy' makes new ones",
             where=str(home.settings_file),
         )
     async with AsyncExitStack() as stack:

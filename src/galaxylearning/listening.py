@@ -6,7 +6,9 @@ is the command's business: accounts that may write for blobs, access keys for a 
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import os
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +34,12 @@ class Listening:
     private_key: Path | None = None
     is_behind_proxy: bool = False
     has_keys: bool = False
+
+    def refusal(self, error: OSError) -> str:
+        """What to say where the operating system does not let this address be listened on."""
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        taken = "; another program has it: choose another --port" if error.errno == errno.EADDRINUSE else ""
+        return f"cannot listen on {self.host} port {self.port}: {reason}{taken}"
 
     def check(self, *, keys: str) -> None:
         """Refuse to be open to the world without TLS and keys; ``keys`` says how this command is given them.

@@ -236,7 +236,9 @@ def test_a_home_joins_the_chain_of_another(home: Path, tmp_path: Path) -> None:
 def test_what_cannot_work_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GALAXY_PASSPHRASE", "secret")
     home = ("--home", tmp_path)
-    assert "no contracts are known" in galaxy("job", "list", *home, code=3)
+    told = galaxy("job", "list", *home, code=3)
+    assert "no contracts are known" in told
+    assert "galaxy chain join" in told
     assert "chain" in galaxy("chain", "deploy", "--chain", "gopher://x", *home, code=3)
     galaxy("chain", "deploy", "--chain", "http://127.0.0.1:9", *home, code=5)
     assert "loopback" in galaxy("store", "serve", "--host", "0.0.0.0", *home, code=3)  # noqa: S104 - refused
@@ -346,6 +348,10 @@ def test_evaluators_are_listed_with_what_they_can_lock(home: Path, monkeypatch: 
     galaxy("wallet", "fund", "e1")
     assert asked("evaluator", "list") == []
     galaxy("wallet", "new", "poor", "--light")
+    told = galaxy("evaluator", "register", "--as", "poor", "--stake", "60", code=3)
+    assert "owns 0 tokens; the tokens still to be staked are 60" in told
+    assert "galaxy wallet fund" in told
+    galaxy("wallet", "fund", "poor", "--coins", "0")
     told = galaxy("evaluator", "register", "--as", "poor", "--stake", "60", code=5)
     assert "insufficient funds" in told
     assert "galaxy wallet fund" in told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,7 @@ from galaxylearning.protocol import calls
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.consent import OwnerPolicy
 from galaxylearning.protocol.machine import JobState, Phase
+from galaxylearning.storage.datasets import DatasetCatalog
 from galaxylearning.units import Address, Digest
 
 if TYPE_CHECKING:
@@ -422,5 +424,48 @@ def test_updates_of_a_round_are_verified_once_by_each_evaluator(
                 found = await assembly.current_updates(site, board, view, terms, state, cohort, model)
                 assert (cohort.size, found.count) == (4, 3)
             assert len(recovered) == 4 + 3
+
+    anyio.run(main)
+
+
+class Lasting(DataOwnerNode):
+    """Serves every job there is, and never stops."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options | {"jobs": None})
+
+
+def test_a_node_that_goes_on_tells_what_it_was_paid_once_it_was(town: Town, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            stage.add_owner("east", kind=Lasting)
+            await stage.play(until=lambda state: state.phase is Phase.TRAINING)
+            relayer = stage.nodes.pop("relayer")
+            await stage.play(until=lambda _: len(stage.told("job settled")) == len(OWNERS))
+            assert all(said.startswith("not paid yet; proof: ") for said in stage.told("job settled"))
+            assert stage.told("payment") == []
+            stage.nodes["relayer"] = relayer
+            await stage.play(until=lambda state: 0 < state.paid == state.total)
+            for _ in range(2):
+                await stage.nodes["east"].turn()
+            (payment,) = stage.told("payment")
+            assert payment.endswith(" tokens paid")
+
+    anyio.run(main)
+
+
+def test_why_a_job_is_not_joined_is_told_of_the_data_that_could(town: Town, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            stage.add_owner("cautious", policy=OwnerPolicy())
+            folder = stage.folder / "cautious"
+            (folder / "zoo.csv").write_text("legs,kind\n4,round\n2,square\n")
+            catalogue = DatasetCatalog(folder / "data.sqlite")
+            catalogue.add("zoo", folder / "zoo.csv", "kind", entropy=os.urandom)
+            catalogue.close()
+            await stage.play(until=lambda _: bool(stage.told("not enrolled")))
+            assert set(stage.told("not enrolled")) == {
+                "things: the policy does not name this requester, and the job was not accepted by hand"
+            }
 
     anyio.run(main)

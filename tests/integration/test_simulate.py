@@ -379,6 +379,37 @@ def test_a_folder_that_is_not_ours_is_left_alone(job_file: Path, tmp_path: Path)
     assert [path.name for path in precious.iterdir()] == ["chapter-1.txt"]
 
 
+def test_a_run_that_does_not_begin_leaves_nothing(job_file: Path, tmp_path: Path) -> None:
+    for wrong in (("--partition", "halves"), ("--engine", "steam"), ("--compare", "guessing")):
+        with pytest.raises(SystemExit) as ended:
+            galaxy(["simulate", str(job_file), "--out", str(tmp_path / "out"), *wrong])
+        assert ended.value.code == 3
+    with pytest.raises(SystemExit):
+        galaxy(["simulate", str(tmp_path / "gone.py")])
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "simulation-gone").exists()
+
+
+def test_a_run_that_kept_no_checkpoints_and_died_may_be_run_again(job_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = [
+        "simulate",
+        str(job_file),
+        "--out",
+        str(out),
+        "--no-checkpoints",
+        "--rounds",
+        "1",
+        "--no-plot",
+    ]
+    with pytest.raises(SystemExit):
+        galaxy(arguments)
+    (out / "report.json").unlink()  # as if it had died before
+    with pytest.raises(SystemExit) as ended:
+        galaxy(arguments)
+    assert ended.value.code == 0
+
+
 def test_checkpoints_of_another_run_are_not_taken_up(job_file: Path, tmp_path: Path) -> None:
     options = Options(checkpoints=tmp_path / "checkpoints")
     gl.simulate(job_file, rounds=1, options=options)

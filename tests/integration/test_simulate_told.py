@@ -61,15 +61,21 @@ def test_the_templates_own_simulation_pays_nearly_the_same_masked_and_sealed(tmp
 def test_other_data_owners_than_the_job_takes_are_told(job_file: Path) -> None:
     text = job_file.read_text()
     job_file.write_text(text.replace("minimum_owners=2", "minimum_owners=2, maximum_owners=3"))
-    assert gl.simulate(job_file, rounds=1).notes == (
-        "6 data owners are simulated; the job as posted takes 3 at most",
-    )
+    assert _of_owners(job_file) == ["6 data owners are simulated; the job as posted takes 3 at most"]
     job_file.write_text(text.replace("minimum_owners=2", "minimum_owners=7"))
-    assert gl.simulate(job_file, rounds=1).notes == (
-        "6 data owners are simulated; the job as posted begins with 7",
-    )
+    assert _of_owners(job_file) == ["6 data owners are simulated; the job as posted begins with 7"]
     job_file.write_text(text)
-    assert gl.simulate(job_file, rounds=1).notes == ()
+    assert _of_owners(job_file) == []
+
+
+def _of_owners(job_file: Path) -> list[str]:
+    return [note for note in gl.simulate(job_file, rounds=1).notes if "data owners are simulated" in note]
+
+
+def test_why_updates_did_not_count_is_told(job_file: Path) -> None:
+    (note,) = gl.simulate(job_file, rounds=1).notes
+    assert note.startswith("2 updates did not count: 1 as ")
+    assert "1 as zero update" in note
 
 
 @pytest.mark.parametrize(("owners", "per_round", "where"), [(2, None, "owners"), (6, 2, "per_round")])

@@ -6,6 +6,7 @@ import json
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from galaxylearning import bootstrap
@@ -58,7 +59,8 @@ def test_a_data_set_is_described_kept_and_forgotten(
     catalogue.close()
     assert salt not in json.dumps(listed)
     assert "biopsies" in type_command(capsys, "data", "list", "--home", home)
-    type_command(capsys, "data", "remove", "biopsies", "--home", home)
+    removed = type_command(capsys, "data", "remove", "biopsies", "--home", home, "--format", "json")
+    assert json.loads(removed) == {"name": "biopsies", "file": added["file"], "is_revoked": False}
     assert json.loads(type_command(capsys, "data", "list", "--home", home, "--format", "json")) == []
     assert file.read_text() == PATIENTS
 
@@ -127,6 +129,15 @@ def test_what_does_not_fit_is_refused_and_nothing_kept(
         json.loads(type_command(capsys, "data", "list", "--home", tmp_path / "home", "--format", "json"))
         == []
     )
+
+
+def test_an_array_is_shown_with_its_shape(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "images.npz"
+    np.savez(file, image=np.zeros((4, 1, 8, 8), np.float32), kind=np.array(["a", "b", "a", "b"]))
+    shown = type_command(
+        capsys, "data", "add", file, "--label", "kind", "--name", "images", "--home", tmp_path / "home"
+    )
+    assert "float32 [1, 8, 8] a row" in shown
 
 
 def test_a_missing_file_and_a_missing_data_set_are_named(

@@ -216,3 +216,9 @@ def test_the_line_of_an_enrolling_job_names_seats_owners_and_when_it_begins() ->
         "are there, or in 2 h with those that are needed"
     )
     assert "0 s with" in enrolling_line({**facts, "now": 20_000})
+
+
+def test_a_policy_is_shown_in_words() -> None:
+    values = (("*", "0x1"), (), None, True, False, 1_000, 3.5, "required")
+    words = ["*, 0x1", "none", "no limit", "yes", "no", "1,000", "3.5", "required"]
+    assert [owner.policy_words(value) for value in values] == words

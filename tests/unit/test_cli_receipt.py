@@ -20,10 +20,20 @@ SOUTH = Address("0x7E5F4552091A69125d5DfCb7b8C2659029395Bdf")
 AMOUNT = 355_056_134_473_989_012_345
 
 
+def round_of(index: int, status: str, reason: str, **numbers: float) -> dict[str, Any]:
+    worth = {"value": 0.0, "handed_down": 0.0, "charge": 0.0} | numbers
+    return {"round_index": index, "status": status, "reason": reason, **worth}
+
+
 def made(amount: int, *, is_paid: bool, fee: int = 0, **changes: Any) -> dict[str, Any]:
     return {
         "data_owner": NORTH,
-        "rounds": [{"status": "accepted"}, {"status": "rejected"}],
+        "terms": {"bounty": str(1_000 * 10**18), "target_gain": 0.5},
+        "rounds": [
+            round_of(0, "accepted", "", value=0.2, handed_down=0.06),
+            round_of(1, "rejected", "far", charge=0.01),
+        ],
+        "twins": [],
         "value": 0.25,
         "value_unit": "nats",
         "reason": "",
@@ -94,6 +104,35 @@ def test_what_does_not_hold_is_shown_and_ends_like_an_audit(
     _reading(monkeypatch, {NORTH: made(AMOUNT, is_paid=True, verdict=verdict)})
     said = galaxy("receipt", 1, "--format", format, code=8)
     assert said == f"galaxy: receipt of {NORTH}: {verdict}\n"
+
+
+def test_one_receipt_says_what_each_round_was_worth_and_why() -> None:
+    shown = galaxy("receipt", 1, "--data-owner", NORTH)
+    lines = [line.split("\N{BOX DRAWINGS LIGHT VERTICAL}")[1:-1] for line in shown.splitlines()]
+    cells = [[cell.strip() for cell in line] for line in lines]
+    assert ["0", "accepted", "+0.20000", "+0.06000", "", ""] in cells
+    assert ["1", "rejected", "+0.00000", "", "-0.01000", "far"] in cells
+    assert "Round by round" not in galaxy("receipt", 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "a value of 0.5: 0.25000 is worth 500. All values together come to more than the bounty"),
+        ({}, "so each is paid 71.0% of its worth"),
+        ({"owed": {"value": str(500 * 10**18), "participation_fee": "0"}}, "0.25000 is worth 500\n"),
+        ({"value": -0.1}, "a value of 0 or less is paid nothing\n"),
+        ({"twins": [[NORTH, SOUTH]]}, f"under the name of {SOUTH}: paid as one"),
+        ({"reason": "luck"}, ". luck\n"),
+    ],
+)
+def test_how_a_value_became_money_is_told(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], said: str
+) -> None:
+    monkeypatch.setattr(output, "console", lambda: Console(width=400, highlight=False))
+    monkeypatch.setattr(receipt, "console", output.console)
+    _reading(monkeypatch, {NORTH: made(AMOUNT, is_paid=True) | changes})
+    assert said in galaxy("receipt", 1, "--data-owner", NORTH)
 
 
 def test_json_keeps_smallest_units() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import ssl
 from pathlib import Path
@@ -75,3 +76,14 @@ def test_certificates_are_read_or_refused(tmp_path: Path) -> None:
     for nothing in (tmp_path / "nothing", key):
         with pytest.raises(ConfigRefused, match=re.escape(str(nothing))):
             client_tls(nothing)
+
+
+def test_a_port_that_is_taken_is_told_with_what_to_do() -> None:
+    taken = OSError(errno.EADDRINUSE, "error while attempting to bind on address")
+    assert Listening(port=8545).refusal(taken) == (
+        "cannot listen on 127.0.0.1 port 8545: Address already in use; another program has it: choose "
+        "another --port"
+    )
+    assert Listening(port=80).refusal(PermissionError(errno.EACCES, "no")) == (
+        "cannot listen on 127.0.0.1 port 80: Permission denied"
+    )

@@ -213,6 +213,37 @@ class Branching(nn.Module):
         return x if bool((x.sum() > 0).item()) else -x
 
 
+NUMBER = Schema((Column("x", "number"), Column("z", "number")), Column("y", "number"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"loss": "cross_entropy"},
+            "loss: 'cross_entropy' given; the label 'y' is a number; allowed: 'mse'",
+        ),
+        (
+            {"model": nn.Linear(2, 3)},
+            r"model: .* outputs of shape \[3\]; the label 'y' is one number",
+        ),
+        (
+            {"model": nn.Sequential(nn.Linear(2, 1), nn.Flatten(0))},
+            r"of shape \[\]; .* shape \[1\]",
+        ),
+    ],
+)
+def test_a_label_that_is_a_number_has_one_output_and_a_loss_of_numbers(
+    changes: dict[str, Any], message: str
+) -> None:
+    plain = rows()
+    numbers = Rows(plain.inputs, plain.labels.astype(np.float32)[:, None])
+    fitting: dict[str, Any] = {"loss": "mse", "schema": NUMBER, "model": nn.Linear(2, 1)}
+    assert compile_job(make_job(**fitting), numbers).model.parameter_count == 3
+    with pytest.raises(JobRefused, match=message):
+        compile_job(make_job(**fitting | changes), numbers)
+
+
 @pytest.mark.parametrize(
     ("changes", "test", "error", "message"),
     [
@@ -224,6 +255,7 @@ class Branching(nn.Module):
         ({"model": Branching()}, rows(), UnsupportedModel, "item|data-dependent|export"),
         ({}, rows(width=3), UnsupportedModel, "input has 3 features, weight takes 2"),
         ({}, rows(classes=3), DataRefused, "class numbers"),
+        ({"loss": "mse"}, rows(), JobRefused, r"shape \[2\]; the label 'y' is one number with loss 'mse'"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(

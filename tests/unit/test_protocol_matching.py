@@ -99,3 +99,15 @@ def test_arrays_match_by_shape_and_element_type() -> None:
     assert problem() == "the array is missing"
     assert "shape differs" in (problem(DatasetArray("x", (64,), "float32")) or "")
     assert "element type differs" in (problem(DatasetArray("x", (8, 8), "int64")) or "")
+
+
+def test_a_name_that_differs_in_case_only_is_pointed_out() -> None:
+    found = [DatasetColumn(" Radius", "number", "mm", 6.0, 28.0), DatasetColumn("AGE", "integer"), LABEL]
+    problems = [row.problem for row in match_schema(SCHEMA, found).problems]
+    assert problems == [
+        "the column is missing; rename ' Radius' to 'radius'",
+        "the column is missing; rename 'AGE' to 'age'",
+    ]
+    # An array of that very name is of the wrong kind, not of the wrong name.
+    (row,) = match_schema(SCHEMA, [RADIUS, LABEL], arrays=[DatasetArray("age", (2,), "float32")]).problems
+    assert row.problem == "the column is missing"

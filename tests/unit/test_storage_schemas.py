@@ -91,3 +91,19 @@ def test_names_and_free_text_are_not_made_public(tmp_path: Path) -> None:
     gl.schema_of(table(file, "who,price", [f"patient {i // 2},{i}" for i in range(80)]), label="price")
     # A small table's categories are few whatever the rows.
     gl.schema_of(table(file, "who,price", [f"kind {i},{i}" for i in range(20)]), label="price")
+
+
+def test_an_array_is_described_by_its_shape_and_type(tmp_path: Path) -> None:
+    file, kinds = tmp_path / "images.npz", np.array(["bar", "dash", "bar"])
+    pixels = np.zeros((3, 1, 4, 5), np.uint8)
+    np.savez(file, image=pixels, kind=kinds)
+    schema = gl.schema_of(file, label="kind")
+    assert schema.features == ()
+    assert schema.arrays == (gl.ArrayField(name="image", shape=(1, 4, 5), dtype="uint8"),)
+    assert schema.label.classes == ("bar", "dash")
+    assert gl.inputs_of(file, schema).shape == (3, 1, 4, 5)
+    np.savez(file, image=pixels, age=np.array([1, 2, 3]), kind=kinds)
+    with pytest.raises(DataRefused, match=r"images\.npz: there are 'age', 'image' beside the label.*only="):
+        gl.schema_of(file, label="kind")
+    assert gl.schema_of(file, label="kind", only="image").arrays == schema.arrays
+    assert gl.schema_of(file, label="kind", only="age").arrays == ()

@@ -25,6 +25,7 @@ from galaxylearning.errors import DataRefused
 
 if TYPE_CHECKING:
     from galaxylearning.protocol.matching import MatchReport
+    from galaxylearning.storage.columns import ColumnInfo
     from galaxylearning.storage.datasets import DatasetCatalog, DatasetEntry
     from galaxylearning.storage.tables import Kind
 
@@ -80,7 +81,7 @@ def add(
         return
     output.print_table(
         f"{entry.name}: {entry.n_rows} rows, label {entry.label}",
-        ("column", "kind", "unit", "least", "mean", "most", "classes"),
+        ("column", "kind", "unit", "least", "mean", "most", "classes or shape"),
         [
             (
                 column.name,
@@ -89,7 +90,7 @@ def add(
                 _number(column.minimum),
                 _number(column.mean),
                 _number(column.maximum),
-                _classes(column.classes),
+                _shape(column) if column.kind == "array" else _classes(column.classes),
             )
             for column in entry.columns
         ],
@@ -176,6 +177,7 @@ def remove(
     account: AsOption = None,
     home: HomeOption = DEFAULT_HOME,
     chain: ChainOption = None,
+    format: FormatOption = Format.TABLE,
 ) -> None:
     """Forget a data set; its file is left alone. With --revoke no job can use it again.
 
@@ -200,6 +202,9 @@ def remove(
         catalogue.remove(name)
     finally:
         catalogue.close()
+    if format is Format.JSON:
+        output.print_json({"name": name, "file": entry.path, "is_revoked": revoke})
+        return
     output.console().print(
         f"forgot {output.harmless(name)}; the file {entry.path} is left alone", markup=False
     )
@@ -296,6 +301,10 @@ def _facts(entry: DatasetEntry, budget: dict[str, Any]) -> dict[str, Any]:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.6g}"
+
+
+def _shape(array: ColumnInfo) -> str:
+    return f"{array.dtype} {list(array.shape or ())} a row"
 
 
 def _classes(classes: tuple[str, ...] | None) -> str:

@@ -63,7 +63,11 @@ def try_training(compiled: CompiledJob) -> Trial:
         try:
             result = train_local(gradient, params, buffers, len(rows), local_plan(job.plan), rng=rng)
         except UpdateRefused as error:
-            raise JobRefused(f"a trial training diverged: {error}", where="plan.learning_rate") from error
+            raise JobRefused(
+                f"{job.plan.learning_rate:g} given; a trial training diverged with it ({error}), and so may "
+                "the step on the hidden set that updates are compared with: take a smaller one",
+                where="plan.learning_rate",
+            ) from error
         params = params + clip_norm(result.update, job.plan.clip_norm)
         buffers = result.buffers
         steps += result.steps

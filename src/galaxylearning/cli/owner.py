@@ -156,10 +156,12 @@ def policy(home: HomeOption = DEFAULT_HOME, format: FormatOption = Format.TABLE)
 
 def policy_words(value: object) -> str:
     """A value of a policy for people."""
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return ", ".join(map(str, value)) or "none"
     if value is None:
         return "no limit"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

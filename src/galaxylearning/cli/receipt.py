@@ -11,7 +11,7 @@ import anyio
 import typer
 
 from galaxylearning.cli.options import DEFAULT_HOME, Format, FormatOption, HomeOption, JobArgument
-from galaxylearning.cli.output import print_table, tokens
+from galaxylearning.cli.output import console, print_table, tokens
 from galaxylearning.config import Home
 from galaxylearning.errors import AuditFailed, ConfigRefused
 from galaxylearning.units import Address
@@ -31,6 +31,7 @@ def receipt(
 ) -> None:
     """Make the receipts of a settled job and check them against the chain and the evaluators' tables.
 
+    With --data-owner also what each round was worth, why, and how that became the payout.
     Exit code 8 where a payout is not what the tables give.
 
     Example: galaxy receipt 1 --home .galaxy/demo --data-owner hospital-01 -o receipt.json
@@ -51,6 +52,9 @@ def receipt(
         typer.echo(json.dumps(document))
     else:
         _show(found, {address: name for name, address in names.items()})
+        if data_owner is not None:
+            for made in found.values():
+                _explain(made)
     for who, made in found.items():
         if made["verdict"] != "ok":
             raise AuditFailed(made["verdict"], where=f"receipt of {who}")
@@ -107,3 +111,44 @@ def _show(found: Mapping[Address, Mapping[str, Any]], names: Mapping[Address, st
         right="rounds,value,tokens,its fee",
         whole="tokens,its fee",
     )
+
+
+def _explain(made: Mapping[str, Any]) -> None:
+    """What each round was worth and why, and how that became money."""
+    rows = [
+        (
+            row["round_index"],
+            row["status"],
+            f"{row['value']:+.5f}",
+            f"{row['handed_down']:+.5f}" if row["handed_down"] else "",
+            f"{-row['charge']:+.5f}" if row["charge"] else "",
+            row["reason"],
+        )
+        for row in made["rounds"]
+    ]
+    columns = ("round", "status", "value", "handed down", "charged", "why")
+    print_table("Round by round", columns, rows, right="round,value,handed down,charged")
+    console().print(_price(made), markup=False)
+
+
+def _price(made: Mapping[str, Any]) -> str:
+    """From value to money; what differs from the plain price, and why."""
+    bounty, gain = int(made["terms"]["bounty"]), made["terms"]["target_gain"]
+    owed, due = int(made["owed"]["value"]), int(bounty * max(made["value"], 0.0) / gain)
+    price = f"{tokens(bounty)} tokens are the price of a value of {gain:g}"
+    earned = f"{price}: {made['value']:.5f} is worth {tokens(due - due % 10**15)}"
+    if made["value"] <= 0:
+        earned = f"{price}; a value of 0 or less is paid nothing"
+    elif owed < due - due // 1000:
+        earned += (
+            ". All values together come to more than the bounty, so each is paid "
+            f"{owed / due:.1%} of its worth"
+        )
+    return earned + "".join(f". {text}" for text in _apart(made))
+
+
+def _apart(made: Mapping[str, Any]) -> list[str]:
+    """What else made the value: several names of one data set, or what the total's reason says."""
+    others = [who for group in made["twins"] for who in group if who != made["data_owner"]]
+    told = [f"The same data came under the name of {', '.join(others)}: paid as one"] if others else []
+    return [*told, made["reason"]] if made["reason"] else told

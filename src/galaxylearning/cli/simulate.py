@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 FOLD = 40
+ROUNDS = "rounds.jsonl"
 
 
 def simulate(
@@ -172,16 +173,15 @@ def _uncollected() -> Iterator[None]:
 
 
 def _folder(folder: Path) -> Path:
-    """The folder of the results, made; one that holds something else is left alone."""
+    """The folder of the results; one that holds something else is left alone."""
     from galaxylearning.simulation.result import MARKER
-    from galaxylearning.storage.files import make_folder
 
-    is_ours = (folder / MARKER).is_file() or (folder / "checkpoints").is_dir()
+    # The last two are there from the first round on, however the run ended.
+    is_ours = any((folder / name).exists() for name in (MARKER, ROUNDS, "checkpoints"))
     if folder.is_dir() and any(folder.iterdir()) and not is_ours:
         raise ConfigRefused(
             "holds something that is not a simulation's; choose another --out", where=str(folder)
         )
-    make_folder(folder / "checkpoints")
     return folder
 
 
@@ -189,7 +189,7 @@ def _callbacks(folder: Path, tensorboard: Path | None, mlflow: str | None, name:
     from galaxylearning.simulation import callbacks
 
     yield callbacks.CsvCallback(folder / "rounds.csv")
-    yield callbacks.JsonlCallback(folder / "rounds.jsonl")
+    yield callbacks.JsonlCallback(folder / ROUNDS)
     if tensorboard is not None:
         yield callbacks.TensorBoardCallback(tensorboard)
     if mlflow is not None:

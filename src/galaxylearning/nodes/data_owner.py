@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +61,8 @@ from galaxylearning.protocol.rows import encode_rows
 from galaxylearning.protocol.updates import encode_body, local_name, training_name
 from galaxylearning.secagg.owner import mask_update
 from galaxylearning.units import Address, Digest, in_tokens
+
+_SETTLED: Final = "job settled"
 
 
 class DataOwnerNode:
@@ -186,15 +189,27 @@ class DataOwnerNode:
         if state.phase is Phase.ABORTED and is_watched:
             self._tell(job_id, "job aborted", "its escrow goes back")
         elif state.phase is Phase.SETTLED and is_watched:
-            self._tell(job_id, "job settled", f"{self._payment(job_id)}; proof: galaxy receipt {job_id}")
+            return self._after_settlement(state)
         return state.phase in (Phase.SETTLED, Phase.ABORTED)
 
-    def _payment(self, job_id: int) -> str:
-        """What was paid to this account, as far as the chain has said so by now."""
-        for event in self._view.head_events_of(job_id):
-            if isinstance(event, ev.Paid) and event.account == self.site.address:
-                return f"{in_tokens(event.amount)} tokens paid"
-        return "not paid yet"
+    def _after_settlement(self, state: JobState) -> bool:
+        """Say that it is settled, and what this account was paid once the chain does; whether that is known.
+
+        A node that serves some jobs only, and stops when they are over, does not wait for payments.
+        """
+        job_id = state.job_id
+        paid = sum(
+            event.amount
+            for event in self._view.head_events_of(job_id)
+            if isinstance(event, ev.Paid) and event.account == self.site.address
+        )
+        is_known = paid > 0 or state.paid >= state.total or self._view.now >= (state.expires_at or 0)
+        found = f"{in_tokens(paid)} tokens paid" if paid else "nothing paid" if is_known else "not paid yet"
+        if not self._told.get(job_id, "").startswith(_SETTLED):
+            self._tell(job_id, _SETTLED, f"{found}; proof: galaxy receipt {job_id}")
+        elif is_known:
+            self._tell(job_id, "payment", found)
+        return is_known or self._only is not None
 
     # ---- enrolling
 
@@ -247,25 +262,29 @@ class DataOwnerNode:
         return dataset
 
     def _allowed(self, job_id: int, terms: Terms) -> OfferedDataset | None:
-        """The first data set that matches and that the policy lets join; one chosen before stays chosen."""
+        """The first data set that matches and that the policy lets join; one chosen before stays chosen.
+
+        Why none does is told of a data set that matches, if there is one: the others never could.
+        """
         chosen = self.site.journal.lookup(f"job/{job_id}/consent")
-        reason, policy = "no data set is offered", self.policy()
+        reasons, policy = {False: "no data set is offered"}, self.policy()
         for dataset in self.shelf.offered():
             if chosen is not None and dataset.name != chosen.decode():
                 continue
-            reason_here = refusal(
+            report = match_schema(terms.schema, dataset.columns, arrays=dataset.arrays)
+            reason = refusal(
                 policy,
                 terms,
                 terms.digest,
                 dataset=dataset.name,
                 n_rows=dataset.n_rows,
-                report=match_schema(terms.schema, dataset.columns, arrays=dataset.arrays),
+                report=report,
                 privacy=self.privacy.refusal(policy, terms, job_id, dataset.name, dataset.n_rows),
             )
-            if reason_here is None:
+            if reason is None:
                 return dataset
-            reason = f"{dataset.name}: {reason_here}"
-        self._tell(job_id, "not enrolled", reason)
+            reasons[report.is_match] = f"{dataset.name}: {reason}"
+        self._tell(job_id, "not enrolled", reasons.get(True, reasons[False]))
         return None
 
     async def _graph(self, job_id: int, terms: Terms) -> tuple[bytes, GraphFacts]:

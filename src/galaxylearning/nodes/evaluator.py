@@ -457,11 +457,17 @@ def _is_due(state: JobState, now: int, function: str, candidates: int) -> bool:
 
 
 async def register(site: Site, sealing_key: SealingKey, stake: int) -> None:
-    """Register this account as an evaluator and stake ``stake`` smallest units, where not done before."""
+    """Register this account as an evaluator and stake ``stake`` smallest units, where not done before.
+
+    Raises:
+        ConfigRefused: the account does not own what is missing of the stake.
+    """
     await site.blobs.put(sealing_key.public, topic=f"keys/{site.address.lower()}")
     known = await site.ledger.read(Call("registry", "evaluator", (site.address,)))
+    missing = stake - (int(known["staked"]) - int(known["withdrawing"]))
+    if missing > 0:
+        await site.require_tokens(missing, "stake", "the tokens still to be staked")
     if bytes(known["sealingKeyDigest"]) != sealing_key.digest:
         await site.submit(calls.register_evaluator(sealing_key.digest), "registry")
-    missing = stake - (int(known["staked"]) - int(known["withdrawing"]))
     if missing > 0:
         await site.submit_spending(missing, calls.deposit_stake(missing), "registry")

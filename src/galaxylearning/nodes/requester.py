@@ -191,14 +191,9 @@ async def require_tokens(site: Site, needed: int) -> None:
     """Nothing is sealed or sent for an escrow that cannot be paid.
 
     Raises:
-        JobRefused: the account owns fewer than ``needed`` smallest units.
+        ConfigRefused: the account owns fewer than ``needed`` smallest units.
     """
-    owned = int(await site.ledger.read(Call("token", "balanceOf", (site.address,))))
-    if owned < needed:
-        raise JobRefused(
-            f"the account owns {in_tokens(owned)} tokens; bounty and fees are {in_tokens(needed)}",
-            where="escrow",
-        )
+    await site.require_tokens(needed, "escrow", "bounty and fees")
 
 
 async def require_stakes(site: Site, terms: Terms) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from galaxylearning.errors import (
     BlobDamaged,
     BlobMissing,
+    ConfigRefused,
     FinalityBroken,
     GalaxyError,
     LedgerError,
@@ -30,7 +31,7 @@ from galaxylearning.ports import (
     Receipt,
     Signer,
 )
-from galaxylearning.units import Address, Entropy
+from galaxylearning.units import Address, Entropy, in_tokens
 
 APPROVALS = 5
 SOONEST: Final = 1 / 8
@@ -145,6 +146,20 @@ class Site:
         raise LedgerUnreachable(
             "the approval of tokens is taken back again and again", where=function_call[0]
         )
+
+    async def require_tokens(self, needed: int, where: str, what: str) -> None:
+        """Nothing is sent for ``what``, whose field is ``where``, that this account cannot pay.
+
+        Raises:
+            ConfigRefused: it owns fewer than ``needed`` smallest units.
+        """
+        owned = int(await self.ledger.read(Call("token", "balanceOf", (self.address,))))
+        if owned < needed:
+            raise ConfigRefused(
+                f"the account {self.address} owns {in_tokens(owned)} tokens; {what} are {in_tokens(needed)} "
+                "('galaxy wallet fund' gives some on a development chain)",
+                where=where,
+            )
 
     async def submit_if_first(
         self, function_call: tuple[str, tuple[Any, ...]], contract: Contract = "jobs"

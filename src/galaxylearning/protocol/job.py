@@ -183,6 +183,7 @@ def compile_job(job: Job, test: Rows) -> CompiledJob:
     check_rule(job.plan)
     server_optimizer(job.plan)
     _check_size(job.model)
+    _check_loss(job)
     example = torch.from_numpy(np.ascontiguousarray(test.inputs[:EXAMPLE_ROWS]))
     graph, weights = compile_model(job.model, (example,), loss=job.loss, federate=job.federate)
     model = FlatModel(graph, weights)
@@ -213,17 +214,27 @@ def _check_size(module: nn.Module) -> None:
         )
 
 
-def _check_outputs(job: Job, model: FlatModel, test: Rows) -> None:
-    """Refuse a classifier that has other outputs than one for each of the label's classes."""
-    classes = job.schema.label.classes
-    if classes is None or job.loss not in CLASS_LOSSES:
-        return
-    found = model.predict(*model.initial(), (test.inputs[:1],)).shape
-    if len(found) < 2 or found[1] != len(classes):
+def _check_loss(job: Job) -> None:
+    """Refuse a loss of classes where the label is a number."""
+    label = job.schema.label
+    if label.kind != "category" and job.loss in CLASS_LOSSES:
         raise JobRefused(
-            f"a row gives outputs of shape {list(found[1:])}; the label {job.schema.label.name!r} has "
-            f"{len(classes)} classes, one output for each is allowed",
-            where="model",
+            f"{job.loss!r} given; the label {label.name!r} is a number; allowed: 'mse', 'l1', 'huber'",
+            where="loss",
+        )
+
+
+def _check_outputs(job: Job, model: FlatModel, test: Rows) -> None:
+    """Refuse a model with other outputs than the label needs: one for each class, or one number."""
+    label, shape = job.schema.label, list(model.predict(*model.initial(), (test.inputs[:1],)).shape[1:])
+    given = f"a row gives outputs of shape {shape}; the label {label.name!r}"
+    if job.loss in CLASS_LOSSES:
+        classes = len(label.classes or ())
+        if shape[:1] != [classes]:
+            raise JobRefused(f"{given} has {classes} classes, one output for each is allowed", where="model")
+    elif shape != [1] and not (shape == [] and label.kind == "category"):
+        raise JobRefused(
+            f"{given} is one number with loss {job.loss!r}, outputs of shape [1] are allowed", where="model"
         )
 
 

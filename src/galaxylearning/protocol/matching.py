@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal
 
 from galaxylearning.messages.terms import ArrayField, Column, Schema
+
+NOTHING: Final = "nothing"
+"""What was found of a column that is not there."""
 
 Kind = Literal["number", "category", "integer"]
 
@@ -82,13 +85,26 @@ def match_schema(
     rows = [_match_column(wanted, by_name.get(wanted.name)) for wanted in schema.features]
     rows += [_match_array(wanted, arrays_by_name.get(wanted.name)) for wanted in schema.arrays]
     rows.append(_match_column(schema.label, by_name.get(schema.label.name)))
-    return MatchReport(tuple(rows))
+    known = {_folded(name): name for name in (*by_name, *arrays_by_name)}
+    return MatchReport(tuple(_with_alike(row, known) for row in rows))
+
+
+def _with_alike(row: MatchRow, known: Mapping[str, str]) -> MatchRow:
+    """A missing column, with what to rename where a name differs from it in case or outer spaces only."""
+    name = known.get(_folded(row.column))
+    if row.found != NOTHING or name in (None, row.column):
+        return row
+    return replace(row, problem=f"{row.problem}; rename {name[:80]!r} to {row.column[:80]!r}")
+
+
+def _folded(name: str) -> str:
+    return name.strip().casefold()
 
 
 def _match_column(wanted: Column, found: DatasetColumn | None) -> MatchRow:
     text = _describe(wanted.kind, wanted.unit, wanted.minimum, wanted.maximum, wanted.classes)
     if found is None:
-        return MatchRow(wanted.name, text, "nothing", "the column is missing")
+        return MatchRow(wanted.name, text, NOTHING, "the column is missing")
     row = MatchRow(
         wanted.name,
         text,
@@ -169,7 +185,7 @@ def _range_problem(wanted: Column, found: DatasetColumn) -> str | None:
 def _match_array(wanted: ArrayField, found: DatasetArray | None) -> MatchRow:
     text = f"{wanted.dtype} {list(wanted.shape)} a row"
     if found is None:
-        return MatchRow(wanted.name, text, "nothing", "the array is missing")
+        return MatchRow(wanted.name, text, NOTHING, "the array is missing")
     problem = None
     if found.shape != wanted.shape:
         problem = f"shape differs: {list(wanted.shape)} is wanted, {list(found.shape)[:16]} was found"

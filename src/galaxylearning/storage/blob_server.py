@@ -127,9 +127,7 @@ async def serve_blobs(
             )
         except OSError as error:
             await runner.cleanup()
-            raise StoreUnreachable(
-                f"cannot listen on {listening.host} port {listening.port}: {error.strerror}"
-            ) from error
+            raise StoreUnreachable(listening.refusal(error)) from error
         try:
             yield listening.url(int(listener.sockets[0].getsockname()[1]))
         finally:

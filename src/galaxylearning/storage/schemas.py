@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from galaxylearning.errors import DataRefused
-from galaxylearning.messages.terms import MAX_TERMS_BYTES, Column, Schema, decode_schema
+from galaxylearning.messages.terms import MAX_TERMS_BYTES, ArrayField, Column, Schema, decode_schema
 from galaxylearning.protocol.rows import encode_inputs
 from galaxylearning.storage import files
 from galaxylearning.storage.columns import ColumnInfo, infer_schema
 from galaxylearning.storage.datasets import load_table
-from galaxylearning.storage.tables import ReadOptions, in_file
+from galaxylearning.storage.tables import ReadOptions, in_file, listed
 
 FEW_TEXTS: Final = 20
 """So many different texts are a category however few rows there are."""
@@ -30,20 +30,25 @@ def schema_of(
 ) -> Schema:
     """The schema of a data file: its columns, their scale (mean and spread) and classes; ``label`` is learnt.
 
+    Of an array the shape of a row and the element type; its values reach the model as they are.
     ``only`` names the columns to use beside the label, one or several; all of them where it is left out.
     A schema is public: a column of texts, the label apart, in which there are more than half as many texts as
     rows is taken for names or free text, and refused.
 
     Raises:
-        DataRefused: the file cannot be used, has no such column, or has one of names or free text.
+        DataRefused: the file cannot be used, has no such column, one of names or free text, or an array
+            beside something else.
     """
     named = (only,) if isinstance(only, str) else only
     wanted = None if named is None else (*named, label)
     table = load_table(Path(path), ReadOptions(only=wanted))
-    features, target = [], None
+    features: list[Column] = []
+    arrays: list[ArrayField] = []
+    target = None
     for info in infer_schema(table, label, units=units):
         if info.kind == "array":
-            raise DataRefused("arrays are described by hand, with ArrayField", where=info.name)
+            arrays.append(ArrayField(info.name, info.shape or (), cast("Any", info.dtype)))
+            continue
         column = Column(
             name=info.name,
             kind=info.kind,
@@ -59,7 +64,14 @@ def schema_of(
             features.append(column)
     if target is None:
         raise DataRefused("there is no such column", where=label)
-    return Schema(features=tuple(features), label=target)
+    names = [column.name for column in features] + [field.name for field in arrays]
+    if arrays and len(names) > 1:
+        raise DataRefused(
+            f"there are {listed(names)} beside the label; a model takes either columns or one "
+            "array: name them, only=(...)",
+            where=Path(path).name,
+        )
+    return Schema(features=tuple(features), label=target, arrays=tuple(arrays))
 
 
 def inputs_of(path: str | Path, schema: Schema | str | Path) -> NDArray[Any]:

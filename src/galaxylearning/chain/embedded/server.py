@@ -97,9 +97,7 @@ async def serve(
     try:
         listener = await asyncio.get_running_loop().create_server(gate, listening.host, listening.port)
     except OSError as error:
-        raise LedgerUnreachable(
-            f"cannot listen on {listening.host} port {listening.port}: {error.strerror}"
-        ) from error
+        raise LedgerUnreachable(listening.refusal(error)) from error
     try:
         port = int(listener.sockets[0].getsockname()[1])
         yield Server(listening.url(port), port)
