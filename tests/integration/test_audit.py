@@ -98,7 +98,7 @@ def test_what_nobody_touched_is_in_order_and_everything_was_computed_again(copie
     checks = [finding.check for finding in report.findings]
     assert len(set(checks)) == len(checks)
     scores = {"scores revealed", "scores consistent", "scores recomputed"}
-    assert {"blobs", "cohort", "round 0", "round 1", "model", "payouts", "money", *scores} <= set(checks)
+    assert {"blobs", "cohort", "round 1", "round 2", "model", "payouts", "money", *scores} <= set(checks)
     assert as_json(report, None)["verdict"] == "ok"
 
 
@@ -142,8 +142,8 @@ def test_a_blob_that_was_deleted_and_unlisted_is_missed_by_what_needs_it(home: P
     assert report.verdict == "failed"
     where = {
         "enrolments": "cohort",
-        "round~0~updates": "round 0",
-        "round~1~bodies": "round 1",
+        "round~0~updates": "round 1",
+        "round~1~bodies": "round 2",
         "scores": "scores revealed",
         "payouts": "payouts",
     }
@@ -306,7 +306,7 @@ def test_updates_that_were_late_are_told_by_whose_they_are(town: Town, tmp_path:
             stage.nodes["west"] = west
             await stage.play()
             late = f"signed and posted, but late or not counted: {site.address}"
-            assert await _late(stage) == [("round 0", late)]
+            assert await _late(stage) == [("round 1", late)]
             assert (await stage.audit()).verdict == "ok"
 
     anyio.run(main)

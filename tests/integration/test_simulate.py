@@ -88,10 +88,14 @@ def test_a_chain_takes_batch_statistics_and_bounds_that_a_policy_would_not(job_f
         "schema = msgspec.structs.replace(schema, features=(first, *schema.features[1:]))\ntorch.manual_seed"
     )
     job_file.write_text(text.replace("torch.manual_seed", bounded, 1))
+    told: list[str] = []
     without = gl.simulate(job_file, rounds=1)
-    with_chain = gl.simulate(job_file, rounds=1, chain="embedded:")
+    with_chain = gl.simulate(job_file, rounds=1, chain="embedded:", tell=told.append)
     assert with_chain.model_digest == without.model_digest
     assert pays(with_chain) == pays(without)
+    (line,) = [line for line in told if ": round federated" in line]
+    utility = without.history.rounds[0].utility
+    assert f": round federated  round=1  utility={utility:.4f} nats per sample  correct=" in line
 
 
 def test_a_chain_lives_with_owners_that_are_absent_late_or_unreadable(job_file: Path) -> None:

@@ -136,11 +136,11 @@ class _Watch:
             self._bar.update(self._task, detail=f"{self._enrolled} data owners signed")
         elif step.step == "update sent":
             self._bar.update(self._task, description="training", detail=step.facts["detail"])
-        elif step.step == "round federated" and step.facts["round"] not in self._seen:
-            self._seen.add(step.facts["round"])
+        elif step.step == "round federated" and step.facts["round_index"] not in self._seen:
+            self._seen.add(step.facts["round_index"])
             accuracy = step.facts["correct"] / step.facts["rows"]
             self._console.print(
-                f"round {step.facts['round'] + 1:>3} of {self._rounds}: accuracy {accuracy:.3f}, "
+                f"round {step.facts['round_index'] + 1:>3} of {self._rounds}: accuracy {accuracy:.3f}, "
                 f"{step.facts['accepted']} updates accepted"
             )
             self._bar.update(self._task, advance=1, description="training")

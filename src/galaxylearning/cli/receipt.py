@@ -117,7 +117,7 @@ def _explain(made: Mapping[str, Any]) -> None:
     """What each round was worth and why, and how that became money."""
     rows = [
         (
-            row["round_index"],
+            row["round_index"] + 1,
             row["status"],
             f"{row['value']:+.5f}",
             f"{row['handed_down']:+.5f}" if row["handed_down"] else "",

@@ -47,7 +47,7 @@ from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.quorum import mass_share
 from galaxylearning.protocol.rounds import NO_SUM, JobComputation
 from galaxylearning.protocol.settlement import PayoutTree
-from galaxylearning.units import Address, Digest, in_tokens
+from galaxylearning.units import Address, Digest, in_tokens, round_name
 
 REVEALED: Final = "scores revealed"
 CONSISTENT: Final = "scores consistent"
@@ -208,7 +208,7 @@ class Auditor:
         return liars
 
     async def _round(self, terms: Terms, state: JobState, anchor: ev.RoundAnchored, cohort: Cohort) -> None:
-        name = f"round {anchor.round_index}"
+        name = round_name(anchor.round_index)
         try:
             accepted = await assembly.anchored_updates(
                 self.site, self.board, self.view, terms, anchor, cohort

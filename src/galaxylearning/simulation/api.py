@@ -247,15 +247,16 @@ class _Watch:
     def __call__(self, progress: Progress) -> None:
         if progress.step == "enrolled":
             self._since = time.monotonic()
-        key = (progress.step, progress.facts.get("round"))
+        key = (progress.step, progress.facts.get("round_index"))
         if progress.step in ("enrolled", "update sent", "job settled") or key in self._seen:
             return
         self._seen.add(key)
         if progress.step == "round federated":
             before, self._since = self._since, time.monotonic()
             self.seconds.append(self._since - before)
-        facts = "  ".join(f"{name}={value}" for name, value in progress.facts.items())
-        self._tell(f"{progress.actor}: {progress.step}  {facts}")
+        from galaxylearning.nodes.site import told
+
+        self._tell(f"{progress.actor}: {progress.step}  {told(progress.facts)}".rstrip())
 
 
 def _history(
@@ -280,7 +281,7 @@ def _history(
         records.append(
             RoundRecord(
                 round_index=scores.round_index,
-                utility=utility.to_loss(scores.utility_after) / (rows - rows // 2),
+                utility=utility.to_loss(scores.utility_after) / prepared.terms.paying_rows,
                 accuracy=scores.correct / rows if prepared.terms.loss in CLASS_LOSSES else None,
                 seconds=took_s,
                 statuses=statuses,

@@ -87,7 +87,7 @@ def _excess(terms: Terms, table: ScoreTable, paid: int) -> str | None:
     if not table.rounds:
         return None
     change = table.rounds[-1].utility_after - table.rounds[0].utility_before
-    gain = FixedPointUtility().to_loss(change) / (terms.test_rows - terms.test_rows // 2)
+    gain = FixedPointUtility().to_loss(change) / terms.paying_rows
     price, model = terms.price, Address("0x" + "0" * 40)
     (worth,) = to_fixed([gain])
     due = payout_amounts(
