@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from galaxylearning.cli.findings import Finding, gib, note, ok, problem
 from galaxylearning.config import EMBEDDED, Home, Settings
 from galaxylearning.errors import ConfigRefused, GalaxyError
+from galaxylearning.reaching import shown_url
 
 if TYPE_CHECKING:
     from galaxylearning.chain.transport import Transport
@@ -40,18 +41,11 @@ async def home_findings(home: Home, chain: str | None, signer: Signer | None = N
     settings = _settings(home, chain)
     if isinstance(settings, Finding):
         return [*found, settings]
-    found.append(ok("settings", f"chain {_shown(settings.chain)}, blobs {', '.join(settings.stores)}"))
+    found.append(ok("settings", f"chain {shown_url(settings.chain)}, blobs {', '.join(settings.stores)}"))
     found += [finding async for finding in _chain(home, settings)]
     for store in settings.stores:
         found.append(await _blobs(home, settings, store, signer))
     return found
-
-
-def _shown(chain: str) -> str:
-    """A chain as it may be shown: the rest of its URL may be a key."""
-    from galaxylearning.chain.transport import shown_url
-
-    return chain if chain == EMBEDDED else shown_url(chain)
 
 
 def _settings(home: Home, chain: str | None) -> Settings | Finding:

@@ -165,8 +165,8 @@ def _tell(job: int, facts: dict[str, Any], format: Format) -> None:
     if "enrolled" in facts:
         owners = enrolling_line(facts)
     output.console().print(
-        f"job {job}  {facts['phase']}: {owners}, {facts['rounds_anchored']} of "
-        f"{facts['rounds']} rounds, {facts['committed']} scores committed, {facts['revealed']} revealed, paid "
+        f"job {job}  {facts['phase']}: {owners}, {facts['rounds_anchored']} of {facts['rounds']} rounds, "
+        f"{facts['committed']} scores committed, {facts['revealed']} revealed, paid "
         f"{output.tokens(facts['paid'])} of {output.tokens(facts['payouts'])}, fees "
         f"{output.tokens(facts['fees_paid'])}, refunded {output.tokens(facts['refunded'])}",
         soft_wrap=True,
