@@ -26,6 +26,7 @@ from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.simulation.behaviours import behaviour_names
 from galaxylearning.simulation.history import OwnerStatus, RoundRecord
 from galaxylearning.simulation.run import Options
+from machines import galaxy as typed
 from simulated_jobs import BOUNTY, JOB_FILE, pays, run, write_job_file, write_rows
 
 
@@ -230,6 +231,18 @@ def test_ctrl_c_settles_what_was_done_and_can_be_resumed(job_file: Path, tmp_pat
     assert stopped.report.paid + stopped.refunded == BOUNTY
     resumed = gl.simulate(job_file, options=replace(options, resume=True))
     assert resumed.model_digest == gl.simulate(job_file).model_digest
+
+
+def test_a_longer_run_is_not_lost_to_a_shorter_one_that_resumes_it(job_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ("simulate", job_file, "--out", out, "--no-plot")
+    typed(*command, "--rounds", 3)
+    kept = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    told = typed(*command, "--rounds", 2, "--resume", code=3)
+    assert "galaxy: rounds: 2 given, and the run to resume has 3 already; allowed: 3 or more" in told
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == kept
+    typed(*command, "--rounds", 2)
+    assert json.loads((out / "report.json").read_text())["rounds"] == 2
 
 
 def test_a_killed_command_goes_on_where_it_was(job_file: Path, tmp_path: Path) -> None:

@@ -232,13 +232,20 @@ class Run:
         if not self.options.resume:
             self._checkpoints.clear()
             return course
+        rounds = self.prepared.terms.plan.rounds
         while (found := self._checkpoints.load(len(course.history))) is not None:
             outcome, state, record = unpack(len(course.history), *found, self.accounts)
             self.job.outcomes.append(outcome)
             self.job.state = state
             self._note(course, record, outcome)
-            if len(course.history) >= self.prepared.terms.plan.rounds:
+            if len(course.history) == rounds:
                 break
+        if rounds < (held := self._checkpoints.rounds()):
+            raise ConfigRefused(
+                f"{rounds} given, and the run to resume has {held} already; allowed: {held} or more, or no "
+                "--resume, which begins anew in its place",
+                where="rounds",
+            )
         tell(f"resumed after round {len(course.history)}")
         return course
 
