@@ -146,6 +146,41 @@ def test_a_diverging_training_names_the_learning_rate(job: Path) -> None:
         ('TEST = "test.csv"', 'TEST = "gone.csv"', DataRefused, r"gone\.csv"),
         ('loss="cross_entropy"', 'loss="hinge"', UnsupportedModel, "hinge"),
         ("epochs=2", "epochs=0", JobRefused, r"plan\.epochs"),
+        (
+            "epochs=2",
+            "epoch=2",
+            JobRefused,
+            r"job\.py, line \d+: TypeError: .* 'epoch'; did you mean 'epochs'\?; allowed in gl\.Plan: rounds",
+        ),
+        (
+            'title="mine"',
+            'titel="mine"',
+            JobRefused,
+            r"mean 'title'\?; allowed in gl\.Job: title, model, loss",
+        ),
+        (
+            "target_gain=",
+            "gain=",
+            JobRefused,
+            r"'gain'.*; allowed in gl\.Price: bounty, target_gain, fee_per_se",
+        ),
+        (
+            "owners=5, p",
+            "owner=5, p",
+            JobRefused,
+            r"mean 'owners'\?; allowed in gl\.Simulation: data, owners",
+        ),
+        ("label=", "lable=", JobRefused, r"mean 'label'\?; allowed in gl\.schema_of: path, label"),
+        (
+            "job = gl.Job(",
+            "gl.Windows(xyz=1)\njob = gl.Job(",
+            JobRefused,
+            r"'xyz'; allowed in gl\.Windows: enrol_s, round_s",
+        ),
+        ("job = gl.Job(", "gl.Noise(xyz=1)\njob = gl.Job(", JobRefused, r"'xyz'; allowed in gl\.Noise: kind"),
+        ("job = gl.Job(", "gl.Masking(xyz=1)\njob = gl.Job(", JobRefused, r"'xyz'; allowed in gl\.Masking: "),
+        ("job = gl.Job(", "(lambda a: a)(xyz=1)\njob = gl.Job(", JobRefused, r"keyword argument 'xyz'$"),
+        ("job = gl.Job(", "dict(int=int)['int'](xyz=1)\njob = gl.Job(", JobRefused, r"TypeError: .*'xyz'"),
         ('bounty="1000"', "bounty=0.5", JobRefused, "bounty"),
         ("target_gain=0.4", "target_gain=0", JobRefused, r"price\.target_gain: 0\.0 given"),
         ("target_gain=0.4", "target_gain=float('nan')", JobRefused, r"price\.target_gain"),
@@ -197,6 +232,21 @@ def test_too_few_rows_are_refused(job: Path) -> None:
     (job.parent / "test.csv").write_text("\n".join(lines) + "\n")
     with pytest.raises(JobRefused, match="at least 64"):
         compile_file(job)
+
+
+def test_a_folder_is_no_job_file_and_the_one_in_it_is_named(job: Path, tmp_path: Path) -> None:
+    with pytest.raises(JobRefused) as refused:
+        compile_file(job.parent)
+    assert str(refused.value) == f"{job.parent}: is a folder; allowed: {job}"
+    with pytest.raises(JobRefused, match="is a folder; allowed: a file of Python that sets 'job'"):
+        compile_file(tmp_path)
+
+
+def test_a_committee_is_asked_about_within_its_bounds(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["job", "check", str(job), "--no-trial", "--seats", "16"])
+    assert stopped.value.code == 2
+    assert "less than or equal to 15" in capsys.readouterr().err
 
 
 def test_a_missing_job_file_is_named(tmp_path: Path) -> None:

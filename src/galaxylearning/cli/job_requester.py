@@ -20,6 +20,7 @@ from galaxylearning.cli.options import (
 )
 from galaxylearning.config import Home
 from galaxylearning.errors import ConfigRefused
+from galaxylearning.messages.plan import MAX_EVALUATORS
 
 if TYPE_CHECKING:
     from galaxylearning.nodes.requester import PostedJob
@@ -29,7 +30,9 @@ FileArgument = Annotated[Path, typer.Argument(help="The job file, Python that se
 
 def check(
     file: FileArgument,
-    seats: Annotated[int, typer.Option(help="How many evaluators the job will have.", min=1, max=256)] = 3,
+    seats: Annotated[
+        int, typer.Option(help="How many evaluators the job will have.", min=1, max=MAX_EVALUATORS)
+    ] = 3,
     no_trial: Annotated[
         bool, typer.Option("--no-trial", help="Do not train to suggest a target gain.")
     ] = False,
