@@ -136,6 +136,35 @@ def test_a_diverging_training_names_the_learning_rate(job: Path) -> None:
         try_training(compile_file(job))
 
 
+NOISE = "learning_rate=1000.0, noise=gl.Noise(kind='local', multiplier=1.0, example_clip=1.0)"
+
+
+@pytest.mark.parametrize(
+    "command", ["check --no-trial", f"post --evaluators {','.join('0x' + d * 40 for d in '123')}"]
+)
+def test_a_job_whose_hidden_set_gives_no_step_is_refused_before_anything_is_sent(
+    job: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("GALAXY_PASSPHRASE", "secret")
+    monkeypatch.setenv("GALAXY_HOME", str(job.parent / "home"))
+    with pytest.raises(SystemExit):
+        main(["wallet", "new"])
+    changed(job, 'loss="cross_entropy"', 'loss="mse"')
+    changed(job, 'label="diagnosis"', 'label="texture"')
+    changed(job, "learning_rate=0.05", NOISE)
+    name, *more = command.split()
+    with pytest.raises(SystemExit) as stopped:
+        main(["job", name, str(job), *more])
+    said = capsys.readouterr().err
+    assert stopped.value.code == 3
+    assert "plan.learning_rate: 1000 given; with it training on the hidden set diverges, or changes" in said
+    changed(job, "masked", "sealed")
+    changed(job, "noise=", "gate=False, noise=")
+    with pytest.raises(SystemExit):
+        main(["job", "check", str(job), "--no-trial"])
+    assert "compiles" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("old", "new", "error", "said"),
     [

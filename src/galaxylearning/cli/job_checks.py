@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from galaxylearning.cli import job_facts, output
-from galaxylearning.cli.job_file import Trial
+from galaxylearning.cli.job_file import Trial, require_step
 from galaxylearning.config import Settings
 from galaxylearning.messages.terms import encode_terms
 from galaxylearning.nodes.windows import require_windows
@@ -26,6 +26,7 @@ def checked(compiled: CompiledJob, seats: int, trial: Trial | None) -> dict[str,
     """
     job, terms = compiled.job, terms_without_chain(compiled, seats=seats)
     encode_terms(terms)
+    require_step(compiled, terms)
     require_windows(terms, finality_s=0, stagger_s=Settings().stagger_ms / 1000)
     return {
         "title": job.title,

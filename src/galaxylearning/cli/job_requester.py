@@ -76,7 +76,7 @@ def post(
     Example: galaxy job post my-job/job.py --evaluators 0x…,0x…,0x…
     """
     from galaxylearning.bootstrap import load_settings
-    from galaxylearning.cli.job_file import compile_file
+    from galaxylearning.cli.job_file import compile_file, require_step
     from galaxylearning.cli.keys import address_named, load_identity
     from galaxylearning.cli.running import posting_site
     from galaxylearning.nodes import requester
@@ -92,6 +92,7 @@ def post(
     name, signer, sealing = load_identity(place, account)
 
     terms, stagger_s = terms_without_chain(compiled, seats=len(seats)), load_settings(place).stagger_ms / 1000
+    require_step(compiled, terms)
 
     async def run() -> PostedJob:
         async with posting_site(place, chain, signer, f"requester-{name}") as site:
