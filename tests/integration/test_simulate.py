@@ -342,6 +342,22 @@ def test_the_command_says_what_is_wrong(
 
 
 @pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--engine", "warp"],
+        ["--chain", "http://127.0.0.1:8545"],
+        ["--compare", "fairness"],
+        ["--chain", "embedded:", "--patience", "2"],
+    ],
+)
+def test_options_are_looked_at_before_the_job_file_is_run(job_file: Path, wrong: Sequence[str]) -> None:
+    job_file.write_text("open('ran', 'w').close()\n" + job_file.read_text())
+    assert "allowed: " in (told := typed("simulate", job_file, *wrong, code=3)) or "not with" in told
+    assert not (job_file.parent / "ran").exists()
+    assert not (job_file.parent / "simulation").exists()
+
+
+@pytest.mark.parametrize(
     ("old", "new", "said"),
     [
         (

@@ -78,6 +78,8 @@ def simulate(
     Raises:
         GalaxyError: something about job, data or options is not acceptable, or the run failed.
     """
+    options = options or Options()
+    _check_chain(chain, options)
     if isinstance(job, Job):
         settings, test = Simulation(), read_test_set(job)
     else:
@@ -91,7 +93,7 @@ def simulate(
         settings = replace(settings, data=_rows_in(owners), behaviours=())
     job = _changed(job, rounds, seed)
     prepared = prepare(job, settings, test=test)
-    return _play(prepared, chain, options or Options(), tell or _silent, on_round or _unwatched)
+    return _play(prepared, chain, options, tell or _silent, on_round or _unwatched)
 
 
 def _rows_in(owners: object) -> tuple[Rows, ...]:
@@ -120,11 +122,22 @@ def simulate_file(
     Raises:
         GalaxyError: as ``simulate``.
     """
+    _check_chain(chain, options)
     file = read_job_file(path)
     job = _changed(file.job, rounds, seed)
     settings = replace(_settings_in(file), **changes)
     prepared = prepare(job, settings, test=(file.test, file.columns))
     return _play(prepared, chain, options, tell, on_round)
+
+
+def _check_chain(chain: str, options: Options) -> None:
+    """Refuse a chain that cannot be played, before anything is compiled."""
+    if chain not in ("", EMBEDDED):
+        raise ConfigRefused(f"{chain[:60]!r} given; allowed: {EMBEDDED} or nothing", where="chain")
+    if chain and (options.resume or options.compare or options.patience is not None):
+        raise ConfigRefused(
+            "not with a chain: a posted job runs to its end", where="resume, patience, compare"
+        )
 
 
 def _changed(job: Job, rounds: int | None, seed: int | None) -> Job:
@@ -137,10 +150,8 @@ def _play(
     prepared: Prepared, chain: str, options: Options, tell: Tell, on_round: OnRound
 ) -> SimulationResult:
     tell(_described(prepared))
-    if chain == EMBEDDED:
-        return _on_chain(prepared, options, tell, on_round)
     if chain:
-        raise ConfigRefused(f"{chain[:60]!r} given; allowed: {EMBEDDED} or nothing", where="chain")
+        return _on_chain(prepared, options, tell, on_round)
     engine = chosen_engine(prepared, options, tell)
     with ExitStack() as stack:
         stack.callback(engine.close)
@@ -175,10 +186,6 @@ def _described(prepared: Prepared) -> str:
 
 
 def _on_chain(prepared: Prepared, options: Options, tell: Tell, on_round: OnRound) -> SimulationResult:
-    if options.resume or options.compare or options.patience is not None:
-        raise ConfigRefused(
-            "not with a chain: a posted job runs to its end", where="resume, patience, compare"
-        )
     import anyio
 
     schema = prepared.terms.schema

@@ -38,15 +38,23 @@ RETRAINING: Final = "retraining-"
 NAMES: Final = (*RULES, *(RETRAINING + rule for rule in RULES))
 
 
-def check_references(names: Sequence[str], identities: int) -> None:
-    """Refuse names that do not exist, and cohorts with too many coalitions.
+def check_names(names: Sequence[str]) -> None:
+    """Refuse values that do not exist.
 
     Raises:
-        ConfigRefused: naming what is allowed.
+        ConfigRefused: naming those that do.
     """
     for name in names:
         if name not in NAMES:
             raise ConfigRefused(f"{name[:40]!r} given; allowed: {', '.join(NAMES)}", where="compare")
+
+
+def check_identities(names: Sequence[str], identities: int) -> None:
+    """Refuse cohorts with too many coalitions.
+
+    Raises:
+        ConfigRefused: naming how many are allowed.
+    """
     if names and identities > MAX_EXACT_PLAYERS:
         raise ConfigRefused(
             f"{identities} identities have 2^{identities} coalitions; allowed: {MAX_EXACT_PLAYERS} at most",
