@@ -293,7 +293,7 @@ def test_several_stores_are_repaired_from_each_other(home: Path) -> None:
     assert "nothing" not in galaxy("store", "repair")
     for name in ("one", "two"):
         (home / name / "blobs" / digest).write_bytes(b"blub")
-    assert "2 faults are left" in galaxy("store", "repair", code=3)
+    assert "2 faults left" in galaxy("store", "repair", code=3)
     assert asked("store", "list", "job/1") == [{"digest": digest}]
     assert "several stores" in galaxy("store", "check", code=3)
 

@@ -22,6 +22,7 @@ from galaxylearning.cli.options import (
 )
 from galaxylearning.config import Home
 from galaxylearning.errors import DataRefused
+from galaxylearning.units import how_many
 
 if TYPE_CHECKING:
     from galaxylearning.protocol.matching import MatchReport
@@ -80,7 +81,7 @@ def add(
         output.print_json(_facts(entry, budget))
         return
     output.print_table(
-        f"{entry.name}: {entry.n_rows} rows, label {entry.label}",
+        f"{entry.name}: {how_many(entry.n_rows, 'row')}, label {entry.label}",
         ("column", "kind", "unit", "least", "mean", "most", "classes or shape"),
         [
             (

@@ -13,6 +13,7 @@ from galaxylearning.cli.findings import Finding, gib, note, ok, problem
 from galaxylearning.config import EMBEDDED, Home, Settings
 from galaxylearning.errors import ConfigRefused, GalaxyError
 from galaxylearning.reaching import shown_url
+from galaxylearning.units import how_many
 
 if TYPE_CHECKING:
     from galaxylearning.chain.transport import Transport
@@ -76,7 +77,7 @@ def _permissions(home: Home) -> Iterator[Finding]:
         yield problem("keys", found, f"chmod {kind} {path}")
     if not open_ones:
         count = sum(1 for path in places if path.is_file())
-        yield ok("keys", f"{count} files that only their user reads")
+        yield ok("keys", f"{how_many(count, 'file')}, read by their user alone")
 
 
 def _within(folder: Path) -> Iterator[Path]:

@@ -15,7 +15,7 @@ import typer
 from galaxylearning.cli import output
 from galaxylearning.cli.options import Format, FormatOption
 from galaxylearning.errors import ConfigRefused
-from galaxylearning.units import TOKEN_DECIMALS
+from galaxylearning.units import TOKEN_DECIMALS, how_many
 
 if TYPE_CHECKING:
     from galaxylearning.simulation.callbacks import Callback
@@ -257,8 +257,8 @@ def _show(found: SimulationResult, folder: Path, files: Sequence[str]) -> None:
         facts.append(
             (
                 "chain",
-                f"audit {found.chain['audit']} ({found.chain['checks']} checks); "
-                f"{found.chain['data_owner_transactions']} transactions by data owners",
+                f"audit {found.chain['audit']} ({how_many(found.chain['checks'], 'check')}); "
+                f"{how_many(found.chain['data_owner_transactions'], 'transaction')} by data owners",
             )
         )
     facts += [("note", note) for note in found.notes]

@@ -22,6 +22,7 @@ from galaxylearning.cli.options import (
 )
 from galaxylearning.config import Home
 from galaxylearning.errors import BlobRefused, ConfigRefused
+from galaxylearning.units import how_many
 
 if TYPE_CHECKING:
     from galaxylearning.ports import BlobStore
@@ -157,10 +158,10 @@ def check(home: HomeOption = DEFAULT_HOME, format: FormatOption = Format.TABLE) 
             "Problems", ("kind", "name", "detail"), [(p.kind, p.name, p.detail) for p in problems]
         )
     else:
-        output.console().print(f"{len(store.digests())} blobs, nothing wrong")
+        output.console().print(f"{how_many(len(store.digests()), 'blob')}, nothing wrong")
     if problems:
         raise BlobRefused(
-            f"{len(problems)} problems, the first: {problems[0].detail}", where=problems[0].name
+            f"{how_many(len(problems), 'problem')}, the first: {problems[0].detail}", where=problems[0].name
         )
 
 
@@ -207,14 +208,14 @@ def repair(
         output.print_json({"blobs": n_blobs, "faults": rows, "missing": missed})
     else:
         output.print_table(
-            f"{n_blobs} blobs read from each store",
+            f"{how_many(n_blobs, 'blob')} read from each store",
             ("store", "kind", "blob", "repaired"),
             [(row["store"], row["kind"], row["digest"], row["is_repaired"]) for row in rows],
         )
     broken = [fault for fault in faults if not fault.is_repaired]
     if broken or any(missed.values()):
         left = len(broken) + sum(missed.values())
-        raise BlobRefused(f"{left} faults are left", where=broken[0].store if broken else "stores")
+        raise BlobRefused(f"{how_many(left, 'fault')} left", where=broken[0].store if broken else "stores")
 
 
 def _folder(home: Home, doing: str) -> FolderBlobStore:

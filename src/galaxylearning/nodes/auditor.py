@@ -47,7 +47,7 @@ from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.quorum import mass_share
 from galaxylearning.protocol.rounds import NO_SUM, JobComputation
 from galaxylearning.protocol.settlement import PayoutTree
-from galaxylearning.units import Address, Digest, in_tokens, round_name
+from galaxylearning.units import Address, Digest, how_many, in_tokens, round_name
 
 REVEALED: Final = "scores revealed"
 CONSISTENT: Final = "scores consistent"
@@ -107,7 +107,10 @@ class Auditor:
         except GalaxyError as error:
             self._problem("job", "terms and chain log", error)
             return self._report()
-        self._holds("chain log", f"{len(self.view.events_of(self.job_id))} events follow the state table")
+        self._holds(
+            "chain log",
+            f"{how_many(len(self.view.events_of(self.job_id)), 'event')}, as the state table allows",
+        )
         if self.view.hold is not None:
             self._findings.append(Finding("chain log", "endpoints", self.view.hold))
         await self._posting(terms)
@@ -150,7 +153,10 @@ class Auditor:
         except GalaxyError as error:
             self._problem("cohort", "anchored root", error)
             return
-        self._holds("cohort", f"{self.cohort.size} enrolments, signed and admitted, give the anchored root")
+        self._holds(
+            "cohort",
+            f"the anchored root is that of {how_many(self.cohort.size, 'enrolment')}, signed and admitted",
+        )
         if self.key is not None and self.key.digest.hex() not in {
             seat.sealing_key_digest for seat in terms.evaluators
         }:
@@ -229,7 +235,7 @@ class Auditor:
             if len(signers) < state.quorum:
                 self._findings.append(Finding(name, "openings", "no quorum opened this round's model"))
             if self.computation is None:
-                self._holds(name, f"{accepted.count} signed updates give the anchored root")
+                self._holds(name, f"the anchored root is that of {how_many(accepted.count, 'signed update')}")
                 return
             found = self.computation.model_digest()
             if found != anchor.model_digest:
@@ -251,9 +257,9 @@ class Auditor:
             self.computation = self.openings = None
             is_over = state.phase is Phase.ABORTED
             why = "the job was aborted before they were opened" if is_over else "they are still to be opened"
-            self._holds(name, f"{accepted.count} signed updates; {why}")
+            self._holds(name, f"{how_many(accepted.count, 'signed update')}; {why}")
         else:
-            self._holds(name, f"{accepted.count} updates {done}: same model")
+            self._holds(name, f"{how_many(accepted.count, 'update')} {done}: same model")
 
     async def _advanced(
         self,

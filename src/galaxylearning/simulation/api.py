@@ -37,7 +37,7 @@ from galaxylearning.simulation.run import (
 from galaxylearning.simulation.settings import Simulation
 from galaxylearning.simulation.settled import money_notes, settled_values
 from galaxylearning.storage.job_file import JobFile, read_job_file, read_test_set
-from galaxylearning.units import Address
+from galaxylearning.units import Address, how_many
 
 if TYPE_CHECKING:
     from galaxylearning.nodes.site import Progress
@@ -180,8 +180,8 @@ def _described(prepared: Prepared) -> str:
     count, counts = len(prepared.cast), prepared.cast.cohort.counts
     parameters, hidden = prepared.compiled.model.parameter_count, len(prepared.compiled.test)
     return (
-        f"{count:,} data owners, {int(counts.min()):,} to {int(counts.max()):,} rows each, from "
-        f"{prepared.source}; {parameters:,} parameters; {hidden:,} hidden rows"
+        f"{how_many(count, 'data owner')}, {int(counts.min()):,} to {how_many(int(counts.max()), 'row')} "
+        f"each, from {prepared.source}; {how_many(parameters, 'parameter')}; {how_many(hidden, 'hidden row')}"
     )
 
 
