@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from galaxylearning.cli.audit import References, as_json, audit_home
+from galaxylearning.cli import output
+from galaxylearning.cli.audit import References, as_json, audit_home, show
 from galaxylearning.config import Home
 from galaxylearning.crypto.seal import SealingKey, seal
 from galaxylearning.errors import ConfigRefused, GalaxyError
@@ -209,7 +210,7 @@ def test_another_value_can_stand_beside_the_one_that_paid_where_updates_are_seen
 
 
 def test_a_key_that_is_no_evaluators_opens_nothing_and_does_not_fail_the_job(
-    town: Town, tmp_path: Path
+    town: Town, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def main() -> None:
         async with town.full_stage(tmp_path / "stage") as stage:
@@ -223,6 +224,12 @@ def test_a_key_that_is_no_evaluators_opens_nothing_and_does_not_fail_the_job(
             for key, is_full in cases:
                 report = await stage.audit(key)
                 assert (report.verdict, report.is_full) == ("ok", is_full)
+                skipped = [one.check for one in report.findings if one.is_skipped]
+                assert skipped == ([] if is_full else ["models", "scores recomputed"])
+                show(report, None, output.console())
+                told = " ".join(capsys.readouterr().out.split())
+                assert told.count("not checked") == len(skipped)
+                assert ("at its home: galaxy audit 1 --key NAME" in told) is not is_full
 
     anyio.run(main)
 

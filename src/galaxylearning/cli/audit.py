@@ -127,7 +127,12 @@ def as_json(report: AuditReport, references: References | None) -> dict[str, Any
         "verdict": report.verdict,
         "is_full": report.is_full,
         "findings": [
-            {"check": finding.check, "detail": finding.detail, "problem": finding.problem}
+            {
+                "check": finding.check,
+                "detail": finding.detail,
+                "problem": finding.problem,
+                "is_skipped": finding.is_skipped,
+            }
             for finding in report.findings
         ],
     }
@@ -146,7 +151,8 @@ def show(report: AuditReport, references: References | None, console: Console) -
     for finding in report.findings:
         is_fine = finding.problem is None
         text = finding.detail if is_fine else f"{finding.detail}: {finding.problem}"
-        table.add_row("[green]ok[/]" if is_fine else "[red]FAILED[/]", finding.check, escape(text))
+        mark = "[yellow]not checked[/]" if finding.is_skipped else "[green]ok[/]"
+        table.add_row(mark if is_fine else "[red]FAILED[/]", finding.check, escape(text))
     console.print(table)
     if references is not None:
         values = Table(title="Values", title_justify="left")
@@ -158,3 +164,9 @@ def show(report: AuditReport, references: References | None, console: Console) -
         console.print(values)
     kind = "everything was computed again" if report.is_full else "sealed data were not opened"
     console.print(f"Verdict: [bold]{report.verdict}[/] ({kind})")
+    if any(finding.is_skipped for finding in report.findings):
+        console.print(
+            "The rest is checked with the key of one of the job's evaluators, at its home: galaxy audit "
+            f"{report.job_id} --key NAME",
+            soft_wrap=True,
+        )

@@ -53,15 +53,22 @@ REVEALED: Final = "scores revealed"
 CONSISTENT: Final = "scores consistent"
 RECOMPUTED: Final = "scores recomputed"
 """Checks of score tables: against the commitments; each against itself and the anchors; against our own."""
+_SEALED: Final = {
+    "models": "each round's model and decisions, from its updates",
+    RECOMPUTED: "what every update was worth, and who is owed a fee",
+    "own shares": "what was opened of masked updates, against the shares of the key's evaluator",
+}
+"""What takes an evaluator's key to check, by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was checked: ``problem`` is None where it holds."""
+    """One thing that was checked: ``problem`` is None where it holds, or where it ``is_skipped``."""
 
     check: str
     detail: str
     problem: str | None = None
+    is_skipped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +164,11 @@ class Auditor:
             "cohort",
             f"the anchored root is that of {how_many(self.cohort.size, 'enrolment')}, signed and admitted",
         )
-        if self.key is not None and self.key.digest.hex() not in {
-            seat.sealing_key_digest for seat in terms.evaluators
-        }:
-            self._holds("sealed job", "not opened: the key is none of this job's evaluators'")
-        elif self.key is not None:
+        if self.key is None:
+            self._skip(terms, "it takes an evaluator's key")
+        elif self.key.digest.hex() not in {seat.sealing_key_digest for seat in terms.evaluators}:
+            self._skip(terms, "the key is none of this job's evaluators'")
+        else:
             try:
                 self.computation = await assembly.open_job(self.site, terms, self.job_id, self.key)
                 self.openings = self._openings(terms, self.computation, self.key)
@@ -455,6 +462,11 @@ class Auditor:
 
     def _holds(self, check: str, detail: str) -> None:
         self._findings.append(Finding(check, detail))
+
+    def _skip(self, terms: Terms, why: str) -> None:
+        for check, detail in _SEALED.items():
+            if check != "own shares" or terms.privacy == "masked":
+                self._findings.append(Finding(check, f"{detail}: {why}", is_skipped=True))
 
     def _problem(self, check: str, detail: str, error: GalaxyError) -> None:
         self._findings.append(Finding(check, detail, str(error)))
