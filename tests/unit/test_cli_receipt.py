@@ -53,7 +53,7 @@ def settled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def _reading(monkeypatch: pytest.MonkeyPatch, found: Mapping[Address, Mapping[str, Any]]) -> None:
-    async def receipts(_home: Home, _job: int) -> Mapping[Address, Mapping[str, Any]]:
+    async def receipts(_home: Home, _job: int, _chain: str | None) -> Mapping[Address, Mapping[str, Any]]:
         return found
 
     monkeypatch.setattr(receipt, "_receipts", receipts)

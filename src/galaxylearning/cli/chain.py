@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 DEFAULT_PORT = 8545
 
 app = typer.Typer(
-    help="Serve the embedded chain; deploy or join contracts. Without a command: serve.",
+    help="Serve the embedded chain; deploy or join contracts. Without a command: serve.\n\n"
+    "Example: galaxy chain --port 8545",
     add_completion=False,
     pretty_exceptions_enable=False,
 )

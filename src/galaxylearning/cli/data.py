@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from galaxylearning.storage.tables import Kind
 
 app = typer.Typer(
-    help="Data sets: they are described here and stay where they are.",
+    help="Data sets: they are described here and stay where they are.\n\n"
+    "Example: galaxy data add patients.csv --label diagnosis --name biopsies",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

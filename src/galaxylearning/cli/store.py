@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from galaxylearning.storage.replicated_blobs import BlobFault
 
 app = typer.Typer(
-    help="Serve, list, check and repair the blob store of a home.",
+    help="Serve, list, check and repair the blob store of a home.\n\nExample: galaxy store serve",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -47,7 +47,10 @@ def serve(
         typer.Option(help="Port to listen on, 8787 if left out; 0 picks a free one.", min=0, max=65_535),
     ] = None,
     host: Annotated[
-        str | None, typer.Option(help="Address to listen on; others than loopback need TLS and keys.")
+        str | None,
+        typer.Option(
+            help="Address to listen on, 127.0.0.1 if left out; others than loopback need TLS, keys."
+        ),
     ] = None,
     tls_cert: TlsCertOption = None,
     tls_key: TlsKeyOption = None,
@@ -61,7 +64,9 @@ def serve(
         int | None,
         typer.Option(help="What all other accounts together may write in a day, in MiB.", min=0),
     ] = None,
-    max_blob_bytes: Annotated[int | None, typer.Option(help="Larger blobs are refused.", min=1)] = None,
+    max_blob_bytes: Annotated[
+        int | None, typer.Option(help="Larger blobs are refused; 1 GiB if left out.", min=1)
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="Settings with quotas and limits; HOME/store.json if left out.")
     ] = None,
