@@ -102,6 +102,7 @@ def test_a_masked_model_with_too_few_projections_is_told_of(
 ) -> None:
     assert checked(compile_file(job), 3, None)["warning"] is None
     changed(job, "256", "64")
+    changed(job, "epochs=2", "epochs=1")
     compiled = compile_file(job)
     facts = checked(compiled, 3, None)
     # 6 * 64 + 2 = 386 parameters: 386 // 64 - 2 = 4 numbers may be opened.
@@ -109,6 +110,7 @@ def test_a_masked_model_with_too_few_projections_is_told_of(
     show_checked(facts)
     shown = " ".join(capsys.readouterr().out.split())
     assert "Take a model of 1,088 parameters or more" in shown
+    assert "5 rounds of 1 epoch, batches of 16" in shown
     assert "same data twice not looked for" in shown
     assert "its own value above zero" in shown
     changed(job, "64", "320")
