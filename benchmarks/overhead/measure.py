@@ -121,7 +121,7 @@ class _Marks:
                 self.enrolled = Moment.now()
                 self._on_enrolled()
         elif progress.step == "round federated":
-            self.federated[progress.facts["round"]] = Moment.now()
+            self.federated[progress.facts["round_index"]] = Moment.now()
         elif progress.step in ("given up", "not enrolled"):
             raise QuorumMissing(f"{progress.actor}: {progress.step}: {progress.facts}", where="overhead")
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import errno
 import ipaddress
-import os
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
 from galaxylearning.errors import ConfigRefused
+from galaxylearning.reaching import os_reason
 
 MAX_PORT = 65_535
 _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - names, nothing listens here
@@ -37,9 +37,8 @@ class Listening:
 
     def refusal(self, error: OSError) -> str:
         """What to say where the operating system does not let this address be listened on."""
-        reason = os.strerror(error.errno) if error.errno else str(error)
         taken = "; another program has it: choose another --port" if error.errno == errno.EADDRINUSE else ""
-        return f"cannot listen on {self.host} port {self.port}: {reason}{taken}"
+        return f"cannot listen on {self.host} port {self.port}: {os_reason(error)}{taken}"
 
     def check(self, *, keys: str) -> None:
         """Refuse to be open to the world without TLS and keys; ``keys`` says how this command is given them.

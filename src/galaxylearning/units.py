@@ -27,3 +27,13 @@ def in_tokens(units: int) -> str:
     """An amount of smallest units, from 0, in whole tokens, exactly: ``1,030.5``."""
     whole, part = divmod(units, 10**TOKEN_DECIMALS)
     return f"{whole:,}" + (f".{part:0{TOKEN_DECIMALS}d}".rstrip("0") if part else "")
+
+
+def round_name(round_index: int) -> str:
+    """A round as people read it: they count from 1, so index 0 is ``round 1``."""
+    return f"round {round_index + 1}"
+
+
+def how_many(count: int, noun: str) -> str:
+    """A count with its noun, whose plural an s makes: ``1 round``, ``2,000 rounds``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

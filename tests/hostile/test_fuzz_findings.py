@@ -185,7 +185,7 @@ def test_a_checkpoint_whose_header_is_no_object_is_as_good_as_absent(tmp_path: P
 def test_a_checkpoint_with_odd_fields_is_a_storage_error(header: Mapping[str, Any]) -> None:
     names = ("owners", "codes", "weights", "cosines", "values", "errors", "params", "buffers", "server")
     arrays = {name: np.zeros(0, np.int64) for name in names}
-    with pytest.raises(StorageError, match="round 1: is not a checkpoint of this version"):
+    with pytest.raises(StorageError, match="round 2: is not a checkpoint of this version"):
         unpack(1, header, arrays, ())
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from galaxylearning.cli.audit import References, as_json, audit_home
+from galaxylearning.cli import output
+from galaxylearning.cli.audit import References, as_json, audit_home, show
 from galaxylearning.config import Home
 from galaxylearning.crypto.seal import SealingKey, seal
 from galaxylearning.errors import ConfigRefused, GalaxyError
@@ -98,7 +99,7 @@ def test_what_nobody_touched_is_in_order_and_everything_was_computed_again(copie
     checks = [finding.check for finding in report.findings]
     assert len(set(checks)) == len(checks)
     scores = {"scores revealed", "scores consistent", "scores recomputed"}
-    assert {"blobs", "cohort", "round 0", "round 1", "model", "payouts", "money", *scores} <= set(checks)
+    assert {"blobs", "cohort", "round 1", "round 2", "model", "payouts", "money", *scores} <= set(checks)
     assert as_json(report, None)["verdict"] == "ok"
 
 
@@ -142,8 +143,8 @@ def test_a_blob_that_was_deleted_and_unlisted_is_missed_by_what_needs_it(home: P
     assert report.verdict == "failed"
     where = {
         "enrolments": "cohort",
-        "round~0~updates": "round 0",
-        "round~1~bodies": "round 1",
+        "round~0~updates": "round 1",
+        "round~1~bodies": "round 2",
         "scores": "scores revealed",
         "payouts": "payouts",
     }
@@ -209,7 +210,7 @@ def test_another_value_can_stand_beside_the_one_that_paid_where_updates_are_seen
 
 
 def test_a_key_that_is_no_evaluators_opens_nothing_and_does_not_fail_the_job(
-    town: Town, tmp_path: Path
+    town: Town, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def main() -> None:
         async with town.full_stage(tmp_path / "stage") as stage:
@@ -223,6 +224,12 @@ def test_a_key_that_is_no_evaluators_opens_nothing_and_does_not_fail_the_job(
             for key, is_full in cases:
                 report = await stage.audit(key)
                 assert (report.verdict, report.is_full) == ("ok", is_full)
+                skipped = [one.check for one in report.findings if one.is_skipped]
+                assert skipped == ([] if is_full else ["models", "scores recomputed"])
+                show(report, None, output.console())
+                told = " ".join(capsys.readouterr().out.split())
+                assert told.count("not checked") == len(skipped)
+                assert ("at its home: galaxy audit 1 --key NAME" in told) is not is_full
 
     anyio.run(main)
 
@@ -306,7 +313,7 @@ def test_updates_that_were_late_are_told_by_whose_they_are(town: Town, tmp_path:
             stage.nodes["west"] = west
             await stage.play()
             late = f"signed and posted, but late or not counted: {site.address}"
-            assert await _late(stage) == [("round 0", late)]
+            assert await _late(stage) == [("round 1", late)]
             assert (await stage.audit()).verdict == "ok"
 
     anyio.run(main)

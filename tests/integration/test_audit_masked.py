@@ -91,9 +91,9 @@ def shares(report: AuditReport) -> list[str]:
 @pytest.mark.parametrize(
     ("kind", "contradicted", "what"),
     [
-        (AtValue, "round 0, value", "round 0, value: what was opened of 0x"),
-        (AtGate, "round 0, gate", None),
-        (AtSum, "round 0, gate", "round 0, sum: what was opened does"),
+        (AtValue, "round 1, value", "round 1, value: what was opened of 0x"),
+        (AtGate, "round 1, gate", None),
+        (AtSum, "round 1, gate", "round 1, sum: what was opened does"),
     ],
 )
 def test_an_audit_with_an_honest_seats_key_finds_what_more_than_t_members_shifted(
@@ -108,7 +108,7 @@ def test_an_audit_with_an_honest_seats_key_finds_what_more_than_t_members_shifte
                 report = await stage.audit(stage.sealing_key(name))
                 assert report.verdict == "failed"
                 # At the gate a data owner may have dealt this seat a bad share: that alone fails no audit.
-                assert sum("round 0" in problem for problem in shares(report)) == (what is not None)
+                assert sum("round 1" in problem for problem in shares(report)) == (what is not None)
                 assert what is None or sum(what in problem for problem in shares(report)) == 1
                 # But each colluder's own answers contradict each other.
                 said = [one.detail for one in report.findings if one.check == "answers"]
@@ -129,8 +129,8 @@ def test_a_round_whose_sum_was_not_opened_is_named(masked_town: Town, tmp_path: 
             await stage.play()
             assert (await stage.state()).total == 0
             rounds = await _rounds(stage)
-            assert "their sum could not be opened, so none of them counts: same model" in rounds["round 0"]
-            assert "summed and valued" not in rounds["round 0"]
+            assert "their sum could not be opened, so none of them counts: same model" in rounds["round 1"]
+            assert "summed and valued" not in rounds["round 1"]
 
     anyio.run(main)
 
@@ -145,7 +145,7 @@ def test_a_round_of_too_few_for_a_sum_is_named(masked_town: Town, tmp_path: Path
                 stage.add_owner(name, kind=spoiling(spoil))
             await stage.play()
             rounds = await _rounds(stage)
-            assert "too few passed for a sum: same model" in rounds["round 0"]
+            assert "too few passed for a sum: same model" in rounds["round 1"]
 
     anyio.run(main)
 
@@ -210,7 +210,7 @@ def test_a_data_owner_that_cheats_a_seat_does_not_fail_that_seats_audit(
                 assert (report.verdict, report.problems) == ("ok", ())
                 said = [one.detail for one in report.findings if one.check == "own shares"]
                 if name == cheated:
-                    assert [one[:13] for one in said] == ["round 0, gate", "round 1, gate"]
+                    assert [one[:13] for one in said] == ["round 1, gate", "round 2, gate"]
                     assert all(f"{stage.account('east')} dealt it a bad share, or" in one for one in said)
                 else:
                     assert said == ["all that was opened follows from what this evaluator was dealt"]

@@ -107,11 +107,11 @@ def digits(table: ScoreTable) -> ScoreTable:
 PUBLIC: list[tuple[Lie, str]] = [
     (no_rounds, "its rounds do not give the anchored models"),
     (totals, "its totals are not those of its rounds"),
-    (absent, "absent in round 0, in which it has an anchored update"),
+    (absent, "absent in round 1, in which it has an anchored update"),
 ]
 WITH_KEY: list[tuple[Lie, set[str]]] = [
     (rejected, {"its decisions are not those computed", "who took part, and is owed the fee"}),
-    (dearer, {"in round 0 its value of 0x"}),
+    (dearer, {"in round 1 its value of 0x"}),
     (twins, {"its twins are not those computed"}),
 ]
 

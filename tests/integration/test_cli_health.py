@@ -65,6 +65,15 @@ def test_metrics_and_readiness_follow_what_the_node_does(capsys: pytest.CaptureF
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", lines[0]["at"])
 
 
+def test_people_read_rounds_from_one_and_programs_the_index(capsys: pytest.CaptureFixture[str]) -> None:
+    step = Progress(3, "evaluator", "round anchored", {"round_index": 0, "updates": 4})
+    for format in Format:
+        NodeHealth(format, "evaluator").report(step)
+    for_people, for_programs = capsys.readouterr().out.splitlines()
+    assert for_people.endswith("job 3  evaluator: round anchored  round=1  updates=4")
+    assert json.loads(for_programs)["facts"] == {"round_index": "0", "updates": "4"}
+
+
 def test_a_line_for_people_is_harmless(capsys: pytest.CaptureFixture[str]) -> None:
     NodeHealth(Format.TABLE, "owner").report(Progress(3, "evaluator", "given up", {"error": "\x1b[2J\nboo"}))
     (line,) = capsys.readouterr().out.splitlines()

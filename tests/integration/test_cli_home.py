@@ -195,20 +195,30 @@ def test_keys_are_asked_for_by_name_and_passphrase(home: Path, monkeypatch: pyte
 def test_a_home_joins_the_chain_of_another(home: Path, tmp_path: Path) -> None:
     known = asked("chain", "info")
     assert known["stores"] == [{"store": ".", "problem": None}]
-    guest = ("--home", tmp_path / "guest")
+    guest, key = ("--home", tmp_path / "guest"), "k" * 40
 
     def typed(*arguments: object, code: int = 0) -> str:
         return galaxy(*arguments, *guest, code=code)
 
     async def served() -> None:
         settings = bootstrap.load_settings(Home(home))
-        async with bootstrap.open_node(Home(home), settings) as chain, serve(chain) as server:
-            with bootstrap.announce_chain(Home(home), server.url):
-                await anyio.to_thread.run_sync(while_served, server.url)
+        async with (
+            bootstrap.open_node(Home(home), settings) as chain,
+            serve(chain, access_keys=[key]) as server,
+        ):
+            with bootstrap.announce_chain(Home(home), f"{server.url}/{key}"):
+                await anyio.to_thread.run_sync(while_served, server.url, f"{server.url}/{key}")
 
-    def while_served(url: str) -> None:
-        assert asked("chain", "info")["served_at"] == url
-        assert "already served" in galaxy("chain", "serve", "--port", "0", code=3)
+    def while_served(shown: str, url: str) -> None:
+        assert asked("chain", "info")["served_at"] == shown
+        told = galaxy("chain", "serve", "--port", "0", code=3)
+        assert told == f"galaxy: chain: this home's chain is already served at {shown}\n"
+        invitation = tmp_path / "market.json"
+        for format in ("table", "json"):
+            told = galaxy("chain", "invite", "--store", "/b", "-o", invitation, "--format", format)
+            assert shown in told
+            assert key not in told
+        assert json.loads(invitation.read_text())["chain"] == url
         join = ("chain", "join", url, "--jobs")
         told = typed("chain", "join", url, "--jobs", "0x12", code=3)
         assert told.strip().endswith("--jobs: '0x12' given; allowed: 0x and 40 hexadecimal digits")
@@ -222,12 +232,14 @@ def test_a_home_joins_the_chain_of_another(home: Path, tmp_path: Path) -> None:
         joined = json.loads(typed(*join, known["jobs"], "--store", "http://127.0.0.1:9", "--format", "json"))
         for name in ("chain_id", "token", "registry", "jobs"):
             assert joined[name] == known[name]
+        assert joined["chain"] == shown
+        assert key not in typed("chain", "info")
         (store,) = json.loads(typed("chain", "info", "--format", "json"))["stores"]
         assert store["store"] == "http://127.0.0.1:9"
-        assert "no answer" in store["problem"]
+        assert store["problem"] == "http://127.0.0.1:9: no answer: Connection refused"
         assert "no answer" in typed("chain", "info")
         assert "blobs are on a server" in typed("store", "check", code=3)
-        assert "only an embedded chain is served" in typed("chain", code=3)
+        assert typed("chain", code=3).endswith(f"uses {shown}; only an embedded chain is served\n")
 
     anyio.run(served)
     typed("job", "list", code=5)
@@ -240,7 +252,9 @@ def test_what_cannot_work_is_told_at_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert "no contracts are known" in told
     assert "galaxy chain join" in told
     assert "chain" in galaxy("chain", "deploy", "--chain", "gopher://x", *home, code=3)
-    galaxy("chain", "deploy", "--chain", "http://127.0.0.1:9", *home, code=5)
+    for url in ("http://127.0.0.1:9", "ws://127.0.0.1:9"):
+        told = galaxy("chain", "deploy", "--chain", url, *home, code=5)
+        assert told.endswith(f" at {url}: the node cannot be reached: Connection refused\n")
     assert "loopback" in galaxy("store", "serve", "--host", "0.0.0.0", *home, code=3)  # noqa: S104 - refused
     assert "no account here yet" in galaxy("owner", "run", *home, code=3)
     (tmp_path / "galaxy.json").write_text('{"chian": 1}')
@@ -279,7 +293,7 @@ def test_several_stores_are_repaired_from_each_other(home: Path) -> None:
     assert "nothing" not in galaxy("store", "repair")
     for name in ("one", "two"):
         (home / name / "blobs" / digest).write_bytes(b"blub")
-    assert "2 faults are left" in galaxy("store", "repair", code=3)
+    assert "2 faults left" in galaxy("store", "repair", code=3)
     assert asked("store", "list", "job/1") == [{"digest": digest}]
     assert "several stores" in galaxy("store", "check", code=3)
 
@@ -306,7 +320,9 @@ def test_a_home_signs_what_it_asks_of_a_server(home: Path, tmp_path: Path) -> No
         use(ca_file=str(authority))
         assert "signed requests" in galaxy("store", "list", "job/1", code=6)
         use(account="requester", signs_reads=True)
-        assert "no answer" in galaxy("store", "list", "job/1", code=6)
+        told = galaxy("store", "list", "job/1", code=6)
+        assert f"{url}: no answer: no TLS with it: " in told
+        assert "ssl:" not in told
         use(ca_file=str(authority), account="nobody", signs_reads=True)
         assert "no key named" in galaxy("store", "list", "job/1", code=9)
 

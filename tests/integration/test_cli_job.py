@@ -144,7 +144,7 @@ def test_a_job_from_the_template_to_the_last_payment(machines: Machines, tmp_pat
     north = ("job", "claim", 1, "--account", addresses["north"], "--as", "requester", "--home", requester)
     claimed = json.loads(galaxy(*north, "--format", "json"))
     assert int(claimed["amount"]) > 0
-    assert "was paid already" in galaxy(*north, code=3)
+    assert "was paid already" in galaxy(*north, code=7)
     assert "not paid by this job" in galaxy(
         "job", "claim", 1, "--account", addresses["e1"], "--home", requester, code=3
     )

@@ -109,7 +109,7 @@ def test_evaluators_that_do_not_mind_the_mass_are_found_out(
             await stage.play(is_on=away(stage, ("north",)))
             found = await stage.outcome()
             assert found.state.round_index == 2
-            assert [problem.check for problem in found.audit.problems] == ["round 1"]
+            assert [problem.check for problem in found.audit.problems] == ["round 2"]
             assert "of the mass of earlier rounds; 90% is agreed" in str(found.audit.problems[0])
 
     anyio.run(main)
@@ -171,7 +171,7 @@ def test_whoever_is_waited_for_can_be_looked_up_in_every_phase(town: Town, tmp_p
                 until=lambda state: state.phase is Phase.SETTLED,
             )
             assert {"evaluator-3: its seat, by a transaction of its own"} in seen[Phase.ENROLLING]
-            assert {"north: its update of round 1"} in seen[Phase.TRAINING]
+            assert {"north: its update of round 2"} in seen[Phase.TRAINING]
             assert all(not any("evaluator-3" in one for one in found) for found in seen[Phase.SETTLED])
 
     anyio.run(main)

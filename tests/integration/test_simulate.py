@@ -26,6 +26,7 @@ from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.simulation.behaviours import behaviour_names
 from galaxylearning.simulation.history import OwnerStatus, RoundRecord
 from galaxylearning.simulation.run import Options
+from machines import galaxy as typed
 from simulated_jobs import BOUNTY, JOB_FILE, pays, run, write_job_file, write_rows
 
 
@@ -88,10 +89,14 @@ def test_a_chain_takes_batch_statistics_and_bounds_that_a_policy_would_not(job_f
         "schema = msgspec.structs.replace(schema, features=(first, *schema.features[1:]))\ntorch.manual_seed"
     )
     job_file.write_text(text.replace("torch.manual_seed", bounded, 1))
+    told: list[str] = []
     without = gl.simulate(job_file, rounds=1)
-    with_chain = gl.simulate(job_file, rounds=1, chain="embedded:")
+    with_chain = gl.simulate(job_file, rounds=1, chain="embedded:", tell=told.append)
     assert with_chain.model_digest == without.model_digest
     assert pays(with_chain) == pays(without)
+    (line,) = [line for line in told if ": round federated" in line]
+    utility = without.history.rounds[0].utility
+    assert f": round federated  round=1  utility={utility:.4f} nats per sample  correct=" in line
 
 
 def test_a_chain_lives_with_owners_that_are_absent_late_or_unreadable(job_file: Path) -> None:
@@ -228,6 +233,18 @@ def test_ctrl_c_settles_what_was_done_and_can_be_resumed(job_file: Path, tmp_pat
     assert resumed.model_digest == gl.simulate(job_file).model_digest
 
 
+def test_a_longer_run_is_not_lost_to_a_shorter_one_that_resumes_it(job_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ("simulate", job_file, "--out", out, "--no-plot")
+    typed(*command, "--rounds", 3)
+    kept = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    told = typed(*command, "--rounds", 2, "--resume", code=3)
+    assert "galaxy: rounds: 2 given, and the run to resume has 3 already; allowed: 3 or more" in told
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == kept
+    typed(*command, "--rounds", 2)
+    assert json.loads((out / "report.json").read_text())["rounds"] == 2
+
+
 def test_a_killed_command_goes_on_where_it_was(job_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "galaxylearning.cli", "simulate", str(job_file), "--out", str(out)]
@@ -322,6 +339,22 @@ def test_the_command_says_what_is_wrong(
     said = capsys.readouterr().err
     assert message in said
     assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--engine", "warp"],
+        ["--chain", "http://127.0.0.1:8545"],
+        ["--compare", "fairness"],
+        ["--chain", "embedded:", "--patience", "2"],
+    ],
+)
+def test_options_are_looked_at_before_the_job_file_is_run(job_file: Path, wrong: Sequence[str]) -> None:
+    job_file.write_text("open('ran', 'w').close()\n" + job_file.read_text())
+    assert "allowed: " in (told := typed("simulate", job_file, *wrong, code=3)) or "not with" in told
+    assert not (job_file.parent / "ran").exists()
+    assert not (job_file.parent / "simulation").exists()
 
 
 @pytest.mark.parametrize(

@@ -211,7 +211,7 @@ DOCUMENTS: dict[str, Case] = {
     "history: another cohort": (
         "history",
         lambda: put(HISTORY, "owners", 3),
-        "not a history: round 0 has 2 of 3 owners",
+        "not a history: round 1 has 2 of 3 owners",
     ),
     "history: a status nobody knows": (
         "history",
@@ -256,7 +256,7 @@ DOCUMENTS: dict[str, Case] = {
     "history: a round twice": (
         "history",
         lambda: put(HISTORY, "rounds", HISTORY["rounds"] * 2),
-        "not a history: round 0 comes after round 0",
+        "not a history: round 1 comes after round 1",
     ),
     "history: nested for ever": ("history", lambda: b"[" * 100_000, "not a history: it is nested too deeply"),
     "job file: binary": (

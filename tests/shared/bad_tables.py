@@ -45,7 +45,7 @@ TABLES: dict[str, Case] = {
     "csv: a row too short": (
         "d.csv",
         lambda: b"a,b\n1,2\n3\n",
-        "has 1 cells where the header names 2 columns",
+        "has 1 cell where the header names 2 columns",
     ),
     "csv: a row too long": (
         "d.csv",
@@ -114,7 +114,7 @@ TABLES: dict[str, Case] = {
         lambda: b'a,b\n"' + b"x" * 200_000 + b'",1\n',
         "line 2: field larger than field limit (131072)",
     ),
-    "tsv: a row too short": ("d.tsv", lambda: b"a\tb\n1\n", "has 1 cells where the header names 2 columns"),
+    "tsv: a row too short": ("d.tsv", lambda: b"a\tb\n1\n", "has 1 cell where the header names 2 columns"),
     "txt: a bell": ("d.txt", lambda: b"a|b\n1|\x07\n", "is not text: byte 6 is 0x07; save it as UTF-8"),
     "csv: empty": ("d.csv", lambda: b"", "is empty"),
     "a suffix nobody reads": (

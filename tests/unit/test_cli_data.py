@@ -101,7 +101,7 @@ def test_what_a_data_set_told_is_shown_with_what_is_left(
         (3, 1, None),
     ]
     shown = type_command(capsys, "data", "show", "biopsies", "--home", home.root)
-    assert f"{spent:.3g} at delta 1e-05, {50 - spent:.3g} left; 1 rounds without noise" in shown
+    assert f"{spent:.3g} at delta 1e-05, {50 - spent:.3g} left; 1 round without noise" in shown
     assert "unbounded" in shown
     assert "'gone'" in type_command(capsys, "data", "show", "gone", "--home", home.root, code=3)
 

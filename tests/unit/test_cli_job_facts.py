@@ -27,7 +27,7 @@ def masked() -> Terms:
 def test_buffers_are_not_said_to_be_clipped() -> None:
     told = what_leaves(BUFFERED, TERMS)["every_round"]
     assert "6,400 parameters, clipped to norm" in told
-    assert "96 buffers, not clipped: whatever the graph writes there, which can be rows" in told
+    assert "96 buffers, not clipped: what the graph writes there, which can be rows" in told
     assert "buffers" not in what_leaves(BARE, TERMS)["every_round"]
 
 

@@ -102,6 +102,7 @@ def test_a_masked_model_with_too_few_projections_is_told_of(
 ) -> None:
     assert checked(compile_file(job), 3, None)["warning"] is None
     changed(job, "256", "64")
+    changed(job, "epochs=2", "epochs=1")
     compiled = compile_file(job)
     facts = checked(compiled, 3, None)
     # 6 * 64 + 2 = 386 parameters: 386 // 64 - 2 = 4 numbers may be opened.
@@ -109,6 +110,7 @@ def test_a_masked_model_with_too_few_projections_is_told_of(
     show_checked(facts)
     shown = " ".join(capsys.readouterr().out.split())
     assert "Take a model of 1,088 parameters or more" in shown
+    assert "5 rounds of 1 epoch, batches of 16" in shown
     assert "same data twice not looked for" in shown
     assert "its own value above zero" in shown
     changed(job, "64", "320")
@@ -136,6 +138,35 @@ def test_a_diverging_training_names_the_learning_rate(job: Path) -> None:
         try_training(compile_file(job))
 
 
+NOISE = "learning_rate=1000.0, noise=gl.Noise(kind='local', multiplier=1.0, example_clip=1.0)"
+
+
+@pytest.mark.parametrize(
+    "command", ["check --no-trial", f"post --evaluators {','.join('0x' + d * 40 for d in '123')}"]
+)
+def test_a_job_whose_hidden_set_gives_no_step_is_refused_before_anything_is_sent(
+    job: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("GALAXY_PASSPHRASE", "secret")
+    monkeypatch.setenv("GALAXY_HOME", str(job.parent / "home"))
+    with pytest.raises(SystemExit):
+        main(["wallet", "new"])
+    changed(job, 'loss="cross_entropy"', 'loss="mse"')
+    changed(job, 'label="diagnosis"', 'label="texture"')
+    changed(job, "learning_rate=0.05", NOISE)
+    name, *more = command.split()
+    with pytest.raises(SystemExit) as stopped:
+        main(["job", name, str(job), *more])
+    said = capsys.readouterr().err
+    assert stopped.value.code == 3
+    assert "plan.learning_rate: 1000 given; with it training on the hidden set diverges, or changes" in said
+    changed(job, "masked", "sealed")
+    changed(job, "noise=", "gate=False, noise=")
+    with pytest.raises(SystemExit):
+        main(["job", "check", str(job), "--no-trial"])
+    assert "compiles" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("old", "new", "error", "said"),
     [
@@ -146,6 +177,41 @@ def test_a_diverging_training_names_the_learning_rate(job: Path) -> None:
         ('TEST = "test.csv"', 'TEST = "gone.csv"', DataRefused, r"gone\.csv"),
         ('loss="cross_entropy"', 'loss="hinge"', UnsupportedModel, "hinge"),
         ("epochs=2", "epochs=0", JobRefused, r"plan\.epochs"),
+        (
+            "epochs=2",
+            "epoch=2",
+            JobRefused,
+            r"job\.py, line \d+: TypeError: .* 'epoch'; did you mean 'epochs'\?; allowed in gl\.Plan: rounds",
+        ),
+        (
+            'title="mine"',
+            'titel="mine"',
+            JobRefused,
+            r"mean 'title'\?; allowed in gl\.Job: title, model, loss",
+        ),
+        (
+            "target_gain=",
+            "gain=",
+            JobRefused,
+            r"'gain'.*; allowed in gl\.Price: bounty, target_gain, fee_per_se",
+        ),
+        (
+            "owners=5, p",
+            "owner=5, p",
+            JobRefused,
+            r"mean 'owners'\?; allowed in gl\.Simulation: data, owners",
+        ),
+        ("label=", "lable=", JobRefused, r"mean 'label'\?; allowed in gl\.schema_of: path, label"),
+        (
+            "job = gl.Job(",
+            "gl.Windows(xyz=1)\njob = gl.Job(",
+            JobRefused,
+            r"'xyz'; allowed in gl\.Windows: enrol_s, round_s",
+        ),
+        ("job = gl.Job(", "gl.Noise(xyz=1)\njob = gl.Job(", JobRefused, r"'xyz'; allowed in gl\.Noise: kind"),
+        ("job = gl.Job(", "gl.Masking(xyz=1)\njob = gl.Job(", JobRefused, r"'xyz'; allowed in gl\.Masking: "),
+        ("job = gl.Job(", "(lambda a: a)(xyz=1)\njob = gl.Job(", JobRefused, r"keyword argument 'xyz'$"),
+        ("job = gl.Job(", "dict(int=int)['int'](xyz=1)\njob = gl.Job(", JobRefused, r"TypeError: .*'xyz'"),
         ('bounty="1000"', "bounty=0.5", JobRefused, "bounty"),
         ("target_gain=0.4", "target_gain=0", JobRefused, r"price\.target_gain: 0\.0 given"),
         ("target_gain=0.4", "target_gain=float('nan')", JobRefused, r"price\.target_gain"),
@@ -197,6 +263,21 @@ def test_too_few_rows_are_refused(job: Path) -> None:
     (job.parent / "test.csv").write_text("\n".join(lines) + "\n")
     with pytest.raises(JobRefused, match="at least 64"):
         compile_file(job)
+
+
+def test_a_folder_is_no_job_file_and_the_one_in_it_is_named(job: Path, tmp_path: Path) -> None:
+    with pytest.raises(JobRefused) as refused:
+        compile_file(job.parent)
+    assert str(refused.value) == f"{job.parent}: is a folder; allowed: {job}"
+    with pytest.raises(JobRefused, match="is a folder; allowed: a file of Python that sets 'job'"):
+        compile_file(tmp_path)
+
+
+def test_a_committee_is_asked_about_within_its_bounds(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["job", "check", str(job), "--no-trial", "--seats", "16"])
+    assert stopped.value.code == 2
+    assert "less than or equal to 15" in capsys.readouterr().err
 
 
 def test_a_missing_job_file_is_named(tmp_path: Path) -> None:

@@ -39,10 +39,15 @@ def leaves(command: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_loads_and_shows_an_example(name: str) -> None:
-    found = dict(leaves(load_command(name), (name,)))
-    assert found
+    found = {name: load_command(name), **dict(leaves(load_command(name), (name,)))}
     for typed, command in found.items():
         assert f"Example: galaxy {typed.split()[0]}" in command.help, typed
+
+
+def test_every_command_that_asks_a_chain_can_be_told_which() -> None:
+    found = {typed: command for name in COMMANDS for typed, command in leaves(load_command(name), (name,))}
+    for typed in ("audit", "receipt", "job show", "evaluator list", "wallet show", "doctor"):
+        assert "--chain" in {option for one in found[typed].params for option in one.opts}, typed
 
 
 def test_what_reads_can_print_json() -> None:

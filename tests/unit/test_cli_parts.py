@@ -212,7 +212,7 @@ def test_the_line_of_an_enrolling_job_names_seats_owners_and_when_it_begins() ->
         "now": 2_800,
     }
     assert enrolling_line(facts) == (
-        "2 of 4 evaluators seated (3 needed), 1 data owners enrolled (3 needed, 8 at most); begins when all "
+        "2 of 4 evaluators seated (3 needed), 1 data owner enrolled (3 needed, 8 at most); begins when all "
         "are there, or in 2 h with those that are needed"
     )
     assert "0 s with" in enrolling_line({**facts, "now": 20_000})

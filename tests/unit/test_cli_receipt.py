@@ -53,7 +53,7 @@ def settled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def _reading(monkeypatch: pytest.MonkeyPatch, found: Mapping[Address, Mapping[str, Any]]) -> None:
-    async def receipts(_home: Home, _job: int) -> Mapping[Address, Mapping[str, Any]]:
+    async def receipts(_home: Home, _job: int, _chain: str | None) -> Mapping[Address, Mapping[str, Any]]:
         return found
 
     monkeypatch.setattr(receipt, "_receipts", receipts)
@@ -110,8 +110,8 @@ def test_one_receipt_says_what_each_round_was_worth_and_why() -> None:
     shown = galaxy("receipt", 1, "--data-owner", NORTH)
     lines = [line.split("\N{BOX DRAWINGS LIGHT VERTICAL}")[1:-1] for line in shown.splitlines()]
     cells = [[cell.strip() for cell in line] for line in lines]
-    assert ["0", "accepted", "+0.20000", "+0.06000", "", ""] in cells
-    assert ["1", "rejected", "+0.00000", "", "-0.01000", "far"] in cells
+    assert ["1", "accepted", "+0.20000", "+0.06000", "", ""] in cells
+    assert ["2", "rejected", "+0.00000", "", "-0.01000", "far"] in cells
     assert "Round by round" not in galaxy("receipt", 1)
 
 

@@ -73,11 +73,11 @@ CONTRADICTIONS: list[tuple[ScoreTable, str]] = [
     (made(*ROUNDS, value_name="nonsense"), "'nonsense'; agreed are 'path'"),
     (
         made(scores(0, FIRST, ("accepted", NAT), ("rejected", 0), ("accepted", 1)), ROUNDS[1]),
-        f"{C} is accepted in round 0, in which it has no anchored update",
+        f"{C} is accepted in round 1, in which it has no anchored update",
     ),
     (
         made(scores(0, FIRST, ("absent", 0), ("rejected", 0), ("absent", 0)), ROUNDS[1]),
-        f"{A} is absent in round 0, in which it has an anchored update",
+        f"{A} is absent in round 1, in which it has an anchored update",
     ),
     (made(*ROUNDS, totals=(_replace(TOTALS[0], value=TOTALS[0].value + 1), *TOTALS[1:])), "its totals"),
     (made(*ROUNDS, totals=(_replace(TOTALS[0], reason=UNEARNED), *TOTALS[1:])), "its totals"),
@@ -103,14 +103,14 @@ SLACK = (2 * 2 * NAT + 2 * NAT + NAT // 2 + 3 * 7) // AGREEMENT + 1
     [
         (lambda scores: scores, None),
         (one(value=NAT + SLACK), None),
-        (one(value=NAT + SLACK + 1), f"in round 1 its value of {A} is"),
+        (one(value=NAT + SLACK + 1), f"in round 2 its value of {A} is"),
         (one(standard_error=8 + SLACK), f"its standard error of {A}"),
         (one(cosine=100 - COSINE_SLACK), None),
         (one(cosine=99 - COSINE_SLACK), f"its cosine of {A}"),
         (one(weight=4), "its decisions are not those computed"),
         (one(reason="we do not like you"), "its decisions"),
         (lambda scores: _replace(scores, gain=2 * NAT - SLACK), None),
-        (lambda scores: _replace(scores, gain=2 * NAT - SLACK - 1), "in round 1 its gain"),
+        (lambda scores: _replace(scores, gain=2 * NAT - SLACK - 1), "in round 2 its gain"),
         (lambda scores: _replace(scores, model_digest=FIRST), "its models are not those computed"),
     ],
 )

@@ -35,7 +35,7 @@ def test_a_data_set_that_fits() -> None:
         ({"unit": "cm"}, "unit differs"),
         ({"minimum": -0.5}, "-0.5 is below 0"),
         ({"maximum": 51.0}, "51 is above 50"),
-        ({"missing": 3}, "3 values are missing"),
+        ({"missing": 3}, "3 values missing"),
     ],
 )
 def test_a_column_that_differs_is_named_with_what_differs(change: dict[str, Any], problem: str) -> None:

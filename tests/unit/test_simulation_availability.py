@@ -182,7 +182,7 @@ def test_failures_come_on_top_of_availability(tmp_path: Path) -> None:
         ("round,owner\n99999999999,2\n", "line 2: round '99999999999' given"),
         ("round,owner\n2147483648,2\n", "line 2: round 2147483648 given"),
         ("round,owner\n٣,2\n", "line 2: round '٣' given"),
-        ("round,owner\n1\n", "line 2: has 1 cells where the header has 2"),
+        ("round,owner\n1\n", "line 2: has 1 cell where the header has 2"),
         (
             "round,person\n1,1\n",
             "line 2: has the fields round, person; allowed: owner, round or end_round, owner",

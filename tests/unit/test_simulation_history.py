@@ -137,9 +137,9 @@ def test_records_that_make_no_sense_are_refused(changes: dict[str, Any], says: s
 
 
 def test_rounds_belong_to_one_cohort_and_come_in_order() -> None:
-    with pytest.raises(ValueError, match="round 0 comes after round 0"):
+    with pytest.raises(ValueError, match="round 1 comes after round 1"):
         History(4).plus(record()).plus(record())
-    with pytest.raises(ValueError, match="round 0 has 4 of 5"):
+    with pytest.raises(ValueError, match="round 1 has 4 of 5"):
         History(5).plus(record())
 
 

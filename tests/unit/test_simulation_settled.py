@@ -62,10 +62,10 @@ def test_why_updates_did_not_count_is_told_and_rounds_that_opened_no_sum() -> No
         privacy="masked",
     )
     some = table(-70, -70, zeros, refused=1)
-    assert money_notes(plain, 2_000, some, 0) == ("1 updates did not count: 1 as far",)
+    assert money_notes(plain, 2_000, some, 0) == ("1 update did not count: 1 as far",)
     assert not any("no sum" in note for note in money_notes(masked, 2_000, some, 0))
     few = table(-70, -70, zeros, refused=2)
-    assert any("in 1 of 1 rounds fewer than 3" in note for note in money_notes(masked, 2_000, few, 0))
+    assert any("in 1 of 1 round fewer than 3" in note for note in money_notes(masked, 2_000, few, 0))
     assert not any("no sum" in note for note in money_notes(plain, 2_000, few, 0))
 
 

@@ -86,7 +86,7 @@ def test_blank_lines_are_passed_over_and_cells_are_stripped() -> None:
         ("a,\n1,2\n", ["column 2", "no name"]),
         ("1,2\n3,4\n", ["first row must name"]),
         (f"{'x' * 201},b\n1,2\n", ["column 1", "200"]),
-        ("a,b\n1,2\n3\n", ["row 2", "1 cells", "2 columns"]),
+        ("a,b\n1,2\n3\n", ["row 2", "1 cell ", "2 columns"]),
         ("a,b\n1,2,3\n", ["row 1", "3 cells"]),
         ("a,b\n1,2\n,3\n", ["row 2", "'a'", "empty"]),
         ("a,b\n1,x\n2,\n", ["row 2", "'b'", "empty"]),

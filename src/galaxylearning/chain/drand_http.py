@@ -12,6 +12,7 @@ from aiohttp import ClientError, ClientSession, ClientTimeout
 from galaxylearning.chain import bounded_json
 from galaxylearning.crypto.drand import SIGNATURE_BYTES
 from galaxylearning.errors import AnswerRefused, LedgerUnreachable
+from galaxylearning.reaching import os_reason
 
 MAX_ANSWER_BYTES: Final = 4_096
 
@@ -41,8 +42,10 @@ class HttpDrand:
                 data = await answer.content.read(MAX_ANSWER_BYTES + 1)
                 while len(data) <= MAX_ANSWER_BYTES and (more := await answer.content.read(MAX_ANSWER_BYTES)):
                     data += more
-        except (ClientError, TimeoutError, OSError) as error:
-            raise LedgerUnreachable(str(error) or "no answer in time", where=where) from error
+        except TimeoutError as error:
+            raise LedgerUnreachable("no answer in time", where=where) from error
+        except (ClientError, OSError) as error:
+            raise LedgerUnreachable(f"no answer: {os_reason(error)}", where=where) from error
         return _signature(data, number, where)
 
 

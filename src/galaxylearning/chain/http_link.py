@@ -11,8 +11,9 @@ from typing import Any, Final
 from aiohttp import ClientSession, ClientTimeout
 
 from galaxylearning.chain import bounded_json
-from galaxylearning.chain.transport import RateLimited, shown_url
+from galaxylearning.chain.transport import RateLimited
 from galaxylearning.errors import AnswerRefused, LedgerUnreachable
+from galaxylearning.reaching import shown_url
 
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 _CHUNK_BYTES: Final = 1 << 16

@@ -6,7 +6,6 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeAlias
-from urllib.parse import urlsplit
 
 from eth_utils.address import to_checksum_address
 
@@ -19,6 +18,7 @@ from galaxylearning.errors import (
     LedgerUnreachable,
     TransactionReverted,
 )
+from galaxylearning.reaching import os_reason, shown_url
 from galaxylearning.units import Address
 
 REQUEST_TIMEOUT_S = 30.0
@@ -188,15 +188,6 @@ def _provider_of_url(url: str, timeout_s: float) -> Any:
     return HttpLink(url, timeout_s)
 
 
-def shown_url(url: str) -> str:
-    """Scheme, host and port of a URL: paths, queries and user names of RPC endpoints often hold keys."""
-    try:
-        parts = urlsplit(url)
-        return f"{parts.scheme}://{parts.hostname}" + ("" if parts.port is None else f":{parts.port}")
-    except ValueError:
-        return "a malformed URL"
-
-
 def _mapped(error: Exception, where: str) -> LedgerError:
     """What a provider raised, as ours. A web3 error that carries a JSON-RPC error object is that error."""
     response = getattr(error, "rpc_response", None)
@@ -204,8 +195,7 @@ def _mapped(error: Exception, where: str) -> LedgerError:
         return error_of(response["error"], where)
     if isinstance(error, ValueError | TypeError) and not isinstance(error, OSError):
         return AnswerRefused(f"what answered is no JSON-RPC node ({type(error).__name__})", where=where)
-    reason = str(error) or type(error).__name__
-    return LedgerUnreachable(f"the node cannot be reached: {reason[:200]}", where=where)
+    return LedgerUnreachable(f"the node cannot be reached: {os_reason(error)}", where=where)
 
 
 def error_of(error: Any, method: str) -> LedgerError:

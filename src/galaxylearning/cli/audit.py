@@ -14,7 +14,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from galaxylearning.cli import output
-from galaxylearning.cli.options import DEFAULT_HOME, Format, FormatOption, HomeOption, JobArgument
+from galaxylearning.cli.options import (
+    DEFAULT_HOME,
+    ChainOption,
+    Format,
+    FormatOption,
+    HomeOption,
+    JobArgument,
+)
 from galaxylearning.config import Home
 from galaxylearning.contribution import OTHER_UNITS
 from galaxylearning.crypto.seal import SealingKey
@@ -31,8 +38,12 @@ def audit(
     ] = None,
     value: Annotated[
         str | None,
-        typer.Option(help="Compare with another value: banzhaf, shapley, leave-one-out, distance-to-mean…"),
+        typer.Option(
+            help="Compare with another value: banzhaf, shapley, banzhaf-sampled, shapley-sampled, "
+            "leave-one-out, distance-to-mean."
+        ),
     ] = None,
+    chain: ChainOption = None,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Recompute every round, score and payment of a job from the chain's log and the blobs.
@@ -44,7 +55,7 @@ def audit(
 
     Example: galaxy audit 1 --home .galaxy/demo
     """
-    report, references = anyio.run(audit_home, Home(home), job, key, value)
+    report, references = anyio.run(audit_home, Home(home), job, key, value, chain)
     if format is Format.JSON:
         typer.echo(json.dumps(as_json(report, references)))
     else:
@@ -63,7 +74,7 @@ class References:
 
 
 async def audit_home(
-    home: Home, job_id: int, key_name: str | None = None, value: str | None = None
+    home: Home, job_id: int, key_name: str | None = None, value: str | None = None, chain: str | None = None
 ) -> tuple[AuditReport, References | None]:
     """Audit a job of a home; with ``value`` also that value of every data owner beside the one that paid.
 
@@ -77,7 +88,7 @@ async def audit_home(
     from galaxylearning.protocol.scoring import reference_values
     from galaxylearning.storage.journal import MemoryJournal
 
-    async with bootstrap.open_world(home, signer=blob_signer(home)) as world:
+    async with bootstrap.open_world(home, signer=blob_signer(home), chain=chain) as world:
         signer = KeySigner(bootstrap.entropy(32))
         site = bootstrap.site_of(world, signer, MemoryJournal())
         view = ChainView(world.ledger, world.blobs, only=job_id)
@@ -127,7 +138,12 @@ def as_json(report: AuditReport, references: References | None) -> dict[str, Any
         "verdict": report.verdict,
         "is_full": report.is_full,
         "findings": [
-            {"check": finding.check, "detail": finding.detail, "problem": finding.problem}
+            {
+                "check": finding.check,
+                "detail": finding.detail,
+                "problem": finding.problem,
+                "is_skipped": finding.is_skipped,
+            }
             for finding in report.findings
         ],
     }
@@ -146,7 +162,8 @@ def show(report: AuditReport, references: References | None, console: Console) -
     for finding in report.findings:
         is_fine = finding.problem is None
         text = finding.detail if is_fine else f"{finding.detail}: {finding.problem}"
-        table.add_row("[green]ok[/]" if is_fine else "[red]FAILED[/]", finding.check, escape(text))
+        mark = "[yellow]not checked[/]" if finding.is_skipped else "[green]ok[/]"
+        table.add_row(mark if is_fine else "[red]FAILED[/]", finding.check, escape(text))
     console.print(table)
     if references is not None:
         values = Table(title="Values", title_justify="left")
@@ -158,3 +175,9 @@ def show(report: AuditReport, references: References | None, console: Console) -
         console.print(values)
     kind = "everything was computed again" if report.is_full else "sealed data were not opened"
     console.print(f"Verdict: [bold]{report.verdict}[/] ({kind})")
+    if any(finding.is_skipped for finding in report.findings):
+        console.print(
+            "The rest is checked with the key of one of the job's evaluators, at its home: galaxy audit "
+            f"{report.job_id} --key NAME",
+            soft_wrap=True,
+        )

@@ -33,6 +33,7 @@ from galaxylearning.config import (
 )
 from galaxylearning.errors import ConfigRefused, GalaxyError
 from galaxylearning.listening import Listening
+from galaxylearning.reaching import shown_url
 
 if TYPE_CHECKING:
     from galaxylearning.chain.deployment import Deployment
@@ -42,7 +43,8 @@ if TYPE_CHECKING:
 DEFAULT_PORT = 8545
 
 app = typer.Typer(
-    help="Serve the embedded chain; deploy or join contracts. Without a command: serve.",
+    help="Serve the embedded chain; deploy or join contracts. Without a command: serve.\n\n"
+    "Example: galaxy chain --port 8545",
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -138,6 +140,7 @@ def invite(
     """Write what others need to join this home's chain into a file.
 
     Nothing in it is secret, but for an access key in the chain's URL: who has the file may use that node.
+    The key is in the file alone; no command prints it.
 
     Example: galaxy chain invite --store http://127.0.0.1:8787 -o market.json
     """
@@ -157,7 +160,7 @@ def invite(
         reached, deployment.jobs, blobs[0] if len(blobs) == 1 else blobs, deployment.block_number
     )
     replace_whole(output_file.absolute(), invitation_to_json(invitation))
-    facts = msgspec.structs.asdict(invitation)
+    facts = msgspec.structs.asdict(invitation) | {"chain": shown_url(reached)}
     if format is Format.JSON:
         output.print_json(facts)
     else:
@@ -222,10 +225,10 @@ def info(
 
     async def run() -> dict[str, Any]:
         async with bootstrap.open_world(Home(home), signer=signer, chain=chain) as world:
-            settings = world.settings
+            settings, served = world.settings, bootstrap.served_chain(world.home)
             return {
                 **_facts(settings),
-                "served_at": bootstrap.served_chain(world.home),
+                "served_at": served and shown_url(served),
                 "time": await world.ledger.now(),
                 "stores": [await _asked(world.home, settings, one, signer) for one in settings.stores],
             }
@@ -279,10 +282,10 @@ async def _serve(home: Home, place: Listening, keys_file: Path | None, format: F
     settings = bootstrap.load_settings(home)
     if settings.chain != EMBEDDED:
         raise ConfigRefused(
-            f"this home uses {settings.chain}; only an embedded chain is served", where="chain"
+            f"this home uses {shown_url(settings.chain)}; only an embedded chain is served", where="chain"
         )
     if served := bootstrap.served_chain(home):
-        raise ConfigRefused(f"this home's chain is already served at {served}", where="chain")
+        raise ConfigRefused(f"this home's chain is already served at {shown_url(served)}", where="chain")
     if not settings.deployment:
         signer = KeySigner(new_private_key(entropy=bootstrap.entropy))
         settings = await bootstrap.deploy_contracts(home, signer)
@@ -297,7 +300,9 @@ async def _serve(home: Home, place: Listening, keys_file: Path | None, format: F
         else:
             _show(facts, format)
             output.console().print(
-                f"Others join with: galaxy chain join {server.url} --jobs {facts['jobs']}", soft_wrap=True
+                f"Others join with: galaxy chain join {server.url}{'/KEY' if access_keys else ''} "
+                f"--jobs {facts['jobs']}",
+                soft_wrap=True,
             )
         await anyio.sleep_forever()
 
@@ -307,7 +312,7 @@ def _facts(settings: Settings) -> dict[str, Any]:
 
     found: Deployment = Deployment.from_json(settings.deployment)
     return {
-        "chain": settings.chain,
+        "chain": shown_url(settings.chain),
         "chain_id": found.chain_id,
         "token": found.token,
         "registry": found.registry,

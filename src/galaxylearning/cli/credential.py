@@ -30,7 +30,8 @@ MAX_DAYS = 36_500
 MAX_NAME_CHARS = 200
 
 app = typer.Typer(
-    help="Vouch for data owners' accounts, and read what was vouched.",
+    help="Vouch for data owners' accounts, and read what was vouched.\n\n"
+    "Example: galaxy credential show mary.credential",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

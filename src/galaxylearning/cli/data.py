@@ -22,6 +22,7 @@ from galaxylearning.cli.options import (
 )
 from galaxylearning.config import Home
 from galaxylearning.errors import DataRefused
+from galaxylearning.units import how_many
 
 if TYPE_CHECKING:
     from galaxylearning.protocol.matching import MatchReport
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from galaxylearning.storage.tables import Kind
 
 app = typer.Typer(
-    help="Data sets: they are described here and stay where they are.",
+    help="Data sets: they are described here and stay where they are.\n\n"
+    "Example: galaxy data add patients.csv --label diagnosis --name biopsies",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -80,7 +82,7 @@ def add(
         output.print_json(_facts(entry, budget))
         return
     output.print_table(
-        f"{entry.name}: {entry.n_rows} rows, label {entry.label}",
+        f"{entry.name}: {how_many(entry.n_rows, 'row')}, label {entry.label}",
         ("column", "kind", "unit", "least", "mean", "most", "classes or shape"),
         [
             (

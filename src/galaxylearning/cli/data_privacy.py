@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from galaxylearning.config import Home
 from galaxylearning.errors import ConfigRefused
+from galaxylearning.units import how_many
 
 if TYPE_CHECKING:
     from galaxylearning.protocol.consent import OwnerPolicy
@@ -93,7 +94,7 @@ def budget_line(facts: dict[str, Any]) -> str:
     words = f"{_number(facts['epsilon_spent'])} at delta {facts['delta']:g}, "
     words += "no limit" if facts["max_epsilon"] is None else f"{facts['epsilon_left']:.3g} left"
     bare = facts["unprotected_rounds"]
-    return words + (f"; {bare} rounds without noise, which no epsilon covers" if bare else "")
+    return words + (f"; {how_many(bare, 'round')} without noise, which no epsilon covers" if bare else "")
 
 
 def job_rows(facts: dict[str, Any]) -> list[tuple[object, ...]]:

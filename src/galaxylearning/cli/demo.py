@@ -19,7 +19,7 @@ from galaxylearning.cli.options import Format, FormatOption
 from galaxylearning.config import EMBEDDED
 from galaxylearning.errors import AuditFailed, ConfigRefused
 from galaxylearning.messages.terms import loss_unit
-from galaxylearning.units import TOKEN_DECIMALS
+from galaxylearning.units import TOKEN_DECIMALS, how_many
 
 if TYPE_CHECKING:
     from galaxylearning.nodes.auditor import AuditReport
@@ -133,21 +133,21 @@ class _Watch:
             self._bar.update(self._task, advance=1, description="enrolling", detail="owners consent and sign")
         elif step.step == "enrolled":
             self._enrolled += 1
-            self._bar.update(self._task, detail=f"{self._enrolled} data owners signed")
+            self._bar.update(self._task, detail=how_many(self._enrolled, "data owner") + " signed")
         elif step.step == "update sent":
             self._bar.update(self._task, description="training", detail=step.facts["detail"])
-        elif step.step == "round federated" and step.facts["round"] not in self._seen:
-            self._seen.add(step.facts["round"])
+        elif step.step == "round federated" and step.facts["round_index"] not in self._seen:
+            self._seen.add(step.facts["round_index"])
             accuracy = step.facts["correct"] / step.facts["rows"]
             self._console.print(
-                f"round {step.facts['round'] + 1:>3} of {self._rounds}: accuracy {accuracy:.3f}, "
-                f"{step.facts['accepted']} updates accepted"
+                f"round {step.facts['round_index'] + 1:>3} of {self._rounds}: accuracy {accuracy:.3f}, "
+                f"{how_many(step.facts['accepted'], 'update')} accepted"
             )
             self._bar.update(self._task, advance=1, description="training")
         elif step.step == "paid":
             self._bar.update(self._task, advance=1, description="settled", detail="paying by contribution")
         elif step.step == "vanished":
-            self._console.print(f"{step.actor} vanished after {step.facts['after']} rounds")
+            self._console.print(f"{step.actor} vanished after {how_many(step.facts['after'], 'round')}")
         elif step.step in ("given up", "not enrolled"):
             self._console.print(f"{step.actor}: {step.step}: {step.facts}")
 
@@ -250,7 +250,7 @@ def _show(
         f"Transactions by data owners: {document['transactions']['data_owner']}"
     )
     where = "everything was computed again" if report.is_full else "sealed data were not opened"
-    console.print(f"audit: [bold]{report.verdict}[/] ({len(report.findings)} checks; {where})")
+    console.print(f"audit: [bold]{report.verdict}[/] ({how_many(len(report.findings), 'check')}; {where})")
     console.print(f"{document['seconds']:.1f} s. Now try:")
     for command in ("audit", "receipt", "job show"):
         console.print(f"  galaxy {command} {found.job_id} --home {home}", soft_wrap=True)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 from galaxylearning.cli.findings import Finding, gib, note, ok, problem
 from galaxylearning.config import EMBEDDED, Home, Settings
 from galaxylearning.errors import ConfigRefused, GalaxyError
+from galaxylearning.reaching import shown_url
+from galaxylearning.units import how_many
 
 if TYPE_CHECKING:
     from galaxylearning.chain.transport import Transport
@@ -40,18 +42,11 @@ async def home_findings(home: Home, chain: str | None, signer: Signer | None = N
     settings = _settings(home, chain)
     if isinstance(settings, Finding):
         return [*found, settings]
-    found.append(ok("settings", f"chain {_shown(settings.chain)}, blobs {', '.join(settings.stores)}"))
+    found.append(ok("settings", f"chain {shown_url(settings.chain)}, blobs {', '.join(settings.stores)}"))
     found += [finding async for finding in _chain(home, settings)]
     for store in settings.stores:
         found.append(await _blobs(home, settings, store, signer))
     return found
-
-
-def _shown(chain: str) -> str:
-    """A chain as it may be shown: the rest of its URL may be a key."""
-    from galaxylearning.chain.transport import shown_url
-
-    return chain if chain == EMBEDDED else shown_url(chain)
 
 
 def _settings(home: Home, chain: str | None) -> Settings | Finding:
@@ -82,7 +77,7 @@ def _permissions(home: Home) -> Iterator[Finding]:
         yield problem("keys", found, f"chmod {kind} {path}")
     if not open_ones:
         count = sum(1 for path in places if path.is_file())
-        yield ok("keys", f"{count} files that only their user reads")
+        yield ok("keys", f"{how_many(count, 'file')}, read by their user alone")
 
 
 def _within(folder: Path) -> Iterator[Path]:

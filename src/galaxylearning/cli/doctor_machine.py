@@ -22,6 +22,7 @@ from galaxylearning.config import Home
 from galaxylearning.engines.cores import usable_cores
 from galaxylearning.errors import ConfigRefused, GalaxyError
 from galaxylearning.sandbox.locks import STOPS, Locks
+from galaxylearning.units import how_many
 
 PACKAGE: Final = "galaxy-learning"
 LEAST_PYTHON: Final = (3, 11)
@@ -107,7 +108,7 @@ def _unmet(lines: list[str]) -> Iterator[tuple[str, str]]:
 def _memory(home: Home) -> Iterator[Finding]:
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     free = _available_bytes(total)
-    found = f"{usable_cores()} cores; {gib(total)} of memory, {gib(free)} available"
+    found = f"{how_many(usable_cores(), 'core')}; {gib(total)} of memory, {gib(free)} available"
     if free < LEAST_MEMORY_BYTES:
         yield problem("cpu and memory", found, f"have {gib(LEAST_MEMORY_BYTES)} free, or train elsewhere")
     else:
@@ -185,7 +186,9 @@ def _sandbox(home: Home) -> Iterator[Finding]:
             f"PyTorch {loaded['torch']}, {loaded['torch_threads']} thread, started and tried in {took:.1f} s"
         )
         if loaded["torch_threads"] != "1" or host.ready.threads != 1:
-            yield problem("worker", f"{found}; {host.ready.threads} threads", "unset OMP_NUM_THREADS")
+            yield problem(
+                "worker", f"{found}; {how_many(host.ready.threads, 'thread')}", "unset OMP_NUM_THREADS"
+            )
         else:
             yield ok("worker", found)
         yield from _layers(home, host.ready.locks)

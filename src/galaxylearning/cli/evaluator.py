@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from galaxylearning.ports import Ledger
 
 app = typer.Typer(
-    help="Run an evaluator's node.",
+    help="Run an evaluator's node.\n\nExample: galaxy evaluator run --as carol",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -153,12 +153,14 @@ def run(
         typer.Option(
             min=1,
             help="Take no seat in a job that gives fewer seconds to commit, to reveal or to settle: being "
-            "late costs the stake. Unless given: 60, or what finality, staggers and the job may take.",
+            "late costs the stake. 60, or what finality, staggers and the job may take, if left out.",
         ),
     ] = None,
     requester: Annotated[
         list[str] | None,
-        typer.Option(help="Take seats in this requester's jobs only; may be repeated. Default: anybody's."),
+        typer.Option(
+            help="Take seats in this requester's jobs only; may be repeated; anybody's if left out."
+        ),
     ] = None,
     most_memory_gib: Annotated[
         float, typer.Option(min=1, help="Take no seat in a job that would take more memory, updates aside.")

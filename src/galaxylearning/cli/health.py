@@ -124,9 +124,10 @@ class NodeHealth:
                 }
             )
             return
-        shown = " ".join(f"{name}={value}" for name, value in facts.items())
+        from galaxylearning.nodes.site import told
+
         job = f"job {job_id}  " if job_id else ""
-        output.print_plain(f"{now:%H:%M:%S} {job}{actor}: {step}  {shown}".rstrip())
+        output.print_plain(f"{now:%H:%M:%S} {job}{actor}: {step}  {told(facts)}".rstrip())
 
 
 @asynccontextmanager

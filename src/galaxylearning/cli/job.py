@@ -7,7 +7,7 @@ import typer
 from galaxylearning.cli import job_data_owner, job_onlooker, job_requester
 
 app = typer.Typer(
-    help="Check, post, watch, accept and claim jobs.",
+    help="Check, post, watch, accept and claim jobs.\n\nExample: galaxy job show 1",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -100,8 +100,8 @@ async def claim_payout(site: Site, job_id: int, payee: Address) -> dict[str, Any
     """Have ``payee`` paid what a settled job owes it.
 
     Raises:
-        PhaseError: not settled.
-        JobRefused: nothing owed, or paid already.
+        PhaseError: not settled, or paid already.
+        JobRefused: nothing owed.
         BlobMissing: neither score tables nor a payout table that give the payouts are there.
         TransactionReverted: the contract refused.
     """
@@ -114,7 +114,7 @@ async def claim_payout(site: Site, job_id: int, payee: Address) -> dict[str, Any
     if payee not in owed:
         raise JobRefused(f"{payee} is not paid by this job", where=f"job {job_id}")
     if state.paid_indices >> owed[payee].index & 1:
-        raise JobRefused(f"{payee} was paid already", where=f"job {job_id}")
+        raise PhaseError(f"{payee} was paid already", where=f"job {job_id}")
     receipt = await site.submit(calls.claim(tree, payee))
     return {
         "job": str(job_id),
@@ -129,8 +129,8 @@ async def post_bond(site: Site, job_id: int, data_owner: Address) -> dict[str, A
     """Post the bond that a job asks of an identity; it returns to this account when the job is over.
 
     Raises:
-        PhaseError: data owners no longer enrol.
-        JobRefused: the job asks for none, or this bond was posted already.
+        PhaseError: data owners no longer enrol, or this bond was posted already.
+        JobRefused: the job asks for none.
         TransactionReverted: the contract refused, or the account has too few tokens.
     """
     view = ChainView(site.ledger, site.blobs, only=job_id)
@@ -141,7 +141,7 @@ async def post_bond(site: Site, job_id: int, data_owner: Address) -> dict[str, A
     if amount == 0:
         raise JobRefused("asks for no bond", where=f"job {job_id}")
     if data_owner in state.bonds:
-        raise JobRefused(f"the bond of {data_owner} was posted already", where=f"job {job_id}")
+        raise PhaseError(f"the bond of {data_owner} was posted already", where=f"job {job_id}")
     receipt = await site.submit_spending(amount, calls.deposit_bond(job_id, data_owner))
     return {
         "job": str(job_id),

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from galaxylearning.cli import job_facts, output
-from galaxylearning.cli.job_file import Trial
+from galaxylearning.cli.job_file import Trial, require_step
 from galaxylearning.config import Settings
 from galaxylearning.messages.terms import encode_terms
 from galaxylearning.nodes.windows import require_windows
@@ -15,6 +15,7 @@ from galaxylearning.protocol import calls
 from galaxylearning.protocol.job import CompiledJob
 from galaxylearning.protocol.masking import few_projections
 from galaxylearning.simulation.prepare import terms_without_chain
+from galaxylearning.units import how_many
 
 
 def checked(compiled: CompiledJob, seats: int, trial: Trial | None) -> dict[str, Any]:
@@ -26,6 +27,7 @@ def checked(compiled: CompiledJob, seats: int, trial: Trial | None) -> dict[str,
     """
     job, terms = compiled.job, terms_without_chain(compiled, seats=seats)
     encode_terms(terms)
+    require_step(compiled, terms)
     require_windows(terms, finality_s=0, stagger_s=Settings().stagger_ms / 1000)
     return {
         "title": job.title,
@@ -57,10 +59,9 @@ def checked(compiled: CompiledJob, seats: int, trial: Trial | None) -> dict[str,
 def show_checked(facts: dict[str, Any]) -> None:
     """The same for people."""
     runs, price, trial = facts["runs"], facts["price"], facts["trial"]
-    length = f"{runs['epochs']} epochs" if runs["epochs"] else f"{runs['steps']} steps"
     rows: list[tuple[str, object]] = [
-        ("test set", f"{facts['test_rows']} rows"),
-        ("model", f"{runs['parameters']:,} parameters, {runs['state_bytes']:,} bytes"),
+        ("test set", how_many(facts["test_rows"], "row")),
+        ("model", f"{how_many(runs['parameters'], 'parameter')}, {runs['state_bytes']:,} bytes"),
         ("operations", ", ".join(f"{op} x{count}" for op, count in runs["operations"].items())),
         (
             "a batch costs",
@@ -69,12 +70,13 @@ def show_checked(facts: dict[str, Any]) -> None:
         ),
         (
             "plan",
-            f"{runs['rounds']} rounds of {length}, batches of {runs['batch_size']}, {runs['optimizer']}",
+            f"{how_many(runs['rounds'], 'round')} of {job_facts.length(runs)}, batches of "
+            f"{runs['batch_size']}, {runs['optimizer']}",
         ),
         (
             "escrow",
             f"{output.tokens(facts['escrow'])}: bounty {output.tokens(price['bounty'])} and "
-            f"{output.tokens(price['fee_per_seat'])} for each of {facts['seats']} evaluators",
+            f"{output.tokens(price['fee_per_seat'])} for each of {how_many(facts['seats'], 'evaluator')}",
         ),
         (
             "target gain",
@@ -88,7 +90,7 @@ def show_checked(facts: dict[str, Any]) -> None:
             (
                 "trial",
                 f"loss {trial['untrained_loss']:.4f} untrained, {trial['trained_loss']:.4f} after "
-                f"{trial['steps']} steps on half of the test set, on the other half",
+                f"{how_many(trial['steps'], 'step')} on half of the test set, on the other half",
             )
         )
         suggested = trial["suggested_target_gain"]
@@ -104,7 +106,7 @@ def show_checked(facts: dict[str, Any]) -> None:
         rows.append(
             (
                 "same data twice",
-                f"looked for in {facts['twin_projections']} projections of each update"
+                f"looked for in {how_many(facts['twin_projections'], 'projection')} of each update"
                 if facts["twin_projections"]
                 else "not looked for: the job is too short for it, or the model too small in masked mode",
             )

@@ -24,6 +24,7 @@ from galaxylearning.protocol.masking import masking_plan
 from galaxylearning.protocol.matching import some
 from galaxylearning.protocol.privacy import job_epsilon, models_release
 from galaxylearning.protocol.updates import body_limit
+from galaxylearning.units import how_many
 
 WHO_SEES = {
     "masked": "nobody sees one update: the evaluators open a few numbers about it, and one sum of many. "
@@ -80,8 +81,8 @@ def what_leaves(facts: GraphFacts, terms: Terms) -> dict[str, Any]:
     """Everything that would leave a data owner's machine."""
     plan, masking, seats = terms.plan, terms.masking, len(terms.evaluators)
     parameters, buffers = facts.cost.parameters, facts.buffers
-    how, most = f"sealed to {seats} evaluators", body_limit((parameters, buffers), plan.bits)
-    bare = f"and {buffers:,} buffers, not clipped: whatever the graph writes there, which can be rows; "
+    how, most = f"sealed to {how_many(seats, 'evaluator')}", body_limit((parameters, buffers), plan.bits)
+    bare = f"and {how_many(buffers, 'buffer')}, not clipped: what the graph writes there, which can be rows; "
     if masking is not None:
         most, buffers = masking_plan(terms, parameters).sent_bytes, 0
         opened = 2 + plan.projections + masking.twin_projections
@@ -176,9 +177,9 @@ def state_facts(state: JobState, now: int) -> dict[str, Any]:
 def enrolling_line(facts: dict[str, Any]) -> str:
     """Whom a job waits for, and when it begins: ``state_facts`` with ``enrolled`` as a line."""
     needed = (
-        f"{facts['seats_taken']} of {facts['seats']} evaluators seated ({facts['fewest_seats']} needed), "
-        f"{facts['enrolled']} data owners enrolled ({facts['minimum_owners']} needed, "
-        f"{facts['maximum_owners']} at most); begins when all are there"
+        f"{facts['seats_taken']} of {how_many(facts['seats'], 'evaluator')} seated "
+        f"({facts['fewest_seats']} needed), {how_many(facts['enrolled'], 'data owner')} enrolled "
+        f"({facts['minimum_owners']} needed, {facts['maximum_owners']} at most); begins when all are there"
     )
     if facts["deadline"] is None:
         return needed
@@ -200,7 +201,6 @@ def is_over(state: JobState) -> bool:
 def summary(facts: dict[str, Any]) -> Iterable[tuple[str, object]]:
     """``terms_facts`` and ``state_facts`` together, as lines for people."""
     price, runs, leaves = facts["price"], facts["runs"], facts["leaves"]
-    length = f"{runs['epochs']} epochs" if runs["epochs"] else f"{runs['steps']} steps"
     yield "title", facts["title"]
     if facts["description"]:
         yield "description", facts["description"]
@@ -211,8 +211,9 @@ def summary(facts: dict[str, Any]) -> Iterable[tuple[str, object]]:
     yield (
         "progress",
         (
-            f"{facts['rounds_anchored']} of {facts['rounds']} rounds, {facts['cohort']} data owners, "
-            f"{facts['seats_taken']} of {len(facts['evaluators'])} evaluators seated"
+            f"{facts['rounds_anchored']} of {how_many(facts['rounds'], 'round')}, "
+            f"{how_many(facts['cohort'], 'data owner')}, "
+            f"{facts['seats_taken']} of {how_many(len(facts['evaluators']), 'evaluator')} seated"
         ),
     )
     yield "data owners", f"{runs['minimum_owners']} needed, {runs['maximum_owners']} at most"
@@ -229,9 +230,9 @@ def summary(facts: dict[str, Any]) -> Iterable[tuple[str, object]]:
     yield (
         "paid so far",
         (
-            f"{tokens(facts['paid'])} of {tokens(facts['payouts'])} to {facts['payees']} data owners, fees "
-            f"{tokens(facts['fees_paid'])}, refunded {tokens(facts['refunded'])}, of an escrow of "
-            f"{tokens(facts['escrow'])}"
+            f"{tokens(facts['paid'])} of {tokens(facts['payouts'])} to "
+            f"{how_many(facts['payees'], 'data owner')}, fees {tokens(facts['fees_paid'])}, "
+            f"refunded {tokens(facts['refunded'])}, of an escrow of {tokens(facts['escrow'])}"
         ),
     )
     yield "privacy", f"{facts['privacy']['mode']}: {facts['privacy']['who_sees']}"
@@ -240,20 +241,25 @@ def summary(facts: dict[str, Any]) -> Iterable[tuple[str, object]]:
     yield (
         "what would run",
         (
-            f"{length} of {runs['optimizer']} at learning rate {runs['learning_rate']:g}, batches of "
-            f"{runs['batch_size']}, in each of {runs['rounds']} rounds; loss {runs['loss']}"
+            f"{length(runs)} of {runs['optimizer']} at learning rate {runs['learning_rate']:g}, batches of "
+            f"{runs['batch_size']}, in each of {how_many(runs['rounds'], 'round')}; loss {runs['loss']}"
         ),
     )
     yield (
         "model",
         (
-            f"{runs['parameters']:,} parameters, {runs['state_bytes']:,} bytes; a batch takes "
+            f"{how_many(runs['parameters'], 'parameter')}, {runs['state_bytes']:,} bytes; a batch takes "
             f"{runs['flops_forward_per_batch']:,} FLOPs forward and "
             f"{runs['activation_bytes_per_batch']:,} bytes"
         ),
     )
     yield "operations", ", ".join(f"{op} x{count}" for op, count in runs["operations"].items())
     yield from leaving(leaves)
+
+
+def length(runs: dict[str, Any]) -> str:
+    """How long a training of ``what_runs`` is, in a round."""
+    return how_many(runs["epochs"], "epoch") if runs["epochs"] else how_many(runs["steps"], "step")
 
 
 def leaving(leaves: dict[str, Any]) -> Iterable[tuple[str, object]]:
@@ -282,13 +288,13 @@ def _noise(noise: dict[str, Any] | None, rounds: int) -> str:
     sizes = noise["epsilon_by_rows"].items()
     figures = ", ".join(
         ("unbounded" if value is None else f"{value:.3g}")
-        + (f" with {int(size):,} rows" if noise["kind"] == "local" else "")
+        + (f" with {how_many(int(size), 'row')}" if noise["kind"] == "local" else "")
         for size, value in sizes
     )
     models = noise["epsilon_of_models"]
     return (
         f"{noise['kind']}, multiplier {noise['multiplier']:g}{clip}; protects {noise['protects']}: epsilon "
-        f"{figures} at delta {noise['delta']:g} over {rounds} rounds"
+        f"{figures} at delta {noise['delta']:g} over {how_many(rounds, 'round')}"
         + ("" if models is None else f"; {models:.3g} for who sees only models")
     )
 

@@ -10,9 +10,11 @@ import numpy as np
 from galaxylearning.errors import JobRefused, UpdateRefused
 from galaxylearning.learning import clip_norm, train_local
 from galaxylearning.learning.vectors import F32
+from galaxylearning.messages.terms import Terms
 from galaxylearning.protocol.gradients import mean_gradient
 from galaxylearning.protocol.hidden_set import HiddenSet, Rows
 from galaxylearning.protocol.job import CompiledJob, compile_job
+from galaxylearning.protocol.rounds import JobComputation
 from galaxylearning.protocol.updates import local_plan
 from galaxylearning.storage.job_file import read_job_file
 
@@ -27,6 +29,23 @@ def compile_file(path: Path) -> CompiledJob:
     """
     found = read_job_file(path)
     return compile_job(found.job, found.test)
+
+
+def require_step(compiled: CompiledJob, terms: Terms) -> None:
+    """Refuse a job in which no update of the first round could count: its hidden set gives no step.
+
+    Raises:
+        JobRefused: training on the gating half of the test set diverges, or changes nothing.
+    """
+    hidden = HiddenSet.split(compiled.test, seed=terms.seed)
+    job = JobComputation(terms, 1, compiled.model, hidden)
+    if job.needs_step and not job.hidden_step()[0].any():
+        raise JobRefused(
+            f"{terms.plan.learning_rate:g} given; with it training on the hidden set diverges, or changes "
+            "nothing: no data owner's update could be compared with it, and nobody would be paid. Take a "
+            "smaller one",
+            where="plan.learning_rate",
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from galaxylearning.cli.options import (
 )
 from galaxylearning.config import Home
 from galaxylearning.errors import GalaxyError
+from galaxylearning.units import how_many
 
 
 def list_(
@@ -161,14 +162,15 @@ def _tell(job: int, facts: dict[str, Any], format: Format) -> None:
         return
     from galaxylearning.cli.job_facts import enrolling_line
 
-    owners = f"{facts['cohort']} data owners"
+    owners = how_many(facts["cohort"], "data owner")
     if "enrolled" in facts:
         owners = enrolling_line(facts)
+    tokens = output.tokens
     output.console().print(
-        f"job {job}  {facts['phase']}: {owners}, round {facts['rounds_anchored']} of "
-        f"{facts['rounds']}, {facts['committed']} scores committed, {facts['revealed']} revealed, paid "
-        f"{output.tokens(facts['paid'])} of {output.tokens(facts['payouts'])}, fees "
-        f"{output.tokens(facts['fees_paid'])}, refunded {output.tokens(facts['refunded'])}",
+        f"job {job}  {facts['phase']}: {owners}, {facts['rounds_anchored']} of "
+        f"{how_many(facts['rounds'], 'round')}, {how_many(facts['committed'], 'score')} committed, "
+        f"{facts['revealed']} revealed, paid {tokens(facts['paid'])} of {tokens(facts['payouts'])}, "
+        f"fees {tokens(facts['fees_paid'])}, refunded {tokens(facts['refunded'])}",
         soft_wrap=True,
     )
 

@@ -20,6 +20,7 @@ from galaxylearning.cli.options import (
 )
 from galaxylearning.config import Home
 from galaxylearning.errors import ConfigRefused
+from galaxylearning.messages.plan import MAX_EVALUATORS
 
 if TYPE_CHECKING:
     from galaxylearning.nodes.requester import PostedJob
@@ -29,7 +30,9 @@ FileArgument = Annotated[Path, typer.Argument(help="The job file, Python that se
 
 def check(
     file: FileArgument,
-    seats: Annotated[int, typer.Option(help="How many evaluators the job will have.", min=1, max=256)] = 3,
+    seats: Annotated[
+        int, typer.Option(help="How many evaluators the job will have.", min=1, max=MAX_EVALUATORS)
+    ] = 3,
     no_trial: Annotated[
         bool, typer.Option("--no-trial", help="Do not train to suggest a target gain.")
     ] = False,
@@ -73,7 +76,7 @@ def post(
     Example: galaxy job post my-job/job.py --evaluators 0x…,0x…,0x…
     """
     from galaxylearning.bootstrap import load_settings
-    from galaxylearning.cli.job_file import compile_file
+    from galaxylearning.cli.job_file import compile_file, require_step
     from galaxylearning.cli.keys import address_named, load_identity
     from galaxylearning.cli.running import posting_site
     from galaxylearning.nodes import requester
@@ -89,6 +92,7 @@ def post(
     name, signer, sealing = load_identity(place, account)
 
     terms, stagger_s = terms_without_chain(compiled, seats=len(seats)), load_settings(place).stagger_ms / 1000
+    require_step(compiled, terms)
 
     async def run() -> PostedJob:
         async with posting_site(place, chain, signer, f"requester-{name}") as site:

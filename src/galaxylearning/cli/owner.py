@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from galaxylearning.units import Address
 
 app = typer.Typer(
-    help="Run a data owner's node.",
+    help="Run a data owner's node.\n\nExample: galaxy owner run --as hospital",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -10,7 +10,14 @@ from typing import Annotated, Any
 import anyio
 import typer
 
-from galaxylearning.cli.options import DEFAULT_HOME, Format, FormatOption, HomeOption, JobArgument
+from galaxylearning.cli.options import (
+    DEFAULT_HOME,
+    ChainOption,
+    Format,
+    FormatOption,
+    HomeOption,
+    JobArgument,
+)
 from galaxylearning.cli.output import console, print_table, tokens
 from galaxylearning.config import Home
 from galaxylearning.errors import AuditFailed, ConfigRefused
@@ -27,6 +34,7 @@ def receipt(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the receipt (JSON) to this file.")
     ] = None,
+    chain: ChainOption = None,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Make the receipts of a settled job and check them against the chain and the evaluators' tables.
@@ -36,7 +44,7 @@ def receipt(
 
     Example: galaxy receipt 1 --home .galaxy/demo --data-owner hospital-01 -o receipt.json
     """
-    found = anyio.run(_receipts, Home(home), job)
+    found = anyio.run(_receipts, Home(home), job, chain)
     names = _names(Home(home))
     if data_owner is not None:
         wanted = names.get(data_owner, data_owner).lower()
@@ -60,14 +68,14 @@ def receipt(
             raise AuditFailed(made["verdict"], where=f"receipt of {who}")
 
 
-async def _receipts(home: Home, job_id: int) -> dict[Address, Mapping[str, Any]]:
+async def _receipts(home: Home, job_id: int, chain: str | None) -> dict[Address, Mapping[str, Any]]:
     from galaxylearning import bootstrap
     from galaxylearning.chain.evm import KeySigner
     from galaxylearning.cli.keys import blob_signer
     from galaxylearning.nodes.receipt import receipts
     from galaxylearning.storage.journal import MemoryJournal
 
-    async with bootstrap.open_world(home, signer=blob_signer(home)) as world:
+    async with bootstrap.open_world(home, signer=blob_signer(home), chain=chain) as world:
         site = bootstrap.site_of(world, KeySigner(bootstrap.entropy(32)), MemoryJournal())
         return await receipts(site, job_id)
 
@@ -117,7 +125,7 @@ def _explain(made: Mapping[str, Any]) -> None:
     """What each round was worth and why, and how that became money."""
     rows = [
         (
-            row["round_index"],
+            row["round_index"] + 1,
             row["status"],
             f"{row['value']:+.5f}",
             f"{row['handed_down']:+.5f}" if row["handed_down"] else "",

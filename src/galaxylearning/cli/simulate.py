@@ -15,7 +15,7 @@ import typer
 from galaxylearning.cli import output
 from galaxylearning.cli.options import Format, FormatOption
 from galaxylearning.errors import ConfigRefused
-from galaxylearning.units import TOKEN_DECIMALS
+from galaxylearning.units import TOKEN_DECIMALS, how_many
 
 if TYPE_CHECKING:
     from galaxylearning.simulation.callbacks import Callback
@@ -33,37 +33,39 @@ def simulate(
     data: Annotated[
         list[Path] | None,
         typer.Option(
-            help="CSV, Parquet, npz or a Hugging Face folder with all rows; repeated: one an owner."
+            help="CSV, Parquet, npz or a Hugging Face folder with all rows; repeated: one an owner; half of "
+            "the test set if left out."
         ),
     ] = None,
     owners: Annotated[
-        int | None, typer.Option(help="How many data owners the rows are dealt out to.")
+        int | None, typer.Option(help="How many data owners the rows are dealt out to; 10 if left out.")
     ] = None,
     partition: Annotated[
         str | None,
-        typer.Option(help="How: iid, dirichlet:alpha=0.5, pathological:num_classes_per_partition=2 …"),
+        typer.Option(
+            help="How: iid, dirichlet:alpha=0.5, pathological:num_classes_per_partition=2 …; iid if left out."
+        ),
     ] = None,
-    by: Annotated[str | None, typer.Option(help="Column to partition by; the label unless given.")] = None,
+    by: Annotated[str | None, typer.Option(help="Column to partition by; the label if left out.")] = None,
     behave: Annotated[
         list[str] | None,
         typer.Option(help="Who misbehaves, e.g. sign-flip@0,3 or alie@x20 or scaled:factor=5@7. Repeatable."),
     ] = None,
     availability: Annotated[
-        str | None, typer.Option(help="Who is there: always, random:0.8, a CSV or JSONL trace …")
+        str | None,
+        typer.Option(help="Who is there: always (if left out), random:0.8, a CSV or JSONL trace …"),
     ] = None,
     per_round: Annotated[
-        int | None, typer.Option(help="Owners drawn each round; all of them unless given.")
+        int | None, typer.Option(help="Owners drawn each round; all of them if left out.")
     ] = None,
-    rounds: Annotated[int | None, typer.Option(help="Rounds, instead of the plan's.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Instead of the job's.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds; the plan's if left out.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed; the job's if left out.")] = None,
     engine: Annotated[
         str, typer.Option(help="auto, stacked, workers, vmapped, reference, debug or ray.")
     ] = "auto",
-    workers: Annotated[
-        int | None, typer.Option(help="Processes or threads; one a core unless given.")
-    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes or threads; one a core if left out.")] = None,
     ray_address: Annotated[
-        str | None, typer.Option(help="Of a Ray cluster, for --engine ray; one on this machine unless given.")
+        str | None, typer.Option(help="Of a Ray cluster, for --engine ray; one on this machine if left out.")
     ] = None,
     memory_mib: Annotated[
         int, typer.Option(help="The most memory the run may take, in MiB, the interpreter included.")
@@ -74,7 +76,7 @@ def simulate(
     ] = "",
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder of the results; 'simulation' beside the job file unless given."),
+        typer.Option(help="Folder of the results; 'simulation' beside the job file if left out."),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")
@@ -101,6 +103,8 @@ def simulate(
 
     Writes report.json, owners.csv, rounds.csv, plot.png, plot.html, model.safetensors and, without a chain,
     best.safetensors to --out. Ctrl-C stops after the round at hand; --resume goes on from there.
+
+    Where the job file sets 'simulation', what it sets holds in place of these defaults.
 
     Example: galaxy simulate my-job/job.py --owners 20 --partition inner-dirichlet:0.3,partition_sizes=8
     --behave alie@20%
@@ -257,8 +261,8 @@ def _show(found: SimulationResult, folder: Path, files: Sequence[str]) -> None:
         facts.append(
             (
                 "chain",
-                f"audit {found.chain['audit']} ({found.chain['checks']} checks); "
-                f"{found.chain['data_owner_transactions']} transactions by data owners",
+                f"audit {found.chain['audit']} ({how_many(found.chain['checks'], 'check')}); "
+                f"{how_many(found.chain['data_owner_transactions'], 'transaction')} by data owners",
             )
         )
     facts += [("note", note) for note in found.notes]

@@ -22,6 +22,7 @@ from galaxylearning.cli.options import (
 )
 from galaxylearning.config import Home
 from galaxylearning.errors import BlobRefused, ConfigRefused
+from galaxylearning.units import how_many
 
 if TYPE_CHECKING:
     from galaxylearning.ports import BlobStore
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from galaxylearning.storage.replicated_blobs import BlobFault
 
 app = typer.Typer(
-    help="Serve, list, check and repair the blob store of a home.",
+    help="Serve, list, check and repair the blob store of a home.\n\nExample: galaxy store serve",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -46,7 +47,10 @@ def serve(
         typer.Option(help="Port to listen on, 8787 if left out; 0 picks a free one.", min=0, max=65_535),
     ] = None,
     host: Annotated[
-        str | None, typer.Option(help="Address to listen on; others than loopback need TLS and keys.")
+        str | None,
+        typer.Option(
+            help="Address to listen on, 127.0.0.1 if left out; others than loopback need TLS, keys."
+        ),
     ] = None,
     tls_cert: TlsCertOption = None,
     tls_key: TlsKeyOption = None,
@@ -60,7 +64,9 @@ def serve(
         int | None,
         typer.Option(help="What all other accounts together may write in a day, in MiB.", min=0),
     ] = None,
-    max_blob_bytes: Annotated[int | None, typer.Option(help="Larger blobs are refused.", min=1)] = None,
+    max_blob_bytes: Annotated[
+        int | None, typer.Option(help="Larger blobs are refused; 1 GiB if left out.", min=1)
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="Settings with quotas and limits; HOME/store.json if left out.")
     ] = None,
@@ -157,10 +163,10 @@ def check(home: HomeOption = DEFAULT_HOME, format: FormatOption = Format.TABLE) 
             "Problems", ("kind", "name", "detail"), [(p.kind, p.name, p.detail) for p in problems]
         )
     else:
-        output.console().print(f"{len(store.digests())} blobs, nothing wrong")
+        output.console().print(f"{how_many(len(store.digests()), 'blob')}, nothing wrong")
     if problems:
         raise BlobRefused(
-            f"{len(problems)} problems, the first: {problems[0].detail}", where=problems[0].name
+            f"{how_many(len(problems), 'problem')}, the first: {problems[0].detail}", where=problems[0].name
         )
 
 
@@ -207,14 +213,14 @@ def repair(
         output.print_json({"blobs": n_blobs, "faults": rows, "missing": missed})
     else:
         output.print_table(
-            f"{n_blobs} blobs read from each store",
+            f"{how_many(n_blobs, 'blob')} read from each store",
             ("store", "kind", "blob", "repaired"),
             [(row["store"], row["kind"], row["digest"], row["is_repaired"]) for row in rows],
         )
     broken = [fault for fault in faults if not fault.is_repaired]
     if broken or any(missed.values()):
         left = len(broken) + sum(missed.values())
-        raise BlobRefused(f"{left} faults are left", where=broken[0].store if broken else "stores")
+        raise BlobRefused(f"{how_many(left, 'fault')} left", where=broken[0].store if broken else "stores")
 
 
 def _folder(home: Home, doing: str) -> FolderBlobStore:

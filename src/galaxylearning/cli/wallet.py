@@ -21,7 +21,8 @@ from galaxylearning.cli.options import (
 from galaxylearning.config import Home
 
 app = typer.Typer(
-    help="Accounts and their keys. Passphrase: GALAXY_PASSPHRASE, or it is asked for.",
+    help="Accounts and their keys. Passphrase: GALAXY_PASSPHRASE, or it is asked for.\n\n"
+    "Example: galaxy wallet new hospital",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -80,7 +81,8 @@ def list_(home: HomeOption = DEFAULT_HOME, format: FormatOption = Format.TABLE) 
 @app.command()
 def fund(
     account: Annotated[
-        str | None, typer.Argument(help="Name of an account of this home, or an address.")
+        str | None,
+        typer.Argument(help="Name of an account here, or an address; may be left out where there is one."),
     ] = None,
     tokens: Annotated[str, typer.Option(help="Demo tokens to mint, in whole tokens.")] = "10000",
     coins: Annotated[str, typer.Option(help="Native coins for gas.")] = "10",
@@ -112,7 +114,8 @@ def fund(
 @app.command()
 def show(
     account: Annotated[
-        str | None, typer.Argument(help="Name of an account of this home, or an address.")
+        str | None,
+        typer.Argument(help="Name of an account here, or an address; may be left out where there is one."),
     ] = None,
     home: HomeOption = DEFAULT_HOME,
     chain: ChainOption = None,

@@ -54,6 +54,16 @@ class _Wish:
     clip_norm: float
 
 
+def check_engine(wanted: str) -> None:
+    """Refuse an engine that does not exist.
+
+    Raises:
+        ConfigRefused: naming those that do.
+    """
+    if wanted not in ("auto", *NAMES):
+        raise ConfigRefused(f"{wanted[:40]!r} given; allowed: auto, {', '.join(NAMES)}", where="engine")
+
+
 def choose_engine(
     graph: ModelGraph,
     weights: bytes,
@@ -85,8 +95,7 @@ def choose_engine(
         ConfigRefused: no such engine, it cannot train this graph here (and why), or the budget is too small.
         DataRefused, GraphRefused: as the engine.
     """
-    if wanted not in ("auto", *NAMES):
-        raise ConfigRefused(f"must be one of auto, {', '.join(NAMES)}, not {wanted!r}", where="engine")
+    check_engine(wanted)
     if workers is not None:
         require_integer(workers, "workers", low=1, high=1024)
     require_number(budget_mib, "budget_mib", low=0, high=1 << 30, low_open=True)

@@ -36,6 +36,7 @@ from galaxylearning.learning.local import batches
 from galaxylearning.learning.plan import MAX_STEPS
 from galaxylearning.learning.vectors import F32, F64, I64, require_integer
 from galaxylearning.protocol.hidden_set import Rows
+from galaxylearning.units import round_name
 
 Weighting: TypeAlias = Literal["rows", "equal"]
 
@@ -169,7 +170,7 @@ def _changes(
 
 
 def _place(name: str, round_index: int, owner: int) -> str:
-    return f"{name}round {round_index + 1}, owner {owner}"
+    return f"{name}{round_name(round_index)}, owner {owner}"
 
 
 # ---- in stacks

@@ -22,6 +22,7 @@ from galaxylearning.messages.wire import (
     Uint32,
     check_ascending_addresses,
 )
+from galaxylearning.units import round_name
 
 _HEAD_BYTES: Final = 1_024
 _ROUND_BYTES: Final = 160
@@ -146,7 +147,8 @@ class ScoreTable(Record, frozen=True, forbid_unknown_fields=True, tag="score-tab
                 )
             if [score.data_owner for score in scores.owners] != cohort:
                 raise MessageRefused(
-                    f"round {position} lists other data owners than the totals", where="ScoreTable.rounds"
+                    f"{round_name(position)} lists other data owners than the totals",
+                    where="ScoreTable.rounds",
                 )
         self._check_twins(frozenset(cohort))
         self._check_shown(frozenset(cohort))

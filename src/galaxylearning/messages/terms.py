@@ -351,6 +351,11 @@ class Terms(Part, frozen=True, forbid_unknown_fields=True):
         return blake3_digest(encode_terms(self))
 
     @property
+    def paying_rows(self) -> int:
+        """How many rows of the hidden test set utility and values are measured on; the others gate."""
+        return self.test_rows - self.test_rows // 2
+
+    @property
     def quorum(self) -> int:
         """How many evaluators must agree: more than half of the seats."""
         return len(self.evaluators) // 2 + 1

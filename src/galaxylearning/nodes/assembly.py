@@ -55,7 +55,7 @@ from galaxylearning.protocol.machine import JobState
 from galaxylearning.protocol.rounds import JobComputation
 from galaxylearning.protocol.rows import rows_from_bytes
 from galaxylearning.secagg.owner import public_seed
-from galaxylearning.units import ZERO_DIGEST, Address, Digest
+from galaxylearning.units import ZERO_DIGEST, Address, Digest, round_name
 
 if TYPE_CHECKING:
     from galaxylearning.nodes.update_keys import UpdateKeys
@@ -357,7 +357,8 @@ async def anchored_updates(
         if accepted.root == anchor.root and accepted.count == anchor.count:
             return accepted
     raise BlobMissing(
-        "no list of updates gives the anchored root", where=f"job {anchor.job_id} round {anchor.round_index}"
+        "no list of updates gives the anchored root",
+        where=f"job {anchor.job_id} {round_name(anchor.round_index)}",
     )
 
 

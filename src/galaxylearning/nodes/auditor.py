@@ -47,21 +47,28 @@ from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.quorum import mass_share
 from galaxylearning.protocol.rounds import NO_SUM, JobComputation
 from galaxylearning.protocol.settlement import PayoutTree
-from galaxylearning.units import Address, Digest, in_tokens
+from galaxylearning.units import Address, Digest, how_many, in_tokens, round_name
 
 REVEALED: Final = "scores revealed"
 CONSISTENT: Final = "scores consistent"
 RECOMPUTED: Final = "scores recomputed"
 """Checks of score tables: against the commitments; each against itself and the anchors; against our own."""
+_SEALED: Final = {
+    "models": "each round's model and decisions, from its updates",
+    RECOMPUTED: "what every update was worth, and who is owed a fee",
+    "own shares": "what was opened of masked updates, against the shares of the key's evaluator",
+}
+"""What takes an evaluator's key to check, by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was checked: ``problem`` is None where it holds."""
+    """One thing that was checked: ``problem`` is None where it holds, or where it ``is_skipped``."""
 
     check: str
     detail: str
     problem: str | None = None
+    is_skipped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +114,10 @@ class Auditor:
         except GalaxyError as error:
             self._problem("job", "terms and chain log", error)
             return self._report()
-        self._holds("chain log", f"{len(self.view.events_of(self.job_id))} events follow the state table")
+        self._holds(
+            "chain log",
+            f"{how_many(len(self.view.events_of(self.job_id)), 'event')}, as the state table allows",
+        )
         if self.view.hold is not None:
             self._findings.append(Finding("chain log", "endpoints", self.view.hold))
         await self._posting(terms)
@@ -150,12 +160,15 @@ class Auditor:
         except GalaxyError as error:
             self._problem("cohort", "anchored root", error)
             return
-        self._holds("cohort", f"{self.cohort.size} enrolments, signed and admitted, give the anchored root")
-        if self.key is not None and self.key.digest.hex() not in {
-            seat.sealing_key_digest for seat in terms.evaluators
-        }:
-            self._holds("sealed job", "not opened: the key is none of this job's evaluators'")
-        elif self.key is not None:
+        self._holds(
+            "cohort",
+            f"the anchored root is that of {how_many(self.cohort.size, 'enrolment')}, signed and admitted",
+        )
+        if self.key is None:
+            self._skip(terms, "it takes an evaluator's key")
+        elif self.key.digest.hex() not in {seat.sealing_key_digest for seat in terms.evaluators}:
+            self._skip(terms, "the key is none of this job's evaluators'")
+        else:
             try:
                 self.computation = await assembly.open_job(self.site, terms, self.job_id, self.key)
                 self.openings = self._openings(terms, self.computation, self.key)
@@ -208,7 +221,7 @@ class Auditor:
         return liars
 
     async def _round(self, terms: Terms, state: JobState, anchor: ev.RoundAnchored, cohort: Cohort) -> None:
-        name = f"round {anchor.round_index}"
+        name = round_name(anchor.round_index)
         try:
             accepted = await assembly.anchored_updates(
                 self.site, self.board, self.view, terms, anchor, cohort
@@ -229,7 +242,7 @@ class Auditor:
             if len(signers) < state.quorum:
                 self._findings.append(Finding(name, "openings", "no quorum opened this round's model"))
             if self.computation is None:
-                self._holds(name, f"{accepted.count} signed updates give the anchored root")
+                self._holds(name, f"the anchored root is that of {how_many(accepted.count, 'signed update')}")
                 return
             found = self.computation.model_digest()
             if found != anchor.model_digest:
@@ -251,9 +264,9 @@ class Auditor:
             self.computation = self.openings = None
             is_over = state.phase is Phase.ABORTED
             why = "the job was aborted before they were opened" if is_over else "they are still to be opened"
-            self._holds(name, f"{accepted.count} signed updates; {why}")
+            self._holds(name, f"{how_many(accepted.count, 'signed update')}; {why}")
         else:
-            self._holds(name, f"{accepted.count} updates {done}: same model")
+            self._holds(name, f"{how_many(accepted.count, 'update')} {done}: same model")
 
     async def _advanced(
         self,
@@ -449,6 +462,11 @@ class Auditor:
 
     def _holds(self, check: str, detail: str) -> None:
         self._findings.append(Finding(check, detail))
+
+    def _skip(self, terms: Terms, why: str) -> None:
+        for check, detail in _SEALED.items():
+            if check != "own shares" or terms.privacy == "masked":
+                self._findings.append(Finding(check, f"{detail}: {why}", is_skipped=True))
 
     def _problem(self, check: str, detail: str, error: GalaxyError) -> None:
         self._findings.append(Finding(check, detail, str(error)))

@@ -26,7 +26,7 @@ from galaxylearning.ports import (
 )
 from galaxylearning.protocol.events import CohortAnchored, JobEvent, JobPosted, RoundAnchored, event_from_log
 from galaxylearning.protocol.machine import JobState, posted, step
-from galaxylearning.units import Address, Digest
+from galaxylearning.units import Address, Digest, round_name
 
 _FINAL = "chain/final/"
 _DEPLOYMENT = "chain/deployment"
@@ -224,7 +224,7 @@ class ChainView:
         key = (job_id, round_index)
         if key not in self._beacons:
             if key not in self._anchored_in:
-                raise MessageRefused(f"round {round_index} is not anchored", where=f"job {job_id}")
+                raise MessageRefused(f"{round_name(round_index)} is not anchored", where=f"job {job_id}")
             block, anchored_at = self._anchored_in[key]
             drand = (await self.terms(job_id)).drand
             if drand is None:

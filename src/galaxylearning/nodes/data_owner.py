@@ -60,7 +60,7 @@ from galaxylearning.protocol.matching import match_schema
 from galaxylearning.protocol.rows import encode_rows
 from galaxylearning.protocol.updates import encode_body, local_name, training_name
 from galaxylearning.secagg.owner import mask_update
-from galaxylearning.units import Address, Digest, in_tokens
+from galaxylearning.units import Address, Digest, in_tokens, round_name
 
 _SETTLED: Final = "job settled"
 
@@ -374,7 +374,7 @@ class DataOwnerNode:
             await self.site.submit_if_first(calls.submit_update_directly(message, signature))
         self._sent.add((job_id, round_index))
         self._aside.forget(job_id)
-        self._tell(job_id, "update sent", f"round {round_index}")
+        self._tell(job_id, "update sent", round_name(round_index))
 
     async def _open_model(self, state: JobState, board: Board, terms: Terms) -> tuple[Digest, bytes] | None:
         """The round's model, once a quorum of evaluators says which it is and a parcel of it opens."""

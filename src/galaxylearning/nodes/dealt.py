@@ -21,7 +21,7 @@ from galaxylearning.secagg.member import SumAsked, answer_scalars, answer_sum, c
 from galaxylearning.secagg.opener import fitting
 from galaxylearning.secagg.plan import MaskingPlan
 from galaxylearning.secagg.questions import Questions, question_polynomials
-from galaxylearning.units import Address
+from galaxylearning.units import Address, round_name
 
 if TYPE_CHECKING:
     from galaxylearning.nodes.openings import Openings
@@ -115,7 +115,7 @@ class Witness:
 
     def _judge(self, asked: Asked, updates: MaskedUpdates, rows: list[int]) -> None:
         trusted = self._trusted.get(updates.round_index, frozenset())
-        where = f"round {updates.round_index}, {asked.phase.name.lower()}"
+        where = f"{round_name(updates.round_index)}, {asked.phase.name.lower()}"
         follows = "does not follow from what this evaluator was dealt"
         if isinstance(asked.question, SumAsked):
             counted = np.flatnonzero(asked.question.weights).tolist()

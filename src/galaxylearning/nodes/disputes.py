@@ -24,7 +24,7 @@ from galaxylearning.secagg.complaint import check_complaint, is_certain
 from galaxylearning.secagg.opener import OpenedScalars
 from galaxylearning.secagg.plan import MaskingPlan
 from galaxylearning.secagg.questions import Questions, question_polynomials
-from galaxylearning.units import Address
+from galaxylearning.units import Address, round_name
 
 Body: TypeAlias = Callable[[MaskedUpdates, int], Awaitable[MaskedBody]]
 
@@ -118,7 +118,7 @@ class Disputes:
                 key = shown.get((dispute.updates.round_index, dispute.data_owner))
                 is_dealers = key is not None and await self._is_dealers(dispute, key, body)
                 fault: Literal["dealer", "member"] = "dealer" if is_dealers else "member"
-                where = f"round {dispute.updates.round_index}" if is_dealers else dispute.where
+                where = round_name(dispute.updates.round_index) if is_dealers else dispute.where
                 found[Verdict(self._seats[seat], dispute.data_owner, where, fault)] = None
                 if not is_dealers:
                     break

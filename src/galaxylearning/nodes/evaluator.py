@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from galaxylearning.contribution import FixedPointUtility
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.crypto.seal import SealingKey, seal
 from galaxylearning.errors import GalaxyError, QuorumMissing
@@ -26,7 +27,7 @@ from galaxylearning.messages.records import (
     decode,
     encode,
 )
-from galaxylearning.messages.terms import Terms
+from galaxylearning.messages.terms import Terms, loss_unit
 from galaxylearning.nodes import assembly
 from galaxylearning.nodes.ballots import Ballots
 from galaxylearning.nodes.board import Board
@@ -256,7 +257,7 @@ class SeatedJob:
         if len(votes) >= state.quorum and is_open and self._my_turn(state, name):
             receipt = await self.site.submit_if_first(calls.anchor_round(anchor, votes))
             if receipt is not None:
-                facts = {"round": state.round_index, "updates": accepted.count, "gas": receipt.gas_used}
+                facts = {"round_index": state.round_index, "updates": accepted.count, "gas": receipt.gas_used}
                 self._report("round anchored", facts)
 
     async def _up_to_date(self, state: JobState) -> tuple[JobComputation, Cohort] | None:
@@ -278,9 +279,10 @@ class SeatedJob:
                 return None
             del self._accepted[anchor.round_index]
             measured = outcome.measured_after
+            utility = FixedPointUtility().to_loss(measured.utility) / self.terms.paying_rows
             facts = {
-                "round": outcome.round_index,
-                "utility": measured.utility,
+                "round_index": outcome.round_index,
+                "utility": f"{utility:.4f} {loss_unit(self.terms.loss)} per sample",
                 "correct": measured.correct,
                 "rows": self.terms.test_rows,
                 "accepted": sum(1 for decision in outcome.decisions if decision.status == "accepted"),

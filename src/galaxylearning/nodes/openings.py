@@ -64,7 +64,7 @@ from galaxylearning.secagg.opener import (
     owners_left_out,
 )
 from galaxylearning.secagg.questions import Questions, question_polynomials
-from galaxylearning.units import Address, Digest
+from galaxylearning.units import Address, Digest, round_name
 
 if TYPE_CHECKING:
     from galaxylearning.nodes.dealt import Witness
@@ -313,7 +313,7 @@ class Openings:
             words = {seat: answer[at : at + size] for seat, answer in answers.items()}
             masked = [body.masked for body in await self.bodies(part)]
             opened.append(open_scalars(plan, one, masked, words))
-            where = f"round {part.round_index}, {phase.name.lower()}"
+            where = f"{round_name(part.round_index)}, {phase.name.lower()}"
             disputes = self.disputes.take(opened[-1], words, part, one, where)
             if self.member is not None:
                 await self.member.answer_for(self, disputes)
@@ -347,7 +347,7 @@ class Openings:
                 for seat in sorted(answers.keys() & sums.keys()):
                     if contradicts_itself(self.plan, polynomials, weights, answers[seat], sums[seat]):
                         who = Address(self.terms.evaluators[seat].address)
-                        where = f"round {updates.round_index}, {phase.name.lower()}"
+                        where = f"{round_name(updates.round_index)}, {phase.name.lower()}"
                         self.contradictory.setdefault(who, where)
         self._said, self._summed = {}, None
 

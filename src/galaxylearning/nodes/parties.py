@@ -13,7 +13,7 @@ from galaxylearning.nodes.presence import PresenceBoard
 from galaxylearning.nodes.site import Site
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.machine import JobState, Phase
-from galaxylearning.units import Address
+from galaxylearning.units import Address, round_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +64,10 @@ async def _evaluator(board: Board, state: JobState, who: Address) -> Party:
     if state.phase is Phase.TRAINING:
         votes = await board.votes(f"round/{state.round_index}/openings", SignedOpening, state.seats)
         if any(who in signers for signers in votes.values()):
-            return Party("evaluator", who, f"opened round {state.round_index}", "")
-        return Party("evaluator", who, "seated", f"its signature on the model of round {state.round_index}")
+            return Party("evaluator", who, f"opened {round_name(state.round_index)}", "")
+        return Party(
+            "evaluator", who, "seated", f"its signature on the model of {round_name(state.round_index)}"
+        )
     if state.phase is Phase.COMMITTING and who not in state.committed:
         step = "stands by" if who in state.standing_by else "seated"
         return Party("evaluator", who, step, "the commitment to its scores")
@@ -89,8 +91,8 @@ async def _owners(site: Site, board: Board, view: ChainView, terms: Terms, state
         for one in await presence.missing(state.round_index, cohort.data_owners, sent, now=view.now)
     }
     return [
-        Party("data owner", who, missing[who].reason, f"its update of round {state.round_index}")
+        Party("data owner", who, missing[who].reason, f"its update of {round_name(state.round_index)}")
         if who in missing
-        else Party("data owner", who, f"sent its update of round {state.round_index}", "")
+        else Party("data owner", who, f"sent its update of {round_name(state.round_index)}", "")
         for who in cohort.data_owners
     ]

@@ -106,7 +106,7 @@ def require_bearable(terms: Terms, graph: ModelGraph, bearable: Bearable) -> Non
         GraphRefused: the graph does not take the plan's batches.
     """
     plan, gating = terms.plan, max(1, terms.test_rows // 2)
-    paying, batch = terms.test_rows - terms.test_rows // 2, min(terms.plan.batch_size, gating)
+    paying, batch = terms.paying_rows, min(terms.plan.batch_size, gating)
     steps = plan.steps or (plan.epochs or 0) * -(-gating // batch)
     if steps > MAX_STEPS:
         raise JobRefused(

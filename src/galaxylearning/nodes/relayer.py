@@ -140,7 +140,7 @@ async def show_evidence(site: Site, board: Board, view: ChainView, state: JobSta
         who = found.update.data_owner
         if who in state.bonds and await site.submit_if_first(calls.forfeit_bond(found)) is not None:
             site.report(
-                Progress(state.job_id, "bonds", "forfeited", {"data_owner": who, "round": round_index})
+                Progress(state.job_id, "bonds", "forfeited", {"data_owner": who, "round_index": round_index})
             )
 
 

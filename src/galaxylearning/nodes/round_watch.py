@@ -66,6 +66,6 @@ class RoundWatch:
         return is_due and is_heavy and not (is_patient and any(map(self._presence.is_alive, missing)))
 
     def _tell(self, round_index: int, missing: Sequence[Missing]) -> None:
-        facts: dict[str, Any] = {"round": round_index}
+        facts: dict[str, Any] = {"round_index": round_index}
         facts.update((one.account, one.reason) for one in missing)
         self._report("updates are missing", facts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -46,6 +46,13 @@ class Progress:
     actor: str
     step: str
     facts: dict[str, Any] = field(default_factory=dict)
+
+
+def told(facts: Mapping[str, Any]) -> str:
+    """Facts as people read them, ``name=value`` each; rounds are counted from 1."""
+    return "  ".join(
+        f"round={value + 1}" if name == "round_index" else f"{name}={value}" for name, value in facts.items()
+    )
 
 
 def ignore_progress(_progress: Progress) -> None:

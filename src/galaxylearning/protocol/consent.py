@@ -15,7 +15,7 @@ from galaxylearning.messages.explained import explained
 from galaxylearning.messages.terms import Terms
 from galaxylearning.protocol.matching import MatchReport
 from galaxylearning.protocol.rows import rows_bytes
-from galaxylearning.units import Digest
+from galaxylearning.units import Digest, how_many
 
 MAX_POLICY_BYTES = 1 << 16
 MAX_BOUNTY_DIGITS = 78
@@ -173,5 +173,6 @@ def refusal_of_model(policy: OwnerPolicy, terms_digest: Digest, cost: Cost, buff
         if needed > allowed:
             return f"{what} would take {needed} {unit}; the policy allows {allowed}"
     if buffers and not policy.allows_buffers and terms_digest.hex() not in policy.accepted:
-        return f"{buffers} federated buffers would leave unclipped; the policy does not allow buffers"
+        what = how_many(buffers, "federated buffer")
+        return f"{what} would leave unclipped; the policy does not allow buffers"
     return None

@@ -16,7 +16,7 @@ from galaxylearning.errors import MessageRefused
 from galaxylearning.messages.records import ScoreTable
 from galaxylearning.messages.terms import Terms
 from galaxylearning.protocol.scoring import AGREEMENT, owed, totals_of
-from galaxylearning.units import Address, Digest
+from galaxylearning.units import Address, Digest, round_name
 
 COSINE_SLACK: Final = 16
 """So many parts of ``COSINE_UNIT`` may honest evaluators' cosines differ by."""
@@ -47,7 +47,7 @@ def contradiction(table: ScoreTable, terms: Terms, anchored: AnchoredRounds) -> 
         for one in scores.owners:
             if senders is not None and (one.status == "absent") == (one.data_owner in senders):
                 has = "an" if one.data_owner in senders else "no"
-                where = f"round {scores.round_index}"
+                where = round_name(scores.round_index)
                 return f"{one.data_owner} is {one.status} in {where}, in which it has {has} anchored update"
     owners = [Address(total.data_owner) for total in table.totals]
     try:
@@ -80,7 +80,7 @@ def difference(table: ScoreTable, computed: ScoreTable) -> str | None:
             ]
         for name, given, wanted, allowed in numbers:
             if abs(given - wanted) > allowed:
-                return f"in round {scores.round_index} its {name} is {given}; computed is {wanted}"
+                return f"in {round_name(scores.round_index)} its {name} is {given}; computed is {wanted}"
     return None
 
 

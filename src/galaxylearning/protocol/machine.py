@@ -14,7 +14,7 @@ from galaxylearning.errors import PhaseError
 from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.events import JobEvent, Phase
 from galaxylearning.protocol.state import JobState, posted
-from galaxylearning.units import ZERO_DIGEST, Address
+from galaxylearning.units import ZERO_DIGEST, Address, round_name
 
 __all__ = ["TABLE", "Command", "JobState", "Phase", "Transition", "due", "posted", "step", "table_markdown"]
 
@@ -85,7 +85,9 @@ def _cohort_anchored(state: JobState, event: ev.CohortAnchored) -> JobState:
 
 def _update_submitted_directly(state: JobState, event: ev.UpdateSubmittedDirectly) -> JobState:
     _require(
-        event.update.round_index == state.round_index, state, f"an update of round {event.update.round_index}"
+        event.update.round_index == state.round_index,
+        state,
+        f"an update of {round_name(event.update.round_index)}",
     )
     return replace(state, direct_head=event.direct_head)
 
@@ -94,7 +96,7 @@ def _round_anchored(state: JobState, event: ev.RoundAnchored) -> JobState:
     _require(
         event.round_index == state.round_index < state.rounds,
         state,
-        f"an anchor of round {event.round_index}",
+        f"an anchor of {round_name(event.round_index)}",
     )
     _require(
         state.minimum_owners <= event.count <= state.cohort_size, state, f"a round of {event.count} updates"

@@ -26,7 +26,7 @@ from galaxylearning.learning.vectors import exact_dot
 from galaxylearning.protocol.masking import rng_of
 from galaxylearning.secagg.questions import Dense, Joined, Questions, Signs, quantise_functional
 from galaxylearning.secagg.weights import shared_weights
-from galaxylearning.units import Address
+from galaxylearning.units import Address, round_name
 
 if TYPE_CHECKING:
     from galaxylearning.learning import UpdateMatrix
@@ -111,7 +111,7 @@ class MaskedRound:
         """
         count = self.gate_questions().count
         if self.gated is not None:
-            raise PhaseError("the gate has decided already", where=f"round {self._job.round_index}")
+            raise PhaseError("the gate has decided already", where=round_name(self._job.round_index))
         faulty = np.zeros(len(self.owners), np.int8) if faults is None else faults
         if opened.shape != (len(self.owners), count) or faulty.shape != (len(self.owners),):
             raise UpdateRefused(f"must be {len(self.owners)} by {count}, not {opened.shape}", where="opened")
@@ -160,7 +160,7 @@ class MaskedRound:
         """
         weights = self._decided().weights
         if self._after is not None or not self.is_summed:
-            raise PhaseError("no sum is to be opened", where=f"round {self._job.round_index}")
+            raise PhaseError("no sum is to be opened", where=round_name(self._job.round_index))
         weight = int(weights.sum())
         self._after = self._job.moved(total, weight)
 
@@ -172,7 +172,7 @@ class MaskedRound:
         """
         gated = self._decided()
         if self._after is not None or not self.is_summed:
-            raise PhaseError("no sum is to be opened", where=f"round {self._job.round_index}")
+            raise PhaseError("no sum is to be opened", where=round_name(self._job.round_index))
         reasons = np.where(gated.weights > 0, NO_SUM, gated.reasons).astype(np.int8)
         self.gated = replace(gated, weights=np.zeros_like(gated.weights), reasons=reasons)
 
@@ -186,7 +186,7 @@ class MaskedRound:
         """
         if self._after is None:
             if self.is_summed:
-                raise PhaseError("the sum comes first", where=f"round {self._job.round_index}")
+                raise PhaseError("the sum comes first", where=round_name(self._job.round_index))
             return None
         if self._value is None:
             self._value = self._made_value_question(self._after)
@@ -234,7 +234,7 @@ class MaskedRound:
 
     def _decided(self) -> Gated:
         if self.gated is None:
-            raise PhaseError("the gate comes first", where=f"round {self._job.round_index}")
+            raise PhaseError("the gate comes first", where=round_name(self._job.round_index))
         return self.gated
 
 

@@ -18,6 +18,7 @@ from galaxylearning.errors import JobRefused
 from galaxylearning.messages.plan import MIN_SUM, Masking, Plan
 from galaxylearning.messages.terms import Terms
 from galaxylearning.secagg.plan import PARAMETERS_PER_SCALAR, MaskingPlan, allowed_scalars, plan_masking
+from galaxylearning.units import how_many
 
 GATE_PROJECTIONS: Final = 15
 GATE_AND_VALUE: Final = 2
@@ -80,9 +81,9 @@ def few_projections(terms: Terms, parameters: int) -> str | None:
     if parameters >= needed:
         remedy = f"Leave plan.projections out, which gives {GATE_PROJECTIONS}"
     return (
-        f"the gate is told {count} projections of an update of {parameters:,} parameters: its length to "
-        f"within {(1 / (2 * count)) ** 0.5:.0%}, so honest data owners may lose much of their pay by chance. "
-        f"{remedy}, or take privacy 'sealed'"
+        f"the gate is told {how_many(count, 'projection')} of an update of {parameters:,} parameters: its "
+        f"length to within {(1 / (2 * count)) ** 0.5:.0%}, so honest data owners may lose much of their pay "
+        f"by chance. {remedy}, or take privacy 'sealed'"
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from galaxylearning.messages.terms import ArrayField, Column, Schema
+from galaxylearning.units import how_many
 
 NOTHING: Final = "nothing"
 """What was found of a column that is not there."""
@@ -160,7 +161,7 @@ def _unit_problem(wanted: Column, found: DatasetColumn) -> str | None:
 
 
 def _missing_problem(found: DatasetColumn) -> str | None:
-    return f"{found.missing} values are missing" if found.missing else None
+    return f"{how_many(found.missing, 'value')} missing" if found.missing else None
 
 
 def _class_problem(wanted: Column, found: DatasetColumn) -> str | None:

@@ -290,6 +290,12 @@ class JobComputation:
                 broken[who] = str(UpdateRefused("make the model's loss infinite or NaN", where="buffers"))
         return broken
 
+    @property
+    def needs_step(self) -> bool:
+        """Whether updates are held against what the hidden set itself would send."""
+        plan = self.terms.plan
+        return plan.gate if plan.rule == "gate" else rule_named(plan.rule).needs_reference
+
     def hidden_step(self) -> tuple[I32, I32]:
         """What training on the gating half of the hidden set would send, int32[P] and buffers int32[B].
 
@@ -312,8 +318,8 @@ class JobComputation:
         """Compute ahead what the round needs whatever its updates will be: while data owners train, say."""
         if self._prepared == self.round_index:
             return
-        self._prepared, plan = self.round_index, self.terms.plan
-        if plan.gate if plan.rule == "gate" else rule_named(plan.rule).needs_reference:
+        self._prepared = self.round_index
+        if self.needs_step:
             self.hidden_step()
 
     def _gate(self, updates: UpdateMatrix, beacon: bytes) -> tuple[I64, F64, NDArray[np.int8]]:

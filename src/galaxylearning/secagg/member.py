@@ -22,7 +22,7 @@ from galaxylearning.learning.vectors import I64
 from galaxylearning.secagg.plan import MaskingPlan
 from galaxylearning.secagg.questions import Questions
 from galaxylearning.secagg.weights import check_carried
-from galaxylearning.units import Digest
+from galaxylearning.units import Digest, round_name
 
 _WEIGHTS_LABEL: Final = "galaxylearning 2026 secagg v1 weights digest"
 
@@ -282,7 +282,7 @@ def step(state: MemberState, question: Question) -> MemberState:
 
 
 def _name(question: Question) -> str:
-    return f"{type(question).__name__} of round {question.round_index}"
+    return f"{type(question).__name__} of {round_name(question.round_index)}"
 
 
 def _require(condition: bool, question: Question, what: str) -> None:
@@ -293,7 +293,7 @@ def _require(condition: bool, question: Question, what: str) -> None:
 def _check_gate(state: MemberState, question: GateAsked) -> None:
     # A round that ended without a sum is passed over; none is gone back to.
     low, high = state.round_index + 1, state.rounds - 1
-    _require(low <= question.round_index <= high, question, f"the round must be {low} to {high}")
+    _require(low <= question.round_index <= high, question, f"must be of {round_name(low)} to {high + 1}")
     _require_count(question, 1 + state.plan.projections)
 
 
@@ -311,12 +311,14 @@ def _check_value(state: MemberState, question: ValueAsked) -> None:
 def _check_twins(state: MemberState, question: TwinsAsked) -> None:
     # Rounds without a gate may come after the last one with it.
     low, high = state.round_index, state.rounds - 1
-    _require(low <= question.round_index <= high, question, f"the last round must be {low} to {high}")
+    _require(low <= question.round_index <= high, question, f"must be of {round_name(low)} to {high + 1}")
     _require_count(question, state.plan.twin_projections)
 
 
 def _require_same_set(state: MemberState, question: SumAsked | ValueAsked) -> None:
-    _require(question.round_index == state.round_index, question, f"round {state.round_index} is under way")
+    _require(
+        question.round_index == state.round_index, question, f"{round_name(state.round_index)} is under way"
+    )
     accepted = next(row[2] for row in state.answered if row[:2] == (GateAsked, state.round_index))
     _require(question.accepted == accepted, question, "the accepted set is not the gate's")
 

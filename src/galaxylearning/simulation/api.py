@@ -37,7 +37,7 @@ from galaxylearning.simulation.run import (
 from galaxylearning.simulation.settings import Simulation
 from galaxylearning.simulation.settled import money_notes, settled_values
 from galaxylearning.storage.job_file import JobFile, read_job_file, read_test_set
-from galaxylearning.units import Address
+from galaxylearning.units import Address, how_many
 
 if TYPE_CHECKING:
     from galaxylearning.nodes.site import Progress
@@ -78,6 +78,8 @@ def simulate(
     Raises:
         GalaxyError: something about job, data or options is not acceptable, or the run failed.
     """
+    options = options or Options()
+    _check_chain(chain, options)
     if isinstance(job, Job):
         settings, test = Simulation(), read_test_set(job)
     else:
@@ -91,7 +93,7 @@ def simulate(
         settings = replace(settings, data=_rows_in(owners), behaviours=())
     job = _changed(job, rounds, seed)
     prepared = prepare(job, settings, test=test)
-    return _play(prepared, chain, options or Options(), tell or _silent, on_round or _unwatched)
+    return _play(prepared, chain, options, tell or _silent, on_round or _unwatched)
 
 
 def _rows_in(owners: object) -> tuple[Rows, ...]:
@@ -120,11 +122,22 @@ def simulate_file(
     Raises:
         GalaxyError: as ``simulate``.
     """
+    _check_chain(chain, options)
     file = read_job_file(path)
     job = _changed(file.job, rounds, seed)
     settings = replace(_settings_in(file), **changes)
     prepared = prepare(job, settings, test=(file.test, file.columns))
     return _play(prepared, chain, options, tell, on_round)
+
+
+def _check_chain(chain: str, options: Options) -> None:
+    """Refuse a chain that cannot be played, before anything is compiled."""
+    if chain not in ("", EMBEDDED):
+        raise ConfigRefused(f"{chain[:60]!r} given; allowed: {EMBEDDED} or nothing", where="chain")
+    if chain and (options.resume or options.compare or options.patience is not None):
+        raise ConfigRefused(
+            "not with a chain: a posted job runs to its end", where="resume, patience, compare"
+        )
 
 
 def _changed(job: Job, rounds: int | None, seed: int | None) -> Job:
@@ -137,10 +150,8 @@ def _play(
     prepared: Prepared, chain: str, options: Options, tell: Tell, on_round: OnRound
 ) -> SimulationResult:
     tell(_described(prepared))
-    if chain == EMBEDDED:
-        return _on_chain(prepared, options, tell, on_round)
     if chain:
-        raise ConfigRefused(f"{chain[:60]!r} given; allowed: {EMBEDDED} or nothing", where="chain")
+        return _on_chain(prepared, options, tell, on_round)
     engine = chosen_engine(prepared, options, tell)
     with ExitStack() as stack:
         stack.callback(engine.close)
@@ -169,16 +180,12 @@ def _described(prepared: Prepared) -> str:
     count, counts = len(prepared.cast), prepared.cast.cohort.counts
     parameters, hidden = prepared.compiled.model.parameter_count, len(prepared.compiled.test)
     return (
-        f"{count:,} data owners, {int(counts.min()):,} to {int(counts.max()):,} rows each, from "
-        f"{prepared.source}; {parameters:,} parameters; {hidden:,} hidden rows"
+        f"{how_many(count, 'data owner')}, {int(counts.min()):,} to {how_many(int(counts.max()), 'row')} "
+        f"each, from {prepared.source}; {how_many(parameters, 'parameter')}; {how_many(hidden, 'hidden row')}"
     )
 
 
 def _on_chain(prepared: Prepared, options: Options, tell: Tell, on_round: OnRound) -> SimulationResult:
-    if options.resume or options.compare or options.patience is not None:
-        raise ConfigRefused(
-            "not with a chain: a posted job runs to its end", where="resume, patience, compare"
-        )
     import anyio
 
     schema = prepared.terms.schema
@@ -247,15 +254,16 @@ class _Watch:
     def __call__(self, progress: Progress) -> None:
         if progress.step == "enrolled":
             self._since = time.monotonic()
-        key = (progress.step, progress.facts.get("round"))
+        key = (progress.step, progress.facts.get("round_index"))
         if progress.step in ("enrolled", "update sent", "job settled") or key in self._seen:
             return
         self._seen.add(key)
         if progress.step == "round federated":
             before, self._since = self._since, time.monotonic()
             self.seconds.append(self._since - before)
-        facts = "  ".join(f"{name}={value}" for name, value in progress.facts.items())
-        self._tell(f"{progress.actor}: {progress.step}  {facts}")
+        from galaxylearning.nodes.site import told
+
+        self._tell(f"{progress.actor}: {progress.step}  {told(progress.facts)}".rstrip())
 
 
 def _history(
@@ -280,7 +288,7 @@ def _history(
         records.append(
             RoundRecord(
                 round_index=scores.round_index,
-                utility=utility.to_loss(scores.utility_after) / (rows - rows // 2),
+                utility=utility.to_loss(scores.utility_after) / prepared.terms.paying_rows,
                 accuracy=scores.correct / rows if prepared.terms.loss in CLASS_LOSSES else None,
                 seconds=took_s,
                 statuses=statuses,

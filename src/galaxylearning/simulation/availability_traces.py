@@ -20,6 +20,7 @@ import numpy as np
 from galaxylearning.errors import DataRefused
 from galaxylearning.learning.vectors import F64, I64
 from galaxylearning.storage import files
+from galaxylearning.units import how_many
 
 MAX_BYTES: Final = 1 << 27
 MAX_LINES: Final = 5_000_000
@@ -237,7 +238,8 @@ def _csv(data: bytes, file: str) -> Iterator[tuple[int, _Record]]:
                     _refuse(file, reader.line_num, "names a column twice")
                 continue
             if len(cells) != len(header):
-                _refuse(file, reader.line_num, f"has {len(cells)} cells where the header has {len(header)}")
+                found = how_many(len(cells), "cell")
+                _refuse(file, reader.line_num, f"has {found} where the header has {len(header)}")
             yield reader.line_num, dict(zip(header, cells, strict=True))
     except csv.Error as error:
         _refuse(file, reader.line_num, str(error))

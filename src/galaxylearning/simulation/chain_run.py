@@ -46,7 +46,7 @@ from galaxylearning.simulation.stage import (
     signer,
 )
 from galaxylearning.storage.blobs import MemoryBlobStore
-from galaxylearning.units import Address, Entropy
+from galaxylearning.units import Address, Entropy, round_name
 
 WINDOW_S: Final = 600
 CLAIM_S: Final = 30 * 86_400
@@ -152,7 +152,7 @@ class _Rounds:
         if owner in self._malformed:
             return np.zeros(1, np.int32), np.zeros(buffers.size, np.int32)
         if owner not in self._sent:
-            raise UpdateRefused(f"takes no part in round {round_index}", where=f"owner {owner}")
+            raise UpdateRefused(f"takes no part in {round_name(round_index)}", where=f"owner {owner}")
         return self._sent[owner]
 
 

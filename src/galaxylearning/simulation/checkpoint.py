@@ -85,6 +85,10 @@ class CheckpointFolder:
             )
         return header, arrays
 
+    def rounds(self) -> int:
+        """How many rounds the run in this folder came to: up to the last that has a file."""
+        return max((int(path.stem) + 1 for path in self.folder.glob("[0-9]*.checkpoint")), default=0)
+
     def clear(self) -> None:
         """Remove all checkpoints: a run begins anew."""
         for path in self.folder.glob("*.checkpoint"):

@@ -59,8 +59,7 @@ class Federation:
 
     def mean_utility(self, utility: int) -> float:
         """A utility of the score table as minus the mean clipped loss per sample."""
-        paying = self.terms.test_rows - self.terms.test_rows // 2
-        return FixedPointUtility().to_loss(utility) / paying
+        return FixedPointUtility().to_loss(utility) / self.terms.paying_rows
 
 
 async def outcome_of(

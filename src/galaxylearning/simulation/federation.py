@@ -294,7 +294,7 @@ class _Vanishing:
     def __call__(self, progress: Progress) -> None:
         self._report(progress)
         if progress.step == "round anchored":
-            self._anchored = max(self._anchored, int(progress.facts["round"]) + 1)
+            self._anchored = max(self._anchored, int(progress.facts["round_index"]) + 1)
             for name, scope in self._scopes.items():
                 if self._anchored >= self._after[name]:
                     scope.cancel()

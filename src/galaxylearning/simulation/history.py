@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from galaxylearning.errors import DataRefused
 from galaxylearning.graph.document import nesting
 from galaxylearning.learning.vectors import F64, I64
+from galaxylearning.units import round_name
 
 I8: TypeAlias = NDArray[np.int8]
 
@@ -151,10 +152,10 @@ class History:
         for record in self.rounds:
             if len(record.statuses) != self.owners:
                 raise ValueError(
-                    f"round {record.round_index} has {len(record.statuses)} of {self.owners} owners"
+                    f"{round_name(record.round_index)} has {len(record.statuses)} of {self.owners} owners"
                 )
             if record.round_index <= before:
-                raise ValueError(f"round {record.round_index} comes after round {before}")
+                raise ValueError(f"{round_name(record.round_index)} comes after {round_name(before)}")
             before = record.round_index
 
     def __len__(self) -> int:

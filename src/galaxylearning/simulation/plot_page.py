@@ -15,7 +15,7 @@ from galaxylearning.simulation.report import (
     behaviour_table,
     owner_table,
 )
-from galaxylearning.units import TOKEN_DECIMALS
+from galaxylearning.units import TOKEN_DECIMALS, how_many
 
 MOST_ROWS: Final = 1000
 STYLE: Final = """
@@ -72,9 +72,7 @@ def page(history: History, report: Report, svg: str) -> str:
 def headline(report: Report, job: str) -> str:
     """What was run, in a few words; ``job`` as it can be shown."""
     owners, rounds = len(report.owners), report.rounds
-    return (
-        f"{job or 'run'}: {owners:,} data owner{'s' * (owners != 1)}, {rounds:,} round{'s' * (rounds != 1)}"
-    )
+    return f"{job or 'run'}: {how_many(owners, 'data owner')}, {how_many(rounds, 'round')}"
 
 
 def escape(text: str) -> str:

@@ -29,6 +29,7 @@ from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.protocol.rounds import JobComputation
 from galaxylearning.protocol.updates import local_plan, quantizer
 from galaxylearning.simulation.prepare import Prepared
+from galaxylearning.units import how_many
 
 RULES: Final[Mapping[str, Callable[[F64], F64]]] = {
     "shapley": shapley_from_worths,
@@ -38,15 +39,23 @@ RETRAINING: Final = "retraining-"
 NAMES: Final = (*RULES, *(RETRAINING + rule for rule in RULES))
 
 
-def check_references(names: Sequence[str], identities: int) -> None:
-    """Refuse names that do not exist, and cohorts with too many coalitions.
+def check_names(names: Sequence[str]) -> None:
+    """Refuse values that do not exist.
 
     Raises:
-        ConfigRefused: naming what is allowed.
+        ConfigRefused: naming those that do.
     """
     for name in names:
         if name not in NAMES:
             raise ConfigRefused(f"{name[:40]!r} given; allowed: {', '.join(NAMES)}", where="compare")
+
+
+def check_identities(names: Sequence[str], identities: int) -> None:
+    """Refuse cohorts with too many coalitions.
+
+    Raises:
+        ConfigRefused: naming how many are allowed.
+    """
     if names and identities > MAX_EXACT_PLAYERS:
         raise ConfigRefused(
             f"{identities} identities have 2^{identities} coalitions; allowed: {MAX_EXACT_PLAYERS} at most",
@@ -79,7 +88,8 @@ def reference_values(
         found |= _of_rounds(prepared, job, rounds, means)
     again = [name for name in names if name.startswith(RETRAINING)]
     if again:
-        means.tell(f"retraining {2 ** len(prepared.cast) - 1:,} coalitions for {len(job.outcomes)} rounds")
+        coalitions = how_many(2 ** len(prepared.cast) - 1, "coalition")
+        means.tell(f"retraining {coalitions} for {how_many(len(job.outcomes), 'round')}")
         worths = retraining_worths(
             prepared.compiled.model,
             prepared.cast.cohort,
@@ -159,7 +169,7 @@ def _of_rounds(prepared: Prepared, job: JobComputation, names: Sequence[str], me
         before = outcome.before
         games.append(RoundGame(before.params, before.buffers, (sent * unit).astype(np.float64), shares))
         players.append(accepted)
-    means.tell(f"the worth of {sum(2 ** len(accepted) for accepted in players):,} coalitions")
+    means.tell(f"the worth of {how_many(sum(2 ** len(accepted) for accepted in players), 'coalition')}")
     hidden = HiddenGame(
         prepared.compiled.graph.to_bytes(),
         prepared.compiled.model_bytes,

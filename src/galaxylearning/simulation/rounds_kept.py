@@ -13,7 +13,7 @@ from galaxylearning.errors import Refused, StorageError
 from galaxylearning.learning import ServerState
 from galaxylearning.protocol.outcomes import Measured, ModelState, RoundOutcome
 from galaxylearning.simulation.history import RoundRecord
-from galaxylearning.units import Address, Digest
+from galaxylearning.units import Address, Digest, round_name
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -92,5 +92,5 @@ def unpack(
         return outcome, state, RoundRecord.from_document(header["record"])
     except (KeyError, ValueError, TypeError, IndexError, AttributeError, OverflowError, Refused) as error:
         raise StorageError(
-            f"is not a checkpoint of this version: {str(error)[:200]}", where=f"round {round_index}"
+            f"is not a checkpoint of this version: {str(error)[:200]}", where=round_name(round_index)
         ) from error

@@ -18,7 +18,7 @@ import numpy as np
 
 from galaxylearning.contribution import MAX_PLAYERS, FixedPointUtility
 from galaxylearning.contribution.sketch import SKETCH_SIZE
-from galaxylearning.engines.choose import choose_engine
+from galaxylearning.engines.choose import check_engine, choose_engine
 from galaxylearning.engines.cores import usable_cores
 from galaxylearning.engines.engine import Engine, Training
 from galaxylearning.engines.memory import MIB, available_mib, process_rss_mib, require_budget
@@ -38,7 +38,7 @@ from galaxylearning.simulation.checkpoint import CheckpointFolder, read_checkpoi
 from galaxylearning.simulation.history import EndReason, History, OwnerStatus, RoundRecord, RunEnd, RunInfo
 from galaxylearning.simulation.players import Played, Players
 from galaxylearning.simulation.prepare import Prepared, account, fingerprint
-from galaxylearning.simulation.references import Means, check_references, reference_values
+from galaxylearning.simulation.references import Means, check_identities, check_names, reference_values
 from galaxylearning.simulation.report import make_report, privacy_facts
 from galaxylearning.simulation.result import SimulationResult
 from galaxylearning.simulation.rounds_kept import pack, unpack
@@ -88,6 +88,8 @@ class Options:
     callbacks: Sequence[Callback] = field(default=())
 
     def __post_init__(self) -> None:
+        check_engine(self.engine)
+        check_names(self.compare)
         if self.patience is not None and self.patience < 1:
             raise ConfigRefused(f"{self.patience} given; allowed: 1 or more", where="patience")
         if self.workers is not None and not 1 <= self.workers <= 1024:
@@ -145,7 +147,7 @@ class Run:
     """One simulation without a chain; ``engine`` is closed at the end."""
 
     def __init__(self, prepared: Prepared, options: Options, engine: Engine) -> None:
-        check_references(options.compare, len(prepared.cast))
+        check_identities(options.compare, len(prepared.cast))
         self.prepared, self.options, self.engine = prepared, options, engine
         terms, compiled = prepared.terms, prepared.compiled
         self.accounts = tuple(account(position) for position in range(len(prepared.cast)))
@@ -232,13 +234,20 @@ class Run:
         if not self.options.resume:
             self._checkpoints.clear()
             return course
+        rounds = self.prepared.terms.plan.rounds
         while (found := self._checkpoints.load(len(course.history))) is not None:
             outcome, state, record = unpack(len(course.history), *found, self.accounts)
             self.job.outcomes.append(outcome)
             self.job.state = state
             self._note(course, record, outcome)
-            if len(course.history) >= self.prepared.terms.plan.rounds:
+            if len(course.history) == rounds:
                 break
+        if rounds < (held := self._checkpoints.rounds()):
+            raise ConfigRefused(
+                f"{rounds} given, and the run to resume has {held} already; allowed: {held} or more, or no "
+                "--resume, which begins anew in its place",
+                where="rounds",
+            )
         tell(f"resumed after round {len(course.history)}")
         return course
 

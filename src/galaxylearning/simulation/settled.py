@@ -15,7 +15,7 @@ from galaxylearning.messages.records import ScoreTable
 from galaxylearning.messages.terms import Terms, loss_unit
 from galaxylearning.protocol.masking import few_projections
 from galaxylearning.protocol.settlement import payout_amounts, target_gain_fixed
-from galaxylearning.units import Address, in_tokens
+from galaxylearning.units import Address, how_many, in_tokens
 
 MOST_REASONS: Final = 3
 SLACK: Final = 100
@@ -58,7 +58,7 @@ def _refused(table: ScoreTable) -> str | None:
         return None
     told = "; ".join(f"{count:,} as {_plain(reason)}" for reason, count in reasons.most_common(MOST_REASONS))
     more = "; …" if len(reasons) > MOST_REASONS else ""
-    return f"{reasons.total():,} updates did not count: {told}{more}"
+    return f"{how_many(reasons.total(), 'update')} did not count: {told}{more}"
 
 
 def _plain(reason: str) -> str:
@@ -74,8 +74,8 @@ def _without_sum(terms: Terms, table: ScoreTable) -> str | None:
     if not count:
         return None
     return (
-        f"in {count} of {len(accepted)} rounds fewer than {least} updates were accepted, and masked mode "
-        "opens no sum over fewer: the model stayed as it was, and nobody's update earned anything"
+        f"in {count} of {how_many(len(accepted), 'round')} fewer than {least} updates were accepted, and "
+        "masked mode opens no sum over fewer: the model stayed as it was, and nobody's update earned anything"
     )
 
 
@@ -87,7 +87,7 @@ def _excess(terms: Terms, table: ScoreTable, paid: int) -> str | None:
     if not table.rounds:
         return None
     change = table.rounds[-1].utility_after - table.rounds[0].utility_before
-    gain = FixedPointUtility().to_loss(change) / (terms.test_rows - terms.test_rows // 2)
+    gain = FixedPointUtility().to_loss(change) / terms.paying_rows
     price, model = terms.price, Address("0x" + "0" * 40)
     (worth,) = to_fixed([gain])
     due = payout_amounts(

@@ -26,6 +26,7 @@ from galaxylearning.storage.tables import (
     refuse_missing,
     wanted_columns,
 )
+from galaxylearning.units import how_many
 
 DELIMITERS: Final = (",", ";", "\t", "|")
 MISSING: Final = frozenset({"", "?", "na", "n/a", "nan", "null", "none"})
@@ -141,7 +142,8 @@ def _fill(columns: list[_Column | None], rows: Iterator[list[str]], file: str, l
     for row in rows:
         n_rows += 1
         if len(row) != len(columns):
-            refuse(file, f"has {len(row)} cells where the header names {len(columns)} columns", row=n_rows)
+            cells, names = how_many(len(row), "cell"), how_many(len(columns), "column")
+            refuse(file, f"has {cells} where the header names {names}", row=n_rows)
         if n_rows > limits.max_rows or n_rows * len(columns) > limits.max_cells:
             check_size(n_rows, n_rows * len(columns), file, limits)
         block.append(row)

@@ -25,6 +25,7 @@ from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import BlobMissing, BlobRefused, ConfigRefused, GalaxyError, StorageError
 from galaxylearning.messages.store_request import DIGEST_HEADER, SIGNATURE_HEADER, StoreRequest
 from galaxylearning.ports import MAX_LISTED, Signer
+from galaxylearning.reaching import os_reason
 from galaxylearning.storage.blob_names import (
     DEFAULT_MAX_BLOB_BYTES,
     LISTED_BYTES,
@@ -311,8 +312,7 @@ class HttpBlobStore:
         except (aiohttp.ServerTimeoutError, TimeoutError) as error:
             raise StoreLate("no answer in time", where=self.url) from error
         except (aiohttp.ClientError, OSError) as error:
-            reason = str(error)[:200] or type(error).__name__
-            raise StoreUnreachable(f"no answer: {reason}", where=self.url) from error
+            raise StoreUnreachable(f"no answer: {os_reason(error)}", where=self.url) from error
         finally:
             if session is not self._session:
                 await session.close()

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import difflib
+import functools
+import inspect
+import re
 import runpy
 import sys
 import traceback
@@ -22,6 +27,7 @@ from galaxylearning.storage.datasets import load_table
 from galaxylearning.storage.tables import ReadOptions, in_file
 
 MAX_JOB_FILE_BYTES: Final = 1 << 20
+_UNKNOWN_NAME: Final = re.compile(r"[Uu]nexpected keyword argument '(\w+)'$")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,6 +48,10 @@ def read_job_file(path: Path) -> JobFile:
         JobRefused: no such file, an error in it (with its line), or no ``job`` in it.
         GalaxyError: as ``load_table`` and ``encode_rows``.
     """
+    if path.is_dir():
+        inside = path / "job.py"
+        file = str(inside) if inside.is_file() else "a file of Python that sets 'job'"
+        raise JobRefused(f"is a folder; allowed: {file}", where=str(path))
     if not path.is_file():
         raise JobRefused("there is no such file", where=str(path))
     _check_source(path)
@@ -105,7 +115,35 @@ def _run(path: Path) -> Mapping[str, Any]:
             where=_place(path, stopped),
         ) from stopped
     except Exception as error:  # whatever the user's file raises is told with its line
-        raise JobRefused(f"{type(error).__name__}: {error}", where=_place(path, error)) from error
+        told = f"{type(error).__name__}: {error}{_allowed_names(path, error)}"
+        raise JobRefused(told, where=_place(path, error)) from error
+
+
+def _allowed_names(path: Path, error: Exception) -> str:
+    """What a function or class takes, and the nearest name, where ``error`` is that it was given another.
+
+    msgspec does not say of which class it speaks: the call is looked up in the job file.
+    """
+    unknown = _UNKNOWN_NAME.search(str(error)) if isinstance(error, TypeError) else None
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    ours = [frame for frame in frames if frame.f_code.co_filename == path.name]
+    if unknown is None or not ours:
+        return ""
+    scope = ours[-1].f_globals | ours[-1].f_locals
+    for call in ast.walk(ast.parse(Path(path.name).read_bytes())):
+        if isinstance(call, ast.Call) and unknown[1] in [keyword.arg for keyword in call.keywords]:
+            name = ast.unparse(call.func)
+            with contextlib.suppress(KeyError, AttributeError, ValueError, TypeError):
+                allowed = list(inspect.signature(_named(name, scope)).parameters)
+                near = difflib.get_close_matches(unknown[1], allowed, 1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                return f"{hint}; allowed in {name}: {', '.join(allowed)}"
+    return ""
+
+
+def _named(name: str, scope: Mapping[str, Any]) -> Any:
+    first, *rest = name.split(".")
+    return functools.reduce(getattr, rest, scope[first])
 
 
 def _place(path: Path, error: BaseException) -> str:
