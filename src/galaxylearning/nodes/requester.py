@@ -25,6 +25,7 @@ from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.chain_view import ChainView
 from galaxylearning.nodes.posting import free_stake, require_recipients
 from galaxylearning.nodes.site import Progress, Site, keep_going
+from galaxylearning.nodes.windows import require_windows
 from galaxylearning.ports import Call
 from galaxylearning.protocol import calls
 from galaxylearning.protocol import events as ev
@@ -52,17 +53,19 @@ async def post(
     evaluators: Sequence[Address],
     sealing_key: SealingKey,
     copy: int = 1,
+    stagger_s: float | None = None,
 ) -> PostedJob:
     """Seal model and test set to the evaluators, publish the terms, escrow bounty and fees.
 
     Returns once the posting is final: from then on the requester may go offline. ``copy`` says which of
     several equal jobs of this account this is, counted from 1 among those that are not over: with 2 a second
-    one is posted beside the first.
+    one is posted beside the first. Where ``stagger_s`` is given, windows must be long enough for evaluators
+    that wait so long for each other (``nodes.windows``).
 
     Raises:
         BlobMissing: the terms of a job of this account that is not over, at the same price, are not there.
         JobRefused: an evaluator is not registered or has too little free stake, the terms are not acceptable,
-            or the account has too few tokens.
+            a window is too short, or the account has too few tokens.
         TransactionReverted: the contract refused.
         StorageError, LedgerUnreachable: the store or the chain failed; nothing is escrowed then, or posting
             the same job again goes on with it.
@@ -101,6 +104,9 @@ async def post(
         step = f"post/{site.ledger.chain_id}/{contract}/{draft}/{number}"
         is_resumed = len(site.journal.steps(f"{step}/")) > 0
         if not is_resumed:  # else the escrow may be paid already
+            if stagger_s is not None:
+                finality_s = await site.ledger.finality_s()
+                require_windows(draft_terms, finality_s=finality_s, stagger_s=stagger_s)
             await require_tokens(site, calls.escrow(draft_terms))
             await require_stakes(site, draft_terms)
         blobs = []
