@@ -98,7 +98,10 @@ class EvaluatorNode:
                     self.site.pulse(error)
                     continue
                 self.site.report(Progress(job_id, "evaluator", "given up", {"error": str(error)}))
-                self._finish(job_id)
+                if job_id in self._serving:
+                    self._serving[job_id].is_given_up = True
+                else:
+                    self._finish(job_id)
         return self._only is not None and self._only <= self._finished
 
     async def _serve(self, job_id: int) -> bool:
@@ -139,6 +142,8 @@ class SeatedJob:
         self._ballots = Ballots(node.site, self.board)
         self._keys = UpdateKeys(node.site, self.board, terms, job_id, self.key)
         self._parcels = Parcels(node.site, self.board, terms, job_id, self.key, self._ballots)
+        self.is_given_up = False
+        """Nothing is done for this job any more but to say that we are there, which keeps our stake."""
 
     async def turn(self, state: JobState) -> bool:
         """Do what is due; whether nothing more will be.
@@ -151,6 +156,8 @@ class SeatedJob:
         if is_expired and self._my_turn(state, "expire"):
             await self.site.submit_if_first(calls.expire(self.job_id))
             return False
+        if self.is_given_up:
+            return await self._is_excused(state)
         match state.phase:
             case Phase.ENROLLING:
                 await self._enrolling(state)
@@ -354,6 +361,13 @@ class SeatedJob:
             salt=salt,
         )
         await self.site.submit_if_first(calls.commit_scores(self.job_id, commitment))
+
+    async def _is_excused(self, state: JobState) -> bool:
+        """Stand by in a job that was given up, once it is time; whether nothing can be lost by it any more."""
+        is_bound = self.site.address in (state.seats | self._head.seats) - state.committed
+        if is_bound and state.phase is Phase.COMMITTING:
+            await self._stand_by(state)
+        return not is_bound or state.phase not in (Phase.ENROLLING, Phase.TRAINING, Phase.COMMITTING)
 
     async def _stand_by(self, state: JobState) -> None:
         """Half of the window is over and we cannot score yet: say that it is not for our absence."""
