@@ -236,6 +236,7 @@ def test_evaluators_that_nobody_lets_score_stand_by_and_keep_their_stakes(
     town: Town, tmp_path: Path, error: GalaxyError, phase: Phase
 ) -> None:
     """One of them cannot for this reason, the other for another; the third is too few to reveal alone."""
+
     async def main() -> None:
         async with town.full_stage(tmp_path / "stage") as stage:
             stage.add_evaluator(stage.evaluators[1], unable(error, phase))

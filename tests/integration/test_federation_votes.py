@@ -272,7 +272,7 @@ async def _nothing_lost(stage: Stage) -> None:
 
 
 class Copying(Parting):
-    """Also posts the others' answers among the keys that they show: they signed them, and no key is in them."""
+    """Also posts the others' answers among the keys that they show: signed by them, and no key is in it."""
 
     async def take_part(self, openings: Openings, asked: Asked, *given: Any) -> None:
         await super().take_part(openings, asked, *given)

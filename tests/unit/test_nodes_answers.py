@@ -64,9 +64,7 @@ class Reader:
         return anyio.run(main)
 
 
-@pytest.mark.parametrize(
-    "junk", [range(20, 40), range(120, 140)], ids=["carries nothing", "is not there"]
-)
+@pytest.mark.parametrize("junk", [range(20, 40), range(120, 140)], ids=["carries nothing", "is not there"])
 def test_who_shows_much_hides_only_its_own(junk: range) -> None:
     records = {d(number): shown(0, number) for number in junk}
     records[d(90)] = shown(1, 5)

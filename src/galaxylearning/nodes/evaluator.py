@@ -363,7 +363,7 @@ class SeatedJob:
         await self.site.submit_if_first(calls.commit_scores(self.job_id, commitment))
 
     async def _is_excused(self, state: JobState) -> bool:
-        """Stand by in a job that was given up, once it is time; whether nothing can be lost by it any more."""
+        """Stand by in a job that was given up, once it is time; whether no more can be lost by it."""
         is_bound = self.site.address in (state.seats | self._head.seats) - state.committed
         if is_bound and state.phase is Phase.COMMITTING:
             await self._stand_by(state)

@@ -14,7 +14,7 @@ ROUND_PHASES: Final = 3
 """Gate, sum and value; the twins are a fourth, once, after the last round."""
 MARGIN: Final = 1.5
 """So much longer than when a job is posted it may take until a block is final: Ethereum's 13 minutes are 19
-at other moments. Evaluators ask for what it takes when they look, so none refuses what was posted for that."""
+at other moments. Evaluators ask for what it takes when they look: none refuses what was posted for more."""
 
 
 def least_windows(terms: Terms, *, finality_s: float, stagger_s: float) -> Mapping[str, int]:
