@@ -98,10 +98,11 @@ class EvaluatorNode:
                     self.site.pulse(error)
                     continue
                 self.site.report(Progress(job_id, "evaluator", "given up", {"error": str(error)}))
-                if job_id in self._serving:
-                    self._serving[job_id].is_given_up = True
-                else:
+                seated = self._serving.get(job_id)
+                if seated is None or seated.is_given_up:
                     self._finish(job_id)
+                else:
+                    seated.is_given_up = True
         return self._only is not None and self._only <= self._finished
 
     async def _serve(self, job_id: int) -> bool:
