@@ -14,7 +14,15 @@ import pytest
 from galaxylearning import bootstrap
 from galaxylearning.chain.transport import Transport
 from galaxylearning.config import Home
-from galaxylearning.errors import BlobMissing, LedgerUnreachable, PhaseError, StorageError, WorkerRefused
+from galaxylearning.errors import (
+    BlobDamaged,
+    BlobMissing,
+    GalaxyError,
+    LedgerUnreachable,
+    PhaseError,
+    StorageError,
+    WorkerRefused,
+)
 from galaxylearning.messages.records import SignedAnswerSet
 from galaxylearning.nodes import requester
 from galaxylearning.nodes.asked import Asked
@@ -32,6 +40,7 @@ from galaxylearning.secagg.member import GateAsked
 from galaxylearning.simulation.stage import sealing_key, signer
 from galaxylearning.storage.checkpoints import CheckpointFolder, FileCheckpoint
 from galaxylearning.storage.datasets import DatasetCatalog
+from galaxylearning.storage.blobs import MemoryBlobStore
 from galaxylearning.storage.journal import MemoryJournal, SqliteJournal
 from galaxylearning.storage.shelf import CatalogueShelf
 from galaxylearning.units import Address, Digest
@@ -406,14 +415,33 @@ def test_a_posting_that_is_not_final_yet_is_waited_for_and_not_made_again(town: 
     anyio.run(main)
 
 
-def test_a_job_is_not_posted_while_it_cannot_be_told_whether_it_is_there(town: Town, tmp_path: Path) -> None:
+class Spoilt(MemoryBlobStore):
+    """A store that cannot give some blobs, for this reason."""
+
+    def __init__(self, blobs: MemoryBlobStore, names: set[Digest], error: GalaxyError) -> None:
+        super().__init__()
+        self._blobs, self._topics, self._names, self._error = blobs._blobs, blobs._topics, names, error
+
+    async def get(self, digest: Digest, *, max_bytes: int) -> bytes:
+        if digest in self._names:
+            raise self._error
+        return await super().get(digest, max_bytes=max_bytes)
+
+
+@pytest.mark.parametrize("error", [BlobMissing("gone"), BlobDamaged("torn")], ids=["gone", "damaged"])
+def test_a_job_is_not_posted_while_it_cannot_be_told_whether_it_is_there(
+    town: Town, tmp_path: Path, error: GalaxyError
+) -> None:
     async def main() -> None:
         async with town.stage(tmp_path / "stage") as stage:
-            assert await _posted(stage, town, MemoryJournal()) == 2
+            journal = MemoryJournal()
+            assert await _posted(stage, town, journal) == 2
             terms = await (await stage.view()).terms(2)
-            del stage.blobs._blobs[terms.digest]
-            with pytest.raises(BlobMissing):
-                await _posted(stage, town, MemoryJournal())
+            stage.blobs = Spoilt(stage.blobs, {terms.digest}, error)
+            for kept in journal, MemoryJournal():
+                with pytest.raises(type(error)):
+                    await _posted(stage, town, kept)
+            # Of a job that is over nothing need be had.
             await stage.site("requester").submit(("cancel", (2,)))
             assert await _posted(stage, town, MemoryJournal()) == 3
 
