@@ -38,9 +38,9 @@ from galaxylearning.protocol.updates import training_name
 from galaxylearning.sandbox import ThreadTrainer
 from galaxylearning.secagg.member import GateAsked
 from galaxylearning.simulation.stage import sealing_key, signer
+from galaxylearning.storage.blobs import MemoryBlobStore
 from galaxylearning.storage.checkpoints import CheckpointFolder, FileCheckpoint
 from galaxylearning.storage.datasets import DatasetCatalog
-from galaxylearning.storage.blobs import MemoryBlobStore
 from galaxylearning.storage.journal import MemoryJournal, SqliteJournal
 from galaxylearning.storage.shelf import CatalogueShelf
 from galaxylearning.units import Address, Digest
