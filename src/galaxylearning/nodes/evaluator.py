@@ -11,7 +11,7 @@ from typing import Any
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.crypto.seal import SealingKey, seal
-from galaxylearning.errors import GalaxyError, QuorumMissing
+from galaxylearning.errors import ConfigRefused, GalaxyError, QuorumMissing
 from galaxylearning.messages import typed
 from galaxylearning.messages.records import (
     MAX_TABLE_BYTES,
@@ -471,18 +471,27 @@ def _is_due(state: JobState, now: int, function: str, candidates: int) -> bool:
     return any(command.function == function for command in due(state, now, candidates=candidates))
 
 
-async def register(site: Site, sealing_key: SealingKey, stake: int) -> None:
+async def register(site: Site, sealing_key: SealingKey, stake: int, *, is_serving: bool = False) -> None:
     """Register this account as an evaluator and stake ``stake`` smallest units, where not done before.
+
+    With ``is_serving`` one that is registered and cannot pay goes on with less: it may have seats to keep.
 
     Raises:
         ConfigRefused: the account does not own what is missing of the stake.
     """
     await site.blobs.put(sealing_key.public, topic=f"keys/{site.address.lower()}")
     known = await site.ledger.read(Call("registry", "evaluator", (site.address,)))
+    is_known = bytes(known["sealingKeyDigest"]) == sealing_key.digest
     missing = stake - (int(known["staked"]) - int(known["withdrawing"]))
-    if missing > 0:
-        await site.require_tokens(missing, "stake", "the tokens still to be staked")
-    if bytes(known["sealingKeyDigest"]) != sealing_key.digest:
+    try:
+        await site.require_tokens(max(0, missing), "stake", "the tokens still to be staked")
+    except ConfigRefused as refused:
+        if not (is_serving and is_known):
+            raise
+        told = {"detail": str(refused)}
+        site.report(Progress(0, f"evaluator {site.address}", "stake not raised", told))
+        return
+    if not is_known:
         await site.submit(calls.register_evaluator(sealing_key.digest), "registry")
     if missing > 0:
         await site.submit_spending(missing, calls.deposit_stake(missing), "registry")
