@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -51,6 +51,12 @@ class Contracts:
                 await fund(chain, signer(name).address, GAS_MONEY_WEI)
             return cls(folder, await deploy(chain, signer("deployer"), unbonding_s=UNBONDING_S))
 
+    @property
+    def addresses(self) -> dict[Contract, Address]:
+        """Of each contract."""
+        found = self.deployment
+        return {"jobs": found.jobs, "registry": found.registry, "token": found.token}
+
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
@@ -61,15 +67,25 @@ class Comparison:
     differences: tuple[str, ...]
 
 
+Sent: TypeAlias = tuple[int, Call, Address]
+"""When, what and by whom."""
+
+
 async def compared(contracts: Contracts, scenario: Scenario) -> Comparison:
     """Run a scenario on the light ledger, then play what was submitted on both."""
-    addresses: dict[Contract, Address] = {
-        "jobs": contracts.deployment.jobs,
-        "registry": contracts.deployment.registry,
-        "token": contracts.deployment.token,
-    }
-    played = await anyio.to_thread.run_sync(lambda: play(scenario, addresses=addresses))
-    time, rng = [GENESIS_S], chance(f"bad calls {scenario.seed}")
+    played = await anyio.to_thread.run_sync(lambda: play(scenario, addresses=contracts.addresses))
+    rng = chance(f"bad calls {scenario.seed}")
+    sent: list[Sent] = []
+    for transaction in played.ledger.transactions:
+        last = sent[-1][0] if sent else GENESIS_S
+        sent += [*_bad(transaction, last, rng), _good(transaction)]
+    return await answered(contracts, sent)
+
+
+async def answered(contracts: Contracts, sent: Sequence[Sent]) -> Comparison:
+    """Play these calls, none earlier than the one before, on both ledgers."""
+    addresses = contracts.addresses
+    time = [GENESIS_S]
     found: list[str] = []
     calls = refused = 0
     light = LightLedger(addresses, now=lambda: time[0])
@@ -77,28 +93,24 @@ async def compared(contracts: Contracts, scenario: Scenario) -> Comparison:
         shutil.copy(contracts.folder / "chain.sqlite", Path(folder) / "chain.sqlite")
         with EmbeddedChain(Path(folder) / "chain.sqlite", now=lambda: time[0]) as chain:
             ledger = await connect(chain, contracts.deployment)
-            for transaction in played.ledger.transactions:
-                for at, call, sender in (*_bad(transaction, time[0], rng), _good(transaction)):
-                    time[0] = at
-                    there = await _outcome(ledger, call, sender)
-                    here = await _outcome(light, call, sender)
-                    calls, refused = calls + 1, refused + isinstance(there, str)
-                    if there != here:
-                        found.append(
-                            f"{call.function} at {at}: {there} on the contracts, {here} on the light one"
-                        )
+            for at, call, sender in sent:
+                time[0] = at
+                there = await _outcome(ledger, call, sender)
+                here = await _outcome(light, call, sender)
+                calls, refused = calls + 1, refused + isinstance(there, str)
+                if there != here:
+                    found.append(
+                        f"{call.function} at {at}: {there} on the contracts, {here} on the light one"
+                    )
             found += await _balances(ledger, light)
     return Comparison(calls, refused, tuple(found))
 
 
-_Sent: TypeAlias = tuple[int, Call, Address]
-
-
-def _good(transaction: Transaction) -> _Sent:
+def _good(transaction: Transaction) -> Sent:
     return transaction.timestamp, transaction.call, transaction.sender
 
 
-def _bad(transaction: Transaction, last: int, rng: Random) -> list[_Sent]:
+def _bad(transaction: Transaction, last: int, rng: Random) -> list[Sent]:
     """Calls that somebody might make instead, none of them after the real one's time."""
     call, at = transaction.call, transaction.timestamp
     found = []

@@ -14,7 +14,15 @@ import pytest
 from galaxylearning import bootstrap
 from galaxylearning.chain.transport import Transport
 from galaxylearning.config import Home
-from galaxylearning.errors import BlobMissing, LedgerUnreachable, PhaseError, StorageError, WorkerRefused
+from galaxylearning.errors import (
+    BlobDamaged,
+    BlobMissing,
+    GalaxyError,
+    LedgerUnreachable,
+    PhaseError,
+    StorageError,
+    WorkerRefused,
+)
 from galaxylearning.messages.records import SignedAnswerSet
 from galaxylearning.nodes import requester
 from galaxylearning.nodes.asked import Asked
@@ -406,14 +414,22 @@ def test_a_posting_that_is_not_final_yet_is_waited_for_and_not_made_again(town: 
     anyio.run(main)
 
 
-def test_a_job_is_not_posted_while_it_cannot_be_told_whether_it_is_there(town: Town, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("found", "error"), [(None, BlobMissing), (b"torn", BlobDamaged)])
+def test_a_job_is_not_posted_while_it_cannot_be_told_whether_it_is_there(
+    town: Town, tmp_path: Path, found: bytes | None, error: type[GalaxyError]
+) -> None:
     async def main() -> None:
         async with town.stage(tmp_path / "stage") as stage:
-            assert await _posted(stage, town, MemoryJournal()) == 2
+            journal = MemoryJournal()
+            assert await _posted(stage, town, journal) == 2
             terms = await (await stage.view()).terms(2)
             del stage.blobs._blobs[terms.digest]
-            with pytest.raises(BlobMissing):
-                await _posted(stage, town, MemoryJournal())
+            if found is not None:
+                stage.blobs._blobs[terms.digest] = found
+            for kept in journal, MemoryJournal():
+                with pytest.raises(error):
+                    await _posted(stage, town, kept)
+            # Of a job that is over nothing need be had.
             await stage.site("requester").submit(("cancel", (2,)))
             assert await _posted(stage, town, MemoryJournal()) == 3
 

@@ -10,7 +10,7 @@ import anyio
 import msgspec
 import pytest
 
-from galaxylearning.errors import BlobMissing
+from galaxylearning.errors import BlobMissing, GalaxyError, MessageRefused
 from galaxylearning.messages.records import ACTIVITIES
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import round_watch
@@ -208,25 +208,39 @@ def test_signs_of_life_that_others_made_or_that_are_of_another_round_do_not_coun
     anyio.run(main)
 
 
-class Blind(SeatedJob):
-    """Finds no update any more once scores are due."""
+def unable(error: GalaxyError, phase: Phase) -> type[EvaluatorNode]:
+    """Cannot compute any more once the job is in ``phase``."""
 
-    async def _up_to_date(self, state: JobState) -> Any:
-        if state.phase is Phase.COMMITTING:
-            raise BlobMissing("is gone", where="update")
-        return await super()._up_to_date(state)
+    class Unable(SeatedJob):
+        async def _up_to_date(self, state: JobState) -> Any:
+            if state.phase is phase:
+                raise error
+            return await super()._up_to_date(state)
+
+    class UnableEvaluator(EvaluatorNode):
+        def seat(self, job_id: int, terms: Terms) -> SeatedJob:
+            return Unable(self, self._view, job_id, terms)
+
+    return UnableEvaluator
 
 
-class BlindEvaluator(EvaluatorNode):
-    def seat(self, job_id: int, terms: Terms) -> SeatedJob:
-        return Blind(self, self._view, job_id, terms)
+GONE, UNREADABLE = BlobMissing("is gone", where="update"), MessageRefused("unreadable", where="update")
 
 
-def test_evaluators_that_nobody_lets_score_stand_by_and_keep_their_stakes(town: Town, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "phase"),
+    [(GONE, Phase.COMMITTING), (UNREADABLE, Phase.COMMITTING), (UNREADABLE, Phase.TRAINING)],
+    ids=["for now", "for good", "for good, and long before"],
+)
+def test_evaluators_that_nobody_lets_score_stand_by_and_keep_their_stakes(
+    town: Town, tmp_path: Path, error: GalaxyError, phase: Phase
+) -> None:
+    """One of them cannot for this reason, the other for another; the third is too few to reveal alone."""
+
     async def main() -> None:
         async with town.full_stage(tmp_path / "stage") as stage:
-            for name in stage.evaluators[1:]:
-                stage.add_evaluator(name, BlindEvaluator)
+            stage.add_evaluator(stage.evaluators[1], unable(error, phase))
+            stage.add_evaluator(stage.evaluators[2], unable(GONE, Phase.COMMITTING))
             await stage.play(until=lambda state: state.phase is Phase.ABORTED)
             state = await stage.state()
             assert state.standing_by == {stage.account(name) for name in stage.evaluators[1:]}

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from galaxylearning.errors import TransactionReverted
+from galaxylearning.errors import ConfigRefused, TransactionReverted
+from galaxylearning.nodes.evaluator import register
 from galaxylearning.nodes.tables import settled_tree
 from galaxylearning.protocol import calls
 from galaxylearning.protocol.machine import Phase
-from galaxylearning.simulation.stage import SUPPLY
+from galaxylearning.simulation.stage import STAKE, SUPPLY, sealing_key
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Stage, Town
@@ -99,5 +100,28 @@ def test_without_a_relayer_anybody_claims_alone_and_what_nobody_fetches_goes_bac
             assert state.paid == owed
             assert state.escrow == state.paid + state.fees_paid + state.refunded
             await _holds(stage, requester=SUPPLY - owed)
+
+    anyio.run(main)
+
+
+def test_an_evaluator_that_cannot_make_up_for_lost_stake_keeps_the_seats_it_has(
+    town: Town, tmp_path: Path
+) -> None:
+    """Slashed for one job, and without a token more, it is started again in the middle of another."""
+
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            await stage.play(until=lambda state: state.phase is Phase.TRAINING)
+            site, key = stage.site("evaluator-1"), sealing_key("evaluator-1")
+            owned, elsewhere = await stage.balance(site.address), stage.account("relayer")
+            await site.submit(("transfer", (elsewhere, owned)), "token")
+            with pytest.raises(ConfigRefused, match="the tokens still to be staked are 1"):
+                await register(site, key, STAKE + 10**18)
+            await register(site, key, STAKE + 10**18, is_serving=True)
+            assert "the tokens still to be staked are 1" in str(stage.told("stake not raised"))
+            assert await stage.staked("evaluator-1") == STAKE
+            # One that never was an evaluator has nothing to keep.
+            with pytest.raises(ConfigRefused, match="still to be staked"):
+                await register(stage.site("north"), sealing_key("north"), STAKE, is_serving=True)
 
     anyio.run(main)

@@ -14,13 +14,13 @@ import pytest
 from benchmarks.things import MASKING, windows
 
 from galaxylearning.chain.deployment import deploy
-from galaxylearning.chain.evm import connect
+from galaxylearning.chain.evm import EvmLedger, connect
 from galaxylearning.crypto import seal as seals
 from galaxylearning.errors import JobRefused
 from galaxylearning.graph import FlatModel, weights_from_bytes
 from galaxylearning.messages.records import SignedEnrolment
 from galaxylearning.messages.terms import Terms
-from galaxylearning.nodes import posting
+from galaxylearning.nodes import posting, requester
 from galaxylearning.nodes.evaluator import EvaluatorNode
 from galaxylearning.nodes.seating import ANY_SEAT, Seating
 from galaxylearning.ports import Call
@@ -217,6 +217,42 @@ def test_no_seat_is_taken_where_openings_may_outlast_the_window(
             assert (state.phase is Phase.TRAINING) == is_enough
             told = stage.told("given up")
             assert any("windows.commit_s: 1059 given; at least 1060" in one for one in told) != is_enough
+
+    anyio.run(main)
+
+
+@pytest.mark.parametrize("commit_s", [1211, 1212])
+def test_windows_that_were_long_enough_when_posted_are_so_when_looked_at(
+    town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commit_s: int
+) -> None:
+    """On Ethereum the newest final block is 64 to 95 slots of 12 s old: 768 s at best, half more at most."""
+    ages = iter([64 * 12])
+
+    async def finality_s(_ledger: EvmLedger) -> int:
+        return next(ages, 95 * 12)
+
+    chosen = msgspec.structs.replace(windows(5000), commit_s=commit_s)
+    compiled = replace(town.compiled, job=replace(town.compiled.job, windows=chosen))
+
+    async def main() -> None:
+        async with town.stage(tmp_path / "stage") as stage:
+            monkeypatch.setattr(EvmLedger, "finality_s", finality_s)
+            # The stage's own job was posted before: that excuses nothing.
+            posting_it = requester.post(
+                stage.site("requester"),
+                compiled,
+                evaluators=[signer(name).address for name in stage.evaluators],
+                sealing_key=sealing_key("requester"),
+                stagger_s=20,
+            )
+            if commit_s < 1152 + 60:
+                with pytest.raises(JobRefused, match=r"commit_s: 1211 given; allowed: at least 1212"):
+                    await posting_it
+                return
+            stage.job_id = (await posting_it).job_id
+            for name in stage.evaluators:
+                stage.add_evaluator(name, Unadvised)
+            await stage.play(until=lambda state: len(state.seats) == 3, most=5)
 
     anyio.run(main)
 

@@ -269,3 +269,22 @@ async def _nothing_lost(stage: Stage) -> None:
     assert set(found.stakes.values()) == {STAKE}
     assert found.state.fees_paid == found.state.fees_owed > 0
     assert found.audit.verdict == "ok"
+
+
+class Copying(Parting):
+    """Also posts the others' answers among the keys that they show: signed by them, and no key is in it."""
+
+    async def take_part(self, openings: Openings, asked: Asked, *given: Any) -> None:
+        await super().take_part(openings, asked, *given)
+        for record in (await self.board.read(f"{asked.topic}/answers", SignedAnswer)).values():
+            await self.board.put(f"{asked.topic}/keys", encode(record))
+
+
+@pytest.mark.parametrize("liar", ["evaluator-1", "evaluator-4"])
+def test_answers_posted_again_among_shown_keys_hide_none(
+    masked_town: Town, masked: Outcome, tmp_path: Path, liar: str
+) -> None:
+    found, votes = played(masked_town, tmp_path / "stage", liar, Copying)
+    assert (found.model, found.totals, found.paid) == (masked.model, masked.totals, masked.paid)
+    assert len(set(votes)) == 1
+    assert found.stakes == masked.stakes

@@ -12,18 +12,23 @@ import numpy as np
 import pytest
 from benchmarks.faults import fidelity, trace
 from benchmarks.faults.checks import checked
-from benchmarks.faults.oracle import OneHotTrainer
-from benchmarks.faults.play import play, source_of
+from benchmarks.faults.oracle import WINDOW_S, OneHotTrainer
+from benchmarks.faults.play import play, signer, source_of
 from benchmarks.faults.scenario import EVALUATORS, NEVER, OWNERS, Scenario, scenario
 
+from galaxylearning.crypto.digest import keccak
 from galaxylearning.errors import MessageRefused
+from galaxylearning.messages import typed
 from galaxylearning.nodes.data_owner import DataOwnerNode
 from galaxylearning.nodes.evaluator import SeatedJob
 from galaxylearning.nodes.openings import Openings
+from galaxylearning.ports import Call
+from galaxylearning.protocol import calls
 from galaxylearning.protocol.machine import Phase
 from galaxylearning.simulation.faults import Fault, FaultSource, Weather, chance
 from galaxylearning.simulation.light_jobs import Jobs
 from galaxylearning.storage.journal import MemoryJournal
+from galaxylearning.units import Digest
 
 Rule = Callable[[str, str, float], Fault | None]
 """Which fault happens to whom, doing what, at which virtual second."""
@@ -106,6 +111,43 @@ def test_the_light_ledger_answers_as_the_contracts_do(tmp_path: Path) -> None:
             found = await fidelity.compared(contracts, scenario(seed))
             assert found.differences == ()
             assert found.refused >= 5
+
+    anyio.run(main)
+
+
+def test_who_stands_by_commits_and_reveals_keeps_the_same_stake_on_both(tmp_path: Path) -> None:
+    """Calls drawn by chance once scores are due, until the job is aborted."""
+
+    async def main() -> None:
+        contracts = await fidelity.Contracts.deployed(tmp_path)
+        played = await anyio.to_thread.run_sync(lambda: play(calm(), addresses=contracts.addresses))
+        named = [one.call.function for one in played.ledger.transactions]
+        begun = played.ledger.transactions[: named.index("commitScores")]
+        stood = 0
+        for seed in range(8):
+            rng, at = chance(f"standing by {seed}"), begun[-1].timestamp
+            sent = [(one.timestamp, one.call, one.sender) for one in begun]
+            for deadline in (WINDOW_S, 2 * WINDOW_S, 4 * WINDOW_S):
+                for _ in range(8):
+                    who = signer(rng.choice(EVALUATORS)).address
+                    digest, salt = Digest(keccak(who.encode())), bytes(32)
+                    commitment = typed.score_commitment(
+                        chain_id=contracts.deployment.chain_id,
+                        contract=contracts.deployment.jobs,
+                        job_id=1,
+                        evaluator=who,
+                        scores_digest=digest,
+                        salt=salt,
+                    )
+                    options = calls.stand_by(1), calls.commit_scores(1, commitment)
+                    named_call = rng.choice((*options, calls.reveal_scores(1, digest, salt)))
+                    sent.append((at := at + rng.randint(0, 9), Call("jobs", *named_call), who))
+                at = max(at, begun[-1].timestamp + deadline)
+                sent.append((at, Call("jobs", *calls.expire(1)), signer("passer-by").address))
+            found = await fidelity.answered(contracts, sent)
+            assert found.differences == ()
+            stood += found.calls - found.refused - len(begun)
+        assert stood > 8 * 4
 
     anyio.run(main)
 

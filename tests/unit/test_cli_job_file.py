@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from galaxylearning.cli import main
+from galaxylearning.cli import job_checks, main
 from galaxylearning.cli.job_checks import checked, show_checked
 from galaxylearning.cli.job_file import Trial, compile_file, try_training
 from galaxylearning.errors import DataRefused, GalaxyError, JobRefused, UnsupportedModel
+from galaxylearning.nodes.posting import Bearable
+from galaxylearning.nodes.seating import Seating
 from galaxylearning.storage.schemas import schema_of
 
 
@@ -320,12 +322,23 @@ def test_windows_that_are_over_before_the_evaluators_waits_are_refused(
 ) -> None:
     windows = "enrol_s=60, round_s=66, anchor_s=6, commit_s=66, reveal_s=6, settle_s=12, claim_s=6"
     changed(job, "    price=gl.Price", f"    windows=gl.Windows({windows}),\n    price=gl.Price")
-    assert checked(compile_file(job), 3, None)["seats"] == 3
+    facts = checked(compile_file(job), 3, None)
+    assert "windows.reveal_s: 6 given; at least 60 here" in facts["warning"]
+    changed(job, "reveal_s=6, settle_s=12", "reveal_s=60, settle_s=60")
+    assert checked(compile_file(job), 3, None)["warning"] is None
     changed(job, "commit_s=66", "commit_s=65")
     with pytest.raises(SystemExit) as stopped:
         main(["job", "check", str(job), "--no-trial"])
     assert stopped.value.code == 3
     assert "windows.commit_s: 65 given; allowed: at least 66." in capsys.readouterr().err
+
+
+def test_a_job_that_takes_more_than_evaluators_give_by_default_is_told_of(
+    job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_checks, "ANY_SEAT", Seating(bearable=Bearable(memory_bytes=1 << 20)))
+    warning = checked(compile_file(job), 3, None)["warning"]
+    assert "unless their operators allow more than by default: plan: the job would take some" in warning
 
 
 def test_a_training_that_improves_nothing_suggests_nothing(job: Path) -> None:

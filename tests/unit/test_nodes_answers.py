@@ -64,18 +64,14 @@ class Reader:
         return anyio.run(main)
 
 
-@pytest.mark.parametrize(
-    ("junk", "tried"),
-    [(range(20, 40), 1), (range(120, 140), 2)],
-    ids=["carries nothing", "is not there"],
-)
-def test_who_shows_much_hides_only_its_own(junk: range, tried: int) -> None:
+@pytest.mark.parametrize("junk", [range(20, 40), range(120, 140)], ids=["carries nothing", "is not there"])
+def test_who_shows_much_hides_only_its_own(junk: range) -> None:
     records = {d(number): shown(0, number) for number in junk}
     records[d(90)] = shown(1, 5)
     reader = Reader(records, {5: {d(1): b"key"}})
     assert [keys for keys in reader.read() if keys] == [{d(1): b"key"}]
     assert reader.fetched.pop(5) == 1
-    assert len(reader.fetched) == tried
+    assert len(reader.fetched) == 2
     assert set(reader.fetched.values()) == {1 if junk[0] < 100 else 3}
 
 
@@ -85,3 +81,10 @@ def test_what_nobody_signed_is_not_fetched_and_takes_nobodys_place() -> None:
     reader = Reader(records, {5: {d(1): b"key"}})
     assert reader.read() == [{d(1): b"key"}]
     assert reader.fetched == {5: 1}
+
+
+def test_a_record_that_shows_nothing_hides_no_key_of_its_signer() -> None:
+    """Anybody may post again what a seat signed as its answer, before the keys that it shows."""
+    reader = Reader({d(20): shown(0, 20), d(90): shown(0, 5)}, {5: {d(1): b"key"}})
+    assert [keys for keys in reader.read() if keys] == [{d(1): b"key"}]
+    assert reader.fetched == {20: 1, 5: 1}

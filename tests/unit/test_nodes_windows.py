@@ -30,11 +30,11 @@ def test_without_finality_only_the_lines_of_five_evaluators_count() -> None:
     }
 
 
-def test_what_waits_for_final_blocks_has_half_as_much_again() -> None:
+def test_what_waits_for_final_blocks_is_counted() -> None:
     found = least_windows(SEALED, finality_s=800, stagger_s=0.0)
-    assert (found["enrol_s"], found["anchor_s"]) == (2400, 1)
+    assert (found["enrol_s"], found["anchor_s"]) == (1600, 1)
     others = {least for name, least in found.items() if name not in ("enrol_s", "anchor_s")}
-    assert others == {1200}
+    assert others == {800}
 
 
 def test_openings_take_their_longest_in_every_phase() -> None:
@@ -47,7 +47,7 @@ def test_openings_take_their_longest_in_every_phase() -> None:
 
 @pytest.mark.parametrize("name", Windows.__struct_fields__)
 def test_a_window_that_is_a_second_too_short_is_named_with_what_is_enough(name: str) -> None:
-    least = least_windows(TWINS, finality_s=60, stagger_s=2.0)
+    least = least_windows(TWINS, finality_s=90, stagger_s=2.0)  # A half more than when it is posted.
 
     def terms(**changes: int) -> Terms:
         return msgspec.structs.replace(TWINS, windows=Windows(**(dict(least) | changes)))

@@ -178,7 +178,7 @@ def run(
     chain: ChainOption = None,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """Register and stake where needed, then serve every job that names this account.
+    """Register and stake where needed and there are tokens, then serve every job that names this account.
 
     A relayer runs along: it pays the gas for what data owners signed and for the payments they are owed.
 
@@ -208,7 +208,7 @@ def run(
             node_site(world, signer, f"evaluator-{name}", health) as site,
             serve_health(health, metrics_port),
         ):
-            await enter_registry(site, sealing, units)
+            await enter_registry(site, sealing, units, is_serving=True)
             stagger_s = world.settings.stagger_ms / 1000
             async with anyio.create_task_group() as group:
                 node = EvaluatorNode(

@@ -9,7 +9,9 @@ import msgspec
 from galaxylearning.cli import job_facts, output
 from galaxylearning.cli.job_file import Trial, require_step
 from galaxylearning.config import Settings
-from galaxylearning.messages.terms import encode_terms
+from galaxylearning.errors import JobRefused
+from galaxylearning.messages.terms import Terms, encode_terms
+from galaxylearning.nodes.seating import ANY_SEAT
 from galaxylearning.nodes.windows import require_windows
 from galaxylearning.protocol import calls
 from galaxylearning.protocol.job import CompiledJob
@@ -29,6 +31,7 @@ def checked(compiled: CompiledJob, seats: int, trial: Trial | None) -> dict[str,
     encode_terms(terms)
     require_step(compiled, terms)
     require_windows(terms, finality_s=0, stagger_s=Settings().stagger_ms / 1000)
+    warnings = (few_projections(terms, compiled.cost.parameters), _unseated(compiled, terms))
     return {
         "title": job.title,
         "graph": compiled.graph.digest.hex(),
@@ -44,7 +47,7 @@ def checked(compiled: CompiledJob, seats: int, trial: Trial | None) -> dict[str,
         "escrow": str(calls.escrow(terms)),
         "seats": seats,
         "twin_projections": None if terms.masking is None else terms.masking.twin_projections,
-        "warning": few_projections(terms, compiled.cost.parameters),
+        "warning": ". ".join(one for one in warnings if one) or None,
         "trial": None
         if trial is None
         else {
@@ -54,6 +57,15 @@ def checked(compiled: CompiledJob, seats: int, trial: Trial | None) -> dict[str,
             "suggested_target_gain": trial.gain if trial.gain > 0 else None,
         },
     }
+
+
+def _unseated(compiled: CompiledJob, terms: Terms) -> str | None:
+    """Why evaluators whose operators chose nothing would take no seat, if they would not."""
+    try:
+        ANY_SEAT.require(terms, compiled.graph, finality_s=0, stagger_s=Settings().stagger_ms / 1000)
+    except JobRefused as refused:
+        return f"Evaluators take no seat unless their operators allow more than by default: {refused}"
+    return None
 
 
 def show_checked(facts: dict[str, Any]) -> None:

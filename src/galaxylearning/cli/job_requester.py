@@ -80,7 +80,6 @@ def post(
     from galaxylearning.cli.keys import address_named, load_identity
     from galaxylearning.cli.running import posting_site
     from galaxylearning.nodes import requester
-    from galaxylearning.nodes.windows import require_windows
     from galaxylearning.protocol import calls
     from galaxylearning.simulation.prepare import terms_without_chain
 
@@ -90,16 +89,14 @@ def post(
         raise ConfigRefused("one evaluator is named twice", where="--evaluators")
     compiled = compile_file(file)
     name, signer, sealing = load_identity(place, account)
-
-    terms, stagger_s = terms_without_chain(compiled, seats=len(seats)), load_settings(place).stagger_ms / 1000
-    require_step(compiled, terms)
+    require_step(compiled, terms_without_chain(compiled, seats=len(seats)))
+    stagger_s = load_settings(place).stagger_ms / 1000
 
     async def run() -> PostedJob:
         async with posting_site(place, chain, signer, f"requester-{name}") as site:
-            if not site.journal.steps("post/"):  # else it may be posted already
-                finality_s = await site.ledger.finality_s()
-                require_windows(terms, finality_s=finality_s, stagger_s=stagger_s)
-            return await requester.post(site, compiled, evaluators=seats, sealing_key=sealing, copy=copy)
+            return await requester.post(
+                site, compiled, evaluators=seats, sealing_key=sealing, copy=copy, stagger_s=stagger_s
+            )
 
     posted = anyio.run(run)
     facts: dict[str, Any] = {

@@ -30,8 +30,8 @@ from galaxylearning.units import Address, Digest
 KEY_BYTES: Final = 32
 """Of a content key, and of the digest of the answer that it opens."""
 
-LOST_TRIED: Final = 8
-"""So many records of a seat's keys that cannot be had are asked for again at each look, at most."""
+VAIN_TRIED: Final = 8
+"""So many records of a seat's keys are looked at, at most, that cannot be had or that show nothing."""
 
 
 class Answers:
@@ -142,8 +142,8 @@ class Answers:
 class ShownKeys:
     """Content keys that seats have shown on one topic: of each seat records of ``most`` keys together.
 
-    One that shows more hides only its own. What was fetched is not fetched again; where it carried nothing,
-    nothing more of its seat is.
+    One that shows more hides only its own. What was fetched is not fetched again. A record that shows nothing
+    takes an eighth of its seat's room, not all: anybody may post here what a seat signed as its answer.
     """
 
     def __init__(self, most: int) -> None:
@@ -160,6 +160,7 @@ class ShownKeys:
     ) -> list[Mapping[Digest, bytes]]:
         """What each record that can be had shows; ``check`` refuses what no seat signed for this topic."""
         given: Counter[Address] = Counter()
+        in_vain = -(-self._most // VAIN_TRIED)
         found = []
         for digest, record in sorted(records.items()):
             if given[record.signer] >= self._most or not self._is_shown(digest, record, check):
@@ -168,11 +169,11 @@ class ShownKeys:
                 try:
                     self._keys[digest] = await fetch(record)
                 except (BlobMissing, BlobDamaged):
-                    given[record.signer] += -(-self._most // LOST_TRIED)
+                    given[record.signer] += in_vain
                     continue
                 except Refused:
                     self._keys[digest] = {}
-            given[record.signer] += len(self._keys[digest]) or self._most
+            given[record.signer] += len(self._keys[digest]) or in_vain
             found.append(self._keys[digest])
         return found
 

@@ -12,7 +12,7 @@ from typing import Any
 from galaxylearning.contribution import FixedPointUtility
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.crypto.seal import SealingKey, seal
-from galaxylearning.errors import GalaxyError, QuorumMissing
+from galaxylearning.errors import ConfigRefused, GalaxyError, QuorumMissing
 from galaxylearning.messages import typed
 from galaxylearning.messages.records import (
     MAX_TABLE_BYTES,
@@ -99,7 +99,11 @@ class EvaluatorNode:
                     self.site.pulse(error)
                     continue
                 self.site.report(Progress(job_id, "evaluator", "given up", {"error": str(error)}))
-                self._finish(job_id)
+                seated = self._serving.get(job_id)
+                if seated is None or seated.is_given_up:
+                    self._finish(job_id)
+                else:
+                    seated.is_given_up = True
         return self._only is not None and self._only <= self._finished
 
     async def _serve(self, job_id: int) -> bool:
@@ -140,6 +144,8 @@ class SeatedJob:
         self._ballots = Ballots(node.site, self.board)
         self._keys = UpdateKeys(node.site, self.board, terms, job_id, self.key)
         self._parcels = Parcels(node.site, self.board, terms, job_id, self.key, self._ballots)
+        self.is_given_up = False
+        """Nothing is done for this job any more but to say that we are there, which keeps our stake."""
 
     async def turn(self, state: JobState) -> bool:
         """Do what is due; whether nothing more will be.
@@ -152,6 +158,8 @@ class SeatedJob:
         if is_expired and self._my_turn(state, "expire"):
             await self.site.submit_if_first(calls.expire(self.job_id))
             return False
+        if self.is_given_up:
+            return await self._is_excused(state)
         match state.phase:
             case Phase.ENROLLING:
                 await self._enrolling(state)
@@ -357,6 +365,13 @@ class SeatedJob:
         )
         await self.site.submit_if_first(calls.commit_scores(self.job_id, commitment))
 
+    async def _is_excused(self, state: JobState) -> bool:
+        """Stand by in a job that was given up, once it is time; whether no more can be lost by it."""
+        is_bound = self.site.address in (state.seats | self._head.seats) - state.committed
+        if is_bound and state.phase is Phase.COMMITTING:
+            await self._stand_by(state)
+        return not is_bound or state.phase not in (Phase.ENROLLING, Phase.TRAINING, Phase.COMMITTING)
+
     async def _stand_by(self, state: JobState) -> None:
         """Half of the window is over and we cannot score yet: say that it is not for our absence."""
         is_late = self.view.now >= state.phase_start + self.terms.windows.commit_s // 2
@@ -458,18 +473,27 @@ def _is_due(state: JobState, now: int, function: str, candidates: int) -> bool:
     return any(command.function == function for command in due(state, now, candidates=candidates))
 
 
-async def register(site: Site, sealing_key: SealingKey, stake: int) -> None:
+async def register(site: Site, sealing_key: SealingKey, stake: int, *, is_serving: bool = False) -> None:
     """Register this account as an evaluator and stake ``stake`` smallest units, where not done before.
+
+    With ``is_serving`` one that is registered and cannot pay goes on with less: it may have seats to keep.
 
     Raises:
         ConfigRefused: the account does not own what is missing of the stake.
     """
     await site.blobs.put(sealing_key.public, topic=f"keys/{site.address.lower()}")
     known = await site.ledger.read(Call("registry", "evaluator", (site.address,)))
+    is_known = bytes(known["sealingKeyDigest"]) == sealing_key.digest
     missing = stake - (int(known["staked"]) - int(known["withdrawing"]))
-    if missing > 0:
-        await site.require_tokens(missing, "stake", "the tokens still to be staked")
-    if bytes(known["sealingKeyDigest"]) != sealing_key.digest:
+    try:
+        await site.require_tokens(max(0, missing), "stake", "the tokens still to be staked")
+    except ConfigRefused as refused:
+        if not (is_serving and is_known):
+            raise
+        told = {"detail": str(refused)}
+        site.report(Progress(0, f"evaluator {site.address}", "stake not raised", told))
+        return
+    if not is_known:
         await site.submit(calls.register_evaluator(sealing_key.digest), "registry")
     if missing > 0:
         await site.submit_spending(missing, calls.deposit_stake(missing), "registry")

@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Final
 
 from msgspec.structs import replace
 
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.crypto.seal import SealContext, SealingKey, seal
-from galaxylearning.errors import BlobMissing, JobRefused, LedgerError, PhaseError, Refused
+from galaxylearning.errors import BlobDamaged, BlobMissing, JobRefused, LedgerError, PhaseError, Refused
 from galaxylearning.graph import weights_from_bytes, weights_size
 from galaxylearning.messages.records import MAX_LIST_BYTES, SEALING_KEY_BYTES, ModelRelease
 from galaxylearning.messages.terms import Terms, encode_terms
@@ -25,6 +24,7 @@ from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.chain_view import ChainView
 from galaxylearning.nodes.posting import free_stake, require_recipients
 from galaxylearning.nodes.site import Progress, Site, keep_going
+from galaxylearning.nodes.windows import require_windows
 from galaxylearning.ports import Call
 from galaxylearning.protocol import calls
 from galaxylearning.protocol import events as ev
@@ -32,8 +32,6 @@ from galaxylearning.protocol.job import CompiledJob, terms_of
 from galaxylearning.protocol.machine import Phase
 from galaxylearning.protocol.rows import rows_to_bytes
 from galaxylearning.units import TOKEN_DECIMALS, ZERO_DIGEST, Address, Digest, in_tokens
-
-_OVER: Final = (Phase.SETTLED, Phase.ABORTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +50,20 @@ async def post(
     evaluators: Sequence[Address],
     sealing_key: SealingKey,
     copy: int = 1,
+    stagger_s: float | None = None,
 ) -> PostedJob:
     """Seal model and test set to the evaluators, publish the terms, escrow bounty and fees.
 
     Returns once the posting is final: from then on the requester may go offline. ``copy`` says which of
     several equal jobs of this account this is, counted from 1 among those that are not over: with 2 a second
-    one is posted beside the first.
+    one is posted beside the first. Where ``stagger_s`` is given, windows must be long enough for evaluators
+    that wait so long for each other (``nodes.windows``).
 
     Raises:
-        BlobMissing: the terms of a job of this account that is not over, at the same price, are not there.
+        BlobMissing, BlobDamaged: the terms of a job of this account that is not over, at the same price,
+            cannot be had.
         JobRefused: an evaluator is not registered or has too little free stake, the terms are not acceptable,
-            or the account has too few tokens.
+            a window is too short, or the account has too few tokens.
         TransactionReverted: the contract refused.
         StorageError, LedgerUnreachable: the store or the chain failed; nothing is escrowed then, or posting
             the same job again goes on with it.
@@ -89,7 +90,7 @@ async def post(
     draft_terms = terms_with(ZERO_DIGEST, ZERO_DIGEST)
     require_recipients(draft_terms)
     draft = blake3_digest(encode_terms(draft_terms)).hex()
-    running = await _running(site, view, draft_terms)
+    running = await _running(view, draft_terms)
     if len(running) >= copy:
         job_id, terms = running[copy - 1]
         if job_id not in _jobs_under(view, terms):
@@ -101,6 +102,9 @@ async def post(
         step = f"post/{site.ledger.chain_id}/{contract}/{draft}/{number}"
         is_resumed = len(site.journal.steps(f"{step}/")) > 0
         if not is_resumed:  # else the escrow may be paid already
+            if stagger_s is not None:
+                finality_s = await site.ledger.finality_s()
+                require_windows(draft_terms, finality_s=finality_s, stagger_s=stagger_s)
             await require_tokens(site, calls.escrow(draft_terms))
             await require_stakes(site, draft_terms)
         blobs = []
@@ -160,29 +164,29 @@ def _jobs_under(view: ChainView, terms: Terms) -> frozenset[int]:
     )
 
 
-async def _running(site: Site, view: ChainView, draft: Terms) -> list[tuple[int, Terms]]:
+async def _running(view: ChainView, draft: Terms) -> list[tuple[int, Terms]]:
     """This account's jobs that say what ``draft`` says and are not over for good, oldest first.
 
     A provisional posting counts: it is under way. ``draft`` names no blobs; each posting seals its own.
+
+    Raises:
+        BlobMissing, BlobDamaged: what one of them says cannot be had.
     """
+    price = (draft.requester, int(draft.price.bounty), calls.escrow(draft))
     found = []
     for job_id in view.head_job_ids:
         first = view.head_posting(job_id)
-        price = (draft.requester, int(draft.price.bounty), calls.escrow(draft))
         if first is None or (first.requester, first.bounty, first.bounty + first.fees) != price:
+            continue
+        if any(isinstance(event, ev.JobSettled | ev.JobAborted) for event in view.events_of(job_id)):
             continue
         try:
             terms = await view.head_terms(job_id)
-            is_same = replace(terms, model=draft.model, test_set=draft.test_set) == draft
-            is_over = job_id in view.job_ids and (await view.state(job_id)).phase in _OVER
-        except BlobMissing:
-            known = await site.ledger.read(Call("jobs", "job", (job_id,)))
-            if Phase(int(known["phase"])) in _OVER:
-                continue
+        except BlobDamaged:
             raise
         except Refused:
             continue
-        if is_same and not is_over:
+        if replace(terms, model=draft.model, test_set=draft.test_set) == draft:
             found.append((job_id, terms))
     return found
 

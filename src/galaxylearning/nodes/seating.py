@@ -11,6 +11,7 @@ from typing import Final
 
 from galaxylearning.crypto.seal import SealingKey
 from galaxylearning.errors import JobRefused
+from galaxylearning.graph import ModelGraph
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
 from galaxylearning.nodes.posting import (
@@ -61,24 +62,33 @@ class Seating:
         own = next(seat for seat in terms.evaluators if seat.address == site.address)
         if own.sealing_key_digest != key.digest.hex():
             raise JobRefused("names another sealing key of ours than this node's", where=f"job {job_id}")
-        self._require_windows(terms, await site.ledger.finality_s(), stagger_s)
+        graph, finality_s = await assembly.load_graph(site, terms), await site.ledger.finality_s()
+        self.require(terms, graph, finality_s=finality_s, stagger_s=stagger_s)
+        job = await assembly.open_job(site, terms, job_id, key)
+        require_room(job)
+        return job
+
+    def require(self, terms: Terms, graph: ModelGraph, *, finality_s: float, stagger_s: float) -> None:
+        """Refuse a job for what its terms and graph say, whoever posted it and wherever.
+
+        ``finality_s`` and ``stagger_s`` as in ``nodes.windows.least_windows``.
+
+        Raises:
+            JobRefused: it gives too little time, takes too much, or one silent evaluator would stop it.
+            GraphRefused: the graph does not take the plan's batches.
+        """
+        needed = least_windows(terms, finality_s=finality_s, stagger_s=stagger_s)
+        for name in COSTLY_WINDOWS:
+            least = self.least_window_s or max(LEAST_WINDOW_S, needed[name])
+            if (given := getattr(terms.windows, name)) < least:
+                raise JobRefused(f"{given} given; at least {least} here", where=f"windows.{name}")
         masking, most = terms.masking, len(terms.evaluators) - 2
         if masking is not None and masking.threshold > most:
             raise JobRefused(
                 f"{masking.threshold} given; at most {most} here, else one silent evaluator stops the job",
                 where="masking.threshold",
             )
-        require_bearable(terms, await assembly.load_graph(site, terms), self.bearable)
-        job = await assembly.open_job(site, terms, job_id, key)
-        require_room(job)
-        return job
-
-    def _require_windows(self, terms: Terms, finality_s: float, stagger_s: float) -> None:
-        needed = least_windows(terms, finality_s=finality_s, stagger_s=stagger_s)
-        for name in COSTLY_WINDOWS:
-            least = self.least_window_s or max(LEAST_WINDOW_S, needed[name])
-            if (given := getattr(terms.windows, name)) < least:
-                raise JobRefused(f"{given} given; at least {least} here", where=f"windows.{name}")
+        require_bearable(terms, graph, self.bearable)
 
 
 ANY_SEAT: Final = Seating()

@@ -50,6 +50,8 @@ class UpdateKeys:
     def __init__(self, site: Site, board: Board, terms: Terms, job_id: int, key: SealingKey) -> None:
         self._site, self._board, self._terms, self._job_id, self._key = site, board, terms, job_id, key
         self._keys: dict[Digest, bytes] = {}
+        self._closed: set[Digest] = set()
+        """Updates that were fetched and did not open: not fetched again before somebody shows a key."""
         self._shown: dict[int, set[Digest]] = {}
         self._others = -1, self._none_shown()
         """The round whose keys were read last, and what others have shown in it."""
@@ -62,6 +64,9 @@ class UpdateKeys:
         for one in updates:
             digest = Digest(one.update.update_digest)
             if digest in self._keys:
+                continue
+            if digest in self._closed and not await self._shown_by_others(round_index, digest):
+                found.add(digest)
                 continue
             try:
                 await self.open(job, round_index, one.update.data_owner, digest)
@@ -88,6 +93,7 @@ class UpdateKeys:
                 shown = await self._shown_by_others(round_index, digest)
                 fitting = [key for key in shown if is_revealed(blob, key, context, max_bytes=most)]
                 if not fitting:
+                    self._closed.add(digest)
                     raise BlobMissing("nobody has shown how to open it", where=digest.hex()) from None
                 self._keys[digest] = fitting[0]
         return open_revealed(blob, self._keys[digest], context, max_bytes=most)

@@ -13,18 +13,19 @@ from galaxylearning.nodes.member import longest_vote
 ROUND_PHASES: Final = 3
 """Gate, sum and value; the twins are a fourth, once, after the last round."""
 MARGIN: Final = 1.5
-"""So much longer than now it may take until a block is final: Ethereum's 13 minutes become 20."""
+"""So much longer than when a job is posted it may take until a block is final: Ethereum's 13 minutes are 19
+at other moments. Evaluators ask for what it takes when they look: none refuses what was posted for more."""
 
 
 def least_windows(terms: Terms, *, finality_s: float, stagger_s: float) -> Mapping[str, int]:
     """The shortest windows that can be kept whoever is silent, slow or lies, seconds by name.
 
-    ``finality_s``: from a block to when it is final, now. ``stagger_s``: so long evaluators wait for each
+    ``finality_s``: from a block to when it is final. ``stagger_s``: so long evaluators wait for each
     other, each time. How long data owners train is theirs to say and no part of it.
 
     Source: docs/adr/0025 (what waits for final blocks), docs/adr/0033 (how long a phase of openings takes).
     """
-    seats, final = len(terms.evaluators), MARGIN * finality_s
+    seats, final = len(terms.evaluators), finality_s
     line = seats * stagger_s
     phase = 0.0 if terms.masking is None else longest_vote(seats) * stagger_s
     twins = phase if terms.masking is not None and terms.masking.twin_projections else 0.0
@@ -44,10 +45,12 @@ def least_windows(terms: Terms, *, finality_s: float, stagger_s: float) -> Mappi
 def require_windows(terms: Terms, *, finality_s: float, stagger_s: float) -> None:
     """Refuse windows that may be over before what must happen in them can have happened.
 
+    ``finality_s`` is what it takes now; windows must do where it takes ``MARGIN`` times as long.
+
     Raises:
         JobRefused: naming the window, its length and the least.
     """
-    for name, least in least_windows(terms, finality_s=finality_s, stagger_s=stagger_s).items():
+    for name, least in least_windows(terms, finality_s=MARGIN * finality_s, stagger_s=stagger_s).items():
         given = getattr(terms.windows, name)
         if given < least:
             raise JobRefused(
