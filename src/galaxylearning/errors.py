@@ -25,6 +25,7 @@
     │   └── DiskFull             nothing more can be written (retryable)
     ├── PhaseError               an event the job's state does not allow
     ├── QuorumMissing            too few evaluators or owners (retryable)
+    │   └── NoSharing            more members lie than their answers can tell
     ├── AuditFailed              what was recomputed differs from what was recorded
     └── KeyUnavailable           no key, or a wrong passphrase
 """
@@ -184,6 +185,10 @@ class QuorumMissing(GalaxyError):
 
     retryable = True
     exit_code = 7
+
+
+class NoSharing(QuorumMissing):
+    """The answers of a committee fit no sharing: more of its members lie than so many answers can tell."""
 
 
 class AuditFailed(GalaxyError):
