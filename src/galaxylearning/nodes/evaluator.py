@@ -34,11 +34,11 @@ from galaxylearning.nodes.chain_view import ChainView, ChainWatch
 from galaxylearning.nodes.member import Member
 from galaxylearning.nodes.openings import Openings
 from galaxylearning.nodes.parcels import Parcels
-from galaxylearning.nodes.posting import free_stake
 from galaxylearning.nodes.relayer import show_evidence
 from galaxylearning.nodes.round_watch import RoundWatch
 from galaxylearning.nodes.seating import ANY_SEAT, Seating
 from galaxylearning.nodes.site import Progress, Site, is_fatal, keep_going, keeps_job
+from galaxylearning.nodes.stake import read_stake
 from galaxylearning.nodes.tables import faulty_seats, payouts_of, revealed_tables
 from galaxylearning.nodes.update_keys import UpdateKeys
 from galaxylearning.ports import Call
@@ -200,7 +200,8 @@ class SeatedJob:
 
     async def _has_stake(self) -> bool:
         """Whether a seat can be paid for now; that it cannot is told once, for stake may come free."""
-        free, needed = await free_stake(self.site.ledger, self.site.address), int(self.terms.price.seat_stake)
+        free = (await read_stake(self.site.ledger, self.site.address)).free
+        needed = int(self.terms.price.seat_stake)
         if free < needed and "stake" not in self._since:
             self._since["stake"] = self.site.clock.monotonic_s()
             detail = f"{in_tokens(free)} tokens of stake are free, a seat takes {in_tokens(needed)}"
