@@ -145,30 +145,31 @@ async def show_evidence(site: Site, board: Board, view: ChainView, state: JobSta
 
 
 async def push_payments(site: Site, state: JobState) -> Block | None:
-    """Pay everybody whom an ended job owes: payouts in chunks, fees, the refund, bonds.
+    """Pay everybody whom an ended job owes: fees, the refund, bonds, and payouts in chunks.
 
-    Returns the block of the last payment, None where nothing was owed or somebody else was first.
+    The payouts come last: they follow from blobs, and a blob that is gone holds up nothing else. Returns the
+    block of the last payment, None where nothing was owed or somebody else was first.
 
     Raises:
         BlobMissing: neither score tables nor a payout table that give the payouts are there (yet).
     """
     receipts: list[Receipt | None] = []
-    if state.phase is Phase.SETTLED and state.claims_expired_amount is None:
-        if state.paid < state.total:
-            for chunk in payout_chunks(await settled_tree(site, state)):
-                if all(state.paid_indices >> payout.index & 1 for payout in chunk.payouts):
-                    continue
-                receipt = await site.submit_if_first(calls.pay(state.job_id, chunk))
-                receipts.append(receipt)
-                if receipt is not None:
-                    facts = {"payees": len(chunk.payouts), "gas": receipt.gas_used}
-                    site.report(Progress(state.job_id, "relayer", "paid", facts))
-        if state.fees_paid < state.fees_owed:
-            receipts.append(await site.submit_if_first(calls.pay_fees(state.job_id)))
+    is_open = state.phase is Phase.SETTLED and state.claims_expired_amount is None
+    if is_open and state.fees_paid < state.fees_owed:
+        receipts.append(await site.submit_if_first(calls.pay_fees(state.job_id)))
     if state.refundable:
         receipts.append(await site.submit_if_first(calls.refund(state.job_id)))
     receipts += [
         await site.submit_if_first(calls.return_bond(state.job_id, data_owner))
         for data_owner in sorted(state.bonds)
     ]
+    if is_open and state.paid < state.total:
+        for chunk in payout_chunks(await settled_tree(site, state)):
+            if all(state.paid_indices >> payout.index & 1 for payout in chunk.payouts):
+                continue
+            receipt = await site.submit_if_first(calls.pay(state.job_id, chunk))
+            receipts.append(receipt)
+            if receipt is not None:
+                facts = {"payees": len(chunk.payouts), "gas": receipt.gas_used}
+                site.report(Progress(state.job_id, "relayer", "paid", facts))
     return max((one.block for one in receipts if one), key=lambda block: block.number, default=None)

@@ -1,4 +1,4 @@
-"""An evaluator's stake at the command line: what holds it, and how it comes back, on an embedded chain."""
+"""Money at the command line, on an embedded chain: what holds stake and escrow, and how they come back."""
 
 from __future__ import annotations
 
@@ -196,3 +196,25 @@ def test_a_command_that_was_killed_is_typed_again(
     assert asked("wallet", "show", "e1")["tokens"] == str(65 * TOKEN)
     # That was told: as much again is another wish.
     assert withdrawn("25")["step"] == "asked"
+
+
+def test_a_job_that_nobody_moves_on_is_closed_by_its_requester(
+    home: Path, clock: Clock, tmp_path: Path
+) -> None:
+    for name in ("requester", "e2", "e3"):
+        galaxy("wallet", "new", name, "--light")
+        galaxy("wallet", "fund", name, "--tokens", "2000")
+    for name in ("e2", "e3"):
+        galaxy("evaluator", "register", "--as", name, "--stake", "60")
+    post = ("job", "post", write_job(tmp_path / "mine"), "--as", "requester", "--evaluators", "e1,e2,e3")
+    posted = asked(*post)
+    assert "the job is enrolling; allowed once it is over, or in" in galaxy(
+        "job", "close", 1, "--as", "requester", code=7
+    )
+    windows = asked("job", "show", 1)["windows"]
+    clock.now += windows["enrol_s"] + windows["anchor_s"] + 60
+    closed = asked("job", "close", 1, "--as", "e2")
+    assert (closed["phase"], closed["refunded"]) == ("aborted", posted["escrow"])
+    assert asked("wallet", "show", "requester")["tokens"] == str(2_000 * TOKEN)
+    assert asked("job", "close", 1, "--as", "requester") == {**closed, "refunded": "0"}
+    assert "aborted" in galaxy("job", "close", 1, "--as", "requester")
