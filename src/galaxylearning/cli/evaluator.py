@@ -208,6 +208,18 @@ def run(
     no_relayer: Annotated[
         bool, typer.Option("--no-relayer", help="Do not relay registrations nor push payments.")
     ] = False,
+    most_relay_gas: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="The relayer spends at most so much gas a day (UTC), and at most half of it on "
+            "registrations and jobs of others.",
+        ),
+    ] = 20_000_000,
+    least_coins: Annotated[
+        str,
+        typer.Option(help="The relayer sends nothing while the account has fewer: they are the evaluator's."),
+    ] = "0.1",
     job: Annotated[
         list[int] | None,
         typer.Option(help="Serve only this job and stop when it is over; may be repeated."),
@@ -242,7 +254,8 @@ def run(
 ) -> None:
     """Register and stake where needed, then serve every job that names this account.
 
-    A relayer runs along: it pays the gas for what data owners signed and for the payments they are owed.
+    A relayer runs along: it pays the gas for what data owners signed and for the payments they are owed,
+    within --most-relay-gas; what is left over waits for the next day.
 
     Example: galaxy evaluator run --as carol --stake 100
     """
@@ -253,6 +266,7 @@ def run(
     from galaxylearning.nodes.evaluator import EvaluatorNode
     from galaxylearning.nodes.evaluator import register as enter_registry
     from galaxylearning.nodes.posting import Bearable
+    from galaxylearning.nodes.purse import Allowance
     from galaxylearning.nodes.relayer import RelayerNode
     from galaxylearning.nodes.seating import Seating
 
@@ -260,6 +274,7 @@ def run(
     units = smallest_units(stake, "--stake")
     served = [address_named(place, one, "--requester") for one in requester] if requester else None
     name, signer, sealing = load_identity(place, account)
+    allowance = Allowance(gas=most_relay_gas, least_wei=smallest_units(least_coins, "--least-coins"))
     bearable = Bearable(int(most_memory_gib * (1 << 30)), int(most_teraflops * 10**12))
     seating = Seating(least_window, served, bearable)
     health = NodeHealth(format, f"evaluator {name}")
@@ -282,6 +297,6 @@ def run(
                 )
                 group.start_soon(node.run)
                 if not no_relayer:
-                    group.start_soon(RelayerNode(site, jobs=job).run)
+                    group.start_soon(RelayerNode(site, jobs=job, allowance=allowance).run)
 
     anyio.run(serve)

@@ -197,7 +197,7 @@ async def close_job(site: Site, job_id: int) -> dict[str, Any]:
         )
     if job_facts.is_settled(before):
         try:
-            await push_payments(site, before)
+            await push_payments(site, before, site.submit_if_first)
         except BlobMissing:
             if not is_late:
                 raise  # Later nobody can tell any more whom it was owed.
@@ -206,7 +206,7 @@ async def close_job(site: Site, job_id: int) -> dict[str, Any]:
         await view.refresh()
         state = await view.head_state(job_id)
         if job_facts.is_settled(state):
-            await push_payments(site, state)
+            await push_payments(site, state, site.submit_if_first)
     await view.refresh()
     after = await view.head_state(job_id)
     return {

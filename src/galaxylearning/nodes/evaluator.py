@@ -231,7 +231,8 @@ class SeatedJob:
         if accepted.count < cohort.size:
             await self._parcels.open_again(state, job, cohort, accepted, is_our_turn=self._my_turn)
         # Before the round is voted for: a bond goes back only after more votes and their transactions.
-        await show_evidence(self.site, self.board, self.view, self._head, state.round_index)
+        pay = self.site.submit_if_first
+        await show_evidence(self.site, self.board, self.view, self._head, state.round_index, pay)
         if not await self._watch.may_close(state, job.outcomes, cohort, accepted, now=self.view.now):
             if self.site.pace.is_quiet:
                 await self.site.aside(job.prepare)
