@@ -37,7 +37,7 @@ from galaxylearning.nodes.parcels import Parcels
 from galaxylearning.nodes.relayer import show_evidence
 from galaxylearning.nodes.round_watch import RoundWatch
 from galaxylearning.nodes.seating import ANY_SEAT, Seating
-from galaxylearning.nodes.site import Progress, Site, is_fatal, keep_going, keeps_job
+from galaxylearning.nodes.site import Docket, Progress, Site, is_fatal, keep_going
 from galaxylearning.nodes.stake import read_stake
 from galaxylearning.nodes.tables import faulty_seats, payouts_of, revealed_tables
 from galaxylearning.nodes.update_keys import UpdateKeys
@@ -70,11 +70,10 @@ class EvaluatorNode:
     ) -> None:
         """``seating`` is what this evaluator wants of a job before it locks stake for it."""
         self.site, self.sealing_key, self.stagger_s, self.seating = site, sealing_key, stagger_s, seating
-        self._only = None if jobs is None else frozenset(jobs)
         self._view = ChainView(site.ledger, site.blobs, site.journal, site.drand)
         self._watch = ChainWatch(site)
         self._serving: dict[int, SeatedJob] = {}
-        self._finished: set[int] = set()
+        self._docket = Docket(site, jobs, serve=self._serve, give_up=self._give_up, finish=self._finish)
 
     async def run(self) -> None:
         """Serve; returns once all of ``jobs`` are finished, never without them."""
@@ -83,23 +82,9 @@ class EvaluatorNode:
     async def turn(self) -> bool:
         """One look around; whether everything asked for is finished."""
         await self._view.refresh()
-        self._watch.tell(self._view, self._only)
+        self._watch.tell(self._view, self._docket.only)
         self._view.require_agreement()
-        for job_id in self._view.job_ids:
-            if job_id in self._finished or (self._only is not None and job_id not in self._only):
-                continue
-            try:
-                if await self._serve(job_id):
-                    self._finish(job_id)
-            except GalaxyError as error:
-                if is_fatal(error):
-                    raise
-                if keeps_job(error):
-                    self.site.pulse(error)
-                    continue
-                self.site.report(Progress(job_id, "evaluator", "given up", {"error": str(error)}))
-                self._finish(job_id)
-        return self._only is not None and self._only <= self._finished
+        return await self._docket.turn(self._view.job_ids)
 
     async def _serve(self, job_id: int) -> bool:
         state = await self._view.state(job_id)
@@ -110,9 +95,12 @@ class EvaluatorNode:
             self._serving[job_id] = self.seat(job_id, terms)
         return await self._serving[job_id].turn(state)
 
+    def _give_up(self, job_id: int, error: GalaxyError) -> bool:
+        self.site.report(Progress(job_id, "evaluator", "given up", {"error": str(error)}))
+        return True
+
     def _finish(self, job_id: int) -> None:
         """Keep no more of a job than that it is over: a node lives for many of them."""
-        self._finished.add(job_id)
         self._serving.pop(job_id, None)
         self._view.forget(job_id)
 

@@ -23,7 +23,7 @@ from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.chain_view import ChainView, ChainWatch
 from galaxylearning.nodes.posting import require_posted
 from galaxylearning.nodes.purse import Allowance, Purse
-from galaxylearning.nodes.site import Progress, Site, is_fatal, keep_going, keeps_job, registry_topic
+from galaxylearning.nodes.site import Docket, Progress, Site, keep_going, registry_topic
 from galaxylearning.nodes.tables import settled_tree
 from galaxylearning.ports import Block, Receipt
 from galaxylearning.protocol import calls
@@ -43,7 +43,6 @@ class RelayerNode:
     ) -> None:
         """``allowance`` bounds what a day costs; None is for chains whose coins are worth nothing."""
         self.site, self._purse = site, Purse(site, allowance)
-        self._only = None if jobs is None else frozenset(jobs)
         self._view = ChainView(site.ledger, site.blobs)
         self._watch = ChainWatch(site)
         self._relayed: set[Digest] = set()
@@ -52,7 +51,7 @@ class RelayerNode:
         self._pushed: dict[int, Block] = {}
         self._left: dict[int, tuple[int, int, int, int]] = {}
         self._boards: dict[int, Board] = {}
-        self._finished: set[int] = set()
+        self._docket = Docket(site, jobs, serve=self._serve, give_up=self._give_up, finish=self._finish)
 
     async def run(self) -> None:
         """Serve; returns once all of ``jobs`` are finished, never without them."""
@@ -66,27 +65,20 @@ class RelayerNode:
             self._later.clear()
         with suppress(PurseEmpty):
             await self._relay_datasets()
-        for job_id in self._view.job_ids:
-            if job_id in self._finished or (self._only is not None and job_id not in self._only):
-                continue
-            try:
-                if await self._serve(await self._view.state(job_id)):
-                    self._finish(job_id)
-            except PurseEmpty:
-                continue
-            except GalaxyError as error:
-                if is_fatal(error):
-                    raise
-                if keeps_job(error):
-                    self.site.pulse(error)
-                    continue
-                self.site.report(Progress(job_id, "relayer", "given up", {"error": str(error)}))
-                self._finish(job_id)
-        return self._only is not None and self._only <= self._finished
+        return await self._docket.turn(self._view.job_ids)
+
+    async def _serve(self, job_id: int) -> bool:
+        try:
+            return await self._served(await self._view.state(job_id))
+        except PurseEmpty:
+            return False
+
+    def _give_up(self, job_id: int, error: GalaxyError) -> bool:
+        self.site.report(Progress(job_id, "relayer", "given up", {"error": str(error)}))
+        return True
 
     def _finish(self, job_id: int) -> None:
         """Keep no more of a job than that it is over."""
-        self._finished.add(job_id)
         self._boards.pop(job_id, None)
         self._view.forget(job_id)
 
@@ -116,10 +108,10 @@ class RelayerNode:
                     await pay(calls.register_dataset(message, signature))
                 self._relayed.add(digest)
 
-    async def _serve(self, state: JobState) -> bool:
+    async def _served(self, state: JobState) -> bool:
         """Show evidence and push what is owed; done once the block of the last payment is final."""
         me = self.site.address
-        is_own = self._only is not None or me == state.requester or me in state.seats
+        is_own = self._docket.only is not None or me == state.requester or me in state.seats
         pay = partial(self._purse.pay, is_own=is_own)
         # Of an ended job too: what is shown before its bonds go back still counts.
         board = self._boards.setdefault(state.job_id, Board(self.site, state.job_id))
