@@ -123,7 +123,7 @@ def list_(
 @app.command()
 def withdraw(
     amount: Annotated[
-        str | None, typer.Argument(help="Whole tokens to have back; 0 takes back what was asked for.")
+        str | None, typer.Argument(help="Whole tokens to have back; 0 cancels what was asked for.")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All that no job holds.")] = False,
     account: AsOption = None,
