@@ -27,7 +27,7 @@ from galaxylearning.errors import BlobRefused, MessageRefused, QuorumMissing, Up
 from galaxylearning.learning.quantise import decode_update, encode_update
 from galaxylearning.messages import records as r
 from galaxylearning.protocol.updates import decode_body, encode_body
-from galaxylearning.secagg.complaint import check_complaint
+from galaxylearning.secagg.fault import fault_of
 from galaxylearning.secagg.member import answer_scalars, answer_sum, read_share
 from galaxylearning.secagg.opener import check_body, open_scalars, open_sum
 from galaxylearning.secagg.owner import Masked, mask_update
@@ -134,7 +134,7 @@ def _open_sum(data: bytes) -> object:
     return open_sum(plan(), SEED, parts[:OWNERS], WEIGHTS, dict(enumerate(parts[OWNERS:])))
 
 
-def _complaint_seed() -> bytes:
+def _shown_share_seed() -> bytes:
     entropy = seeded_entropy(20)
     share = _masked()[0].shares[0]
     envelope = seal(share, [sealing_keys()[0].public], CONTEXT, entropy=entropy)
@@ -143,10 +143,10 @@ def _complaint_seed() -> bytes:
     return join((envelope, key, answer_scalars(plan(), polynomials, _shares(0)[:1])))
 
 
-def _complain(data: bytes) -> object:
+def _find_fault(data: bytes) -> object:
     envelope, key, answer = split(data)
     polynomials = question_polynomials(plan().ring, SEED, QUESTIONS)
-    return check_complaint(
+    return fault_of(
         plan(), envelope=envelope, content_key=key, context=CONTEXT, polynomials=polynomials, answer=answer
     )
 
@@ -179,7 +179,7 @@ def targets() -> list[Target]:
         ),
         Target("opened scalars", [_scalars_seed()], _open_scalars, refused, mutate_parts, share=2.0),
         Target("opened sum", [_sum_seed()], _open_sum, refused, mutate_parts, share=2.0),
-        Target("complaint", [_complaint_seed()], _complain, (BlobRefused,), mutate_parts),
+        Target("shown share", [_shown_share_seed()], _find_fault, (BlobRefused,), mutate_parts),
         Target(
             "update",
             [encode_update(np.arange(-50, 50, dtype=np.int32), bits) for bits in (13, 32)],

@@ -20,10 +20,25 @@ contract GalaxyJobs is JobFunds {
     using GalaxyTypes for GalaxyTypes.Settlement;
     using TokenTransfers for IERC20;
 
+    /// @notice A job was posted, and its escrow taken.
+    /// @param jobId Its number, from 1.
+    /// @param requester Who posted it.
+    /// @param termsDigest BLAKE3 digest of its terms.
+    /// @param bounty What its payouts come from.
+    /// @param fees For all seats together.
     event JobPosted(
         uint256 indexed jobId, address indexed requester, bytes32 termsDigest, uint128 bounty, uint128 fees
     );
+    /// @notice An evaluator took its seat.
+    /// @param jobId The job.
+    /// @param evaluator Who.
     event SeatTaken(uint256 indexed jobId, address indexed evaluator);
+    /// @notice A data owner enrolled on chain.
+    /// @param jobId The job.
+    /// @param dataOwner Who.
+    /// @param e What it signed.
+    /// @param signature Its signature; empty where it called itself.
+    /// @param directHead Head of the chain of direct enrolments, this one included.
     event EnrolledDirectly(
         uint256 indexed jobId,
         address indexed dataOwner,
@@ -31,7 +46,19 @@ contract GalaxyJobs is JobFunds {
         bytes signature,
         bytes32 directHead
     );
+    /// @notice The cohort was fixed, and the first round began.
+    /// @param jobId The job.
+    /// @param root Merkle root of the enrolments.
+    /// @param size How many they are.
+    /// @param directHead Head of the direct enrolments, all of which are among them.
     event CohortAnchored(uint256 indexed jobId, bytes32 root, uint32 size, bytes32 directHead);
+    /// @notice An update was submitted on chain.
+    /// @param jobId The job.
+    /// @param roundIndex Of its round, from 0.
+    /// @param dataOwner Whose it is.
+    /// @param u What it signed.
+    /// @param signature Its signature; empty where it called itself.
+    /// @param directHead Head of the chain of the round's direct updates, this one included.
     event UpdateSubmittedDirectly(
         uint256 indexed jobId,
         uint32 indexed roundIndex,
@@ -40,6 +67,14 @@ contract GalaxyJobs is JobFunds {
         bytes signature,
         bytes32 directHead
     );
+    /// @notice The accepted updates of a round were fixed.
+    /// @param jobId The job.
+    /// @param roundIndex From 0.
+    /// @param root Merkle root of the updates.
+    /// @param count How many they are.
+    /// @param directHead Head of the direct updates, all of which are among them.
+    /// @param modelDigest The model that the round began with.
+    /// @param history Hash of this anchor and all before it.
     event RoundAnchored(
         uint256 indexed jobId,
         uint32 indexed roundIndex,
@@ -49,9 +84,27 @@ contract GalaxyJobs is JobFunds {
         bytes32 modelDigest,
         bytes32 history
     );
+    /// @notice A seat said that it is there and cannot score yet.
+    /// @param jobId The job.
+    /// @param evaluator Whose seat.
     event StoodBy(uint256 indexed jobId, address indexed evaluator);
+    /// @notice A seat committed to its scores.
+    /// @param jobId The job.
+    /// @param evaluator Whose seat.
+    /// @param commitment To what; see `commitScores`.
     event ScoresCommitted(uint256 indexed jobId, address indexed evaluator, bytes32 commitment);
+    /// @notice A seat revealed its scores.
+    /// @param jobId The job.
+    /// @param evaluator Whose seat.
+    /// @param scoresDigest BLAKE3 digest of its score table.
     event ScoresRevealed(uint256 indexed jobId, address indexed evaluator, bytes32 scoresDigest);
+    /// @notice It was fixed who is paid what.
+    /// @param jobId The job.
+    /// @param payoutRoot Merkle root of the payouts.
+    /// @param total Their sum.
+    /// @param payees How many they are.
+    /// @param modelDigest The trained model.
+    /// @param faultySeats Bitmap of the seats that were named faulty.
     event JobSettled(
         uint256 indexed jobId,
         bytes32 payoutRoot,
@@ -60,8 +113,18 @@ contract GalaxyJobs is JobFunds {
         bytes32 modelDigest,
         uint256 faultySeats
     );
+    /// @notice A job ended without pay.
+    /// @param jobId The job.
+    /// @param from The phase it was in.
     event JobAborted(uint256 indexed jobId, Phase from);
+    /// @notice The time for claims is over; what was left became the requester's.
+    /// @param jobId The job.
+    /// @param amount How much that was.
     event ClaimsExpired(uint256 indexed jobId, uint256 amount);
+    /// @notice A job went on to another phase by its last round, its last commitment, or a deadline.
+    /// @param jobId The job.
+    /// @param from The phase before.
+    /// @param to The phase now.
     event PhaseChanged(uint256 indexed jobId, Phase from, Phase to);
 
     constructor(GalaxyRegistry registry_) EIP712("GalaxyJobs", "1") {
@@ -70,11 +133,19 @@ contract GalaxyJobs is JobFunds {
     }
 
     /// @notice Posts a job and escrows bounty + feePerSeat * K of its token, approved before.
+    /// @param p What the job is; immutable from now on.
+    /// @return jobId Its number, from 1.
     function postJob(JobParameters calldata p) external nonReentrant returns (uint256 jobId) {
         return _post(p);
     }
 
     /// @notice Posts a job with an EIP-2612 permit for the escrow. A permit that was already used is no obstacle.
+    /// @param p What the job is; immutable from now on.
+    /// @param deadline Until when the permit is good, Unix seconds.
+    /// @param v Of the permit's signature.
+    /// @param r Of the permit's signature.
+    /// @param s Of the permit's signature.
+    /// @return jobId Its number, from 1.
     function postJobWithPermit(JobParameters calldata p, uint256 deadline, uint8 v, bytes32 r, bytes32 s)
         external
         nonReentrant
@@ -87,6 +158,7 @@ contract GalaxyJobs is JobFunds {
     }
 
     /// @notice Takes the caller's seat and locks its stake. Only while owners enrol.
+    /// @param jobId The job.
     function takeSeat(uint256 jobId) external nonReentrant {
         Job storage j = _jobIn(jobId, Phase.Enrolling);
         uint256 index = _indexOf(j.evaluators, msg.sender);
@@ -99,6 +171,7 @@ contract GalaxyJobs is JobFunds {
     }
 
     /// @notice Enrols an owner whom no relay would serve. Chained into `directHead`, so the anchor cannot omit it.
+    /// @param e What the data owner signed.
     /// @param signature The data owner's, over `e`; may be empty when the data owner calls.
     function enrolDirectly(GalaxyTypes.Enrolment calldata e, bytes calldata signature) external {
         Job storage j = _jobIn(e.jobId, Phase.Enrolling);
@@ -116,6 +189,7 @@ contract GalaxyJobs is JobFunds {
     }
 
     /// @notice Fixes the cohort as one Merkle root and starts the first round.
+    /// @param a What the seats signed.
     /// @param signatures Of a quorum of taken seats over `a`, 65 bytes each, ascending by signer.
     function anchorCohort(GalaxyTypes.CohortAnchor calldata a, bytes calldata signatures) external {
         Job storage j = _jobIn(a.jobId, Phase.Enrolling);
@@ -134,6 +208,7 @@ contract GalaxyJobs is JobFunds {
 
     /// @notice Submits an update that no relay would take. Chained into `directHead`, so the anchor cannot omit it.
     /// @dev Cohort membership is not checked here: a stranger's entry is logged and means nothing.
+    /// @param u What the data owner signed.
     /// @param signature The data owner's, over `u`; may be empty when the data owner calls.
     function submitUpdateDirectly(GalaxyTypes.Update calldata u, bytes calldata signature) external {
         Job storage j = _jobIn(u.jobId, Phase.Training);
@@ -151,6 +226,7 @@ contract GalaxyJobs is JobFunds {
     }
 
     /// @notice Fixes a round's accepted updates as one Merkle root; its cost does not depend on their number.
+    /// @param a What the seats signed.
     /// @param signatures Of a quorum of taken seats over `a`, 65 bytes each, ascending by signer.
     function anchorRound(GalaxyTypes.RoundAnchor calldata a, bytes calldata signatures) external {
         Job storage j = _jobIn(a.jobId, Phase.Training);
@@ -172,6 +248,7 @@ contract GalaxyJobs is JobFunds {
 
     /// @notice Says that a seat is there and waits for others before it can score. It may still commit to scores in
     /// time; if it cannot, and the job is aborted, it keeps its stake.
+    /// @param jobId The job.
     function standBy(uint256 jobId) external {
         Job storage j = _jobIn(jobId, Phase.Committing);
         _checkBefore(uint256(j.phaseStart) + j.commitWindow);
@@ -184,6 +261,7 @@ contract GalaxyJobs is JobFunds {
     }
 
     /// @notice Commits a seat to its scores.
+    /// @param jobId The job.
     /// @param commitment keccak256(abi.encode(chainid, this, jobId, evaluator, scoresDigest, salt)).
     function commitScores(uint256 jobId, bytes32 commitment) external {
         Job storage j = _jobIn(jobId, Phase.Committing);
@@ -199,6 +277,9 @@ contract GalaxyJobs is JobFunds {
     }
 
     /// @notice Reveals the digest of the score table a seat committed to.
+    /// @param jobId The job.
+    /// @param scoresDigest BLAKE3 digest of the table; not 0.
+    /// @param salt Of the commitment.
     function revealScores(uint256 jobId, bytes32 scoresDigest, bytes32 salt) external {
         Job storage j = _jobIn(jobId, Phase.Revealing);
         _checkBefore(uint256(j.phaseStart) + j.revealWindow);
@@ -215,6 +296,7 @@ contract GalaxyJobs is JobFunds {
     }
 
     /// @notice Fixes who is paid what, slashes seats that did not reveal or are named faulty, frees the others.
+    /// @param s What the seats signed.
     /// @param signatures Of a quorum of seats that revealed and are not named faulty, ascending by signer.
     function settle(GalaxyTypes.Settlement calldata s, bytes calldata signatures) external nonReentrant {
         Job storage j = _jobIn(s.jobId, Phase.Revealing);
@@ -244,6 +326,7 @@ contract GalaxyJobs is JobFunds {
     }
 
     /// @notice Takes a job back before its cohort is anchored. Only its requester.
+    /// @param jobId The job.
     function cancel(uint256 jobId) external nonReentrant {
         Job storage j = _jobIn(jobId, Phase.Enrolling);
         if (msg.sender != j.requester) revert NotRequester();
@@ -251,6 +334,7 @@ contract GalaxyJobs is JobFunds {
     }
 
     /// @notice Moves a job on whose phase has outlived its deadline. Anybody.
+    /// @param jobId The job.
     function expire(uint256 jobId) external nonReentrant {
         Job storage j = _jobs[jobId];
         (, uint64 expiresAt) = _deadlines(j);

@@ -52,17 +52,49 @@ contract GalaxyRegistry is EIP712, ReentrancyGuard {
     mapping(address evaluator => Account) private _accounts;
     mapping(bytes32 datasetId => Dataset) private _datasets;
 
+    /// @notice An evaluator registered, or changed its sealing key.
+    /// @param evaluator Its account.
+    /// @param sealingKeyDigest BLAKE3 digest of the public key that is sealed to from now on.
     event EvaluatorRegistered(address indexed evaluator, bytes32 sealingKeyDigest);
+    /// @notice Stake was added.
+    /// @param evaluator Whose.
+    /// @param amount By how much, in the token's smallest unit.
     event StakeDeposited(address indexed evaluator, uint128 amount);
+    /// @notice Stake was asked back, in the place of what was asked before.
+    /// @param evaluator Whose.
+    /// @param amount How much; 0 where the request was cancelled.
+    /// @param withdrawableAt From when it is paid out, Unix seconds.
     event WithdrawalRequested(address indexed evaluator, uint128 amount, uint64 withdrawableAt);
+    /// @notice Stake went back to its evaluator.
+    /// @param evaluator Whose.
+    /// @param amount How much.
     event StakeWithdrawn(address indexed evaluator, uint128 amount);
+    /// @notice Stake was set apart for a seat.
+    /// @param evaluator Whose.
+    /// @param amount How much.
     event StakeLocked(address indexed evaluator, uint128 amount);
+    /// @notice Locked stake is free again.
+    /// @param evaluator Whose.
+    /// @param amount How much.
     event StakeReleased(address indexed evaluator, uint128 amount);
+    /// @notice Locked stake was taken away.
+    /// @param evaluator Whose.
+    /// @param amount How much.
     event StakeSlashed(address indexed evaluator, uint128 amount);
+    /// @notice Slashed stake was burned.
+    /// @param amount How much, of all evaluators.
     event StakeBurned(uint256 amount);
+    /// @notice A data set was registered.
+    /// @param datasetId Its id.
+    /// @param dataOwner Whose it is.
+    /// @param commitment Its salted commitment.
+    /// @param schemaDigest Digest of its schema.
     event DatasetRegistered(
         bytes32 indexed datasetId, address indexed dataOwner, bytes32 commitment, bytes32 schemaDigest
     );
+    /// @notice The consent to use a data set was withdrawn, for good.
+    /// @param datasetId Its id.
+    /// @param dataOwner Whose it is.
     event DatasetRevoked(bytes32 indexed datasetId, address indexed dataOwner);
 
     error UnbondingTooLong();
@@ -92,6 +124,7 @@ contract GalaxyRegistry is EIP712, ReentrancyGuard {
     }
 
     /// @notice Registers the caller as an evaluator, or rotates its sealing key.
+    /// @param sealingKeyDigest BLAKE3 digest of the public key that is sealed to; not 0.
     function registerEvaluator(bytes32 sealingKeyDigest) external {
         if (sealingKeyDigest == 0) revert ZeroDigest();
         _accounts[msg.sender].sealingKeyDigest = sealingKeyDigest;
@@ -99,11 +132,17 @@ contract GalaxyRegistry is EIP712, ReentrancyGuard {
     }
 
     /// @notice Adds stake that was approved before.
+    /// @param amount How much, in the token's smallest unit; not 0.
     function depositStake(uint128 amount) external nonReentrant {
         _depositStake(amount);
     }
 
     /// @notice Adds stake with an EIP-2612 permit. A permit that was already used is no obstacle.
+    /// @param amount How much, in the token's smallest unit; not 0.
+    /// @param deadline Until when the permit is good, Unix seconds.
+    /// @param v Of the permit's signature.
+    /// @param r Of the permit's signature.
+    /// @param s Of the permit's signature.
     function depositStakeWithPermit(uint128 amount, uint256 deadline, uint8 v, bytes32 r, bytes32 s)
         external
         nonReentrant
@@ -113,6 +152,7 @@ contract GalaxyRegistry is EIP712, ReentrancyGuard {
     }
 
     /// @notice Asks for stake back; replaces an earlier request, and an amount of 0 cancels it.
+    /// @param amount How much; at most what no seat holds.
     function requestWithdrawal(uint128 amount) external {
         Account storage account = _accounts[msg.sender];
         uint128 unlocked = account.staked - account.locked;
@@ -136,6 +176,8 @@ contract GalaxyRegistry is EIP712, ReentrancyGuard {
     }
 
     /// @notice Sets stake of `evaluator` apart for a seat. Only GalaxyJobs.
+    /// @param evaluator_ Whose.
+    /// @param amount How much; at most what is free.
     function lockStake(address evaluator_, uint128 amount) external onlyJobs {
         Account storage account = _accounts[evaluator_];
         uint128 free = account.staked - account.locked - account.withdrawing;
@@ -145,12 +187,16 @@ contract GalaxyRegistry is EIP712, ReentrancyGuard {
     }
 
     /// @notice Frees locked stake. Only GalaxyJobs.
+    /// @param evaluator_ Whose.
+    /// @param amount How much; at most what is locked.
     function releaseStake(address evaluator_, uint128 amount) external onlyJobs {
         _accounts[evaluator_].locked -= amount;
         emit StakeReleased(evaluator_, amount);
     }
 
     /// @notice Burns locked stake. Only GalaxyJobs. A token that refuses the burn does not stop the caller.
+    /// @param evaluator_ Whose.
+    /// @param amount How much; at most what is locked.
     function slashStake(address evaluator_, uint128 amount) external onlyJobs nonReentrant {
         Account storage account = _accounts[evaluator_];
         account.locked -= amount;
@@ -167,6 +213,7 @@ contract GalaxyRegistry is EIP712, ReentrancyGuard {
     }
 
     /// @notice Registers a data set by its salted commitment, once and for ever.
+    /// @param r What the data owner signed.
     /// @param signature The data owner's, over `r`; may be empty when the data owner calls.
     function registerDataset(GalaxyTypes.DatasetRegistration calldata r, bytes calldata signature) external {
         if (r.commitment == 0 || r.schemaDigest == 0) revert ZeroDigest();
@@ -181,6 +228,7 @@ contract GalaxyRegistry is EIP712, ReentrancyGuard {
     }
 
     /// @notice Withdraws the consent to use a data set. Terminal for its id.
+    /// @param r What the data owner signed.
     /// @param signature The data owner's, over `r`; may be empty when the data owner calls.
     function revokeDataset(GalaxyTypes.DatasetRevocation calldata r, bytes calldata signature) external {
         Signatures.checkDataOwner(r.dataOwner, _hashTypedDataV4(r.hash()), signature);
@@ -190,6 +238,12 @@ contract GalaxyRegistry is EIP712, ReentrancyGuard {
     }
 
     /// @notice An evaluator's key and stake. `staked` includes what is locked or being withdrawn.
+    /// @param evaluator_ Whose.
+    /// @return sealingKeyDigest Of its key; 0 where it never registered.
+    /// @return staked All of its stake.
+    /// @return locked What its seats hold.
+    /// @return withdrawing What was asked back.
+    /// @return withdrawableAt From when that is paid out, Unix seconds.
     function evaluator(address evaluator_)
         external
         view
@@ -208,17 +262,26 @@ contract GalaxyRegistry is EIP712, ReentrancyGuard {
     }
 
     /// @notice Whether this account has registered a sealing key.
+    /// @param evaluator_ Its address.
+    /// @return Whether it has.
     function isEvaluator(address evaluator_) external view returns (bool) {
         return _accounts[evaluator_].sealingKeyDigest != 0;
     }
 
     /// @notice What is recorded about a data set; zeros when nothing is.
+    /// @param id Its id.
+    /// @return dataOwner Whose it is.
+    /// @return schemaDigest Digest of its schema.
+    /// @return isActive Whether it may be used.
     function dataset(bytes32 id) external view returns (address dataOwner, bytes32 schemaDigest, bool isActive) {
         Dataset storage dataset_ = _datasets[id];
         return (dataset_.dataOwner, dataset_.schemaDigest, dataset_.consent == Consent.Active);
     }
 
     /// @notice Whether this data set is registered, not revoked, and this owner's.
+    /// @param id Its id.
+    /// @param dataOwner Whose it should be.
+    /// @return Whether all of this holds.
     function isDatasetActive(bytes32 id, address dataOwner) public view returns (bool) {
         Dataset storage dataset_ = _datasets[id];
         return dataset_.consent == Consent.Active && dataset_.dataOwner == dataOwner;

@@ -19,18 +19,53 @@ abstract contract JobFunds is JobStore {
     using SafeERC20 for IERC20;
     using TokenTransfers for IERC20;
 
+    /// @notice A payout was sent.
+    /// @param jobId The job.
+    /// @param index Of its leaf in the payout tree.
+    /// @param account Who was paid.
+    /// @param amount How much.
     event Paid(uint256 indexed jobId, uint256 indexed index, address indexed account, uint256 amount);
+    /// @notice An evaluator's fee was sent.
+    /// @param jobId The job.
+    /// @param index The seat's, among the named evaluators.
+    /// @param account Who was paid.
+    /// @param amount How much.
     event FeePaid(uint256 indexed jobId, uint256 indexed index, address indexed account, uint256 amount);
     /// @notice A pushed transfer failed; it stays owed. For a fee, `index` is the seat's.
+    /// @param jobId The job.
+    /// @param index Of the payout's leaf, or of the seat.
+    /// @param account Who was not paid.
+    /// @param amount How much.
     event PaymentFailed(uint256 indexed jobId, uint256 indexed index, address indexed account, uint256 amount);
+    /// @notice The requester was sent what the job owed it.
+    /// @param jobId The job.
+    /// @param requester Who was paid.
+    /// @param amount How much.
     event Refunded(uint256 indexed jobId, address indexed requester, uint256 amount);
+    /// @notice The bond of an identity was posted.
+    /// @param jobId The job.
+    /// @param dataOwner The identity.
+    /// @param payer Who paid it, and has it back.
+    /// @param amount How much.
     event BondDeposited(uint256 indexed jobId, address indexed dataOwner, address payer, uint128 amount);
+    /// @notice A bond went back to who paid it.
+    /// @param jobId The job.
+    /// @param dataOwner The identity.
+    /// @param payer Who was paid.
+    /// @param amount How much.
     event BondReturned(uint256 indexed jobId, address indexed dataOwner, address payer, uint128 amount);
     /// @notice A bond was burned: its data owner signed two different updates of this round.
+    /// @param jobId The job.
+    /// @param dataOwner Who signed them.
+    /// @param roundIndex Of which round, from 0.
+    /// @param amount How much was burned.
     event BondForfeited(uint256 indexed jobId, address indexed dataOwner, uint32 roundIndex, uint128 amount);
 
     /// @notice Pushes payouts to up to 256 payees with one multiproof; those already paid are skipped.
+    /// @param jobId The job.
     /// @param payouts Leaves of the payout tree, in the order the multiproof wants them.
+    /// @param proof Inner nodes that the leaves are hashed with.
+    /// @param proofFlags Whether a step hashes two known nodes, or one with the next of `proof`.
     function pay(uint256 jobId, PayoutProof.Payout[] calldata payouts, bytes32[] calldata proof, bool[] calldata proofFlags)
         external
         nonReentrant
@@ -41,6 +76,11 @@ abstract contract JobFunds is JobStore {
     }
 
     /// @notice Pays one payout to its account, whoever calls.
+    /// @param jobId The job.
+    /// @param index Of the leaf in the payout tree.
+    /// @param account Who is paid.
+    /// @param amount How much, as the leaf says.
+    /// @param proof From the leaf to the root.
     function claim(uint256 jobId, uint256 index, address account, uint256 amount, bytes32[] calldata proof)
         external
         nonReentrant
@@ -57,6 +97,7 @@ abstract contract JobFunds is JobStore {
     }
 
     /// @notice Pushes the earned fee to every seat that has not been sent it. A failing transfer stays owed.
+    /// @param jobId The job.
     function payFees(uint256 jobId) external nonReentrant {
         Job storage j = _payableJob(jobId);
         uint256 pending = j.feeSeats;
@@ -80,6 +121,7 @@ abstract contract JobFunds is JobStore {
     }
 
     /// @notice Sends the requester what the job owes back.
+    /// @param jobId The job.
     function refund(uint256 jobId) external nonReentrant {
         Job storage j = _jobs[jobId];
         uint256 amount = j.refundable;
@@ -91,6 +133,8 @@ abstract contract JobFunds is JobStore {
     }
 
     /// @notice Posts the bond the job asks of each identity, for any data owner. It goes back to the caller.
+    /// @param jobId The job.
+    /// @param dataOwner The identity.
     function depositBond(uint256 jobId, address dataOwner) external nonReentrant {
         Job storage j = _jobIn(jobId, Phase.Enrolling);
         uint128 amount = j.bondPerIdentity;
@@ -103,6 +147,8 @@ abstract contract JobFunds is JobStore {
     }
 
     /// @notice Returns a bond to who paid it, once the job is over.
+    /// @param jobId The job.
+    /// @param dataOwner The identity.
     function returnBond(uint256 jobId, address dataOwner) external nonReentrant {
         Job storage j = _jobs[jobId];
         if (j.phase != Phase.Settled && j.phase != Phase.Aborted) revert NotTerminal();
@@ -113,6 +159,7 @@ abstract contract JobFunds is JobStore {
 
     /// @notice Burns the bond of a data owner that made two different updates of one round from one model. Anybody
     /// may show them, from the first round on and until the bond is returned or expires.
+    /// @param u One of the two updates.
     /// @param signature The data owner's over `u`; empty where `u` is its last direct update.
     /// @param otherDigest The update digest of the other update, which is `u` in every other field.
     /// @param otherSignature As `signature`, for the other update.

@@ -197,17 +197,27 @@ abstract contract JobStore is EIP712, ReentrancyGuard {
     error NothingToExpire();
 
     /// @notice The registry of evaluators and data sets.
+    /// @return The registry.
     function registry() external view returns (GalaxyRegistry) {
         return _registry;
     }
 
     /// @notice Whether the payout with this index has been sent.
+    /// @param jobId The job.
+    /// @param index Of the leaf in the payout tree.
+    /// @return Whether it has.
     function isPaid(uint256 jobId, uint256 index) external view returns (bool) {
         return _isPaid[jobId].get(index);
     }
 
     /// @notice An evaluator's seat: its index among the named, whether it is taken, what it committed and revealed.
     /// @dev Reverts with NotNamedEvaluator for anybody else.
+    /// @param jobId The job.
+    /// @param evaluator Whose seat.
+    /// @return index Among the named evaluators.
+    /// @return taken Whether it sits there.
+    /// @return committed Its commitment; 0 where there is none.
+    /// @return revealed The digest of its scores; 0 where it did not reveal.
     function seat(uint256 jobId, address evaluator)
         external
         view
@@ -220,6 +230,8 @@ abstract contract JobStore is EIP712, ReentrancyGuard {
     }
 
     /// @notice Everything recorded about a job. For an unknown one, the phase is None.
+    /// @param jobId The job.
+    /// @return v The record.
     function job(uint256 jobId) external view returns (JobView memory v) {
         Job storage j = _jobs[jobId];
         v.requester = j.requester;

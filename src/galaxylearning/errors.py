@@ -25,6 +25,8 @@
     │   └── DiskFull             nothing more can be written (retryable)
     ├── PhaseError               an event the job's state does not allow
     ├── QuorumMissing            too few evaluators or owners (retryable)
+    │   └── NoSharing            more members lie than their answers can tell
+    ├── PurseEmpty               a relayer has spent what its operator allows (retryable)
     ├── AuditFailed              what was recomputed differs from what was recorded
     └── KeyUnavailable           no key, or a wrong passphrase
 """
@@ -154,11 +156,14 @@ class FinalityBroken(LedgerError):
 
 
 class TransactionReverted(LedgerError):
-    """A contract refused; ``reason`` is its custom error's name."""
+    """A contract refused; ``reason`` is its custom error's name.
 
-    def __init__(self, message: str, *, reason: str, where: str | None = None) -> None:
+    ``gas_used``: what that cost where it failed in its block; 0 where it was not sent.
+    """
+
+    def __init__(self, message: str, *, reason: str, where: str | None = None, gas_used: int = 0) -> None:
         super().__init__(message, where=where)
-        self.reason = reason
+        self.reason, self.gas_used = reason, gas_used
 
 
 class StorageError(GalaxyError):
@@ -184,6 +189,16 @@ class QuorumMissing(GalaxyError):
 
     retryable = True
     exit_code = 7
+
+
+class NoSharing(QuorumMissing):
+    """The answers of a committee fit no sharing: more of its members lie than so many answers can tell."""
+
+
+class PurseEmpty(GalaxyError):
+    """A relayer has spent what its operator allows it; what is left waits for another day."""
+
+    retryable = True
 
 
 class AuditFailed(GalaxyError):

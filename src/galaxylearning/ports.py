@@ -142,6 +142,14 @@ class Ledger(Protocol):
         """
         ...
 
+    async def coins_wei(self, account: Address) -> int:
+        """What an account has to pay gas from, in wei.
+
+        Raises:
+            LedgerUnreachable: no answer in time.
+        """
+        ...
+
     @property
     def is_irrevocable(self) -> bool:
         """Whether no block of this chain is ever taken back: then everything is final at once."""

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 from benchmarks.things import evaluator_with
-from tests.integration.test_federation_complaints import cheating
+from tests.integration.test_federation_disputes import cheating
 from tests.integration.test_federation_heard import VICTIM, late_once
 from tests.integration.test_federation_masked import spoiling
 

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from galaxylearning.errors import ConfigRefused, TransactionReverted
+from galaxylearning.cli.job_actions import close_job
+from galaxylearning.errors import BlobMissing, ConfigRefused, PhaseError, TransactionReverted
 from galaxylearning.nodes.evaluator import register
 from galaxylearning.nodes.tables import settled_tree
 from galaxylearning.protocol import calls
+from galaxylearning.protocol.job import Price
 from galaxylearning.protocol.machine import Phase
 from galaxylearning.simulation.stage import STAKE, SUPPLY, sealing_key
 
@@ -123,5 +125,106 @@ def test_an_evaluator_that_cannot_make_up_for_lost_stake_keeps_the_seats_it_has(
             # One that never was an evaluator has nothing to keep.
             with pytest.raises(ConfigRefused, match="still to be staked"):
                 await register(stage.site("north"), sealing_key("north"), STAKE, is_serving=True)
+
+    anyio.run(main)
+
+
+BOND = 5 * 10**18
+BONDED = Price(bounty="1000", target_gain=0.8, bond="5", fee_per_seat="10")
+
+
+async def _closed(stage: Stage) -> dict[str, object]:
+    """Close the job with an account that has no part in it, and money for gas."""
+    return await close_job(stage.site("relayer"), stage.job_id)
+
+
+async def _settled_unpaid(stage: Stage) -> None:
+    """Play a job with a bond up to its settlement; nobody pushes payments."""
+    sponsor = stage.site("requester")
+    await sponsor.submit_spending(BOND, calls.deposit_bond(stage.job_id, stage.account("north")))
+    for name in ("east", "south", "west"):
+        await sponsor.submit_spending(BOND, calls.deposit_bond(stage.job_id, stage.account(name)))
+    await stage.play(until=lambda state: state.phase is Phase.TRAINING)
+    del stage.nodes["relayer"]
+    assert (await stage.play()).phase is Phase.SETTLED
+
+
+def test_anybody_closes_a_settled_job_and_everybody_is_paid_once(town: Town, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage", price=BONDED) as stage:
+            with pytest.raises(PhaseError, match="the job is enrolling; allowed once it is over, or in 1"):
+                await _closed(stage)
+            await _settled_unpaid(stage)
+            before = await stage.state()
+            found = await _closed(stage)
+            assert found == {
+                "job": str(stage.job_id),
+                "phase": "settled",
+                "paid": str(before.total),
+                "fees_paid": str(before.fees_owed),
+                "refunded": str(before.escrow - before.total - before.fees_owed),
+                "bonds_returned": 4,
+                "unclaimed": "0",
+                "expires_at": before.expires_at,
+            }
+            assert before.fees_owed > 0
+            await _holds(stage, requester=SUPPLY - before.total - before.fees_owed)
+            again = await _closed(stage)
+            assert {again[name] for name in ("paid", "fees_paid", "refunded")} == {"0"}
+            assert again["bonds_returned"] == 0
+
+    anyio.run(main)
+
+
+def test_without_the_tables_all_but_the_payouts_is_paid_and_they_go_back_when_claims_are_over(
+    town: Town, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage", price=BONDED) as stage:
+            await _settled_unpaid(stage)
+            state = await stage.state()
+            fees, total = state.fees_owed, state.total
+            terms = (await stage.terms()).digest
+            stage.blobs._blobs = {terms: stage.blobs._blobs[terms]}
+            with pytest.raises(BlobMissing):
+                await _closed(stage)
+            state = await stage.state()
+            assert (state.paid, state.fees_paid, state.bonds) == (0, fees, frozenset())
+            await _holds(stage, requester=SUPPLY - total - fees, jobs=total)
+            stage.time_s = state.expires_at or 0
+            found = await _closed(stage)
+            assert (found["refunded"], found["unclaimed"], found["expires_at"]) == (str(total), "0", None)
+            await _holds(stage, requester=SUPPLY - fees)
+
+    anyio.run(main)
+
+
+def test_who_can_be_paid_when_the_claim_window_is_over_still_is(town: Town, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage", price=BONDED) as stage:
+            await _settled_unpaid(stage)
+            state = await stage.state()
+            stage.time_s = state.expires_at or 0
+            found = await _closed(stage)
+            assert (found["paid"], found["bonds_returned"]) == (str(state.total), 4)
+            assert (await stage.state()).claims_expired_amount == 0
+            await _holds(stage, requester=SUPPLY - state.total - state.fees_owed)
+
+    anyio.run(main)
+
+
+def test_a_job_that_everybody_left_is_moved_on_until_its_escrow_is_back(town: Town, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            await stage.play(until=lambda state: state.round_index == 1)
+            stage.nodes.clear()
+            escrow = (await stage.state()).escrow
+            phases = []
+            for _ in range(2):
+                stage.time_s = (await stage.state()).expires_at or 0
+                found = await _closed(stage)
+                phases.append((found["phase"], found["refunded"]))
+            assert phases == [("committing", "0"), ("aborted", str(escrow))]
+            await _holds(stage, requester=SUPPLY)
 
     anyio.run(main)

@@ -158,7 +158,7 @@ class TwoFacedEnrolment(DataOwnerNode):
 
     async def turn(self) -> bool:
         done = await super().turn()
-        for job_id in self._only or ():
+        for job_id in self._docket.only or ():
             board = Board(self.site, job_id)
             for record in (await board.read("enrolments", SignedEnrolment)).values():
                 if record.signer == self.site.address and record.sealing_key == self.key.public:

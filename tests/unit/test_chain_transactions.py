@@ -118,12 +118,13 @@ def test_a_transaction_that_fails_in_its_block_says_why() -> None:
     target = node.chain.request("eth_getTransactionReceipt", [made])["contractAddress"]
     with pytest.raises(TransactionReverted) as before:
         run(sender(node).send(SIGNER, to=target, data=b""))
-    assert (before.value.reason, nonce_of(node)) == ("WrongPhase", 0)
+    assert (before.value.reason, before.value.gas_used, nonce_of(node)) == ("WrongPhase", 0, 0)
     node.trick("eth_estimateGas", lambda _: {"result": hex(100_000)})
     with pytest.raises(TransactionReverted, match="phase=3") as after:
         run(sender(node).send(SIGNER, to=target, data=b""))
     assert (after.value.reason, nonce_of(node)) == ("WrongPhase", 1)
     assert str(after.value).startswith("0x")
+    assert 21_000 < after.value.gas_used < 100_000
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,19 @@ import anyio
 import pytest
 
 from galaxylearning.bootstrap import on_a_thread
-from galaxylearning.errors import MessageRefused, PhaseError
+from galaxylearning.errors import (
+    FinalityBroken,
+    GalaxyError,
+    JobRefused,
+    LedgerUnreachable,
+    MessageRefused,
+    PhaseError,
+    StorageError,
+)
 from galaxylearning.messages.records import CohortList
 from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.chain_view import ChainView, ChainWatch
-from galaxylearning.nodes.site import SOONEST, Pace, at_once, keep_going
+from galaxylearning.nodes.site import SOONEST, Docket, Pace, at_once, keep_going
 from galaxylearning.ports import Block, ChainLog, Event
 from galaxylearning.storage.blobs import MemoryBlobStore
 from galaxylearning.units import Address, Digest
@@ -155,6 +163,59 @@ def test_stakes_are_nobodys_business_for_long() -> None:
     log.register(0)
     view = seen(log)
     assert [event.name for event in view.log] == ["DatasetRegistered"]
+
+
+# ---- which jobs it serves
+
+
+def test_a_job_is_served_until_it_is_over_or_given_up_and_what_may_pass_ends_none() -> None:
+    passing, refused = LedgerUnreachable("no answer"), JobRefused("not like this")
+    script: dict[int, list[bool | GalaxyError]] = {
+        1: [False, True],
+        2: [passing, StorageError("no room"), True],
+        3: [refused, refused],
+        4: [True],
+    }
+    told: list[tuple[int, GalaxyError]] = []
+    finished: list[int] = []
+    pulses: list[GalaxyError | None] = []
+
+    async def serve(job_id: int) -> bool:
+        done = script[job_id].pop(0)
+        if isinstance(done, GalaxyError):
+            raise done
+        return done
+
+    def give_up(job_id: int, error: GalaxyError) -> bool:
+        told.append((job_id, error))
+        return len(told) == 2
+
+    site: Any = SimpleNamespace(pulse=pulses.append)
+    docket = Docket(site, (1, 2, 3), serve=serve, give_up=give_up, finish=finished.append)
+
+    async def looks() -> list[bool]:
+        return [await docket.turn((1, 2, 3, 4)) for _ in range(3)]
+
+    assert anyio.run(looks) == [False, False, True]
+    assert finished == [1, 3, 2]
+    assert told == [(3, refused), (3, refused)]
+    assert [str(error) for error in pulses] == ["no answer", "no room"]
+    assert script[4] == [True]
+    everybody = Docket(site, None, serve=serve, give_up=give_up, finish=finished.append)
+    assert anyio.run(everybody.turn, (4,)) is False
+    assert finished == [1, 3, 2, 4]
+
+
+def test_a_node_whose_chain_was_rewritten_serves_no_further_job() -> None:
+    async def serve(_job_id: int) -> bool:
+        raise FinalityBroken("another history")
+
+    def never(*_given: object) -> bool:
+        raise AssertionError("nothing is given up")
+
+    docket = Docket(SimpleNamespace(), None, serve=serve, give_up=never, finish=never)  # type: ignore[arg-type]
+    with pytest.raises(FinalityBroken):
+        anyio.run(docket.turn, (1, 2))
 
 
 # ---- how soon it looks again

@@ -9,6 +9,8 @@ contract DemoToken is ERC20Permit {
     constructor() ERC20("Galaxy Demo Credit", "GDC") ERC20Permit("Galaxy Demo Credit") {}
 
     /// @notice Creates `amount` for `account`.
+    /// @param account Whose they are.
+    /// @param amount How many, in the smallest unit.
     function mint(address account, uint256 amount) external {
         _mint(account, amount);
     }

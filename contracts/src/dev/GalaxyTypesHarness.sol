@@ -12,10 +12,17 @@ contract GalaxyTypesHarness {
     string private constant JOBS = "GalaxyJobs";
     string private constant REGISTRY = "GalaxyRegistry";
 
+    /// @notice Struct hash of a DatasetRegistration.
+    /// @param message Its fields.
+    /// @return Of 32 bytes.
     function hashDatasetRegistration(GalaxyTypes.DatasetRegistration calldata message) external pure returns (bytes32) {
         return GalaxyTypes.hash(message);
     }
 
+    /// @notice What is signed of a DatasetRegistration.
+    /// @param message Its fields.
+    /// @param verifyingContract The contract it is signed for.
+    /// @return An EIP-712 digest.
     function digestDatasetRegistration(GalaxyTypes.DatasetRegistration calldata message, address verifyingContract)
         external
         view
@@ -24,10 +31,17 @@ contract GalaxyTypesHarness {
         return _digest(REGISTRY, verifyingContract, GalaxyTypes.hash(message));
     }
 
+    /// @notice Struct hash of a DatasetRevocation.
+    /// @param message Its fields.
+    /// @return Of 32 bytes.
     function hashDatasetRevocation(GalaxyTypes.DatasetRevocation calldata message) external pure returns (bytes32) {
         return GalaxyTypes.hash(message);
     }
 
+    /// @notice What is signed of a DatasetRevocation.
+    /// @param message Its fields.
+    /// @param verifyingContract The contract it is signed for.
+    /// @return An EIP-712 digest.
     function digestDatasetRevocation(GalaxyTypes.DatasetRevocation calldata message, address verifyingContract)
         external
         view
@@ -36,10 +50,17 @@ contract GalaxyTypesHarness {
         return _digest(REGISTRY, verifyingContract, GalaxyTypes.hash(message));
     }
 
+    /// @notice Struct hash of a Enrolment.
+    /// @param message Its fields.
+    /// @return Of 32 bytes.
     function hashEnrolment(GalaxyTypes.Enrolment calldata message) external pure returns (bytes32) {
         return GalaxyTypes.hash(message);
     }
 
+    /// @notice What is signed of a Enrolment.
+    /// @param message Its fields.
+    /// @param verifyingContract The contract it is signed for.
+    /// @return An EIP-712 digest.
     function digestEnrolment(GalaxyTypes.Enrolment calldata message, address verifyingContract)
         external
         view
@@ -48,10 +69,17 @@ contract GalaxyTypesHarness {
         return _digest(JOBS, verifyingContract, GalaxyTypes.hash(message));
     }
 
+    /// @notice Struct hash of a Update.
+    /// @param message Its fields.
+    /// @return Of 32 bytes.
     function hashUpdate(GalaxyTypes.Update calldata message) external pure returns (bytes32) {
         return GalaxyTypes.hash(message);
     }
 
+    /// @notice What is signed of a Update.
+    /// @param message Its fields.
+    /// @param verifyingContract The contract it is signed for.
+    /// @return An EIP-712 digest.
     function digestUpdate(GalaxyTypes.Update calldata message, address verifyingContract)
         external
         view
@@ -60,10 +88,17 @@ contract GalaxyTypesHarness {
         return _digest(JOBS, verifyingContract, GalaxyTypes.hash(message));
     }
 
+    /// @notice Struct hash of a CohortAnchor.
+    /// @param message Its fields.
+    /// @return Of 32 bytes.
     function hashCohortAnchor(GalaxyTypes.CohortAnchor calldata message) external pure returns (bytes32) {
         return GalaxyTypes.hash(message);
     }
 
+    /// @notice What is signed of a CohortAnchor.
+    /// @param message Its fields.
+    /// @param verifyingContract The contract it is signed for.
+    /// @return An EIP-712 digest.
     function digestCohortAnchor(GalaxyTypes.CohortAnchor calldata message, address verifyingContract)
         external
         view
@@ -72,10 +107,17 @@ contract GalaxyTypesHarness {
         return _digest(JOBS, verifyingContract, GalaxyTypes.hash(message));
     }
 
+    /// @notice Struct hash of a RoundOpening.
+    /// @param message Its fields.
+    /// @return Of 32 bytes.
     function hashRoundOpening(GalaxyTypes.RoundOpening calldata message) external pure returns (bytes32) {
         return GalaxyTypes.hash(message);
     }
 
+    /// @notice What is signed of a RoundOpening.
+    /// @param message Its fields.
+    /// @param verifyingContract The contract it is signed for.
+    /// @return An EIP-712 digest.
     function digestRoundOpening(GalaxyTypes.RoundOpening calldata message, address verifyingContract)
         external
         view
@@ -84,10 +126,17 @@ contract GalaxyTypesHarness {
         return _digest(JOBS, verifyingContract, GalaxyTypes.hash(message));
     }
 
+    /// @notice Struct hash of a RoundAnchor.
+    /// @param message Its fields.
+    /// @return Of 32 bytes.
     function hashRoundAnchor(GalaxyTypes.RoundAnchor calldata message) external pure returns (bytes32) {
         return GalaxyTypes.hash(message);
     }
 
+    /// @notice What is signed of a RoundAnchor.
+    /// @param message Its fields.
+    /// @param verifyingContract The contract it is signed for.
+    /// @return An EIP-712 digest.
     function digestRoundAnchor(GalaxyTypes.RoundAnchor calldata message, address verifyingContract)
         external
         view
@@ -96,10 +145,17 @@ contract GalaxyTypesHarness {
         return _digest(JOBS, verifyingContract, GalaxyTypes.hash(message));
     }
 
+    /// @notice Struct hash of a MaskedAnswer.
+    /// @param message Its fields.
+    /// @return Of 32 bytes.
     function hashMaskedAnswer(GalaxyTypes.MaskedAnswer calldata message) external pure returns (bytes32) {
         return GalaxyTypes.hash(message);
     }
 
+    /// @notice What is signed of a MaskedAnswer.
+    /// @param message Its fields.
+    /// @param verifyingContract The contract it is signed for.
+    /// @return An EIP-712 digest.
     function digestMaskedAnswer(GalaxyTypes.MaskedAnswer calldata message, address verifyingContract)
         external
         view
@@ -108,10 +164,17 @@ contract GalaxyTypesHarness {
         return _digest(JOBS, verifyingContract, GalaxyTypes.hash(message));
     }
 
+    /// @notice Struct hash of a AnswerSet.
+    /// @param message Its fields.
+    /// @return Of 32 bytes.
     function hashAnswerSet(GalaxyTypes.AnswerSet calldata message) external pure returns (bytes32) {
         return GalaxyTypes.hash(message);
     }
 
+    /// @notice What is signed of a AnswerSet.
+    /// @param message Its fields.
+    /// @param verifyingContract The contract it is signed for.
+    /// @return An EIP-712 digest.
     function digestAnswerSet(GalaxyTypes.AnswerSet calldata message, address verifyingContract)
         external
         view
@@ -120,10 +183,17 @@ contract GalaxyTypesHarness {
         return _digest(JOBS, verifyingContract, GalaxyTypes.hash(message));
     }
 
+    /// @notice Struct hash of a Settlement.
+    /// @param message Its fields.
+    /// @return Of 32 bytes.
     function hashSettlement(GalaxyTypes.Settlement calldata message) external pure returns (bytes32) {
         return GalaxyTypes.hash(message);
     }
 
+    /// @notice What is signed of a Settlement.
+    /// @param message Its fields.
+    /// @param verifyingContract The contract it is signed for.
+    /// @return An EIP-712 digest.
     function digestSettlement(GalaxyTypes.Settlement calldata message, address verifyingContract)
         external
         view
@@ -132,10 +202,17 @@ contract GalaxyTypesHarness {
         return _digest(JOBS, verifyingContract, GalaxyTypes.hash(message));
     }
 
+    /// @notice Struct hash of a Presence.
+    /// @param message Its fields.
+    /// @return Of 32 bytes.
     function hashPresence(GalaxyTypes.Presence calldata message) external pure returns (bytes32) {
         return GalaxyTypes.hash(message);
     }
 
+    /// @notice What is signed of a Presence.
+    /// @param message Its fields.
+    /// @param verifyingContract The contract it is signed for.
+    /// @return An EIP-712 digest.
     function digestPresence(GalaxyTypes.Presence calldata message, address verifyingContract)
         external
         view
@@ -144,10 +221,17 @@ contract GalaxyTypesHarness {
         return _digest(JOBS, verifyingContract, GalaxyTypes.hash(message));
     }
 
+    /// @notice Struct hash of a Credential.
+    /// @param message Its fields.
+    /// @return Of 32 bytes.
     function hashCredential(GalaxyTypes.Credential calldata message) external pure returns (bytes32) {
         return GalaxyTypes.hash(message);
     }
 
+    /// @notice What is signed of a Credential.
+    /// @param message Its fields.
+    /// @param verifyingContract The contract it is signed for.
+    /// @return An EIP-712 digest.
     function digestCredential(GalaxyTypes.Credential calldata message, address verifyingContract)
         external
         view

@@ -34,31 +34,31 @@ abstract contract Laws {
     /// @dev What is frequent comes twice: time, and the right next step.
     function targetSelectors() public view returns (FuzzSelector[] memory targets) {
         bytes4[25] memory chosen = [
-            Handler.pass.selector,
-            Handler.passLong.selector,
-            Handler.setMood.selector,
-            Handler.deposit.selector,
-            Handler.requestWithdrawal.selector,
-            Handler.withdraw.selector,
-            Handler.postOne.selector,
-            Handler.postWithFeeToken.selector,
-            Handler.sit.selector,
-            Handler.bond.selector,
-            Handler.returnBond.selector,
-            Handler.enrol.selector,
-            Handler.submit.selector,
-            Handler.advance.selector,
-            Handler.advance.selector,
-            Handler.advance.selector,
-            Handler.settleOne.selector,
-            Handler.payOut.selector,
-            Handler.claimOne.selector,
-            Handler.stealOne.selector,
-            Handler.payFees.selector,
-            Handler.refund.selector,
-            Handler.cancel.selector,
-            Handler.cancelAsStranger.selector,
-            Handler.expire.selector
+            handler.pass.selector,
+            handler.passLong.selector,
+            handler.setMood.selector,
+            handler.deposit.selector,
+            handler.requestWithdrawal.selector,
+            handler.withdraw.selector,
+            handler.postOne.selector,
+            handler.postWithFeeToken.selector,
+            handler.sit.selector,
+            handler.bond.selector,
+            handler.returnBond.selector,
+            handler.enrol.selector,
+            handler.submit.selector,
+            handler.advance.selector,
+            handler.advance.selector,
+            handler.advance.selector,
+            handler.settleOne.selector,
+            handler.payOut.selector,
+            handler.claimOne.selector,
+            handler.stealOne.selector,
+            handler.payFees.selector,
+            handler.refund.selector,
+            handler.cancel.selector,
+            handler.cancelAsStranger.selector,
+            handler.expire.selector
         ];
         targets = new FuzzSelector[](1);
         targets[0].addr = address(handler);
@@ -66,12 +66,12 @@ abstract contract Laws {
         for (uint256 i = 0; i < chosen.length; ++i) {
             targets[0].selectors[i] = chosen[i];
         }
-        targets[0].selectors[chosen.length] = Handler.anchorWithoutDirect.selector;
-        targets[0].selectors[chosen.length + 1] = Handler.settleOne.selector;
-        targets[0].selectors[chosen.length + 2] = Handler.outlive.selector;
-        targets[0].selectors[chosen.length + 3] = Handler.forfeit.selector;
-        targets[0].selectors[chosen.length + 4] = Handler.bond.selector;
-        targets[0].selectors[chosen.length + 5] = Handler.standBy.selector;
+        targets[0].selectors[chosen.length] = handler.anchorWithoutDirect.selector;
+        targets[0].selectors[chosen.length + 1] = handler.settleOne.selector;
+        targets[0].selectors[chosen.length + 2] = handler.outlive.selector;
+        targets[0].selectors[chosen.length + 3] = handler.forfeit.selector;
+        targets[0].selectors[chosen.length + 4] = handler.bond.selector;
+        targets[0].selectors[chosen.length + 5] = handler.standBy.selector;
     }
 
     function checkJobs(function(uint256, JobStore.JobView memory) view law) internal view {

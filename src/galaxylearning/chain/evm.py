@@ -218,6 +218,14 @@ class EvmLedger:
             events=tuple(event for event in events if event is not None),
         )
 
+    async def coins_wei(self, account: Address) -> int:
+        """The native coins of an account at the latest block; see ``ports.Ledger.coins_wei``.
+
+        Raises:
+            LedgerUnreachable: no answer in time.
+        """
+        return as_int(await self._transport.request("eth_getBalance", account, "latest"))
+
     async def _followed(self, sending: asyncio.Future[Mapping[str, Any]]) -> Mapping[str, Any]:
         """Wait for a receipt; meanwhile follow the chain, for a reorganisation may drop what must go first.
 

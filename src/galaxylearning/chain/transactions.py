@@ -21,6 +21,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from time import monotonic
 from typing import Any, Final
 
@@ -471,15 +472,16 @@ class Sender:
 
     async def _raise_reason(self, call: Mapping[str, Any], receipt: Receipt) -> None:
         """Raise why a mined transaction failed, as far as running it again can tell."""
-        shown = str(receipt["transactionHash"])
+        failed = partial(
+            TransactionReverted, where=str(receipt["transactionHash"]), gas_used=as_int(receipt["gasUsed"])
+        )
         try:
             await self._transport.request("eth_call", call, "latest")
         except TransactionReverted as error:
-            raise TransactionReverted(str(error), reason=error.reason, where=shown) from error
+            raise failed(str(error), reason=error.reason) from error
         except NodeRefused as error:
-            raise TransactionReverted(str(error), reason="Reverted", where=shown) from error
-        message = "it failed in its block, but would succeed now"
-        raise TransactionReverted(message, reason="Reverted", where=shown)
+            raise failed(str(error), reason="Reverted") from error
+        raise failed("it failed in its block, but would succeed now", reason="Reverted")
 
 
 def _shown(raw: bytes) -> str:

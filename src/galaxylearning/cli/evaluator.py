@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
 import typer
@@ -19,10 +20,10 @@ from galaxylearning.cli.options import (
     smallest_units,
 )
 from galaxylearning.config import Home
-from galaxylearning.units import Address
+from galaxylearning.errors import ConfigRefused
 
 if TYPE_CHECKING:
-    from galaxylearning.ports import Ledger
+    from galaxylearning.nodes.stake import Stake
 
 app = typer.Typer(
     help="Run an evaluator's node.\n\nExample: galaxy evaluator run --as carol",
@@ -85,25 +86,24 @@ def list_(
 ) -> None:
     """List the evaluators that are registered on the chain, in order of registration, with their stake.
 
-    Registering is open to anybody: look at who they are before you name them in a job.
+    Of the stake some is free, some is locked in jobs until they are over, and some may be on its way back to
+    its evaluator. Registering is open to anybody: look at who they are before you name them in a job.
 
     Example: galaxy evaluator list --format json
     """
     from galaxylearning.cli.running import reading_site
-    from galaxylearning.nodes.posting import free_stake
+    from galaxylearning.nodes.stake import read_stake, seats_held
     from galaxylearning.ports import Call
 
-    async def read() -> list[dict[str, str]]:
+    async def read() -> list[dict[str, Any]]:
         async with reading_site(Home(home), chain) as site:
             rows = []
-            for address in await _registered(site.ledger):
+            for address, jobs in (await seats_held(site.ledger)).items():
                 known = await site.ledger.read(Call("registry", "evaluator", (address,)))
-                free = await free_stake(site.ledger, address)
                 rows.append(
                     {
                         "address": address,
-                        "staked": str(known["staked"]),
-                        "free": str(free),
+                        **_stake_facts(await read_stake(site.ledger, address), jobs),
                         "sealing_key_digest": bytes(known["sealingKeyDigest"]).hex(),
                     }
                 )
@@ -115,26 +115,90 @@ def list_(
     elif format is Format.JSON:
         output.print_json(rows)
     else:
-        columns = ("address", "staked", "free", "sealing key")
-        cells = [
-            (r["address"], output.tokens(r["staked"]), output.tokens(r["free"]), r["sealing_key_digest"])
-            for r in rows
-        ]
+        columns = ("address", "staked", "free", "locked", "on its way back", "sealing key")
+        cells = [(r["address"], *(v for _, v in _stake_lines(r)), r["sealing_key_digest"]) for r in rows]
         output.print_table("Evaluators", columns, cells, right="staked,free")
 
 
-async def _registered(ledger: Ledger) -> list[Address]:
-    """Who has registered as an evaluator, in that order."""
-    found: dict[Address, None] = {}
-    since_block = 0
-    while True:
-        log = await ledger.follow(since_block)
-        for event in (*log.final, *log.provisional):
-            if event.name == "EvaluatorRegistered":
-                found[Address(event.arguments["evaluator"])] = None
-        if log.is_whole:
-            return list(found)
-        since_block = log.final_block.number + 1
+@app.command()
+def withdraw(
+    amount: Annotated[
+        str | None, typer.Argument(help="Whole tokens to have back; 0 cancels what was asked for.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All that no job holds.")] = False,
+    account: AsOption = None,
+    home: HomeOption = DEFAULT_HOME,
+    chain: ChainOption = None,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Get stake back: ask for it and, when the delay is over, fetch it by the same command.
+
+    While it waits no seat is taken with it. What a seat holds is free again when its job is over. Another
+    amount takes the place of what was asked for, and the delay begins anew. A node that is started with a
+    larger --stake than is left stakes again what is missing.
+
+    Example: galaxy evaluator withdraw --all --as carol
+    """
+    from galaxylearning.cli.keys import load_identity
+    from galaxylearning.cli.running import posting_site
+    from galaxylearning.nodes import stake as stakes
+
+    if everything and amount is not None:
+        raise ConfigRefused("an amount and --all are given; one of them allowed", where="AMOUNT")
+    wanted: stakes.Wanted = (
+        stakes.ALL if everything else None if amount is None else smallest_units(amount, "AMOUNT")
+    )
+    place = Home(home)
+    name, signer, _ = load_identity(place, account)
+
+    async def step() -> dict[str, Any]:
+        async with posting_site(place, chain, signer, f"stake-{name}") as site:
+            done, about = await stakes.withdraw(site, wanted)
+            jobs = (await stakes.seats_held(site.ledger)).get(signer.address, ())
+            left = await stakes.read_stake(site.ledger, signer.address)
+            facts = {"evaluator": signer.address, "step": done, "amount": str(about)}
+            return facts | _stake_facts(left, jobs)
+
+    facts = anyio.run(step)
+    if format is Format.JSON:
+        output.print_json(facts)
+        return
+    about = output.tokens(facts["amount"])
+    title = {
+        "asked": f"Asked for {about} tokens",
+        "waiting": f"{about} tokens are waited for",
+        "withdrawn": f"{about} tokens are back",
+        "cancelled": f"{about} tokens stay",
+        "nothing": "Nothing was asked for",
+    }[facts["step"]]
+    output.print_facts(title, [("address", signer.address), *_stake_lines(facts)])
+
+
+def _stake_facts(stake: Stake, jobs: Sequence[int]) -> dict[str, Any]:
+    """A stake as plain values; ``jobs`` hold what is locked of it."""
+    return {
+        "staked": str(stake.staked),
+        "free": str(stake.free),
+        "locked": str(stake.locked),
+        "jobs": [str(job) for job in jobs],
+        "withdrawing": str(stake.withdrawing),
+        "withdrawable_at": stake.withdrawable_at if stake.withdrawing else None,
+    }
+
+
+def _stake_lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A stake for people."""
+    where = f" in job {', '.join(facts['jobs'])}" if facts["jobs"] else ""
+    at = facts["withdrawable_at"]
+    return [
+        ("staked", output.tokens(facts["staked"])),
+        ("free", output.tokens(facts["free"])),
+        ("locked", output.tokens(facts["locked"]) + where),
+        (
+            "on its way back",
+            output.tokens(facts["withdrawing"]) + ("" if at is None else f" from {output.moment(at)} on"),
+        ),
+    ]
 
 
 @app.command()
@@ -144,6 +208,18 @@ def run(
     no_relayer: Annotated[
         bool, typer.Option("--no-relayer", help="Do not relay registrations nor push payments.")
     ] = False,
+    most_relay_gas: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="The relayer spends at most so much gas a day (UTC), and at most half of it on "
+            "registrations and jobs of others.",
+        ),
+    ] = 20_000_000,
+    least_coins: Annotated[
+        str,
+        typer.Option(help="The relayer sends nothing while the account has fewer: they are the evaluator's."),
+    ] = "0.1",
     job: Annotated[
         list[int] | None,
         typer.Option(help="Serve only this job and stop when it is over; may be repeated."),
@@ -180,7 +256,8 @@ def run(
 ) -> None:
     """Register and stake where needed and there are tokens, then serve every job that names this account.
 
-    A relayer runs along: it pays the gas for what data owners signed and for the payments they are owed.
+    A relayer runs along: it pays the gas for what data owners signed and for the payments they are owed,
+    within --most-relay-gas; what is left over waits for the next day.
 
     Example: galaxy evaluator run --as carol --stake 100
     """
@@ -191,6 +268,7 @@ def run(
     from galaxylearning.nodes.evaluator import EvaluatorNode
     from galaxylearning.nodes.evaluator import register as enter_registry
     from galaxylearning.nodes.posting import Bearable
+    from galaxylearning.nodes.purse import Allowance
     from galaxylearning.nodes.relayer import RelayerNode
     from galaxylearning.nodes.seating import Seating
 
@@ -198,6 +276,7 @@ def run(
     units = smallest_units(stake, "--stake")
     served = [address_named(place, one, "--requester") for one in requester] if requester else None
     name, signer, sealing = load_identity(place, account)
+    allowance = Allowance(gas=most_relay_gas, least_wei=smallest_units(least_coins, "--least-coins"))
     bearable = Bearable(int(most_memory_gib * (1 << 30)), int(most_teraflops * 10**12))
     seating = Seating(least_window, served, bearable)
     health = NodeHealth(format, f"evaluator {name}")
@@ -220,6 +299,6 @@ def run(
                 )
                 group.start_soon(node.run)
                 if not no_relayer:
-                    group.start_soon(RelayerNode(site, jobs=job).run)
+                    group.start_soon(RelayerNode(site, jobs=job, allowance=allowance).run)
 
     anyio.run(serve)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import typer
 
-from galaxylearning.cli import job_data_owner, job_onlooker, job_requester
+from galaxylearning.cli import job_close, job_data_owner, job_onlooker, job_requester
 
 app = typer.Typer(
-    help="Check, post, watch, accept and claim jobs.\n\nExample: galaxy job show 1",
+    help="Check, post, watch, accept, claim and close jobs.\n\nExample: galaxy job show 1",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -24,5 +24,6 @@ for name, command in (
     ("bond", job_data_owner.bond),
     ("cancel", job_requester.cancel),
     ("collect", job_requester.collect),
+    ("close", job_close.close),
 ):
     app.command(name)(command)

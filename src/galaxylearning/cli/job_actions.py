@@ -1,4 +1,4 @@
-"""What the job commands do with a chain, given the ports: read a job, accept it, claim from it, cancel it."""
+"""What the job commands do with a chain, given the ports: read, accept, cancel or close a job, claim."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ import msgspec
 from galaxylearning import bootstrap
 from galaxylearning.cli import job_facts
 from galaxylearning.config import Home
-from galaxylearning.errors import JobRefused, PhaseError
+from galaxylearning.errors import BlobMissing, JobRefused, PhaseError
 from galaxylearning.graph import ModelGraph
 from galaxylearning.messages.terms import Terms
 from galaxylearning.nodes import assembly
 from galaxylearning.nodes.chain_view import ChainView
+from galaxylearning.nodes.relayer import push_payments
 from galaxylearning.nodes.site import Site
 from galaxylearning.nodes.tables import settled_tree
 from galaxylearning.ports import GraphFacts
 from galaxylearning.protocol import calls
+from galaxylearning.protocol import events as ev
 from galaxylearning.protocol.consent import refusal, refusal_of_model
 from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.protocol.matching import match_schema
@@ -169,6 +171,58 @@ async def cancel_job(site: Site, job_id: int) -> dict[str, Any]:
     await site.submit_if_first(calls.refund(job_id))
     await view.refresh()
     return {"job": str(job_id), "refunded": str((await view.head_state(job_id)).refunded)}
+
+
+async def close_job(site: Site, job_id: int) -> dict[str, Any]:
+    """Do with a job's money what anybody may: move it on past a deadline, pay everybody whom it owes.
+
+    Once the claim window is over, who can still be paid is; what is left then is the requester's.
+
+    Raises:
+        PhaseError: the job is under way, and its time is not over.
+        BlobMissing: neither score tables nor a payout table that give the payouts are there; all the rest
+            is paid.
+    """
+    view = ChainView(site.ledger, site.blobs, only=job_id)
+    await view.refresh()
+    before = await view.head_state(job_id)
+    is_late = before.expires_at is not None and view.now >= before.expires_at
+    returned = _bonds_returned(view, job_id)
+    if not (is_late or job_facts.is_settled(before)):
+        at = before.expires_at or 0
+        raise PhaseError(
+            f"the job is {before.phase.name.lower()}; allowed once it is over, or in {at - view.now} s, when "
+            "anybody may move it on",
+            where=f"job {job_id}",
+        )
+    if job_facts.is_settled(before):
+        try:
+            await push_payments(site, before, site.submit_if_first)
+        except BlobMissing:
+            if not is_late:
+                raise  # Later nobody can tell any more whom it was owed.
+    if is_late:
+        await site.submit_if_first(calls.expire(job_id))
+        await view.refresh()
+        state = await view.head_state(job_id)
+        if job_facts.is_settled(state):
+            await push_payments(site, state, site.submit_if_first)
+    await view.refresh()
+    after = await view.head_state(job_id)
+    return {
+        "job": str(job_id),
+        "phase": after.phase.name.lower(),
+        "paid": str(after.paid - before.paid),
+        "fees_paid": str(after.fees_paid - before.fees_paid),
+        "refunded": str(after.refunded - before.refunded),
+        "bonds_returned": _bonds_returned(view, job_id) - returned,
+        "unclaimed": str(after.unclaimed if job_facts.is_settled(after) else 0),
+        "expires_at": after.expires_at,
+    }
+
+
+def _bonds_returned(view: ChainView, job_id: int) -> int:
+    return sum(isinstance(event, ev.BondReturned) for event in view.head_events_of(job_id))
 
 
 def _require_phase(state: JobState, phase: Phase) -> None:

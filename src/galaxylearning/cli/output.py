@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
@@ -79,6 +80,11 @@ def print_facts(title: str, facts: Iterable[tuple[str, object]]) -> None:
 def tokens(units: int | str) -> str:
     """An amount of smallest units in whole tokens, exactly."""
     return in_tokens(int(units))
+
+
+def moment(at: int) -> str:
+    """A Unix time for people."""
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def print_plain(text: str) -> None:

@@ -104,7 +104,7 @@ class ShownShare(Checked, frozen=True, forbid_unknown_fields=True):
     """The share of a data owner's secret that an evaluator was dealt in a round: the envelope's content key.
 
     With more of them than the threshold an update opens: nobody is asked for one where liars could want it
-    (``secagg.complaint.is_certain``).
+    (``secagg.fault.is_certain``).
     """
 
     round_index: Uint32

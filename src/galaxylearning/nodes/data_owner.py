@@ -42,7 +42,7 @@ from galaxylearning.nodes.presence import PresenceBoard
 from galaxylearning.nodes.privacy import PrivacyKeeper
 from galaxylearning.nodes.round_models import RoundModels
 from galaxylearning.nodes.set_aside import SetAside
-from galaxylearning.nodes.site import Progress, Site, is_fatal, keep_going, keeps_job, registry_topic
+from galaxylearning.nodes.site import Docket, Progress, Site, keep_going, registry_topic
 from galaxylearning.ports import (
     Checkpoints,
     DatasetShelf,
@@ -91,15 +91,16 @@ class DataOwnerNode:
         self.policy, self.credential, self.is_direct = policy, credential, is_direct
         self.privacy = PrivacyKeeper(book, site)
         self.checkpoints = checkpoints
-        self._only = jobs
         self._view = ChainView(site.ledger, site.blobs, site.journal)
         self._watch = ChainWatch(site)
         self._boards: dict[int, Board] = {}
         self._models: dict[int, RoundModels] = {}
         self._graphs: dict[int, tuple[bytes, GraphFacts]] = {}
-        self._finished: set[int] = set()
+        self._docket = Docket(site, jobs, serve=self._serve, give_up=self._give_up, finish=self._finish)
         self._told: dict[int, str] = {}
         self._aside = SetAside(site.clock)
+        self._began_s = 0.0
+        """When the job that is being served was taken up."""
         self._sent: set[tuple[int, int]] = set()
         self._trained: set[int] = set()
 
@@ -110,33 +111,21 @@ class DataOwnerNode:
     async def turn(self) -> bool:
         """One look around; whether everything asked for is finished."""
         await self._view.refresh()
-        self._watch.tell(self._view, self._only)
+        self._watch.tell(self._view, self._docket.only)
         self._view.require_agreement()
-        for job_id in self._view.job_ids:
-            if job_id in self._finished or (self._only is not None and job_id not in self._only):
-                continue
-            began_s = self.site.clock.monotonic_s()
-            try:
-                if await self._serve(job_id):
-                    self._finish(job_id)
-            except GalaxyError as error:
-                if is_fatal(error):
-                    raise
-                if keeps_job(error):
-                    self.site.pulse(error)
-                    continue
-                if SetAside.allows(error):
-                    self._discard(job_id, training_name)
-                    pause_s = self._aside.put(job_id, took_s=self.site.clock.monotonic_s() - began_s)
-                    self._tell(job_id, "given up", f"{error}; taken again in {pause_s:.0f} s")
-                    continue
-                self._tell(job_id, "given up", str(error))
-                self._finish(job_id)
-        return self._only is not None and self._only <= self._finished
+        return await self._docket.turn(self._view.job_ids)
+
+    def _give_up(self, job_id: int, error: GalaxyError) -> bool:
+        if not SetAside.allows(error):
+            self._tell(job_id, "given up", str(error))
+            return True
+        self._discard(job_id, training_name)
+        pause_s = self._aside.put(job_id, took_s=self.site.clock.monotonic_s() - self._began_s)
+        self._tell(job_id, "given up", f"{error}; taken again in {pause_s:.0f} s")
+        return False
 
     def _finish(self, job_id: int) -> None:
         """Keep no more of a job than that it is over: a node lives for many of them."""
-        self._finished.add(job_id)
         self._discard(job_id, training_name, local_name)
         self._aside.forget(job_id)
         self._boards.pop(job_id, None)
@@ -159,6 +148,7 @@ class DataOwnerNode:
                 self._tell(job_id, "a checkpoint is left", str(error))
 
     async def _serve(self, job_id: int) -> bool:
+        self._began_s = self.site.clock.monotonic_s()
         state = await self._view.state(job_id)
         if state.phase not in (Phase.ENROLLING, Phase.TRAINING):
             return self._after_training(state)
@@ -180,7 +170,7 @@ class DataOwnerNode:
     def _after_training(self, state: JobState) -> bool:
         """Free what the job's budget did not use; say once how it ended, if this run has seen it before."""
         job_id = state.job_id
-        is_watched = job_id in self._boards or job_id in self._trained or self._only is not None
+        is_watched = job_id in self._boards or job_id in self._trained or self._docket.only is not None
         if job_id not in self._trained:
             self._trained.add(job_id)
             self.privacy.close(job_id, state.terms_digest)
@@ -209,7 +199,7 @@ class DataOwnerNode:
             self._tell(job_id, _SETTLED, f"{found}; proof: galaxy receipt {job_id}")
         elif is_known:
             self._tell(job_id, "payment", found)
-        return is_known or self._only is not None
+        return is_known or self._docket.only is not None
 
     # ---- enrolling
 

@@ -1,7 +1,7 @@
 """Answers about masked updates that do not fit the others: whose fault each is, the member's or the dealer's.
 
 The correction of wrong answers names members, but a data owner may have dealt one of them a share that does
-not belong to the others. A member so accused shows the share (``secagg.complaint``) in its score table; who
+not belong to the others. A member so accused shows the share (``secagg.fault``) in its score table; who
 does not, or shows one from which its answer does not follow, lied. The chain fixes the tables, so evaluators
 and auditors judge by the same evidence, whenever they look and whatever is on the board.
 """
@@ -20,7 +20,7 @@ from galaxylearning.nodes import assembly
 from galaxylearning.nodes.asked import MaskedUpdates
 from galaxylearning.nodes.site import Site
 from galaxylearning.nodes.tables import RevealedTables
-from galaxylearning.secagg.complaint import check_complaint, is_certain
+from galaxylearning.secagg.fault import fault_of, is_certain
 from galaxylearning.secagg.opener import OpenedScalars
 from galaxylearning.secagg.plan import MaskingPlan
 from galaxylearning.secagg.questions import Questions, question_polynomials
@@ -140,7 +140,7 @@ class Disputes:
             dispute.data_owner,
         )
         try:
-            fault = check_complaint(
+            fault = fault_of(
                 self.plan,
                 envelope=envelope,
                 content_key=content_key,

@@ -35,11 +35,11 @@ from galaxylearning.nodes.chain_view import ChainView, ChainWatch
 from galaxylearning.nodes.member import Member
 from galaxylearning.nodes.openings import Openings
 from galaxylearning.nodes.parcels import Parcels
-from galaxylearning.nodes.posting import free_stake
 from galaxylearning.nodes.relayer import show_evidence
 from galaxylearning.nodes.round_watch import RoundWatch
 from galaxylearning.nodes.seating import ANY_SEAT, Seating
-from galaxylearning.nodes.site import Progress, Site, is_fatal, keep_going, keeps_job
+from galaxylearning.nodes.site import Docket, Progress, Site, is_fatal, keep_going
+from galaxylearning.nodes.stake import read_stake
 from galaxylearning.nodes.tables import faulty_seats, payouts_of, revealed_tables
 from galaxylearning.nodes.update_keys import UpdateKeys
 from galaxylearning.ports import Call
@@ -71,11 +71,10 @@ class EvaluatorNode:
     ) -> None:
         """``seating`` is what this evaluator wants of a job before it locks stake for it."""
         self.site, self.sealing_key, self.stagger_s, self.seating = site, sealing_key, stagger_s, seating
-        self._only = None if jobs is None else frozenset(jobs)
         self._view = ChainView(site.ledger, site.blobs, site.journal, site.drand)
         self._watch = ChainWatch(site)
         self._serving: dict[int, SeatedJob] = {}
-        self._finished: set[int] = set()
+        self._docket = Docket(site, jobs, serve=self._serve, give_up=self._give_up, finish=self._finish)
 
     async def run(self) -> None:
         """Serve; returns once all of ``jobs`` are finished, never without them."""
@@ -84,27 +83,9 @@ class EvaluatorNode:
     async def turn(self) -> bool:
         """One look around; whether everything asked for is finished."""
         await self._view.refresh()
-        self._watch.tell(self._view, self._only)
+        self._watch.tell(self._view, self._docket.only)
         self._view.require_agreement()
-        for job_id in self._view.job_ids:
-            if job_id in self._finished or (self._only is not None and job_id not in self._only):
-                continue
-            try:
-                if await self._serve(job_id):
-                    self._finish(job_id)
-            except GalaxyError as error:
-                if is_fatal(error):
-                    raise
-                if keeps_job(error):
-                    self.site.pulse(error)
-                    continue
-                self.site.report(Progress(job_id, "evaluator", "given up", {"error": str(error)}))
-                seated = self._serving.get(job_id)
-                if seated is None or seated.is_given_up:
-                    self._finish(job_id)
-                else:
-                    seated.is_given_up = True
-        return self._only is not None and self._only <= self._finished
+        return await self._docket.turn(self._view.job_ids)
 
     async def _serve(self, job_id: int) -> bool:
         state = await self._view.state(job_id)
@@ -115,9 +96,17 @@ class EvaluatorNode:
             self._serving[job_id] = self.seat(job_id, terms)
         return await self._serving[job_id].turn(state)
 
+    def _give_up(self, job_id: int, error: GalaxyError) -> bool:
+        """Whether nothing is left to do in a job that fails; one with a seat in it may have to stand by."""
+        self.site.report(Progress(job_id, "evaluator", "given up", {"error": str(error)}))
+        seated = self._serving.get(job_id)
+        if seated is None or seated.is_given_up:
+            return True
+        seated.is_given_up = True
+        return False
+
     def _finish(self, job_id: int) -> None:
         """Keep no more of a job than that it is over: a node lives for many of them."""
-        self._finished.add(job_id)
         self._serving.pop(job_id, None)
         self._view.forget(job_id)
 
@@ -209,7 +198,8 @@ class SeatedJob:
 
     async def _has_stake(self) -> bool:
         """Whether a seat can be paid for now; that it cannot is told once, for stake may come free."""
-        free, needed = await free_stake(self.site.ledger, self.site.address), int(self.terms.price.seat_stake)
+        free = (await read_stake(self.site.ledger, self.site.address)).free
+        needed = int(self.terms.price.seat_stake)
         if free < needed and "stake" not in self._since:
             self._since["stake"] = self.site.clock.monotonic_s()
             detail = f"{in_tokens(free)} tokens of stake are free, a seat takes {in_tokens(needed)}"
@@ -239,7 +229,8 @@ class SeatedJob:
         if accepted.count < cohort.size:
             await self._parcels.open_again(state, job, cohort, accepted, is_our_turn=self._my_turn)
         # Before the round is voted for: a bond goes back only after more votes and their transactions.
-        await show_evidence(self.site, self.board, self.view, self._head, state.round_index)
+        pay = self.site.submit_if_first
+        await show_evidence(self.site, self.board, self.view, self._head, state.round_index, pay)
         if not await self._watch.may_close(state, job.outcomes, cohort, accepted, now=self.view.now):
             if self.site.pace.is_quiet:
                 await self.site.aside(job.prepare)

@@ -31,7 +31,7 @@ from galaxylearning.nodes.dealt import DealtShares
 from galaxylearning.nodes.disputes import Dispute
 from galaxylearning.nodes.site import Site
 from galaxylearning.protocol.machine import JobState
-from galaxylearning.secagg.complaint import reveal_share
+from galaxylearning.secagg.fault import reveal_share
 from galaxylearning.secagg.member import MemberState, Question, step
 from galaxylearning.secagg.plan import MaskingPlan
 from galaxylearning.secagg.questions import Questions

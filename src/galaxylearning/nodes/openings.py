@@ -22,6 +22,7 @@ from galaxylearning.errors import (
     BlobDamaged,
     BlobMissing,
     MessageRefused,
+    NoSharing,
     QuorumMissing,
     Refused,
 )
@@ -55,7 +56,6 @@ from galaxylearning.protocol.outcomes import RoundOutcome
 from galaxylearning.protocol.rounds import JobComputation
 from galaxylearning.secagg.member import GateAsked, SumAsked, TwinsAsked, ValueAsked, contradicts_itself
 from galaxylearning.secagg.opener import (
-    NO_SHARING,
     NOISE,
     OpenedScalars,
     check_body,
@@ -176,7 +176,7 @@ class Openings:
             opened = open_sum(self.plan, updates.seed, masked, gated.weights, answers)
         except QuorumMissing as error:
             # The set is agreed and will not change. That it is noise, data owners can bring about as well.
-            if NO_SHARING in str(error):
+            if isinstance(error, NoSharing):
                 self._refute(counted, answers)
             opening.drop_sum()
             return True

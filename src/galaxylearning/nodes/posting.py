@@ -18,7 +18,7 @@ from galaxylearning.nodes.site import Site
 from galaxylearning.ports import MAX_STEP_BYTES, Call, Ledger
 from galaxylearning.protocol.calls import JOB_PARAMETERS, job_parameters
 from galaxylearning.protocol.rounds import JobComputation
-from galaxylearning.units import Address, Digest
+from galaxylearning.units import Digest
 
 STATE_COPIES: Final = 32
 """So many times a model's size are its vectors in memory: gradients of the hidden set's blocks above all."""
@@ -86,16 +86,6 @@ async def require_keys(site: Site, terms: Terms, job_id: int) -> None:
         key = await site.blobs.get(Digest(bytes.fromhex(name)), max_bytes=PUBLIC_KEY_BYTES)
         if not is_public_key(key):
             raise JobRefused(f"nothing can be sealed to the key {name}", where=f"job {job_id}")
-
-
-async def free_stake(ledger: Ledger, evaluator: Address) -> int:
-    """What an evaluator has staked and may still be locked for a seat, in smallest units.
-
-    Raises:
-        LedgerError: the chain does not tell.
-    """
-    known = await ledger.read(Call("registry", "evaluator", (evaluator,)))
-    return int(known["staked"]) - int(known["locked"]) - int(known["withdrawing"])
 
 
 def require_bearable(terms: Terms, graph: ModelGraph, bearable: Bearable) -> None:

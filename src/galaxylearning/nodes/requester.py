@@ -22,8 +22,9 @@ from galaxylearning.messages.terms import Terms, encode_terms
 from galaxylearning.nodes import assembly
 from galaxylearning.nodes.board import Board
 from galaxylearning.nodes.chain_view import ChainView
-from galaxylearning.nodes.posting import free_stake, require_recipients
+from galaxylearning.nodes.posting import require_recipients
 from galaxylearning.nodes.site import Progress, Site, keep_going
+from galaxylearning.nodes.stake import read_stake
 from galaxylearning.nodes.windows import require_windows
 from galaxylearning.ports import Call
 from galaxylearning.protocol import calls
@@ -208,7 +209,7 @@ async def require_stakes(site: Site, terms: Terms) -> None:
     """
     needed = int(terms.price.seat_stake)
     for seat in terms.evaluators:
-        free = await free_stake(site.ledger, Address(seat.address))
+        free = (await read_stake(site.ledger, Address(seat.address))).free
         if free < needed:
             raise JobRefused(
                 f"{seat.address} has {in_tokens(free)} tokens of free stake (what a job locks is free again "

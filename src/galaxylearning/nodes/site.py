@@ -1,8 +1,8 @@
-"""What every node stands on: its ports, what may be tried again, and looking around for ever."""
+"""What every node stands on: its ports, what may be tried again, its jobs, and looking around for ever."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -195,6 +195,51 @@ def keeps_job(error: GalaxyError) -> bool:
     Credentials expire and quotas fill; who gives a job up for that loses its stake or its pay.
     """
     return is_passing(error) or isinstance(error, StorageError)
+
+
+class Docket:
+    """The jobs that a node serves, each until it is over for it: all on the chain, or those of ``only``.
+
+    ``serve`` does what is due in one job and says whether nothing more will be. Of what it raises, what may
+    pass is tried again at the next look; for the rest ``give_up`` says whether the node is done with the job.
+    ``finish`` lets go of what is kept of it.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        only: Collection[int] | None,
+        *,
+        serve: Callable[[int], Awaitable[bool]],
+        give_up: Callable[[int, GalaxyError], bool],
+        finish: Callable[[int], None],
+    ) -> None:
+        self.site, self.only = site, None if only is None else frozenset(only)
+        self._serve, self._give_up, self._finish = serve, give_up, finish
+        self._finished: set[int] = set()
+
+    async def turn(self, job_ids: Iterable[int]) -> bool:
+        """Serve each of these jobs once; whether everything in ``only`` is over, never without it.
+
+        Raises:
+            FinalityBroken: the whole node must stop.
+        """
+        for job_id in job_ids:
+            if job_id in self._finished or (self.only is not None and job_id not in self.only):
+                continue
+            try:
+                is_over = await self._serve(job_id)
+            except GalaxyError as error:
+                if is_fatal(error):
+                    raise
+                if keeps_job(error):
+                    self.site.pulse(error)
+                    continue
+                is_over = self._give_up(job_id, error)
+            if is_over:
+                self._finished.add(job_id)
+                self._finish(job_id)
+        return self.only is not None and self.only <= self._finished
 
 
 async def keep_going(site: Site, turn: Callable[[], Awaitable[bool]]) -> None:

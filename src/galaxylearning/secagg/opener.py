@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from galaxylearning.crypto.ring import DEGREE, F64, public_rows, unpack
 from galaxylearning.crypto.shamir import Recovered, recover
-from galaxylearning.errors import QuorumMissing, UpdateRefused
+from galaxylearning.errors import NoSharing, QuorumMissing, UpdateRefused
 from galaxylearning.learning.vectors import I64
 from galaxylearning.secagg.member import check_questions, check_weights
 from galaxylearning.secagg.plan import MaskingPlan
@@ -290,8 +290,9 @@ def open_sum(
 
     Raises:
         UpdateRefused: weights that are not the plan's, a malformed body, a member that does not exist.
-        QuorumMissing: too few owners with a weight, fewer than T + 1 well-formed answers, or answers that
-            fit no sharing, or one of which most coordinates are noise.
+        NoSharing: the answers fit no sharing.
+        QuorumMissing: too few owners with a weight, fewer than T + 1 well-formed answers, or a sum of which
+            most coordinates are noise.
     """
     check_weights(plan, weights, owners=len(bodies))
     members, words, refused = _read_answers(
@@ -299,7 +300,7 @@ def open_sum(
     )
     found = recover(plan.ring, words[:, 0], members=members, threshold=plan.threshold)
     if not found.decoded.all():
-        raise QuorumMissing(f"{NO_SHARING}: more members lie than {len(members)} can tell", where="answers")
+        raise NoSharing(f"{NO_SHARING}: more members lie than {len(members)} can tell", where="answers")
     total = _weighted_bodies(plan, bodies, weights)
     opened, noise = _unmask(plan, seed, total, found)
     overflowed = np.abs(noise) > plan.sum_noise_bound(weights)

@@ -407,7 +407,8 @@ def row_blocks(parameters: int) -> Iterator[tuple[int, slice]]:
 def question_polynomials(ring: Ring, seed: bytes, questions: Questions) -> F64:
     """The polynomials h, f64[count, 2, N] (centred residues), with ``<vector, A s> = <h, s>`` for every s.
 
-    Computed once a round from the round's public ``seed``, by every member and by who checks a complaint.
+    Computed once a round from the round's public ``seed``, by every member and by who checks a
+    share that is shown.
     """
     found = np.zeros((questions.count, 2, DEGREE))
     for index, field in enumerate(ring.fields):

@@ -201,6 +201,10 @@ class FaultyLedger:
         kinds = tuple(kind for kind in WRITING if kind is not Fault.DUPLICATE or call.function not in PAYING)
         return await self._wire.write(f"submit {call.function}", send, self._lost, kinds)
 
+    async def coins_wei(self, account: Address) -> int:
+        """As the ledger behind it."""
+        return await self._ledger.coins_wei(account)
+
     @property
     def is_irrevocable(self) -> bool:
         """As the ledger behind it."""

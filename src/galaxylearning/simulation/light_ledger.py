@@ -108,6 +108,10 @@ class LightLedger:
         """
         return self.mine(call, signer.address)
 
+    async def coins_wei(self, account: Address) -> int:  # noqa: ARG002
+        """Nobody has any: no gas is paid for."""
+        return 0
+
     @property
     def is_irrevocable(self) -> bool:
         """Every block is final at once."""

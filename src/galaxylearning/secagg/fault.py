@@ -39,7 +39,7 @@ def reveal_share(plan: MaskingPlan, envelope: bytes, key: SealingKey, context: S
     return reveal_content_key(envelope, key, context, max_bytes=plan.share_bytes)
 
 
-def check_complaint(
+def fault_of(
     plan: MaskingPlan,
     *,
     envelope: bytes,

@@ -130,7 +130,7 @@ def play(
 
 @pytest.fixture(scope="module")
 def fair(masked_town: Town, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    """The same federation with nobody at fault, so that nobody complains."""
+    """The same federation with nobody at fault, so that nobody shows a share."""
 
     async def look(stage: Stage) -> None:
         assert await shares_shown(stage) == []

@@ -11,7 +11,7 @@ from galaxylearning.crypto.digest import checksummed
 from galaxylearning.crypto.ring import pack, unpack
 from galaxylearning.crypto.seal import SealContext, SealingKey, open_sealed, seal
 from galaxylearning.errors import BlobRefused
-from galaxylearning.secagg.complaint import check_complaint, is_certain, reveal_share
+from galaxylearning.secagg.fault import fault_of, is_certain, reveal_share
 from galaxylearning.secagg.member import answer_scalars, read_share
 from galaxylearning.secagg.opener import open_scalars
 from galaxylearning.secagg.owner import Masked
@@ -34,7 +34,7 @@ def dealt() -> Round:
 
 
 def verdict(envelope: bytes, answer: bytes, key: bytes | None = None) -> str:
-    return check_complaint(
+    return fault_of(
         PLAN,
         envelope=envelope,
         content_key=reveal_share(PLAN, envelope, KEY, CONTEXT) if key is None else key,
