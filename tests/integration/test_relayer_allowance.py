@@ -12,7 +12,7 @@ import pytest
 
 from galaxylearning.chain.deployment import deploy, fund
 from galaxylearning.chain.evm import connect
-from galaxylearning.errors import TransactionReverted
+from galaxylearning.errors import LedgerError, TransactionReverted
 from galaxylearning.messages import typed
 from galaxylearning.messages.records import SignedRegistration, SignedRevocation, encode
 from galaxylearning.nodes.purse import DAY_S, Allowance
@@ -129,6 +129,24 @@ def test_nothing_is_sent_from_an_account_with_few_coins(town: Town, tmp_path: Pa
         await fund(stage.chain, signer("poor").address, 10**18)
         await node.turn()
         assert await registered(stage) == [signer("stranger").address]
+
+    on_stage(town, tmp_path / "stage", script)
+
+
+def test_an_account_that_cannot_pay_for_gas_stops_nothing_but_relaying(town: Town, tmp_path: Path) -> None:
+    async def script(stage: Stage) -> None:
+        await ask(stage, "stranger", 1, 2)
+        await fund(stage.chain, signer("poor").address, 1)
+        node = relayer(stage, Allowance(least_wei=0), "poor")
+        for _ in range(2):
+            assert await node.turn() is False
+        (told,) = stage.told("relaying stops")
+        assert f"takes no transaction of {signer('poor').address}" in told
+        with pytest.raises(LedgerError, match="insufficient funds"):
+            await RelayerNode(stage.site("poor")).turn()
+        await fund(stage.chain, signer("poor").address, 10**18)
+        await node.turn()
+        assert await registered(stage) == [signer("stranger").address] * 2
 
     on_stage(town, tmp_path / "stage", script)
 
