@@ -20,7 +20,7 @@ from galaxylearning.nodes.relayer import RelayerNode
 from galaxylearning.nodes.site import registry_topic
 from galaxylearning.ports import Call, Receipt, Signer
 from galaxylearning.protocol import calls
-from galaxylearning.protocol.machine import Phase
+from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.simulation.stage import SUPPLY, signer
 from galaxylearning.units import Address, Digest
 
@@ -215,6 +215,11 @@ def test_no_gas_is_paid_for_a_job_in_a_token_of_its_requesters_making(
 ) -> None:
     honest = calls.job_parameters
 
+    burning: list[int] = []
+
+    async def burn(_site: object, _board: object, _view: object, state: JobState, *_given: object) -> None:
+        burning.append(state.job_id)
+
     async def script(stage: Stage) -> None:
         other = await connect(stage.chain, await deploy(stage.chain, signer("requester"), unbonding_s=1))
         made, jobs, me = other.address_of("token"), stage.ledger.address_of("jobs"), signer("requester")
@@ -223,8 +228,10 @@ def test_no_gas_is_paid_for_a_job_in_a_token_of_its_requesters_making(
         monkeypatch.setattr(calls, "job_parameters", lambda terms: (made, *honest(terms)[1:]))
         await stage.post(replace(town.compiled, job=replace(town.compiled.job, title="For nothing")))
         await stage.site("requester").submit(calls.cancel(stage.job_id))
+        monkeypatch.setattr("galaxylearning.nodes.relayer.show_evidence", burn)
         await relayer(stage, Allowance()).turn()
         assert await stage.transactions("relayer") == 0
+        assert burning and stage.job_id not in burning
         assert "another token than" in stage.told("given up")[0]
 
     on_stage(town, tmp_path / "stage", script)
