@@ -10,6 +10,7 @@ import anyio
 import msgspec
 import pytest
 
+from galaxylearning.chain.transport import NodeRefused
 from galaxylearning.errors import BlobMissing, GalaxyError, MessageRefused
 from galaxylearning.messages.records import ACTIVITIES
 from galaxylearning.messages.terms import Terms
@@ -246,5 +247,32 @@ def test_evaluators_that_nobody_lets_score_stand_by_and_keep_their_stakes(
             assert state.standing_by == {stage.account(name) for name in stage.evaluators[1:]}
             assert state.committed == {stage.account(stage.evaluators[0])}
             assert {await stage.staked(name) for name in stage.evaluators} == {STAKE}
+
+    anyio.run(main)
+
+
+def test_an_evaluator_that_a_node_takes_no_transaction_of_for_a_while_keeps_its_job(
+    town: Town, tmp_path: Path
+) -> None:
+    """Its account has no coins when scores are due, and gets some."""
+    refusals = [NodeRefused("insufficient funds for gas", code=-32000)] * 2
+
+    class Poor(SeatedJob):
+        async def _up_to_date(self, state: JobState) -> Any:
+            if state.phase is Phase.COMMITTING and refusals:
+                raise refusals.pop()
+            return await super()._up_to_date(state)
+
+    class PoorEvaluator(EvaluatorNode):
+        def seat(self, job_id: int, terms: Terms) -> SeatedJob:
+            return Poor(self, self._view, job_id, terms)
+
+    async def main() -> None:
+        async with town.full_stage(tmp_path / "stage") as stage:
+            name = stage.evaluators[1]
+            stage.add_evaluator(name, PoorEvaluator)
+            await stage.play(until=lambda state: state.phase is Phase.SETTLED)
+            assert (refusals, stage.told("given up")) == ([], [])
+            assert stage.account(name) in (await stage.state()).committed
 
     anyio.run(main)

@@ -12,7 +12,7 @@ import pytest
 
 from galaxylearning.chain.deployment import deploy, fund
 from galaxylearning.chain.evm import connect
-from galaxylearning.errors import TransactionReverted
+from galaxylearning.errors import LedgerError, TransactionReverted
 from galaxylearning.messages import typed
 from galaxylearning.messages.records import SignedRegistration, SignedRevocation, encode
 from galaxylearning.nodes.purse import DAY_S, Allowance
@@ -20,7 +20,7 @@ from galaxylearning.nodes.relayer import RelayerNode
 from galaxylearning.nodes.site import registry_topic
 from galaxylearning.ports import Call, Receipt, Signer
 from galaxylearning.protocol import calls
-from galaxylearning.protocol.machine import Phase
+from galaxylearning.protocol.machine import JobState, Phase
 from galaxylearning.simulation.stage import SUPPLY, signer
 from galaxylearning.units import Address, Digest
 
@@ -133,6 +133,24 @@ def test_nothing_is_sent_from_an_account_with_few_coins(town: Town, tmp_path: Pa
     on_stage(town, tmp_path / "stage", script)
 
 
+def test_an_account_that_cannot_pay_for_gas_stops_nothing_but_relaying(town: Town, tmp_path: Path) -> None:
+    async def script(stage: Stage) -> None:
+        await ask(stage, "stranger", 1, 2)
+        await fund(stage.chain, signer("poor").address, 1)
+        node = relayer(stage, Allowance(least_wei=0), "poor")
+        for _ in range(2):
+            assert await node.turn() is False
+        (told,) = stage.told("relaying stops")
+        assert f"takes no transaction of {signer('poor').address}" in told
+        with pytest.raises(LedgerError, match="insufficient funds"):
+            await RelayerNode(stage.site("poor")).turn()
+        await fund(stage.chain, signer("poor").address, 10**18)
+        await node.turn()
+        assert await registered(stage) == [signer("stranger").address] * 2
+
+    on_stage(town, tmp_path / "stage", script)
+
+
 def test_a_job_of_its_own_is_paid_though_strangers_have_had_their_half(town: Town, tmp_path: Path) -> None:
     async def script(stage: Stage) -> None:
         await stage.play(until=lambda state: state.phase is Phase.TRAINING)
@@ -197,6 +215,11 @@ def test_no_gas_is_paid_for_a_job_in_a_token_of_its_requesters_making(
 ) -> None:
     honest = calls.job_parameters
 
+    burning: list[int] = []
+
+    async def burn(_site: object, _board: object, _view: object, state: JobState, *_given: object) -> None:
+        burning.append(state.job_id)
+
     async def script(stage: Stage) -> None:
         other = await connect(stage.chain, await deploy(stage.chain, signer("requester"), unbonding_s=1))
         made, jobs, me = other.address_of("token"), stage.ledger.address_of("jobs"), signer("requester")
@@ -205,8 +228,11 @@ def test_no_gas_is_paid_for_a_job_in_a_token_of_its_requesters_making(
         monkeypatch.setattr(calls, "job_parameters", lambda terms: (made, *honest(terms)[1:]))
         await stage.post(replace(town.compiled, job=replace(town.compiled.job, title="For nothing")))
         await stage.site("requester").submit(calls.cancel(stage.job_id))
+        monkeypatch.setattr("galaxylearning.nodes.relayer.show_evidence", burn)
         await relayer(stage, Allowance()).turn()
         assert await stage.transactions("relayer") == 0
+        assert burning
+        assert stage.job_id not in burning
         assert "another token than" in stage.told("given up")[0]
 
     on_stage(town, tmp_path / "stage", script)

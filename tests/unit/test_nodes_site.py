@@ -14,10 +14,12 @@ from galaxylearning.errors import (
     FinalityBroken,
     GalaxyError,
     JobRefused,
+    LedgerError,
     LedgerUnreachable,
     MessageRefused,
     PhaseError,
     StorageError,
+    TransactionReverted,
 )
 from galaxylearning.messages.records import CohortList
 from galaxylearning.nodes.board import Board
@@ -170,10 +172,11 @@ def test_stakes_are_nobodys_business_for_long() -> None:
 
 def test_a_job_is_served_until_it_is_over_or_given_up_and_what_may_pass_ends_none() -> None:
     passing, refused = LedgerUnreachable("no answer"), JobRefused("not like this")
+    reverted = TransactionReverted("not now", reason="WrongPhase")
     script: dict[int, list[bool | GalaxyError]] = {
-        1: [False, True],
+        1: [LedgerError("no coins"), True],
         2: [passing, StorageError("no room"), True],
-        3: [refused, refused],
+        3: [reverted, refused],
         4: [True],
     }
     told: list[tuple[int, GalaxyError]] = []
@@ -198,8 +201,8 @@ def test_a_job_is_served_until_it_is_over_or_given_up_and_what_may_pass_ends_non
 
     assert anyio.run(looks) == [False, False, True]
     assert finished == [1, 3, 2]
-    assert told == [(3, refused), (3, refused)]
-    assert [str(error) for error in pulses] == ["no answer", "no room"]
+    assert told == [(3, reverted), (3, refused)]
+    assert [str(error) for error in pulses] == ["no coins", "no answer", "no room"]
     assert script[4] == [True]
     everybody = Docket(site, None, serve=serve, give_up=give_up, finish=finished.append)
     assert anyio.run(everybody.turn, (4,)) is False

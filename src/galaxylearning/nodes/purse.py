@@ -9,8 +9,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Final
 
-from galaxylearning.errors import PurseEmpty, TransactionReverted
-from galaxylearning.nodes.site import Progress, Site
+from galaxylearning.errors import LedgerError, PurseEmpty, TransactionReverted
+from galaxylearning.nodes.site import Progress, Site, is_fatal, is_passing
 from galaxylearning.ports import Contract, Receipt
 from galaxylearning.units import Address, in_tokens
 
@@ -89,7 +89,7 @@ class Purse:
         """Send what somebody else may be sending too; None where the contract refused it.
 
         Raises:
-            PurseEmpty: it may not be paid for now.
+            PurseEmpty: it may not be paid for now, or the chain's node does not take it.
             LedgerUnreachable: no answer in time.
         """
         await self.require(is_own=is_own)
@@ -99,6 +99,12 @@ class Purse:
             gas = receipt.gas_used
         except TransactionReverted as error:
             gas = error.gas_used
+        except LedgerError as error:
+            if self.allowance is None or is_passing(error) or is_fatal(error):
+                raise
+            self.site.pulse(error)
+            # Too few coins for what gas costs now, mostly: no reason to stop the evaluator beside us.
+            raise self._empty(f"the chain's node takes no transaction of {self.site.address}") from error
         if self.allowance is not None and gas:
             kind, whose = "own" if is_own else "strangers", account or "jobs"
             self._count(kind, whose, gas)

@@ -113,8 +113,12 @@ class RelayerNode:
         me = self.site.address
         is_own = self._docket.only is not None or me == state.requester or me in state.seats
         pay = partial(self._purse.pay, is_own=is_own)
+        if state.job_id not in self._boards:
+            if not is_own:  # A token of a stranger's making may take any gas, for a burned bond too.
+                await require_posted(self.site.ledger, await self._view.terms(state.job_id), state.job_id)
+            self._boards[state.job_id] = Board(self.site, state.job_id)
         # Of an ended job too: what is shown before its bonds go back still counts.
-        board = self._boards.setdefault(state.job_id, Board(self.site, state.job_id))
+        board = self._boards[state.job_id]
         head = await self._view.head_state(state.job_id)
         for round_index in range(min(state.round_index + 1, state.rounds)):
             await show_evidence(self.site, board, self._view, head, round_index, pay)
@@ -123,8 +127,6 @@ class RelayerNode:
         pushed = self._pushed.get(state.job_id)
         if pushed is None or not await self._may_stand(pushed):
             await self._purse.require(is_own=is_own)
-            if not is_own:  # A token of a stranger's making may take any gas.
-                await require_posted(self.site.ledger, await self._view.terms(state.job_id), state.job_id)
             await self._view.refresh()
             last = await push_payments(self.site, await self._view.head_state(state.job_id), pay)
             await self._view.refresh()

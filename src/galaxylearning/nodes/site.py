@@ -190,11 +190,14 @@ def is_passing(error: GalaxyError) -> bool:
 
 
 def keeps_job(error: GalaxyError) -> bool:
-    """Whether a job is looked at again: what may pass, and whatever a store says, even that it refuses us.
+    """Whether a job is looked at again: what may pass, and whatever a store or a chain's node says, even that
+    it refuses us.
 
-    Credentials expire and quotas fill; who gives a job up for that loses its stake or its pay.
+    Credentials expire, quotas fill, accounts run out of coins; who gives a job up for that loses its stake or
+    its pay. What a contract refuses is refused for good.
     """
-    return is_passing(error) or isinstance(error, StorageError)
+    is_refusal = isinstance(error, StorageError | LedgerError) and not isinstance(error, TransactionReverted)
+    return is_passing(error) or is_refusal
 
 
 class Docket:

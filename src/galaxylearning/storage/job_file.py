@@ -125,16 +125,24 @@ def _allowed_names(path: Path, error: Exception) -> str:
     msgspec does not say of which class it speaks: the call is looked up in the job file.
     """
     unknown = _UNKNOWN_NAME.search(str(error)) if isinstance(error, TypeError) else None
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    ours = [frame for frame in frames if frame.f_code.co_filename == path.name]
+    ours = [
+        (frame, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if frame.f_code.co_filename == path.name
+    ]
     if unknown is None or not ours:
         return ""
-    scope = ours[-1].f_globals | ours[-1].f_locals
+    frame, line = ours[-1]
+    scope = frame.f_globals | frame.f_locals
     for call in ast.walk(ast.parse(Path(path.name).read_bytes())):
-        if isinstance(call, ast.Call) and unknown[1] in [keyword.arg for keyword in call.keywords]:
+        if not isinstance(call, ast.Call) or not call.lineno <= line <= (call.end_lineno or call.lineno):
+            continue
+        if unknown[1] in [keyword.arg for keyword in call.keywords]:
             name = ast.unparse(call.func)
             with contextlib.suppress(KeyError, AttributeError, ValueError, TypeError):
                 allowed = list(inspect.signature(_named(name, scope)).parameters)
+                if unknown[1] in allowed:  # Another call on the same line, which may be given it.
+                    continue
                 near = difflib.get_close_matches(unknown[1], allowed, 1)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 return f"{hint}; allowed in {name}: {', '.join(allowed)}"
