@@ -257,7 +257,7 @@ class DataOwnerNode:
         Why none does is told of a data set that matches, if there is one: the others never could.
         """
         chosen = self.site.journal.lookup(f"job/{job_id}/consent")
-        reasons, policy = {False: "no data set is offered"}, self.policy()
+        could, could_not, policy = "", "no data set is offered", self.policy()
         for dataset in self.shelf.offered():
             if chosen is not None and dataset.name != chosen.decode():
                 continue
@@ -273,8 +273,11 @@ class DataOwnerNode:
             )
             if reason is None:
                 return dataset
-            reasons[report.is_match] = f"{dataset.name}: {reason}"
-        self._tell(job_id, "not enrolled", reasons.get(True, reasons[False]))
+            if report.is_match:
+                could = f"{dataset.name}: {reason}"
+            else:
+                could_not = f"{dataset.name}: {reason}"
+        self._tell(job_id, "not enrolled", could or could_not)
         return None
 
     async def _graph(self, job_id: int, terms: Terms) -> tuple[bytes, GraphFacts]:
