@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import anyio
-
 from galaxylearning.cli import output
 from galaxylearning.cli.options import (
     DEFAULT_HOME,
@@ -35,16 +31,9 @@ def close(
     Example: galaxy job close 1
     """
     from galaxylearning.cli.job_actions import close_job
-    from galaxylearning.cli.keys import load_signer
-    from galaxylearning.cli.running import reading_site
+    from galaxylearning.cli.running import acted
 
-    signer = load_signer(Home(home), account)
-
-    async def run() -> dict[str, Any]:
-        async with reading_site(Home(home), chain, signer) as site:
-            return await close_job(site, job)
-
-    facts = anyio.run(run)
+    facts = acted(Home(home), chain, account, lambda site: close_job(site, job))
     if format is Format.JSON:
         output.print_json(facts)
         return

@@ -75,18 +75,12 @@ def claim(
     Example: galaxy job claim 1 --account hospital --as relayer
     """
     from galaxylearning.cli.job_actions import claim_payout
-    from galaxylearning.cli.keys import address_named, load_signer
-    from galaxylearning.cli.running import reading_site
+    from galaxylearning.cli.keys import address_named
+    from galaxylearning.cli.running import acted
 
     place = Home(home)
     payee: Address = address_named(place, account, "--account")
-    signer = load_signer(place, payer)
-
-    async def run() -> dict[str, Any]:
-        async with reading_site(place, chain, signer) as site:
-            return await claim_payout(site, job, payee)
-
-    facts = anyio.run(run)
+    facts = acted(place, chain, payer, lambda site: claim_payout(site, job, payee))
     if format is Format.JSON:
         output.print_json(facts)
     else:
@@ -110,18 +104,12 @@ def bond(
     Example: galaxy job bond 1 --data-owner hospital --as sponsor
     """
     from galaxylearning.cli.job_actions import post_bond
-    from galaxylearning.cli.keys import address_named, load_signer
-    from galaxylearning.cli.running import reading_site
+    from galaxylearning.cli.keys import address_named
+    from galaxylearning.cli.running import acted
 
     place = Home(home)
     identity: Address = address_named(place, data_owner, "--data-owner")
-    signer = load_signer(place, payer)
-
-    async def run() -> dict[str, Any]:
-        async with reading_site(place, chain, signer) as site:
-            return await post_bond(site, job, identity)
-
-    facts = anyio.run(run)
+    facts = acted(place, chain, payer, lambda site: post_bond(site, job, identity))
     if format is Format.JSON:
         output.print_json(facts)
     else:

@@ -127,16 +127,9 @@ def cancel(
     Example: galaxy job cancel 1
     """
     from galaxylearning.cli.job_actions import cancel_job
-    from galaxylearning.cli.keys import load_signer
-    from galaxylearning.cli.running import reading_site
+    from galaxylearning.cli.running import acted
 
-    signer = load_signer(Home(home), account)
-
-    async def run() -> dict[str, Any]:
-        async with reading_site(Home(home), chain, signer) as site:
-            return await cancel_job(site, job)
-
-    facts = anyio.run(run)
+    facts = acted(Home(home), chain, account, lambda site: cancel_job(site, job))
     if format is Format.JSON:
         output.print_json(facts)
     else:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import anyio
 
 from galaxylearning.config import Home
 
@@ -62,3 +64,23 @@ async def reading_site(home: Home, chain: str | None, signer: Signer | None = No
         if signer is None:
             signer = KeySigner(new_private_key(entropy=bootstrap.entropy))
         yield bootstrap.site_of(world, signer, MemoryJournal())
+
+
+def acted(
+    home: Home, chain: str | None, account: str | None, act: Callable[[Site], Awaitable[dict[str, Any]]]
+) -> dict[str, Any]:
+    """What ``act`` tells of what it did; an account of the home signs and pays the gas, and nothing is kept.
+
+    Raises:
+        ConfigRefused, LedgerUnreachable: the home, its chain or the account cannot be used.
+        GalaxyError: as ``act``.
+    """
+    from galaxylearning.cli.keys import load_signer
+
+    signer = load_signer(home, account)
+
+    async def run() -> dict[str, Any]:
+        async with reading_site(home, chain, signer) as site:
+            return await act(site)
+
+    return anyio.run(run)
