@@ -23,7 +23,7 @@ from galaxylearning.messages.terms import Terms
 from galaxylearning.ports import GraphFacts
 from galaxylearning.protocol.hidden_set import HiddenSet, Rows
 from galaxylearning.protocol.job import CompiledJob
-from galaxylearning.protocol.updates import train_update
+from galaxylearning.protocol.updates import train_hidden
 from galaxylearning.sandbox.facts import facts_of
 from galaxylearning.units import Address, Digest
 
@@ -74,7 +74,7 @@ def hidden_step(job: CompiledJob, terms: Terms, state: bytes, round_index: int) 
     if key not in _STEPS:
         hidden = HiddenSet.split(job.test, seed=terms.seed)
         rng = np.random.default_rng([terms.seed, round_index, 0x6A7E])
-        _STEPS[key] = train_update(
+        _STEPS[key] = train_hidden(
             job.model, terms, job.model.from_state_bytes(state), hidden.gating, rng=rng
         )[0]
     return _STEPS[key]

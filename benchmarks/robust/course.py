@@ -17,7 +17,7 @@ from galaxylearning.learning.exact import IntRows
 from galaxylearning.learning.vectors import F32, I64
 from galaxylearning.protocol.gradients import mean_gradient
 from galaxylearning.protocol.hidden_set import Rows
-from galaxylearning.protocol.updates import local_plan, quantizer
+from galaxylearning.protocol.updates import hidden_plan, local_plan, quantizer
 from galaxylearning.simulation.behaviours import enlist
 from galaxylearning.simulation.behaviours_data import Backdoor
 from galaxylearning.simulation.players import Players
@@ -100,7 +100,9 @@ class Course:
         gradient = mean_gradient(model, rows)
         rng = np.random.default_rng([self.case.seed, index, salt])
         try:
-            found = train_local(gradient, params, _NO_BUFFERS, len(rows), local_plan(plan), rng=rng)
+            found = train_local(
+                gradient, params, _NO_BUFFERS, len(rows), hidden_plan(plan, len(rows)), rng=rng
+            )
         except UpdateRefused:
             return None
         return quantizer(plan).quantize(clip_norm(found.update, plan.clip_norm)).astype(np.int64)

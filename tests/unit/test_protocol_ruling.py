@@ -23,7 +23,7 @@ from galaxylearning.protocol.job import CompiledJob, compile_job
 from galaxylearning.protocol.outcomes import RoundOutcome
 from galaxylearning.protocol.rounds import JobComputation
 from galaxylearning.protocol.ruling import NOT_SELECTED, TOO_FEW, faulty_among
-from galaxylearning.protocol.updates import train_update
+from galaxylearning.protocol.updates import train_hidden
 from galaxylearning.simulation.prepare import account, terms_without_chain
 from plain_rounds import HIDDEN
 
@@ -77,9 +77,9 @@ def test_the_hidden_sets_step_can_be_had_ahead_and_is_taken_once_a_round(
 
     def train(*args: Any, **kwargs: Any) -> Any:
         steps.append(job.round_index)
-        return train_update(*args, **kwargs)
+        return train_hidden(*args, **kwargs)
 
-    monkeypatch.setattr(rounds, "train_update", train)
+    monkeypatch.setattr(rounds, "train_hidden", train)
     ahead.prepare()
     ahead.prepare()
     assert len(steps) == is_needed
@@ -105,7 +105,7 @@ def test_a_hidden_step_that_diverges_lets_nobody_count(monkeypatch: pytest.Monke
     job = start("gate")
     given = updates(job)
     job.advance_updates(given)
-    monkeypatch.setattr(rounds, "train_update", diverge)
+    monkeypatch.setattr(rounds, "train_hidden", diverge)
     job.prepare()
     job.prepare()
     assert len(tries) == 1

@@ -2,9 +2,9 @@
 
 An update counts when it points the way of a step on the hidden set. Its integer weight falls with the square
 of its norm over the usual one, so that a longer update moves the model less, not more; and it shrinks where
-it points that way less than the median update does: whoever hides an attack across the hidden set's direction
-(a backdoor) pays for it in weight. The usual norm is the smaller one of two medians: in a round in which
-chance turns most honest updates away, those that are left may be the long ones.
+it points that way less than the best quarter of the updates: whoever hides an attack across the hidden set's
+direction (a backdoor) pays for it in weight. The usual norm is the smaller one of two medians: in a round in
+which chance turns most honest updates away, those that are left may be the long ones.
 
 All decisions are made in exact integers, so every evaluator makes the same ones, in any order of the updates.
 Nothing a data owner claims (a sample count) is looked at.
@@ -35,7 +35,7 @@ ZERO_UPDATE = "zero update"
 NO_REFERENCE = "zero reference step"
 AGAINST_REFERENCE = "cosine to the hidden-set step is not positive"
 TOO_LARGE = "norm too far above the usual one"
-HARDLY_ALONG = "cosine to the hidden-set step too far below the median"
+HARDLY_ALONG = "cosine to the hidden-set step too far below the others'"
 STANDS_BADLY = "cosines to the hidden-set steps, over all rounds, too far below the medians"
 
 REASONS = ("", ZERO_UPDATE, NO_REFERENCE, AGAINST_REFERENCE, TOO_LARGE, HARDLY_ALONG, STANDS_BADLY)
@@ -69,9 +69,10 @@ def gate(updates: IntRows, reference: I64, *, max_weight: int = 15, spread: Spre
     """Decide on each row of ``updates`` [m, P] against ``reference`` int64[P], the quantised hidden-set step.
 
     Accepted: a positive product with the reference. Weight: ``max_weight * min(1, usual_norm / norm) ** 2 *
-    min(1, cosine / cosine_median)`` rounded half up; a weight of 0 is a rejection. Medians are the lower
-    ones. The cosine's is over the updates with a positive product, and the usual norm is the smaller one of
-    their median and that of all updates but zeros. A zero reference accepts nothing.
+    min(1, cosine / usual_cosine)`` rounded half up; a weight of 0 is a rejection. The usual cosine is the
+    upper quartile of those of positive product: of n in rising order, the one at position 3 (n - 1) // 4. The
+    usual norm is the smaller one of their lower median and that of all updates but zeros. A zero reference
+    accepts nothing.
 
     Raises:
         UpdateRefused: the updates or the reference have the wrong type or size.
@@ -129,18 +130,17 @@ def _weights(top: int, products: BigInts, squares: BigInts, usual: int) -> tuple
     """``floor(top * sqrt(fit) + 1/2)`` without a float, and why it is 0 where it is.
 
     ``fit`` is the product of two fractions of at most 1: the usual square over the square, all of it
-    squared, and the squared cosine over the median's. The weight is the largest w with
+    squared, and the squared cosine over the upper quartile's. The weight is the largest w with
     ``2 w - 1 <= sqrt(4 top^2 fit)``.
     """
     large, inner = squares.astype(object), products.astype(object)
-    middle = (len(large) - 1) // 2
     scaled, lengths = 4 * top * top * usual**2, np.maximum(large, usual) ** 2
     # Squared cosines, but for the reference's norm: fractions whose order so many bits decide.
     cosines = (inner * inner << _COSINE_BITS) // large
-    median = np.argsort(cosines, kind="stable")[middle]
-    less = cosines < cosines[median]
-    upper = np.where(less, inner * inner * large[median], 1)
-    lower = np.where(less, large * inner[median] ** 2, 1)
+    usually = np.argsort(cosines, kind="stable")[3 * (len(large) - 1) // 4]
+    less = cosines < cosines[usually]
+    upper = np.where(less, inner * inner * large[usually], 1)
+    lower = np.where(less, large * inner[usually] ** 2, 1)
     weights = _rounded_root(scaled * upper // (lengths * lower))
     by_norm = _rounded_root(scaled // lengths)
     why = np.where(by_norm > 0, REASONS.index(HARDLY_ALONG), REASONS.index(TOO_LARGE))

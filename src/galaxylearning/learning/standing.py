@@ -17,10 +17,10 @@ from galaxylearning.learning.exact import lower_median
 from galaxylearning.learning.vectors import F64, I64
 from galaxylearning.units import COSINE_UNIT
 
-FEWEST_ROUNDS: Final = 6
+FEWEST_ROUNDS: Final = 4
 """So many rounds, the present one among them, must have seen updates of a data owner to judge it by them."""
 
-NO_WEIGHT_AT, FULL_WEIGHT_AT = 3, 6
+NO_WEIGHT_AT, FULL_WEIGHT_AT = 5, 8
 """Tenths of the median's cosines at, or below, which nothing counts; and from which on all of it does."""
 
 
@@ -41,7 +41,7 @@ class Standings:
         """The gate's weights int64[m] of a round, lowered where somebody stands badly; 0: does not count.
 
         Of the cosines so far, with this round's f64[m], let r be the sum of a data owner's over the sum of
-        the medians of the same rounds. The factor is ``(r - 0.3) / 0.3``, at least 0 and at most 1, and the
+        the medians of the same rounds. The factor is ``(r - 0.5) / 0.3``, at least 0 and at most 1, and the
         weight rounded half up. Nobody is judged before ``FEWEST_ROUNDS``, nor by medians whose sum is not
         positive.
         """

@@ -18,6 +18,7 @@ from galaxylearning.nodes.site import Site
 from galaxylearning.ports import MAX_STEP_BYTES, Call, Ledger
 from galaxylearning.protocol.calls import JOB_PARAMETERS, job_parameters
 from galaxylearning.protocol.rounds import JobComputation
+from galaxylearning.protocol.updates import hidden_plan
 from galaxylearning.units import Digest
 
 STATE_COPIES: Final = 32
@@ -97,7 +98,8 @@ def require_bearable(terms: Terms, graph: ModelGraph, bearable: Bearable) -> Non
     """
     plan, gating = terms.plan, max(1, terms.test_rows // 2)
     paying, batch = terms.paying_rows, min(terms.plan.batch_size, gating)
-    steps = plan.steps or (plan.epochs or 0) * -(-gating // batch)
+    hidden = hidden_plan(plan, gating)
+    steps = hidden.steps or (hidden.epochs or 0) * -(-gating // batch)
     if steps > MAX_STEPS:
         raise JobRefused(
             f"{steps} steps over half of the test set; at most {MAX_STEPS} allowed", where="plan.epochs"

@@ -59,7 +59,7 @@ from galaxylearning.protocol.updates import (
     decode_body,
     quantizer,
     server_optimizer,
-    train_update,
+    train_hidden,
 )
 from galaxylearning.secagg.plan import MaskingPlan
 from galaxylearning.secagg.questions import Signs
@@ -308,7 +308,7 @@ class JobComputation:
         rng = np.random.default_rng([self.terms.seed, self.round_index, 0x6A7E])
         state = (self.state.params, self.state.buffers)
         try:
-            found = train_update(self.model, self.terms, state, self.hidden.gating, rng=rng)
+            found = train_hidden(self.model, self.terms, state, self.hidden.gating, rng=rng)
         except (UpdateRefused, GraphRefused):
             found = np.zeros(self.sizes[0], np.int32), np.zeros(self.sizes[1], np.int32)
         self._hidden = self.state, self.round_index, found

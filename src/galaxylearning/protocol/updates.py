@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TypeAlias
+from dataclasses import replace
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from galaxylearning.learning import (
     train_local,
 )
 from galaxylearning.learning.checkpoint import Checkpoint, LocalState
+from galaxylearning.learning.plan import MAX_STEPS
 from galaxylearning.learning.private import noisy_integers, train_private
 from galaxylearning.messages.fields import address_key
 from galaxylearning.messages.plan import Plan
@@ -39,6 +41,11 @@ BUFFER_RANGE = 1024.0
 """Buffers (BatchNorm means and variances) travel as 32-bit integers of changes within ±1024."""
 
 
+HIDDEN_TIMES: Final = 4
+"""The step on the hidden set trains so many times as long as a data owner does: a short one is mostly chance
+once the model fits (``docs/adr/0039-the-hidden-sets-step-is-longer.md``)."""
+
+
 def local_plan(plan: Plan) -> LocalPlan:
     """The training part of a plan."""
     return LocalPlan(
@@ -51,6 +58,19 @@ def local_plan(plan: Plan) -> LocalPlan:
         steps=plan.steps,
         batch_size=plan.batch_size,
     )
+
+
+def hidden_plan(plan: Plan, rows: int) -> LocalPlan:
+    """How the step on ``rows`` of the hidden set is trained: as a data owner's, ``HIDDEN_TIMES`` as long.
+
+    Never longer than ``MAX_STEPS``, unless a data owner's is.
+    """
+    own = local_plan(plan)
+    if own.steps is not None:
+        return replace(own, steps=min(HIDDEN_TIMES * own.steps, MAX_STEPS))
+    epochs = own.epochs or 1
+    most = MAX_STEPS // -(-rows // own.batch_size)
+    return replace(own, epochs=max(epochs, min(HIDDEN_TIMES * epochs, most)))
 
 
 def server_optimizer(plan: Plan) -> ServerOptimizer:
@@ -106,14 +126,19 @@ def train_update(
     Raises:
         UpdateRefused: training diverged; the step is named.
     """
-    params, buffers = state
-    gradient = mean_gradient(model, rows)
     plan = local_plan(terms.plan)
-    result = train_local(
-        gradient, params, buffers, len(rows), plan, rng=rng, checkpoint=checkpoint, local=local
-    )
-    ints = quantizer(terms.plan, params.size).quantize(clip_norm(result.update, terms.plan.clip_norm))
-    return ints, Quantizer(BUFFER_BITS, BUFFER_RANGE).quantize(result.buffers - buffers)
+    return _trained(model, terms, state, rows, plan, rng=rng, checkpoint=checkpoint, local=local)
+
+
+def train_hidden(
+    model: Model, terms: Terms, state: tuple[F32, F32], rows: Rows, *, rng: np.random.Generator
+) -> tuple[I32, I32]:
+    """What updates are compared with: ``train_update`` on rows of the hidden set, by ``hidden_plan``.
+
+    Raises:
+        UpdateRefused: training diverged; the step is named.
+    """
+    return _trained(model, terms, state, rows, hidden_plan(terms.plan, len(rows)), rng=rng)
 
 
 def train_for_owner(
@@ -223,3 +248,29 @@ def decode_body(
 def body_limit(sizes: tuple[int, int], bits: int) -> int:
     """The most bytes an encoded update of this model can have."""
     return sizes[0] * (2 if bits <= 16 else 4) + sizes[1] * 4 + 1024
+
+
+def _trained(
+    model: Model,
+    terms: Terms,
+    state: tuple[F32, F32],
+    rows: Rows,
+    plan: LocalPlan,
+    *,
+    rng: np.random.Generator,
+    checkpoint: Checkpoint | None = None,
+    local: LocalState | None = None,
+) -> tuple[I32, I32]:
+    params, buffers = state
+    result = train_local(
+        mean_gradient(model, rows),
+        params,
+        buffers,
+        len(rows),
+        plan,
+        rng=rng,
+        checkpoint=checkpoint,
+        local=local,
+    )
+    ints = quantizer(terms.plan, params.size).quantize(clip_norm(result.update, terms.plan.clip_norm))
+    return ints, Quantizer(BUFFER_BITS, BUFFER_RANGE).quantize(result.buffers - buffers)
