@@ -78,10 +78,11 @@ class Course:
             played = self.players.play(params, _NO_BUFFERS, everybody, index, last)
             rows = shortened(played.parameters, self.bad) if self.attack in SHORT else played.parameters
             reference = self._step(params, case.hidden.gating, index, 0x6A7E)
-            if reference is None:
+            as_owner = self._step(params, case.hidden.gating, index, 0x6A7E, is_long=False)
+            if reference is None or as_owner is None:
                 break
             rng = np.random.default_rng([case.seed, index, 0x5161])
-            seen = Seen(rows, reference, self.attackers, rng, standings)
+            seen = Seen(rows, reference, as_owner, self.attackers, rng, standings)
             if self.attack is not None and self.attack.startswith("gate-aware"):
                 seen = replace(seen, rows=seen.rows.copy())
                 seen.rows[self.bad] = self._adapted(params, seen, index, defence)
@@ -94,15 +95,14 @@ class Course:
         """Let go of the engine."""
         self.engine.close()
 
-    def _step(self, params: F32, rows: Rows, index: int, salt: int) -> I64 | None:
-        """The quantised step of training on ``rows``; None where it diverges."""
+    def _step(self, params: F32, rows: Rows, index: int, salt: int, *, is_long: bool = True) -> I64 | None:
+        """The quantised step of training on ``rows``, as long as the gate's; None where it diverges."""
         plan, model = self.case.plan, self.case.model
+        local = hidden_plan(plan, len(rows)) if is_long else local_plan(plan)
         gradient = mean_gradient(model, rows)
         rng = np.random.default_rng([self.case.seed, index, salt])
         try:
-            found = train_local(
-                gradient, params, _NO_BUFFERS, len(rows), hidden_plan(plan, len(rows)), rng=rng
-            )
+            found = train_local(gradient, params, _NO_BUFFERS, len(rows), local, rng=rng)
         except UpdateRefused:
             return None
         return quantizer(plan).quantize(clip_norm(found.update, plan.clip_norm)).astype(np.int64)
@@ -127,7 +127,14 @@ class Course:
             losses = []
             for guess in guesses:
                 rng = np.random.default_rng([self.case.seed, index, 0x6E55])
-                played = replace(seen, rows=rows, reference=guess, rng=rng, is_real=False)
+                played = replace(
+                    seen,
+                    rows=rows,
+                    reference=guess,
+                    as_owner=_scaled_to(guess, seen.as_owner),
+                    rng=rng,
+                    is_real=False,
+                )
                 step = defence(played) / scale.scale
                 moved = (params + step).astype(np.float32)
                 found = model.per_sample_loss(moved, _NO_BUFFERS, (judged.inputs,), judged.labels)
@@ -162,6 +169,12 @@ class Course:
     def _accuracy(self, params: F32, rows: Rows) -> float:
         found = self.case.model.predict(params, _NO_BUFFERS, (rows.inputs,))
         return float((np.argmax(found, axis=-1) == rows.labels).mean())
+
+
+def _scaled_to(step: I64, other: I64) -> I64:
+    """A step as long as another one."""
+    longer = float(np.linalg.norm(step)) or 1.0
+    return np.rint(step * (float(np.linalg.norm(other)) / longer)).astype(np.int64)
 
 
 def _joined(parts: list[Rows]) -> Rows:

@@ -22,11 +22,13 @@ MINIMUM_SUM = 3
 class Seen:
     """What a defence may use: integer updates [m, P], the hidden set's step int64[P], how many may be bad.
 
+    ``reference`` is the gate's step, ``as_owner`` one that is trained no longer than a data owner's.
     ``standings`` are of the rounds before; where the round is only played through, ``is_real`` is false.
     """
 
     rows: IntRows
     reference: I64
+    as_owner: I64
     faulty: int
     rng: np.random.Generator
     standings: Standings = field(default_factory=Standings)
@@ -41,7 +43,7 @@ def by_rule(name: str) -> Defence:
     """A rule of the package that sees every update."""
 
     def federate(seen: Seen) -> F64:
-        found = apply_rule(name, seen.rows, faulty=seen.faulty, rng=seen.rng, reference=seen.reference)
+        found = apply_rule(name, seen.rows, faulty=seen.faulty, rng=seen.rng, reference=seen.as_owner)
         return found.total / max(1, found.divisor)
 
     return federate
@@ -69,7 +71,7 @@ def masked_gate(seen: Seen) -> F64:
 
 def hidden_set_alone(seen: Seen) -> F64:
     """No federation: what the hidden set's gating half can teach by itself."""
-    return seen.reference.astype(np.float64)
+    return seen.as_owner.astype(np.float64)
 
 
 DEFENCES: dict[str, Defence] = {

@@ -299,8 +299,8 @@ class JobComputation:
     def hidden_step(self) -> tuple[I32, I32]:
         """What training on the gating half of the hidden set would send, int32[P] and buffers int32[B].
 
-        Zeros where that training diverges or the graph does not run: then no update counts. A requester whose
-        hidden set nobody can train on wastes its own rounds, and no evaluator's stake.
+        Zeros where that diverges or the graph does not run: then no update counts. A requester whose hidden
+        set nobody can train on wastes its own rounds, and no evaluator's stake.
         """
         known = self._hidden
         if known is not None and known[0] is self.state and known[1] == self.round_index:
@@ -315,7 +315,7 @@ class JobComputation:
         return found
 
     def prepare(self) -> None:
-        """Compute ahead what the round needs whatever its updates will be: while data owners train, say."""
+        """Compute ahead what the round needs whatever its updates will be."""
         if self._prepared == self.round_index:
             return
         self._prepared = self.round_index

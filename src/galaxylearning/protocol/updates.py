@@ -63,9 +63,12 @@ def local_plan(plan: Plan) -> LocalPlan:
 def hidden_plan(plan: Plan, rows: int) -> LocalPlan:
     """How the step on ``rows`` of the hidden set is trained: as a data owner's, ``HIDDEN_TIMES`` as long.
 
-    Never longer than ``MAX_STEPS``, unless a data owner's is.
+    Never longer than ``MAX_STEPS``, unless a data owner's is. FLTrust takes the updates' length from it, too:
+    there, as under every rule but the gate, it is a data owner's.
     """
     own = local_plan(plan)
+    if plan.rule != "gate":
+        return own
     if own.steps is not None:
         return replace(own, steps=min(HIDDEN_TIMES * own.steps, MAX_STEPS))
     epochs = own.epochs or 1
@@ -262,15 +265,9 @@ def _trained(
     local: LocalState | None = None,
 ) -> tuple[I32, I32]:
     params, buffers = state
+    gradient = mean_gradient(model, rows)
     result = train_local(
-        mean_gradient(model, rows),
-        params,
-        buffers,
-        len(rows),
-        plan,
-        rng=rng,
-        checkpoint=checkpoint,
-        local=local,
+        gradient, params, buffers, len(rows), plan, rng=rng, checkpoint=checkpoint, local=local
     )
     ints = quantizer(terms.plan, params.size).quantize(clip_norm(result.update, terms.plan.clip_norm))
     return ints, Quantizer(BUFFER_BITS, BUFFER_RANGE).quantize(result.buffers - buffers)
