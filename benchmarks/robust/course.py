@@ -174,7 +174,8 @@ class Course:
 def _scaled_to(step: I64, other: I64) -> I64:
     """A step as long as another one."""
     longer = float(np.linalg.norm(step)) or 1.0
-    return np.rint(step * (float(np.linalg.norm(other)) / longer)).astype(np.int64)
+    found: I64 = np.rint(step * (float(np.linalg.norm(other)) / longer)).astype(np.int64)
+    return found
 
 
 def _joined(parts: list[Rows]) -> Rows:
