@@ -155,7 +155,8 @@ def test_the_gate_weighs_by_exact_fractions(rows: list[list[int]], step: list[in
             continue
         usual = min(sorted(squares[k] for k in counted)[middle], sent[(len(sent) - 1) // 2])
         by_norm = min(Fraction(1), Fraction(usual, squares[i])) ** 2
-        fit = by_norm * min(Fraction(1), cosines[i] / sorted(cosines.values())[middle])
+        usual_cosine = sorted(cosines.values())[3 * (len(counted) - 1) // 4]
+        fit = by_norm * min(Fraction(1), cosines[i] / usual_cosine)
         # w is top * sqrt(fit), rounded half up
         assert weight == 0 or (2 * weight - 1) ** 2 <= 4 * top * top * fit
         assert (2 * weight + 1) ** 2 > 4 * top * top * fit

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from galaxylearning.contribution import charge, counted, handed_down, unearned
+from galaxylearning.contribution import charge, counted, handed_down
 from galaxylearning.errors import DataRefused
 
 UNITS = st.integers(-(2**50), 2**50)
@@ -106,23 +106,3 @@ def test_charges_only_ever_take_away(values: list[int], charges: list[int]) -> N
     worth = counted(values, charges)
     assert worth <= counted(values, charges[:-1]) <= sum(values)
     assert worth >= sum(min(value, 0) for value in values)
-
-
-def test_luck_is_what_both_halves_of_the_hidden_set_call_so() -> None:
-    # Of those that went along 10, 12 and 100 are worth something: their lower median is 12.
-    assert unearned([5, 6, 10, 12, 100, -7, 0], [-1, -1, 1, 0, 9, -1, 1]) == [True, *[False] * 6]
-    # Who went against the steps counts for no median, and little agreement is enough to be paid.
-    assert unearned([5, 1, 1, 1, 12], [-1, -1, -1, 0, 0]) == [False] * 5
-    assert unearned([5, 9], [-1, -1]) == [False, False]
-    assert unearned([], []) == []
-
-
-@given(st.lists(st.tuples(UNITS, UNITS), max_size=12))
-def test_luck_is_against_the_steps_and_below_half_of_somebody_else(owners: list[tuple[int, int]]) -> None:
-    values, agreements = [value for value, _ in owners], [agreement for _, agreement in owners]
-    found = unearned(values, agreements)
-    along = [value for value, one in owners if one >= 0]
-    for luck, (value, one) in zip(found, owners, strict=True):
-        assert not luck or (one < 0 < value < max(along) / 2)
-    # It does not matter in which units agreement and value are counted.
-    assert unearned([3 * value for value in values], [7 * one for one in agreements]) == found

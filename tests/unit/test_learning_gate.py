@@ -63,10 +63,10 @@ def test_attackers_are_named() -> None:
     assert table.cosines[3] == -1.0
 
 
-def test_who_points_elsewhere_than_the_median_weighs_less() -> None:
-    # cosines 1, 0.8, 0.6, 0.01: the lower median is 0.6, and 15 / 60 rounds to 0
+def test_who_points_elsewhere_than_the_best_quarter_weighs_less() -> None:
+    # cosines 1, 0.8, 0.6, 0.01: the upper quartile is 0.8; 15 * 0.6 / 0.8 = 11.25, and 15 / 80 rounds to 0
     table = gate(rows((100, 0), (80, 60), (60, 80), (1, 100)), REFERENCE)
-    assert table.weights.tolist() == [15, 15, 15, 0]
+    assert table.weights.tolist() == [15, 15, 11, 0]
     assert reasons(table) == ["", "", "", HARDLY_ALONG]
 
 

@@ -27,15 +27,15 @@ def after(rounds: int, *values: float) -> Standings:
     return standings
 
 
-def test_weight_falls_from_six_tenths_of_the_medians_to_three() -> None:
-    these = (0.8, 0.6, 0.5, 0.25, 0.15)
+def test_weight_falls_from_eight_tenths_of_the_medians_to_five() -> None:
+    these = (0.8, 0.6, 0.5, 0.35, 0.25)
     standings = after(FEWEST_ROUNDS - 1, *these)
     found = standings.lowered(NAMES, cosines(*these), FULL)
-    assert found.tolist() == [15, 15, 15, 10, 0]  # 15 * (0.5 - 0.3) / 0.3
-    these = (0.8, 0.6, 0.5, 0.31, 0.2)
+    assert found.tolist() == [15, 15, 15, 10, 0]  # 15 * (0.7 - 0.5) / 0.3
+    these = (0.8, 0.6, 0.5, 0.41, 0.3)
     standings = after(FEWEST_ROUNDS - 1, *these)
     found = standings.lowered(NAMES, cosines(*these), FULL)
-    assert found.tolist() == [15, 15, 15, 15, 5]  # 15 * (0.4 - 0.3) / 0.3
+    assert found.tolist() == [15, 15, 15, 15, 5]  # 15 * (0.6 - 0.5) / 0.3
 
 
 def test_one_round_against_the_rest_changes_little() -> None:

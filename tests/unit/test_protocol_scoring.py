@@ -342,6 +342,13 @@ def test_who_went_against_the_hidden_set_and_is_worth_little_gets_nothing_and_re
     totals = scoring.totals_of(rounds_, (A, B, C), novelty=False)
     assert [(total.value, total.reason) for total in totals] == [(44, ""), (33, ""), (0, UNEARNED)]
     assert totals[2].standard_error == 7
+    last = rounds_[1].owners[2]
+    nothing = {"weight": 0, "value": 0, "standard_error": 0}
+    rejected = msgspec.structs.replace(last, status="rejected", reason="against", **nothing)
+    absent = msgspec.structs.replace(last, status="absent", cosine=0, **nothing)
+    for score, reason in ((rejected, UNEARNED), (absent, "")):
+        second = msgspec.structs.replace(rounds_[1], owners=(*rounds_[1].owners[:2], score))
+        assert scoring.totals_of([rounds_[0], second], (A, B, C), novelty=False)[2].reason == reason
     worth_more = [scores((40, 9), (30, 9), (17, 3)), rounds_[1]]
     agrees_more = [scores((40, 9), (30, 9), (14, 4)), rounds_[1]]
     for other in (worth_more, agrees_more):

@@ -1,6 +1,6 @@
 """What every data owner's update was worth, with standard errors, and the references it is held against."""
 
-from galaxylearning.contribution.credit import UNEARNED, charge, counted, handed_down, unearned
+from galaxylearning.contribution.credit import charge, counted, handed_down
 from galaxylearning.contribution.games import (
     Game,
     GameValues,
@@ -13,6 +13,7 @@ from galaxylearning.contribution.games import (
     sampled_shapley,
     size_value,
 )
+from galaxylearning.contribution.luck import UNEARNED, UNEARNED_LATER, unearned
 from galaxylearning.contribution.measure import FixedPointUtility, from_fixed, saturated, to_fixed
 from galaxylearning.contribution.path import GradientBlocks, PathScorer, PathValue, path_value
 from galaxylearning.contribution.registry import OTHER_UNITS, VALUES, RoundView, value_named
@@ -32,6 +33,7 @@ __all__ = [
     "MAX_PLAYERS",
     "OTHER_UNITS",
     "UNEARNED",
+    "UNEARNED_LATER",
     "VALUES",
     "FixedPointUtility",
     "Game",

@@ -11,11 +11,10 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TypeVar
 
+from galaxylearning.contribution.luck import lower_median
 from galaxylearning.errors import DataRefused
 
 PlayerT = TypeVar("PlayerT", bound=Hashable)
-
-UNEARNED = "went against the hidden set's steps, and was worth less than half of the median"
 
 
 def handed_down(values: Sequence[Mapping[PlayerT, int]], rests: Sequence[int]) -> list[dict[PlayerT, int]]:
@@ -47,7 +46,7 @@ def handed_down(values: Sequence[Mapping[PlayerT, int]], rests: Sequence[int]) -
 
 def charge(accepted: Sequence[int]) -> int:
     """What a rejected update costs: the lower median value of the round's accepted ones, if positive."""
-    return max(0, _lower_median(accepted))
+    return max(0, lower_median(accepted))
 
 
 def counted(values: Sequence[int], charges: Sequence[int]) -> int:
@@ -58,24 +57,6 @@ def counted(values: Sequence[int], charges: Sequence[int]) -> int:
     """
     gains = sum(value for value in values if value > 0)
     return sum(value for value in values if value < 0) + max(0, gains - sum(charges))
-
-
-def unearned(values: Sequence[int], agreements: Sequence[int]) -> list[bool]:
-    """Whose value is luck: two halves of the hidden set both say so.
-
-    ``agreements`` are sums of an owner's cosines to the gating half's steps over all rounds, in any unit. Who
-    went against them on the whole, and by the paying half is worth less than half the lower median of those
-    that went along and are worth something, earned nothing. Wrong labels get through the first rounds, when
-    anything helps; neither half alone tells them from unusual data (``docs/contribution.md`` has figures).
-    """
-    along = [value for value, one in zip(values, agreements, strict=True) if one >= 0 and value > 0]
-    median = _lower_median(along)
-    return [one < 0 < value and 2 * value < median for value, one in zip(values, agreements, strict=True)]
-
-
-def _lower_median(values: Sequence[int]) -> int:
-    """0 of nothing."""
-    return sorted(values)[(len(values) - 1) // 2] if values else 0
 
 
 def _divided(rest: int, credit: Mapping[PlayerT, int]) -> dict[PlayerT, int]:

@@ -17,7 +17,6 @@ import numpy as np
 
 from galaxylearning.contribution import (
     MAX_PLAYERS,
-    UNEARNED,
     RoundView,
     charge,
     counted,
@@ -51,6 +50,9 @@ from galaxylearning.units import Address, Digest
 
 Accepted: TypeAlias = tuple[frozenset[Address], ...]
 """Whose updates counted, round by round."""
+
+READ = ("accepted", "rejected")
+"""Statuses of updates that were read, and so have a cosine."""
 
 AGREEMENT = 1_000_000
 """A table is faulty when a total differs from the median by more than 1/AGREEMENT of the sum of medians."""
@@ -111,17 +113,16 @@ def totals_of(
     Who went against the hidden set's steps on the whole and is worth little gets nothing (``unearned``).
     """
     values, charges = credits_of(rounds, novelty=novelty)
-    worth, agreements, errors = [], [], []
+    worth, cosines, errors = [], [], []
     for index, who in enumerate(cohort):
         own = [scores.owners[index] for scores in rounds]
         rejected = [cost for score, cost in zip(own, charges, strict=True) if is_charged(score)]
         worth.append(counted([whole.get(who, 0) for whole in values], rejected))
-        agreements.append(sum(score.cosine for score in own))
+        cosines.append([score.cosine if score.status in READ else None for score in own])
         errors.append(math.isqrt(sum(score.standard_error**2 for score in own)))
-    is_luck = unearned(worth, agreements)
     return tuple(
-        OwnerTotal(who, 0 if luck else saturated(value), saturated(error), UNEARNED if luck else "")
-        for who, value, error, luck in zip(cohort, worth, errors, is_luck, strict=True)
+        OwnerTotal(who, 0 if reason else saturated(value), saturated(error), reason)
+        for who, value, error, reason in zip(cohort, worth, errors, unearned(worth, cosines), strict=True)
     )
 
 
