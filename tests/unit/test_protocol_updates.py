@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from galaxylearning.errors import JobRefused, MessageRefused, UpdateRefused
 from galaxylearning.graph import FlatModel
+from galaxylearning.learning.plan import MAX_STEPS
 from galaxylearning.messages.plan import Plan
 from galaxylearning.messages.records import UpdateBody, decode
 from galaxylearning.protocol.hidden_set import MIN_TEST_ROWS, HiddenSet, Rows
@@ -16,11 +18,14 @@ from galaxylearning.protocol.updates import (
     body_limit,
     decode_body,
     encode_body,
+    hidden_plan,
     local_plan,
     quantizer,
     server_optimizer,
+    train_hidden,
+    train_update,
 )
-from plain_rounds import JOB_ID, OWNERS, PLAN, plain_model, sealed, start, trained
+from plain_rounds import JOB_ID, OWNERS, PLAN, clouds, make_terms, plain_model, sealed, start, trained
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +143,34 @@ def test_no_plan_takes_a_server_beyond_float32(name: str, clip_norm: float) -> N
     for _ in range(3):
         state, params = server.apply(state, params, np.full(2, clip_norm))
     assert np.isfinite(params).all()
+
+
+@pytest.mark.parametrize(
+    ("plan", "rows", "steps", "epochs"),
+    [
+        ({"steps": 10}, 50, 40, None),
+        ({"steps": 300_000}, 50, MAX_STEPS, None),
+        ({"steps": None, "epochs": 3}, 50, None, 12),
+        ({"steps": None, "epochs": 3, "batch_size": 1}, 300_000, None, 3),
+        ({"steps": None, "epochs": 2, "batch_size": 1}, 300_000, None, 3),
+        ({"steps": 10, "rule": "fltrust"}, 50, 10, None),
+    ],
+)
+def test_the_hidden_sets_step_is_four_times_as_long(
+    plan: dict[str, Any], rows: int, steps: int | None, epochs: int | None
+) -> None:
+    given = Plan(**_fields(PLAN) | plan)
+    found = hidden_plan(given, rows)
+    assert (found.steps, found.epochs) == (steps, epochs)
+    own = local_plan(given)
+    assert replace(found, steps=own.steps, epochs=own.epochs) == own
+
+
+def test_the_hidden_sets_step_is_one_long_training(plain: FlatModel) -> None:
+    rows, state = clouds(40, seed=2), plain.initial()
+    terms, longer = make_terms(), make_terms(Plan(**_fields(PLAN) | {"steps": 16}))
+    long = train_hidden(plain, terms, state, rows, rng=np.random.default_rng(5))
+    assert np.array_equal(long[0], train_update(plain, longer, state, rows, rng=np.random.default_rng(5))[0])
+    assert not np.array_equal(
+        long[0], train_update(plain, terms, state, rows, rng=np.random.default_rng(5))[0]
+    )
