@@ -30,7 +30,7 @@ SETTINGS = tuple(
     Setting(data, split) for data in ("breast-cancer", "digits") for split in ("iid", "dirichlet")
 )
 MODES = ("sealed", "masked")
-FIRST_SEED = 1001
+FIRST_SEED = 7001
 """Seeds from here on had no part in choosing any threshold."""
 
 Item = TypeVar("Item")
