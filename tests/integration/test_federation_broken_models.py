@@ -30,7 +30,7 @@ def is_over(state: JobState) -> bool:
 
 
 class Trapped(nn.Module):
-    """Looks up a row of a table by how far a parameter has moved: beyond the table after one step."""
+    """Looks up a row of a table by how far a parameter has moved: beyond the table after one round."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Trapped(nn.Module):
         self.table = nn.Embedding(2, 2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        row = (1e6 * self.offset).detach().to(torch.int64).abs()
+        row = self.offset.detach().to(torch.int64).abs()
         found: torch.Tensor = self.layers(x) + self.offset + 0 * self.table(row).sum()
         return found
 
@@ -53,8 +53,8 @@ def test_a_graph_that_stops_running_once_the_model_has_moved_costs_no_evaluator_
     with torch.random.fork_rng():
         torch.manual_seed(1)
         model = Trapped()
-    # Of one step each: in its second one everybody's training would fail.
-    plan = msgspec.structs.replace(job.plan, steps=1)
+    # Of one small step each, of which the server makes a large one: in the next round nothing runs.
+    plan = msgspec.structs.replace(job.plan, steps=1, server_learning_rate=1000.0)
     compiled = compiled_job(model=model, plan=plan, privacy=job.privacy, masking=job.masking)
 
     async def main() -> None:

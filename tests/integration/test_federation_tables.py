@@ -45,7 +45,7 @@ def steep(town: Town) -> Town:
     with torch.random.fork_rng():
         torch.manual_seed(1)
         model = Steep()
-    plan = msgspec.structs.replace(job.plan, steps=1)
+    plan = msgspec.structs.replace(job.plan, steps=1, learning_rate=1e-9)
     compiled = compiled_job(model=model, plan=plan, privacy=job.privacy, masking=job.masking)
     return replace(town, compiled=compiled)
 

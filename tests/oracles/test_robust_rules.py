@@ -98,9 +98,9 @@ def gate(vectors: list[Vector], reference: Vector) -> Vector:
     low = (len(counted) - 1) // 2
     everybody = sorted(norm(x) for x in vectors if norm(x) > 0)
     usual = min(sorted(norms.values())[low], everybody[(len(everybody) - 1) // 2])
-    cosine_median = sorted(cosines.values())[low]
+    usual_cosine = sorted(cosines.values())[3 * (len(counted) - 1) // 4]
     weights = {
-        i: math.floor(15 * min(1, usual / norms[i]) ** 2 * min(1, cosines[i] / cosine_median) + 0.5)
+        i: math.floor(15 * min(1, usual / norms[i]) ** 2 * min(1, cosines[i] / usual_cosine) + 0.5)
         for i in counted
     }
     return sum(w * vectors[i] for i, w in weights.items()) / sum(weights.values())

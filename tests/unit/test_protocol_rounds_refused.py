@@ -185,16 +185,29 @@ def test_batch_norm_buffers_are_federated(normed: FlatModel) -> None:
 @pytest.mark.parametrize(
     ("level", "status"), [(-(2**31 - 1), "malformed"), (2**31 - 1, "rejected"), (2**25, "rejected")]
 )
-def test_hostile_buffers_change_nothing(normed: FlatModel, level: int, status: str) -> None:
+def test_hostile_buffers_are_in_no_model(normed: FlatModel, level: int, status: str) -> None:
     job, reference = start(normed), start(normed)
     params, buffers = trained(job, OWNERS[0])
+    before, changes = job.state, {who: trained(job, who) for who in OWNERS}
     hostile = np.full_like(buffers, level)
     reference.advance(honest(reference, *OWNERS[1:]))
     outcome = job.advance(honest(job, *OWNERS[1:]) | {OWNERS[0]: sealed(job, OWNERS[0], (params, hostile))})
     # A variance of minus a thousand has no square root: under it the model is not even finite.
     assert outcome.decisions[0].status == status
     assert "buffers" in outcome.decisions[0].reason
-    assert job.model_bytes() == reference.model_bytes()
+    if status == "malformed":
+        assert job.model_bytes() == reference.model_bytes()
+    # Parameters that were read may count in how the others are weighed, and in nothing else.
+    weights = {decision.data_owner: decision.weight for decision in outcome.decisions}
+    assert weights[OWNERS[0]] == 0
+    after = (job.state.params, job.state.buffers)
+    for part, (old, new, scale) in enumerate(
+        zip(
+            (before.params, before.buffers), after, (quantizer(PLAN).scale, (2**31 - 1) / 1024.0), strict=True
+        )
+    ):
+        summed = sum(weights[who] * changes[who][part].astype(np.int64) for who in OWNERS)
+        np.testing.assert_allclose(new, old + summed / sum(weights.values()) / scale, rtol=0, atol=1e-6)
 
 
 def test_without_buffers_of_its_own_an_honest_owner_is_still_heard(normed: FlatModel) -> None:
