@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from galaxylearning.contribution import UNEARNED, UNEARNED_LATER, unearned
-from galaxylearning.contribution.luck import is_against
+from galaxylearning.contribution.luck import FEWEST_LATER, is_against
 
 UNITS = st.integers(-(2**62), 2**62)
 COSINES = st.integers(-(2**20), 2**20)
@@ -42,33 +42,51 @@ def test_in_a_cohort_many_of_which_went_against_the_steps_lucky_first_rounds_are
         # As much worth as the median of those that went along.
         ([10, 20, 30, 40, 20, -3, -4], [ALONG, ALONG, ALONG, ALONG, LUCKY, AGAINST, AGAINST]),
         # No more than a quarter of the cohort went against the steps.
-        ([10, 20, 30, 40, 19, -3, 25, 25], [*[ALONG] * 4, LUCKY, AGAINST, ALONG, ALONG]),
+        ([10, 20, 30, 40, 19, -3, -4, 25], [*[ALONG] * 4, LUCKY, AGAINST, AGAINST, ALONG]),
         # More of the cohort agree less.
         ([10, 20, 30, 40, 19, -3, -4], [*[[1] * ROUNDS] * 4, [90, *LUCKY[1:]], AGAINST, AGAINST]),
         # What follows is chance: below 0, but not by two standard errors.
         ([10, 20, 30, 40, 19, -3, -4], [*[ALONG] * 4, [40, 5, -9, 8, -9, 8, -9, 8, -9, 8], AGAINST, AGAINST]),
-        # One round says nothing of chance.
-        ([10, 20, 30, 40, 19, -3, -4], [*[ALONG] * 4, [40, 5, -9, *[None] * 7], AGAINST, AGAINST]),
+        # Three rounds say nothing of chance.
+        ([10, 20, 30, 40, 19, -3, -4], [*[ALONG] * 4, [40, 5, -9, -8, -9, *[None] * 5], AGAINST, AGAINST]),
     ],
 )
 def test_everybody_else_keeps_what_it_is_worth(values: list[int], cosines: list[list[int | None]]) -> None:
     assert unearned(values, cosines) == [""] * len(values)
 
 
+def test_who_agrees_as_well_as_the_middle_of_the_cohort_is_not_above_it() -> None:
+    # Sums of 5 four times, and of -50 twice: with 5 of its own it is the lower median, with 6 above it.
+    little: list[int | None] = [5, *[0] * 9]
+    others = [little, little, little, little, AGAINST, AGAINST]
+    lucky: list[int | None] = [32, *LUCKY[1:]]
+    values = [10, 20, 30, 40, -3, -4, 19]
+    assert unearned(values, [*others, lucky])[-1] == UNEARNED_LATER
+    assert unearned(values, [*others, [33, *LUCKY[1:]]])[-1] == ""
+
+
+def test_the_first_fifth_of_the_rounds_may_be_lucky_and_no_more() -> None:
+    much: list[int | None] = [90, *[5] * 9]
+    others = [much, much, much, much, AGAINST, AGAINST]
+    longer: list[int | None] = [40, 40, 40, -9, -8, -9, -7, -9, -8, -9]
+    values = [10, 20, 30, 40, -3, -4, 19]
+    assert unearned(values, [*others, LUCKY])[-1] == UNEARNED_LATER
+    assert unearned(values, [*others, longer])[-1] == ""
+
+
 def test_rounds_without_an_update_say_nothing_and_keep_their_place() -> None:
     absent: list[int | None] = [None] * ROUNDS
-    gaps: list[int | None] = [40, None, -9, None, -9, -8, None, -9, -8, -9]
+    gaps: list[int | None] = [60, None, -9, None, -9, -8, None, -9, -8, -9]
     cosines = [ALONG, ALONG, ALONG, ALONG, gaps, AGAINST, AGAINST, absent, absent]
     assert unearned([10, 20, 30, 40, 19, -3, -4, 0, 0], cosines) == [*[""] * 4, UNEARNED_LATER, *[""] * 4]
     # Were the absent counted as part of the cohort, two of nine would not be many.
-    first: list[int | None] = [None, None, *LUCKY[2:]]
-    assert unearned([10, 20, 30, 40, 19, -3, 9], [*[ALONG] * 4, first, AGAINST, first])[4] == UNEARNED_LATER
+    assert sum(one or 0 for one in gaps) > 0
 
 
 @given(st.lists(COSINES, max_size=20))
 def test_against_is_two_standard_errors_below_nothing(cosines: list[int]) -> None:
     found = is_against(cosines)
-    if len(cosines) < 2:
+    if len(cosines) < FEWEST_LATER:
         assert not found
         return
     mean, error = statistics.fmean(cosines), statistics.stdev(cosines) / math.sqrt(len(cosines))

@@ -10,9 +10,11 @@ import pytest
 
 from galaxylearning.errors import JobRefused, MessageRefused, UpdateRefused
 from galaxylearning.graph import FlatModel
+from galaxylearning.learning import train_local
 from galaxylearning.learning.plan import MAX_STEPS
 from galaxylearning.messages.plan import Plan
 from galaxylearning.messages.records import UpdateBody, decode
+from galaxylearning.protocol import updates
 from galaxylearning.protocol.hidden_set import MIN_TEST_ROWS, HiddenSet, Rows
 from galaxylearning.protocol.updates import (
     body_limit,
@@ -25,7 +27,18 @@ from galaxylearning.protocol.updates import (
     train_hidden,
     train_update,
 )
-from plain_rounds import JOB_ID, OWNERS, PLAN, clouds, make_terms, plain_model, sealed, start, trained
+from plain_rounds import (
+    JOB_ID,
+    OWNERS,
+    PLAN,
+    clouds,
+    make_terms,
+    normed_model,
+    plain_model,
+    sealed,
+    start,
+    trained,
+)
 
 
 @pytest.fixture(scope="module")
@@ -149,10 +162,14 @@ def test_no_plan_takes_a_server_beyond_float32(name: str, clip_norm: float) -> N
     ("plan", "rows", "steps", "epochs"),
     [
         ({"steps": 10}, 50, 40, None),
-        ({"steps": 300_000}, 50, MAX_STEPS, None),
-        ({"steps": None, "epochs": 3}, 50, None, 12),
-        ({"steps": None, "epochs": 3, "batch_size": 1}, 300_000, None, 3),
+        ({"steps": 20}, 50, 40, None),
+        ({"steps": 50}, 50, 50, None),
+        ({"steps": 300_000}, 10_000_000, MAX_STEPS, None),
+        ({"steps": None, "epochs": 2}, 50, None, 8),
+        ({"steps": None, "epochs": 3}, 50, None, 10),
+        ({"steps": None, "epochs": 12}, 50, None, 12),
         ({"steps": None, "epochs": 2, "batch_size": 1}, 300_000, None, 3),
+        ({"steps": 10, "gate": False}, 50, 10, None),
         ({"steps": 10, "rule": "fltrust"}, 50, 10, None),
     ],
 )
@@ -174,3 +191,29 @@ def test_the_hidden_sets_step_is_one_long_training(plain: FlatModel) -> None:
     assert not np.array_equal(
         long[0], train_update(plain, terms, state, rows, rng=np.random.default_rng(5))[0]
     )
+
+
+def test_where_the_long_step_diverges_it_is_a_data_owners(plain: FlatModel, monkeypatch: Any) -> None:
+    rows, state, terms = clouds(40, seed=2), plain.initial(), make_terms()
+    short = train_update(plain, terms, state, rows, rng=np.random.default_rng(5))
+    trained_for: list[int | None] = []
+
+    def diverging(*args: Any, **named: Any) -> Any:
+        trained_for.append(args[4].steps)
+        if args[4].steps != PLAN.steps:
+            raise UpdateRefused("not finite", where="update")
+        return train_local(*args, **named)
+
+    monkeypatch.setattr(updates, "train_local", diverging)
+    found = train_hidden(plain, terms, state, rows, rng=np.random.default_rng(5))
+    assert trained_for == [16, 4]
+    assert np.array_equal(found[0], short[0])
+
+
+def test_buffers_are_held_against_those_of_a_data_owners_training() -> None:
+    model, rows, terms = normed_model(), clouds(40, seed=2), make_terms()
+    found = train_hidden(model, terms, model.initial(), rows, rng=np.random.default_rng(5))
+    short = train_update(model, terms, model.initial(), rows, rng=np.random.default_rng(5))
+    assert found[1].size
+    assert np.array_equal(found[1], short[1])
+    assert not np.array_equal(found[0], short[0])

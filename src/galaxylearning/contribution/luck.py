@@ -13,10 +13,9 @@ from typing import Final
 
 UNEARNED: Final = "went against the hidden set's steps, and was worth less than half of the median"
 UNEARNED_LATER: Final = (
-    "went against the hidden set's steps but for the first ones, as more than a quarter of the cohort did, "
-    "and was worth less than the median"
+    "went against the hidden set's later steps, in a cohort of which more than a quarter goes against its "
+    "steps, and was worth less than the median"
 )
-REASONS: Final = (UNEARNED, UNEARNED_LATER)
 
 FIRST_PART = 5
 """What follows the first of so many parts of a job's rounds is judged by itself."""
@@ -24,7 +23,8 @@ FIRST_PART = 5
 MANY_PART = 4
 """More than one in so many of a cohort against the hidden set: then luck is what to expect."""
 
-STANDARD_ERRORS = 2
+STANDARD_ERRORS, FEWEST_LATER = 2, 4
+"""So many of them below 0 is what later cosines have to be, and of so many of these at least."""
 
 
 def unearned(values: Sequence[int], cosines: Sequence[Sequence[int | None]]) -> list[str]:
@@ -57,10 +57,10 @@ def unearned(values: Sequence[int], cosines: Sequence[Sequence[int | None]]) -> 
 
 
 def is_against(cosines: Sequence[int]) -> bool:
-    """Whether their mean is below 0 by more than ``STANDARD_ERRORS`` of its standard errors."""
+    """Whether their mean is below 0 by more than ``STANDARD_ERRORS`` of its standard errors; not of few."""
     count, total = len(cosines), sum(cosines)
     spread = count * sum(one * one for one in cosines) - total * total
-    return count > 1 and total < 0 and total * total * (count - 1) > STANDARD_ERRORS**2 * spread
+    return count >= FEWEST_LATER and total < 0 and total * total * (count - 1) > STANDARD_ERRORS**2 * spread
 
 
 def lower_median(values: Sequence[int]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 from typing import Final, TypeAlias
@@ -45,6 +46,9 @@ HIDDEN_TIMES: Final = 4
 """The step on the hidden set trains so many times as long as a data owner does: a short one is mostly chance
 once the model fits (``docs/adr/0039-the-hidden-sets-step-is-longer.md``)."""
 
+HIDDEN_PASSES: Final = 10
+"""More passes over the hidden set's rows would only cost time."""
+
 
 def local_plan(plan: Plan) -> LocalPlan:
     """The training part of a plan."""
@@ -63,16 +67,16 @@ def local_plan(plan: Plan) -> LocalPlan:
 def hidden_plan(plan: Plan, rows: int) -> LocalPlan:
     """How the step on ``rows`` of the hidden set is trained: as a data owner's, ``HIDDEN_TIMES`` as long.
 
-    Never longer than ``MAX_STEPS``, unless a data owner's is. FLTrust takes the updates' length from it, too:
-    there, as under every rule but the gate, it is a data owner's.
+    Not longer than ``HIDDEN_PASSES`` and ``MAX_STEPS``, unless a data owner's is. FLTrust takes the updates'
+    length from it, too: there, as under every rule but the gate, it is a data owner's.
     """
-    own = local_plan(plan)
-    if plan.rule != "gate":
+    own, batches = local_plan(plan), -(-rows // plan.batch_size)
+    if plan.rule != "gate" or not plan.gate:
         return own
     if own.steps is not None:
-        return replace(own, steps=min(HIDDEN_TIMES * own.steps, MAX_STEPS))
-    epochs = own.epochs or 1
-    most = MAX_STEPS // -(-rows // own.batch_size)
+        most = min(HIDDEN_PASSES * batches, MAX_STEPS)
+        return replace(own, steps=max(own.steps, min(HIDDEN_TIMES * own.steps, most)))
+    epochs, most = own.epochs or 1, min(HIDDEN_PASSES, MAX_STEPS // batches)
     return replace(own, epochs=max(epochs, min(HIDDEN_TIMES * epochs, most)))
 
 
@@ -138,10 +142,17 @@ def train_hidden(
 ) -> tuple[I32, I32]:
     """What updates are compared with: ``train_update`` on rows of the hidden set, by ``hidden_plan``.
 
+    Where that diverges, and for buffers, which move as long as one trains, it is as long as a data owner's.
+
     Raises:
-        UpdateRefused: training diverged; the step is named.
+        UpdateRefused: that diverged as well; the step is named.
     """
-    return _trained(model, terms, state, rows, hidden_plan(terms.plan, len(rows)), rng=rng)
+    again = copy.deepcopy(rng)
+    try:
+        step, buffers = _trained(model, terms, state, rows, hidden_plan(terms.plan, len(rows)), rng=rng)
+    except UpdateRefused:
+        return train_update(model, terms, state, rows, rng=again)
+    return step, train_update(model, terms, state, rows, rng=again)[1] if buffers.size else buffers
 
 
 def train_for_owner(
