@@ -140,6 +140,7 @@ def graded_rows(model: str, graded: Sequence[Graded]) -> list[Row]:
             mean_row(
                 f"{name}: Spearman of paid values before the floor", [g.novel for g in here], at_least=0.93
             ),
+            # No target: who earns nothing, as seven of eighteen must, ties.
             mean_row(f"{name}: Spearman of pay (ties at zero)", [g.paid for g in here]),
             most_row(
                 f"{name}: owners with >= 60 % noise that are paid, the most",

@@ -25,8 +25,8 @@ from benchmarks.rows import RESULTS
 MOST_PERCENT: Final = 15.0
 MOST_BYTES: Final = 1.1
 SHAPES: Final = (Setting(rows=18_000, epochs=4), Setting(rows=2_000, epochs=36))
-"""Both take as many steps of training, about thirty seconds of wall time on two cores. Evaluators train for
-as many epochs on half of the hidden set: 1/60 of a data owner's rows in the first, 1/7 in the second."""
+"""Both take as many steps of training, about thirty seconds of wall time on two cores. Evaluators train on
+half of the hidden set, 1/60 of a data owner's rows for ten epochs in the first, 1/7 for 36 in the second."""
 QUICK = Setting(
     owners=4, rows=64, test_rows=64, hidden_units=128, rounds=1, epochs=1, poll_s=0.02, stagger_s=0.2
 )

@@ -119,3 +119,23 @@ def test_what_a_round_takes_follows_from_its_terms(
                     require_bearable(terms, graph, BEARABLE)
 
     anyio.run(main)
+
+
+def test_the_step_on_the_hidden_set_is_counted_as_long_as_it_is(town: Town, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with town.stage(tmp_path / "stage") as stage:
+            terms = await stage.terms()
+
+            def refusal(**plan: Any) -> str:
+                changed = msgspec.structs.replace(terms.plan, **plan)
+                with pytest.raises(JobRefused, match="FLOPs") as refused:
+                    require_bearable(
+                        msgspec.structs.replace(terms, plan=changed, test_rows=1_000_000),
+                        town.compiled.graph,
+                        Bearable(flops=1),
+                    )
+                return str(refused.value)
+
+            assert refusal(steps=1000) == refusal(steps=4000, gate=False) != refusal(steps=1000, gate=False)
+
+    anyio.run(main)

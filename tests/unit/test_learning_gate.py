@@ -88,7 +88,7 @@ def test_who_is_left_of_a_round_by_chance_does_not_say_what_is_usual() -> None:
     # Of eight honest updates the noise of the hidden set's step leaves two; three boosted ones are positive.
     honest = [(1, 9), (1, -9), (-1, 9), (-1, -9), (-2, 9), (-2, -9), (-3, 9), (-3, -9)]
     table = gate(rows(*honest, (30, 0), (30, 1), (30, 2)), REFERENCE)
-    assert table.weights.tolist()[:2] == [2, 2]  # their cosine is a ninth of the median's
+    assert table.weights.tolist()[:2] == [2, 2]  # their cosine is a ninth of the usual one
     assert table.weights.tolist()[8:] == [1, 1, 1]  # 15 * (9.2 / 30)**2 = 1.4
 
 

@@ -49,6 +49,7 @@ def test_who_stood_badly_is_not_saved_by_one_good_round() -> None:
 
 
 def test_nobody_is_judged_by_few_rounds() -> None:
+    assert FEWEST_ROUNDS == 4
     bad = (0.5, 0.5, 0.5, 0.5, -0.5)
     early = after(FEWEST_ROUNDS - 2, *bad)
     assert early.lowered(NAMES, cosines(*bad), FULL).tolist() == [15] * 5

@@ -1,6 +1,6 @@
 """What earlier rounds say of who sends an update: how far it went the hidden set's way beside its cohort.
 
-One round's cosine says little once the model fits the hidden set: the step on it is then mostly noise, and
+One round's cosine says little once the model fits the hidden set: much of the step on it is then chance, and
 so is everybody's cosine to it. Over rounds the noise averages out. A backdoor that is hidden in one round
 goes along with the hidden set less than its cohort in every one of them. Only integers decide.
 """

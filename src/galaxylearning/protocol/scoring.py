@@ -52,7 +52,7 @@ Accepted: TypeAlias = tuple[frozenset[Address], ...]
 """Whose updates counted, round by round."""
 
 READ = ("accepted", "rejected")
-"""Statuses of updates that were read, and so have a cosine."""
+"""Statuses of updates that arrived and, unless they could not be opened, have a cosine."""
 
 AGREEMENT = 1_000_000
 """A table is faulty when a total differs from the median by more than 1/AGREEMENT of the sum of medians."""
