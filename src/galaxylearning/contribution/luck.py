@@ -37,7 +37,7 @@ def unearned(values: Sequence[int], cosines: Sequence[Sequence[int | None]]) -> 
     - less than half of it, by cosines that add up to less than 0;
     - less than it, in a cohort of which more than a quarter has such cosines, by cosines whose sum is not
       above the cohort's lower median and which, after the first fifth of the rounds, are below 0 by more than
-      two standard errors of their mean.
+      two standard errors of their mean, four of them at least.
     """
     sums = [sum(one for one in own if one is not None) for own in cosines]
     sent = [total for total, own in zip(sums, cosines, strict=True) if any(one is not None for one in own)]

@@ -110,7 +110,7 @@ def totals_of(
 ) -> tuple[OwnerTotal, ...]:
     """What the rounds are worth to everybody: with novelty, credit is handed down; rejections are charged.
 
-    Who went against the hidden set's steps on the whole and is worth little gets nothing (``unearned``).
+    Who went against the hidden set's steps and is worth little gets nothing, and why (``unearned``).
     """
     values, charges = credits_of(rounds, novelty=novelty)
     worth, cosines, errors = [], [], []

@@ -47,7 +47,7 @@ HIDDEN_TIMES: Final = 4
 once the model fits (``docs/adr/0039-the-hidden-sets-step-is-longer.md``)."""
 
 HIDDEN_PASSES: Final = 10
-"""More passes over the hidden set's rows would only cost time."""
+"""No more passes over its rows than these, unless a data owner takes more."""
 
 
 def local_plan(plan: Plan) -> LocalPlan:
