@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TypeVar
 
-from galaxylearning.contribution.luck import lower_median
+import numpy as np
+
 from galaxylearning.errors import DataRefused
+from galaxylearning.learning.exact import lower_median
 
 PlayerT = TypeVar("PlayerT", bound=Hashable)
 
@@ -46,7 +48,7 @@ def handed_down(values: Sequence[Mapping[PlayerT, int]], rests: Sequence[int]) -
 
 def charge(accepted: Sequence[int]) -> int:
     """What a rejected update costs: the lower median value of the round's accepted ones, if positive."""
-    return max(0, lower_median(accepted))
+    return max(0, lower_median(np.array(accepted, object)))
 
 
 def counted(values: Sequence[int], charges: Sequence[int]) -> int:

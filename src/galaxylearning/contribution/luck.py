@@ -11,6 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+import numpy as np
+
+from galaxylearning.learning.exact import lower_median
+
 UNEARNED: Final = "went against the hidden set's steps, and was worth less than half of the median"
 UNEARNED_LATER: Final = (
     "went against the hidden set's later steps, in a cohort of which more than a quarter goes against its "
@@ -42,7 +46,7 @@ def unearned(values: Sequence[int], cosines: Sequence[Sequence[int | None]]) -> 
     sums = [sum(one for one in own if one is not None) for own in cosines]
     sent = [total for total, own in zip(sums, cosines, strict=True) if any(one is not None for one in own)]
     along = [value for value, total in zip(values, sums, strict=True) if total >= 0 and value > 0]
-    usual, middle = lower_median(along), lower_median(sent)
+    usual, middle = lower_median(np.array(along, object)), lower_median(np.array(sent, object))
     are_many = MANY_PART * sum(total < 0 for total in sent) > len(sent)
     found = []
     for value, total, own in zip(values, sums, cosines, strict=True):
@@ -61,8 +65,3 @@ def is_against(cosines: Sequence[int]) -> bool:
     count, total = len(cosines), sum(cosines)
     spread = count * sum(one * one for one in cosines) - total * total
     return count >= FEWEST_LATER and total < 0 and total * total * (count - 1) > STANDARD_ERRORS**2 * spread
-
-
-def lower_median(values: Sequence[int]) -> int:
-    """0 of nothing."""
-    return sorted(values)[(len(values) - 1) // 2] if values else 0

@@ -137,10 +137,10 @@ def _weights(top: int, products: BigInts, squares: BigInts, usual: int) -> tuple
     scaled, lengths = 4 * top * top * usual**2, np.maximum(large, usual) ** 2
     # Squared cosines, but for the reference's norm: fractions whose order so many bits decide.
     cosines = (inner * inner << _COSINE_BITS) // large
-    usually = np.argsort(cosines, kind="stable")[3 * (len(large) - 1) // 4]
-    less = cosines < cosines[usually]
-    upper = np.where(less, inner * inner * large[usually], 1)
-    lower = np.where(less, large * inner[usually] ** 2, 1)
+    quartile = np.argsort(cosines, kind="stable")[3 * (len(large) - 1) // 4]
+    less = cosines < cosines[quartile]
+    upper = np.where(less, inner * inner * large[quartile], 1)
+    lower = np.where(less, large * inner[quartile] ** 2, 1)
     weights = _rounded_root(scaled * upper // (lengths * lower))
     by_norm = _rounded_root(scaled // lengths)
     why = np.where(by_norm > 0, REASONS.index(HARDLY_ALONG), REASONS.index(TOO_LARGE))
