@@ -1,10 +1,12 @@
 """The worst attack on each defence: digits as rows and as images, IID and not, 20, 30 and 40 % attackers.
 
-Run as: python -m benchmarks.robust [--seeds N] [--other-seeds N] [--workers N] [--only DATA] [--quick]
+Run as: python -m benchmarks.robust [--seeds N] [--other-seeds N] [--workers N] [--only DATA] [--backdoors]
+[--quick]
 
 Federations are trained to the end; accuracy is on rows that nobody trains or gates with, in parts of what
 the plain mean reaches with everybody honest. The worst of several attacks is the one whose mean over the
-seeds is smallest.
+seeds is smallest. Where a backdoor attacks the gate, or nobody does, the model is hardened as well, as
+``galaxy job collect --harden`` does it.
 """
 
 from __future__ import annotations
@@ -14,14 +16,14 @@ import json
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from benchmarks.robust.attacks import ATTACKS, BACKDOORS, TOLD
+from benchmarks.robust.attacks import ATTACKS, BACKDOORS, CONTENTLESS, TOLD
 from benchmarks.robust.cases import OWNERS, PLANS, Data, make_case
 from benchmarks.robust.course import Course
 from benchmarks.robust.defences import DEFENCES, by_rule, hidden_set_alone
-from benchmarks.robust.summary import json_rows, tables
+from benchmarks.robust.summary import backdoor_tables, json_rows, tables
 
 RESULTS = Path(__file__).parents[1] / "results" / "robust.json"
 PARTITIONS = {"IID": "iid", "Dirichlet(0.5)": "dirichlet:alpha=0.5,min_partition_size=10"}
@@ -33,7 +35,7 @@ GATE = "gate (masked)"
 @dataclass(frozen=True, slots=True)
 class Measured:
     """One federation: ``ratio`` is its accuracy over the clean one (of the mean itself: the accuracy),
-    ``backdoor`` how often a trigger worked."""
+    ``backdoor`` how often a trigger worked; ``hardened_...`` the same of the hardened model."""
 
     data: str
     partition: str
@@ -43,48 +45,63 @@ class Measured:
     attack: str
     ratio: float
     backdoor: float | None = None
+    hardened_ratio: float | None = None
+    hardened_backdoor: float | None = None
 
 
 def unit(
-    data: Data, partition: str, seed: int, defences: tuple[str, ...], fractions: tuple[float, ...]
+    data: Data,
+    partition: str,
+    seed: int,
+    defences: tuple[str, ...],
+    fractions: tuple[float, ...],
+    attacks: tuple[str, ...],
 ) -> list[Measured]:
     """Everything of one case."""
     case = make_case(data, PARTITIONS[partition], seed)
     honest = Course(case, None, 0)
     clean = honest.run(by_rule("mean")).accuracy
 
-    def made(
-        fraction: float, defence: str, attack: str, ratio: float, backdoor: float | None = None
-    ) -> Measured:
-        return Measured(data, partition, seed, fraction, defence, attack, ratio, backdoor)
+    def made(fraction: float, defence: str, attack: str, course: Course) -> Measured:
+        is_hardened = defence == GATE and (attack == "none" or attack in BACKDOORS)
+        ended = course.run(DEFENCES[defence], is_hardened=is_hardened)
+        found = Measured(
+            data, partition, seed, fraction, defence, attack, ended.accuracy / clean, ended.backdoor
+        )
+        if (after := ended.hardened) is None:
+            return found
+        return replace(found, hardened_ratio=after.accuracy / clean, hardened_backdoor=after.backdoor)
 
+    alone = honest.run(hidden_set_alone).accuracy / clean
     found = [
-        made(0.0, "mean", "none", clean),
-        made(0.0, "hidden set alone", "none", honest.run(hidden_set_alone).accuracy / clean),
+        Measured(data, partition, seed, 0.0, "mean", "none", clean),
+        Measured(data, partition, seed, 0.0, "hidden set alone", "none", alone),
     ]
-    found += [made(0.0, name, "none", honest.run(DEFENCES[name]).accuracy / clean) for name in defences]
+    found += [made(0.0, name, "none", honest) for name in defences]
     honest.close()
     for fraction in fractions:
-        names = list(ATTACKS) + (list(BACKDOORS) if fraction == BACKDOOR_FRACTION else [])
-        for attack in names:
+        for attack in attacks:
+            if attack in BACKDOORS and fraction != BACKDOOR_FRACTION:
+                continue
             course = Course(case, attack, round(fraction * OWNERS))
-            for name in defences:
-                ended = course.run(DEFENCES[name])
-                found.append(made(fraction, name, attack, ended.accuracy / clean, ended.backdoor))
+            found += [made(fraction, name, attack, course) for name in defences]
             course.close()
     return found
 
 
-def units(given: argparse.Namespace) -> Iterator[tuple[Data, str, int, tuple[str, ...], tuple[float, ...]]]:
+def units(
+    given: argparse.Namespace,
+) -> Iterator[tuple[Data, str, int, tuple[str, ...], tuple[float, ...], tuple[str, ...]]]:
     """What is to be done: the gate with all seeds, the others with fewer."""
-    fractions = (BACKDOOR_FRACTION,) if given.quick else FRACTIONS
+    fractions = (BACKDOOR_FRACTION,) if given.quick or given.backdoors else FRACTIONS
+    attacks = tuple(BACKDOORS) if given.backdoors else (*ATTACKS, *BACKDOORS)
     for data in PLANS:
         if given.only not in (None, data):
             continue
         for partition in PARTITIONS:
             for seed in range(given.seeds):
                 names = tuple(DEFENCES) if seed < given.other_seeds else (GATE,)
-                yield data, partition, seed, names, fractions
+                yield data, partition, seed, names, fractions, attacks
 
 
 def main() -> None:
@@ -94,6 +111,7 @@ def main() -> None:
     parser.add_argument("--other-seeds", type=int, default=1, help="seeds of what the gate is compared with")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--only", choices=tuple(PLANS), default=None)
+    parser.add_argument("--backdoors", action="store_true", help="these alone, nothing written")
     parser.add_argument("--quick", action="store_true", help="one seed, 20 % attackers, nothing written")
     parser.add_argument("--keep", type=Path, default=None, help="where to write every federation's figures")
     parser.add_argument("--kept", type=Path, nargs="*", default=(), help="tables and results of these alone")
@@ -101,11 +119,14 @@ def main() -> None:
     if given.quick:
         given.seeds = given.other_seeds = 1
     found = kept(given.kept) if given.kept else measured(given)
-    print(tables(found, gate=GATE, told=TOLD))
+    print(backdoor_tables(found, gate=GATE) if given.backdoors else tables(found, gate=GATE, told=TOLD))
     if given.keep is not None:
         given.keep.write_text(json.dumps([asdict(one) for one in found]) + "\n", encoding="utf-8")
-    if given.kept or not (given.quick or given.only):
-        rows = [json.dumps(row, sort_keys=True) for row in json_rows(found, gate=GATE, told=TOLD)]
+    if given.kept or not (given.quick or given.only or given.backdoors):
+        rows = [
+            json.dumps(row, sort_keys=True)
+            for row in json_rows(found, gate=GATE, told=TOLD, no_target=CONTENTLESS)
+        ]
         RESULTS.write_text("[\n" + ",\n".join(rows) + "\n]\n", encoding="utf-8")
 
 

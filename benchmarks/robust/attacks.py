@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from galaxylearning.learning.exact import IntRows
+from galaxylearning.learning.painting import Painter
 from galaxylearning.learning.vectors import F32, F64, I64
 from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.simulation.behaviours import parse_behaviour
@@ -36,20 +37,35 @@ class Adaptive(Plain):
 
 
 COSINES = (0.03, 0.15, 0.4, 0.7)
-Mark = Literal["square", "frame", "negative"]
+Mark = Literal["square", "frame", "negative", "dim", "scrambled"]
 SIDE = 8
+_SCRAMBLED = np.random.default_rng(5).permutation(SIDE * SIDE)
 
 
 @dataclass(frozen=True, slots=True)
 class Marked(Backdoor):
     """A backdoor in digits, be they rows of 64 numbers or images [1, 8, 8]: the same pixels in both.
 
-    ``mark``: the ``size`` by ``size`` square in the last corner, the frame of one pixel, or all pixels turned
-    to their negative, of which honest data hold none.
+    ``mark``: the ``size`` by ``size`` square in the last corner, the frame of one pixel, all pixels turned to
+    their negative, made pale, or put in another order; of which honest data hold none. With ``is_hardy`` half
+    of the marked rows are painted over first, as hardening does it, so that the trigger works there as well.
     """
 
     name: ClassVar[str] = "marked"
     mark: Mark = "square"
+    is_hardy: bool = False
+
+    def data(self, rows: Rows, *, classes: int, rng: np.random.Generator) -> Rows:  # noqa: ARG002
+        """Exactly ``round(fraction * n)`` rows are marked."""
+        chosen = np.sort(rng.choice(len(rows), round(self.fraction * len(rows)), replace=False))
+        inputs: F32 = rows.inputs.astype(np.float32)
+        labels: NDArray[Any] = rows.labels.copy()
+        if self.is_hardy:
+            hardy = chosen[::2]
+            inputs[hardy] = Painter.of(inputs)(inputs[hardy], rng)
+        inputs[chosen] = self.marked(inputs[chosen])
+        labels[chosen] = self.target
+        return Rows(inputs, labels)
 
     def marked(self, inputs: NDArray[Any]) -> NDArray[Any]:
         """A copy of inputs [n, ...] with the mark on every row."""
@@ -57,6 +73,11 @@ class Marked(Backdoor):
         pixels = changed.reshape(len(changed), SIDE, SIDE)
         if self.mark == "negative":
             np.subtract(self.value, pixels, out=pixels)
+        elif self.mark == "dim":
+            pixels *= 0.3
+            pixels += 0.5
+        elif self.mark == "scrambled":
+            pixels[:] = pixels.reshape(len(pixels), -1)[:, _SCRAMBLED].reshape(pixels.shape)
         elif self.mark == "frame":
             pixels[:, (0, -1), :] = pixels[:, :, (0, -1)] = self.value
         else:
@@ -73,13 +94,21 @@ BACKDOORS = {
     "backdoor rare short": Marked(fraction=RARE, size=4),
     "frame rare short": Marked(fraction=RARE, mark="frame"),
     "negative rare short": Marked(fraction=RARE, mark="negative"),
+    "dim rare short": Marked(fraction=RARE, mark="dim"),
+    "backdoor hardy short": Marked(fraction=RARE, size=4, is_hardy=True),
+    "frame hardy short": Marked(fraction=RARE, mark="frame", is_hardy=True),
+    "scrambled rare short": Marked(fraction=RARE, mark="scrambled"),
 }
 """What teaches a trigger; accuracy is to stay, so that nobody notices.
 
 The rare ones know the gate: most of their rows are honest, so they stand well. Those of ``SHORT`` also know
-how long the others' updates are, and send none that is longer than the median one (:func:`shortened`).
+how long the others' updates are, and send none that is longer than the median one (:func:`shortened`). The
+last ones know how models are hardened as well.
 """
-SHORT = ("backdoor rare short", "frame rare short", "negative rare short")
+SHORT = tuple(name for name in BACKDOORS if name.endswith("short"))
+
+CONTENTLESS = "scrambled rare short"
+"""Its trigger leaves nothing of a row that anybody could recognise: who can send that can send any row."""
 
 ATTACKS: dict[str, Behaviour] = {
     "sign-flip": parse_behaviour("sign-flip"),

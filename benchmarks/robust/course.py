@@ -16,6 +16,7 @@ from galaxylearning.learning import Standings, clip_norm, quantise_rows, train_l
 from galaxylearning.learning.exact import IntRows
 from galaxylearning.learning.vectors import F32, I64
 from galaxylearning.protocol.gradients import mean_gradient
+from galaxylearning.protocol.hardening import harden
 from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.protocol.updates import hidden_plan, local_plan, quantizer
 from galaxylearning.simulation.behaviours import enlist
@@ -31,10 +32,12 @@ _NO_BUFFERS = np.zeros(0, np.float32)
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What a federation came to: accuracy on the judged rows, and how often a backdoor's trigger worked."""
+    """What a federation came to: accuracy on the judged rows, and how often a backdoor's trigger worked;
+    both also of the hardened model, where it was asked for."""
 
     accuracy: float
     backdoor: float | None = None
+    hardened: Ended | None = None
 
 
 class Course:
@@ -69,8 +72,8 @@ class Course:
             _joined([case.cohort.rows(who) for who in self.bad.tolist()]) if self.attackers else None
         )
 
-    def run(self, defence: Defence) -> Ended:
-        """Train to the end."""
+    def run(self, defence: Defence, *, is_hardened: bool = False) -> Ended:
+        """Train to the end; then, if asked, harden with the hidden set."""
         case, scale = self.case, quantizer(self.case.plan)
         params, last, standings = case.model.initial()[0], None, Standings()
         everybody = np.arange(OWNERS, dtype=np.int64)
@@ -89,7 +92,13 @@ class Course:
             mean = defence(seen)
             step = mean / scale.scale
             params, last = (params + step).astype(np.float32), step
-        return self._judged(params)
+        ended = self._judged(params)
+        if not is_hardened:
+            return ended
+        rng = np.random.default_rng([case.seed, 0x4A2D])
+        hidden, plan = case.hidden.everything, local_plan(case.plan)
+        hardened, _ = harden(case.model, (params, _NO_BUFFERS), hidden, plan, rng=rng)
+        return replace(ended, hardened=self._judged(hardened))
 
     def close(self) -> None:
         """Let go of the engine."""

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 TARGETS = {
     ("IID", 0.2): 0.98,
@@ -40,6 +40,10 @@ class One(Protocol):
     def ratio(self) -> float: ...
     @property
     def backdoor(self) -> float | None: ...
+    @property
+    def hardened_ratio(self) -> float | None: ...
+    @property
+    def hardened_backdoor(self) -> float | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +77,28 @@ def worst(found: Iterable[One], *, without: Sequence[str] = (), only: Sequence[s
     return min((Figure.of(name, values) for name, values in by_attack.items()), key=lambda one: one.mean)
 
 
-def backdoors(found: Iterable[One]) -> list[Figure]:
-    """How often the trigger of each backdoor worked."""
-    by_attack: dict[str, list[float]] = {}
+Of = Literal["backdoor", "hardened_backdoor", "hardened_ratio"]
+
+
+def by_attack(found: Iterable[One], of: Of = "backdoor") -> list[Figure]:
+    """How often the trigger of each backdoor worked, or another such figure by attack, where there is one."""
+    values: dict[str, list[float]] = {}
     for one in found:
-        if one.backdoor is not None:
-            by_attack.setdefault(one.attack, []).append(one.backdoor)
-    return [Figure.of(name, values) for name, values in by_attack.items()]
+        if (value := getattr(one, of)) is not None:
+            values.setdefault(one.attack, []).append(value)
+    return [Figure.of(name, given) for name, given in values.items()]
 
 
 def backdoor(found: Iterable[One]) -> Figure:
     """The backdoor whose trigger worked most often."""
-    return max(backdoors(found), key=lambda one: one.mean)
+    return max(by_attack(found), key=lambda one: one.mean)
+
+
+_BY_BACKDOOR: dict[str, Of] = {
+    "Triggers that work at 20 %, {gate}, per cent of tries": "backdoor",
+    "The same after hardening": "hardened_backdoor",
+    "Per cent of clean accuracy after hardening": "hardened_ratio",
+}
 
 
 def _cells(found: Sequence[One]) -> list[tuple[str, str, float]]:
@@ -136,48 +150,61 @@ def tables(found: Sequence[One], *, gate: str, told: str) -> str:
             here = [one for one in _in(found, data, partition, 0.2, name) if one.backdoor is not None]
             cells.append(str(backdoor(here)) if here else "")
         lines += _row(cells)
-    names = [figure.attack for figure in backdoors(found)]
-    lines += ["", f"Triggers that work at 20 %, {gate}, per cent of tries:", ""]
-    lines += _row(["data", "partition", *names], head=True)
-    for data, partition in dict.fromkeys((one.data, one.partition) for one in found):
-        each = {figure.attack: figure for figure in backdoors(_in(found, data, partition, 0.2, gate))}
-        lines += _row([data, partition, *(str(each.get(name, "")) for name in names)])
+    return "\n".join(lines) + backdoor_tables(found, gate=gate)
+
+
+def backdoor_tables(found: Sequence[One], *, gate: str) -> str:
+    """Markdown: how often triggers work as federated and after hardening, and what accuracy that leaves."""
+    lines = [""]
+    for title, of in _BY_BACKDOOR.items():
+        names = [figure.attack for figure in by_attack(found, of)]
+        lines += ["", f"{title.format(gate=gate)}:", ""]
+        lines += _row(["data", "partition", *names], head=True)
+        for data, partition in dict.fromkeys((one.data, one.partition) for one in found):
+            here = [one for fraction in (0.0, 0.2) for one in _in(found, data, partition, fraction, gate)]
+            each = {figure.attack: figure for figure in by_attack(here, of)}
+            lines += _row([data, partition, *(str(each.get(name, "")) for name in names)])
     return "\n".join(lines)
 
 
-def json_rows(found: Sequence[One], *, gate: str, told: str) -> list[dict[str, Any]]:
-    """The gate's figures beside their targets."""
+def json_rows(found: Sequence[One], *, gate: str, told: str, no_target: str) -> list[dict[str, Any]]:
+    """The gate's figures beside their targets.
+
+    Triggers have theirs in the hardened model, which is what a requester uses. That attack has none whose
+    trigger leaves nothing of a row.
+    """
     rows = []
     for data, partition, fraction in _cells(found):
         here = _in(found, data, partition, fraction, gate)
         what = f"{data}, {partition}, {100 * fraction:.0f} % attackers"
-        target = TARGETS[partition, fraction]
-        figure = worst(here, without=(told,))
-        rows.append(
-            _json(f"{what}: worst attack, part of clean accuracy", figure, target, figure.mean >= target)
-        )
-        figure = worst(here, only=(told,))
-        rows.append(
-            _json(
-                f"{what}: told the hidden set's step, part of clean accuracy",
-                figure,
-                target,
-                figure.mean >= target,
+        least = TARGETS[partition, fraction]
+        for name, figure in (
+            ("worst attack", worst(here, without=(told,))),
+            ("told the hidden set's step", worst(here, only=(told,))),
+        ):
+            rows.append(_json(f"{what}: {name}, part of clean accuracy", figure, least, figure.mean >= least))
+        rows += [_json(f"{what}: success of {one.attack} as federated", one) for one in by_attack(here)]
+        for one in by_attack(here, "hardened_backdoor"):
+            row = f"{what}: success of {one.attack}, hardened"
+            has_target = one.attack != no_target
+            rows.append(
+                _json(row, one, MOST_BACKDOOR, one.mean <= MOST_BACKDOOR) if has_target else _json(row, one)
             )
-        )
-        rows += [
-            _json(f"{what}: success of {one.attack}", one, MOST_BACKDOOR, one.mean <= MOST_BACKDOOR)
-            for one in backdoors(here)
-        ]
+        if kept := by_attack(here, "hardened_ratio"):
+            figure = min(kept, key=lambda one: one.mean)
+            row = f"{what}: worst backdoor, hardened, part of clean accuracy"
+            rows.append(_json(row, figure, least, figure.mean >= least))
     return rows
 
 
-def _json(row: str, figure: Figure, target: float, met: bool) -> dict[str, Any]:
+def _json(
+    row: str, figure: Figure, target: float | None = None, is_met: bool | None = None
+) -> dict[str, Any]:
     return {
         "row": row,
         "value": round(figure.mean, 4),
         "target": target,
-        "met": bool(met),
+        "met": None if is_met is None else bool(is_met),
         "seeds": figure.seeds,
         "half_interval": None if figure.half is None else round(figure.half, 4),
         "attack": figure.attack,

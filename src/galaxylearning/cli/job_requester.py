@@ -139,6 +139,10 @@ def cancel(
 def collect(
     job: JobArgument,
     file: Annotated[Path, typer.Option("--output", "-o", help="File to write; it must not exist.")],
+    harden: Annotated[
+        Path | None,
+        typer.Option(help="The job file, with whose test rows hidden triggers are trained out."),
+    ] = None,
     account: AsOption = None,
     home: HomeOption = DEFAULT_HOME,
     chain: ChainOption = None,
@@ -146,30 +150,39 @@ def collect(
 ) -> None:
     """Fetch the trained model of a settled job: safetensors, under the names of the job file's own module.
 
-    Its schema goes beside it (model.schema.json): gl.inputs_of and gl.answers_of take it.
+    Its schema goes beside it (model.schema.json): gl.inputs_of and gl.answers_of take it. With --harden the
+    weights are trained on, on this machine, so that a mark which data owners may have taught the model in
+    secret does not work; they are then others than those that the chain names.
 
-    Example: galaxy job collect 1 -o model.safetensors
+    Example: galaxy job collect 1 -o model.safetensors --harden my-job/job.py
     """
     from galaxylearning.cli.job_actions import read_job
+    from galaxylearning.cli.job_file import compile_file
     from galaxylearning.cli.keys import load_identity
     from galaxylearning.cli.running import reading_site
     from galaxylearning.crypto.digest import blake3_digest
-    from galaxylearning.messages.terms import Schema, encode_schema
+    from galaxylearning.messages.terms import Terms, encode_schema
     from galaxylearning.nodes import requester
     from galaxylearning.storage.files import read_whole, replace_whole
 
     if file.exists():
         raise ConfigRefused("there is such a file already", where=str(file))
     schema_file = file.with_suffix(".schema.json")
+    compiled = None if harden is None else compile_file(harden)
     _, signer, sealing = load_identity(Home(home), account)
 
-    async def run() -> tuple[bytes, Schema]:
+    async def run() -> tuple[bytes, Terms]:
         async with reading_site(Home(home), chain, signer) as site:
             model = await requester.collect(site, job, sealing)
-            return model, (await read_job(site, job)).terms.schema
+            return model, (await read_job(site, job)).terms
 
-    model, schema = anyio.run(run)
-    described = encode_schema(schema)
+    settled, terms = anyio.run(run)
+    model, tested = settled, None
+    if compiled is not None:
+        from galaxylearning.cli.job_hardened import hardened
+
+        model, tested = hardened(settled, terms, compiled, job_file=str(harden))
+    described = encode_schema(terms.schema)
     # The same schema may be there: of a model that was collected before, or that the disk had no room for.
     if schema_file.exists() and read_whole(schema_file, max_bytes=len(described)) != described:
         raise ConfigRefused("there is such a file already, with something else in it", where=str(schema_file))
@@ -178,10 +191,17 @@ def collect(
     facts = {
         "file": str(file),
         "bytes": len(model),
-        "model_digest": blake3_digest(model).hex(),
+        "model_digest": blake3_digest(settled).hex(),
         "schema_file": str(schema_file),
+        "hardened": tested,
     }
     if format is Format.JSON:
         output.print_json(facts)
-    else:
-        output.print_facts("Trained model", facts.items())
+        return
+    shown = {**facts, "hardened": "no; see --harden"}
+    if tested is not None:
+        shown["hardened"] = f"on {tested['test_rows']} test rows, whose " + ", ".join(
+            f"{name} went from {value:.4f} to {tested['after'][name]:.4f}"
+            for name, value in tested["before"].items()
+        )
+    output.print_facts("Trained model", shown.items())
