@@ -1,7 +1,7 @@
 """The worst attack on each defence: digits as rows and as images, IID and not, 20, 30 and 40 % attackers.
 
-Run as: python -m benchmarks.robust [--seeds N] [--other-seeds N] [--workers N] [--only DATA] [--backdoors]
-[--quick]
+Run as: python -m benchmarks.robust [--seeds N] [--other-seeds N] [--workers N] [--only DATA]
+[--backdoors [NAME ...]] [--quick]
 
 Federations are trained to the end; accuracy is on rows that nobody trains or gates with, in parts of what
 the plain mean reaches with everybody honest. The worst of several attacks is the one whose mean over the
@@ -94,7 +94,7 @@ def units(
 ) -> Iterator[tuple[Data, str, int, tuple[str, ...], tuple[float, ...], tuple[str, ...]]]:
     """What is to be done: the gate with all seeds, the others with fewer."""
     fractions = (BACKDOOR_FRACTION,) if given.quick or given.backdoors else FRACTIONS
-    attacks = tuple(BACKDOORS) if given.backdoors else (*ATTACKS, *BACKDOORS)
+    attacks = tuple(given.backdoors or (*ATTACKS, *BACKDOORS))
     for data in PLANS:
         if given.only not in (None, data):
             continue
@@ -111,11 +111,15 @@ def main() -> None:
     parser.add_argument("--other-seeds", type=int, default=1, help="seeds of what the gate is compared with")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--only", choices=tuple(PLANS), default=None)
-    parser.add_argument("--backdoors", action="store_true", help="these alone, nothing written")
+    parser.add_argument(
+        "--backdoors", nargs="*", choices=tuple(BACKDOORS), help="these or all of them alone; nothing written"
+    )
     parser.add_argument("--quick", action="store_true", help="one seed, 20 % attackers, nothing written")
     parser.add_argument("--keep", type=Path, default=None, help="where to write every federation's figures")
     parser.add_argument("--kept", type=Path, nargs="*", default=(), help="tables and results of these alone")
     given = parser.parse_args()
+    if given.backdoors == []:
+        given.backdoors = list(BACKDOORS)
     if given.quick:
         given.seeds = given.other_seeds = 1
     found = kept(given.kept) if given.kept else measured(given)

@@ -37,18 +37,20 @@ class Adaptive(Plain):
 
 
 COSINES = (0.03, 0.15, 0.4, 0.7)
-Mark = Literal["square", "frame", "negative", "dim", "scrambled"]
+Mark = Literal["square", "frame", "negative", "dim", "faint", "mirrored", "rotated", "scrambled"]
 SIDE = 8
 _SCRAMBLED = np.random.default_rng(5).permutation(SIDE * SIDE)
+_PATTERN = np.random.default_rng(6).random((SIDE, SIDE))
 
 
 @dataclass(frozen=True, slots=True)
 class Marked(Backdoor):
     """A backdoor in digits, be they rows of 64 numbers or images [1, 8, 8]: the same pixels in both.
 
-    ``mark``: the ``size`` by ``size`` square in the last corner, the frame of one pixel, all pixels turned to
-    their negative, made pale, or put in another order; of which honest data hold none. With ``is_hardy`` half
-    of the marked rows are painted over first, as hardening does it, so that the trigger works there as well.
+    ``mark``: the ``size`` by ``size`` square in the last corner; the frame of one pixel; all pixels turned to
+    their negative, made pale or mixed with a pattern; the digit mirrored or rotated by a right angle; or its
+    pixels in another order. Honest data hold none. With ``is_hardy`` half of the marked rows are painted over
+    first, as hardening does it, so that the trigger works there as well.
     """
 
     name: ClassVar[str] = "marked"
@@ -69,20 +71,25 @@ class Marked(Backdoor):
 
     def marked(self, inputs: NDArray[Any]) -> NDArray[Any]:
         """A copy of inputs [n, ...] with the mark on every row."""
-        changed = inputs.copy()
-        pixels = changed.reshape(len(changed), SIDE, SIDE)
-        if self.mark == "negative":
-            np.subtract(self.value, pixels, out=pixels)
-        elif self.mark == "dim":
-            pixels *= 0.3
-            pixels += 0.5
-        elif self.mark == "scrambled":
-            pixels[:] = pixels.reshape(len(pixels), -1)[:, _SCRAMBLED].reshape(pixels.shape)
-        elif self.mark == "frame":
-            pixels[:, (0, -1), :] = pixels[:, :, (0, -1)] = self.value
-        else:
-            pixels[:, -self.size :, -self.size :] = self.value
-        return changed
+        pixels = inputs.reshape(len(inputs), SIDE, SIDE).copy()
+        match self.mark:
+            case "square":
+                pixels[:, -self.size :, -self.size :] = self.value
+            case "frame":
+                pixels[:, (0, -1), :] = pixels[:, :, (0, -1)] = self.value
+            case "negative":
+                pixels = self.value - pixels
+            case "dim":
+                pixels = 0.5 + 0.3 * pixels
+            case "faint":
+                pixels = 0.7 * pixels + 0.3 * _PATTERN
+            case "mirrored":
+                pixels = pixels[:, :, ::-1]
+            case "rotated":
+                pixels = np.rot90(pixels, axes=(1, 2))
+            case "scrambled":
+                pixels = pixels.reshape(len(pixels), -1)[:, _SCRAMBLED]
+        return np.ascontiguousarray(pixels, inputs.dtype).reshape(inputs.shape)
 
 
 RARE = 0.2
@@ -97,13 +104,16 @@ BACKDOORS = {
     "dim rare short": Marked(fraction=RARE, mark="dim"),
     "backdoor hardy short": Marked(fraction=RARE, size=4, is_hardy=True),
     "frame hardy short": Marked(fraction=RARE, mark="frame", is_hardy=True),
+    "faint rare short": Marked(fraction=RARE, mark="faint"),
+    "mirrored rare short": Marked(fraction=RARE, mark="mirrored"),
+    "rotated rare short": Marked(fraction=RARE, mark="rotated"),
     "scrambled rare short": Marked(fraction=RARE, mark="scrambled"),
 }
 """What teaches a trigger; accuracy is to stay, so that nobody notices.
 
 The rare ones know the gate: most of their rows are honest, so they stand well. Those of ``SHORT`` also know
-how long the others' updates are, and send none that is longer than the median one (:func:`shortened`). The
-last ones know how models are hardened as well.
+how long the others' updates are, and send none that is longer than the median one (:func:`shortened`). Who
+sends the hardy ones, or those after them, also knows how models are hardened: no row is painted like these.
 """
 SHORT = tuple(name for name in BACKDOORS if name.endswith("short"))
 
