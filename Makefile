@@ -10,7 +10,7 @@ BENCH ?=
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: help demo test check bench bench-peers bench-robust bench-robust-oracle bench-scale bench-private \
-  bench-secagg bench-fairness bench-overhead blob-faults fuzz faults soak reorgs kill-matrix behaviours \
+  bench-secagg bench-fairness bench-hardening bench-overhead blob-faults fuzz faults soak reorgs kill-matrix behaviours \
   contracts contracts-slow lock setup setup-dev clean
 
 help: ## Show what can be made
@@ -84,6 +84,9 @@ bench-robust-oracle: setup benchmarks/.venv-byzfl/.installed benchmarks/.venv-fl
 
 bench-fairness: setup ## Who is paid what when one data owner does not play fair (BENCH="--seeds 1 --twin-seeds 5")
 	$(BIN)/python -m benchmarks.fairness $(BENCH)
+
+bench-hardening: setup ## What hardening costs and does on tables (BENCH="--seeds N")
+	$(BIN)/python -m benchmarks.hardening $(BENCH)
 
 reorgs: setup-dev ## Whole jobs on a chain that takes blocks back (BENCH="--budget-minutes N --seed S --quick")
 	$(BIN)/python -m benchmarks.reorgs $(BENCH)

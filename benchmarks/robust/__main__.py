@@ -19,7 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from benchmarks.robust.attacks import ATTACKS, BACKDOORS, CONTENTLESS, TOLD
+from benchmarks.robust.attacks import ATTACKS, BACKDOORS, TOLD, UNLIKE
 from benchmarks.robust.cases import OWNERS, PLANS, Data, make_case
 from benchmarks.robust.course import Course
 from benchmarks.robust.defences import DEFENCES, by_rule, hidden_set_alone
@@ -35,7 +35,8 @@ GATE = "gate (masked)"
 @dataclass(frozen=True, slots=True)
 class Measured:
     """One federation: ``ratio`` is its accuracy over the clean one (of the mean itself: the accuracy),
-    ``backdoor`` how often a trigger worked; ``hardened_...`` the same of the hardened model."""
+    ``backdoor`` how often a trigger worked; ``hardened_...`` the same of the hardened model. Where nobody
+    attacks (``fraction`` 0), how often that attack's trigger works in a model that was not taught it."""
 
     data: str
     partition: str
@@ -62,29 +63,35 @@ def unit(
     honest = Course(case, None, 0)
     clean = honest.run(by_rule("mean")).accuracy
 
-    def made(fraction: float, defence: str, attack: str, course: Course) -> Measured:
+    def made(fraction: float, defence: str, attack: str, course: Course) -> list[Measured]:
         is_hardened = defence == GATE and (attack == "none" or attack in BACKDOORS)
         ended = course.run(DEFENCES[defence], is_hardened=is_hardened)
-        found = Measured(
-            data, partition, seed, fraction, defence, attack, ended.accuracy / clean, ended.backdoor
-        )
+        ratio = ended.accuracy / clean
+        found = Measured(data, partition, seed, fraction, defence, attack, ratio, ended.backdoor)
         if (after := ended.hardened) is None:
-            return found
-        return replace(found, hardened_ratio=after.accuracy / clean, hardened_backdoor=after.backdoor)
+            return [found]
+        untaught = [
+            replace(found, attack=name, backdoor=rate, hardened_backdoor=after.untaught[name])
+            for name, rate in ended.untaught.items()
+        ]
+        found = replace(found, hardened_ratio=after.accuracy / clean, hardened_backdoor=after.backdoor)
+        return [found, *untaught]
 
     alone = honest.run(hidden_set_alone).accuracy / clean
     found = [
         Measured(data, partition, seed, 0.0, "mean", "none", clean),
         Measured(data, partition, seed, 0.0, "hidden set alone", "none", alone),
     ]
-    found += [made(0.0, name, "none", honest) for name in defences]
+    for name in defences:
+        found += made(0.0, name, "none", honest)
     honest.close()
     for fraction in fractions:
         for attack in attacks:
             if attack in BACKDOORS and fraction != BACKDOOR_FRACTION:
                 continue
             course = Course(case, attack, round(fraction * OWNERS))
-            found += [made(fraction, name, attack, course) for name in defences]
+            for name in defences:
+                found += made(fraction, name, attack, course)
             course.close()
     return found
 
@@ -118,6 +125,8 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, default=None, help="where to write every federation's figures")
     parser.add_argument("--kept", type=Path, nargs="*", default=(), help="tables and results of these alone")
     given = parser.parse_args()
+    if given.backdoors is not None and given.kept:
+        parser.error("--kept and --backdoors exclude each other")
     if given.backdoors == []:
         given.backdoors = list(BACKDOORS)
     if given.quick:
@@ -129,7 +138,7 @@ def main() -> None:
     if given.kept or not (given.quick or given.only or given.backdoors):
         rows = [
             json.dumps(row, sort_keys=True)
-            for row in json_rows(found, gate=GATE, told=TOLD, no_target=CONTENTLESS)
+            for row in json_rows(found, gate=GATE, told=TOLD, no_target=UNLIKE)
         ]
         RESULTS.write_text("[\n" + ",\n".join(rows) + "\n]\n", encoding="utf-8")
 

@@ -57,14 +57,15 @@ class Marked(Backdoor):
     mark: Mark = "square"
     is_hardy: bool = False
 
-    def data(self, rows: Rows, *, classes: int, rng: np.random.Generator) -> Rows:  # noqa: ARG002
+    def data(self, rows: Rows, *, classes: int, rng: np.random.Generator) -> Rows:
         """Exactly ``round(fraction * n)`` rows are marked."""
+        if not self.is_hardy:
+            return Backdoor.data(self, rows, classes=classes, rng=rng)
         chosen = np.sort(rng.choice(len(rows), round(self.fraction * len(rows)), replace=False))
         inputs: F32 = rows.inputs.astype(np.float32)
         labels: NDArray[Any] = rows.labels.copy()
-        if self.is_hardy:
-            hardy = chosen[::2]
-            inputs[hardy] = Painter.of(inputs)(inputs[hardy], rng)
+        hardy = chosen[::2]
+        inputs[hardy] = Painter.of(inputs)(inputs[hardy], rng)
         inputs[chosen] = self.marked(inputs[chosen])
         labels[chosen] = self.target
         return Rows(inputs, labels)
@@ -117,8 +118,8 @@ sends the hardy ones, or those after them, also knows how models are hardened: n
 """
 SHORT = tuple(name for name in BACKDOORS if name.endswith("short"))
 
-CONTENTLESS = "scrambled rare short"
-"""Its trigger leaves nothing of a row that anybody could recognise: who can send that can send any row."""
+UNLIKE = ("mirrored rare short", "rotated rare short", "scrambled rare short")
+"""Their marks move every pixel, which hardening never does; the last leaves nothing that could be read."""
 
 ATTACKS: dict[str, Behaviour] = {
     "sign-flip": parse_behaviour("sign-flip"),

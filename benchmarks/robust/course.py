@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from benchmarks.robust.attacks import ATTACKS, BACKDOORS, SHORT, shortened, worst_update
@@ -32,11 +32,12 @@ _NO_BUFFERS = np.zeros(0, np.float32)
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What a federation came to: accuracy on the judged rows, and how often a backdoor's trigger worked;
-    both also of the hardened model, where it was asked for."""
+    """What a federation came to: accuracy on the judged rows, and how often a backdoor's trigger worked; where
+    nobody taught one, how often each works by itself. All of it also of the hardened model, if asked for."""
 
     accuracy: float
     backdoor: float | None = None
+    untaught: dict[str, float] = field(default_factory=dict)
     hardened: Ended | None = None
 
 
@@ -172,7 +173,10 @@ class Course:
             return Ended(0.1, None)
         accuracy = self._accuracy(params, self.case.judged)
         if self.trigger is None:
-            return Ended(accuracy)
+            probes = {name: one.probe(self.case.judged) for name, one in BACKDOORS.items()}
+            return Ended(
+                accuracy, untaught={name: self._accuracy(params, rows) for name, rows in probes.items()}
+            )
         return Ended(accuracy, self._accuracy(params, self.trigger.probe(self.case.judged)))
 
     def _accuracy(self, params: F32, rows: Rows) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -94,10 +94,12 @@ def backdoor(found: Iterable[One]) -> Figure:
     return max(by_attack(found), key=lambda one: one.mean)
 
 
-_BY_BACKDOOR: dict[str, Of] = {
-    "Triggers that work at 20 %, {gate}, per cent of tries": "backdoor",
-    "The same after hardening": "hardened_backdoor",
-    "Per cent of clean accuracy after hardening": "hardened_ratio",
+_BY_BACKDOOR: dict[str, tuple[Of, tuple[float, ...]]] = {
+    "Triggers that work at 20 %, {gate}, per cent of tries": ("backdoor", (0.2,)),
+    "The same after hardening": ("hardened_backdoor", (0.2,)),
+    "The same where nobody taught them": ("backdoor", (0.0,)),
+    "The same where nobody taught them, after hardening": ("hardened_backdoor", (0.0,)),
+    "Per cent of clean accuracy after hardening": ("hardened_ratio", (0.0, 0.2)),
 }
 
 
@@ -156,22 +158,24 @@ def tables(found: Sequence[One], *, gate: str, told: str) -> str:
 def backdoor_tables(found: Sequence[One], *, gate: str) -> str:
     """Markdown: how often triggers work as federated and after hardening, and what accuracy that leaves."""
     lines = [""]
-    for title, of in _BY_BACKDOOR.items():
-        names = [figure.attack for figure in by_attack(found, of)]
+    for title, (of, fractions) in _BY_BACKDOOR.items():
+        within = [one for one in found if one.defence == gate and one.fraction in fractions]
+        names = [figure.attack for figure in by_attack(within, of)]
         lines += ["", f"{title.format(gate=gate)}:", ""]
         lines += _row(["data", "partition", *names], head=True)
         for data, partition in dict.fromkeys((one.data, one.partition) for one in found):
-            here = [one for fraction in (0.0, 0.2) for one in _in(found, data, partition, fraction, gate)]
+            here = [one for one in within if (one.data, one.partition) == (data, partition)]
             each = {figure.attack: figure for figure in by_attack(here, of)}
             lines += _row([data, partition, *(str(each.get(name, "")) for name in names)])
     return "\n".join(lines)
 
 
-def json_rows(found: Sequence[One], *, gate: str, told: str, no_target: str) -> list[dict[str, Any]]:
+def json_rows(
+    found: Sequence[One], *, gate: str, told: str, no_target: Collection[str]
+) -> list[dict[str, Any]]:
     """The gate's figures beside their targets.
 
-    Triggers have theirs in the hardened model, which is what a requester uses. That attack has none whose
-    trigger leaves nothing of a row.
+    Triggers have theirs in the hardened model, which a requester uses; those in ``no_target`` have none.
     """
     rows = []
     for data, partition, fraction in _cells(found):
@@ -186,7 +190,7 @@ def json_rows(found: Sequence[One], *, gate: str, told: str, no_target: str) -> 
         rows += [_json(f"{what}: success of {one.attack} as federated", one) for one in by_attack(here)]
         for one in by_attack(here, "hardened_backdoor"):
             row = f"{what}: success of {one.attack}, hardened"
-            has_target = one.attack != no_target
+            has_target = one.attack not in no_target
             rows.append(
                 _json(row, one, MOST_BACKDOOR, one.mean <= MOST_BACKDOOR) if has_target else _json(row, one)
             )

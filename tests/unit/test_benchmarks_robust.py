@@ -52,7 +52,7 @@ def test_the_worst_attack_has_the_smallest_mean() -> None:
 
 
 def test_a_target_is_met_or_not() -> None:
-    found = json_rows(FOUND, gate="gate", told="told", no_target="scrambled")
+    found = json_rows(FOUND, gate="gate", told="told", no_target=("scrambled",))
     rows = {row["row"].split(": ")[1]: row for row in found}
     assert rows["worst attack, part of clean accuracy"]["met"]
     assert rows["worst attack, part of clean accuracy"]["target"] == 0.96
