@@ -32,8 +32,8 @@ _NO_BUFFERS = np.zeros(0, np.float32)
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What a federation came to: accuracy on the judged rows, and how often a backdoor's trigger worked; where
-    nobody taught one, how often each works by itself. All of it also of the hardened model, if asked for."""
+    """What a federation came to: accuracy on the judged rows, and how often a backdoor's trigger worked;
+    where nobody taught one, how often each works by itself. All also of the hardened model, if asked for."""
 
     accuracy: float
     backdoor: float | None = None

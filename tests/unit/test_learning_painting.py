@@ -54,7 +54,9 @@ def test_patches_lie_anywhere_and_borders_at_the_edge() -> None:
     assert bool((is_patch | is_border).all())
     # One half each; a patch along an edge, and a border of one side, are both.
     assert min(is_patch.mean(), is_border.mean()) > 0.45
+    assert np.mean(~is_border) == pytest.approx(0.5, abs=0.03)
     patches = masks[~is_border]
+    assert patches.any(0).all()
     assert patches.any(2).sum(1).max() == patches.any(1).sum(1).max() == int(LARGEST_PATCH * 8)
     assert patches.any(2).sum(1).min() == 1
     # Every pixel is painted in some row and left in others.
@@ -92,9 +94,21 @@ def test_half_of_the_turned_rows_are_negatives() -> None:
     assert np.mean([np.allclose(f, 1 - i) for i, f in zip(inputs[turned], found[turned], strict=True)]) == (
         pytest.approx(0.5, abs=0.05)
     )
-    # The others keep their order, or turn it round, on a line.
-    for before, after in zip(inputs[turned][:100], found[turned][:100], strict=True):
-        assert abs(np.corrcoef(before.ravel(), after.ravel())[0, 1]) > 0.999
+    # The others lie on a line from one number to another, both drawn evenly.
+    pairs = zip(inputs[turned], found[turned], strict=True)
+    lines = np.array([np.polyfit(before.ravel(), after.ravel(), 1) for before, after in pairs])
+    slopes = lines[lines[:, 0] > -0.999, 0]
+    assert np.mean(slopes < 0) == pytest.approx(0.5, abs=0.08)
+    assert np.std(slopes) == pytest.approx(np.sqrt(1 / 6), abs=0.04)
+    for before, after, (slope, first) in zip(inputs[turned][:100], found[turned][:100], lines, strict=False):
+        assert after == pytest.approx(first + slope * before, abs=1e-4)
+
+
+def test_a_channel_has_one_range() -> None:
+    inputs = distinct(N, 3, 6, 6)
+    inputs[:, :, 0, 0] = 0.5
+    assert Painter.of(inputs).low.shape == (1, 3, 1, 1)
+    assert np.ptp(painted(inputs)[:, :, 0, 0]) > 0.5
 
 
 def test_channels_have_their_own_ranges_and_colours() -> None:
@@ -133,13 +147,27 @@ def test_any_features_are_painted_over_few_or_most() -> None:
     assert np.mean(np.array(several) > 1) == pytest.approx(0.5, abs=0.08)
 
 
-def test_a_feature_that_never_changes_may_change_in_painted_rows() -> None:
+@pytest.mark.parametrize("end", [0, 1])
+def test_a_feature_that_never_changes_may_change_in_painted_rows(end: int) -> None:
     inputs = distinct(N, 5)
-    inputs[:, 2] = 0
-    found = painted(inputs)
-    assert found[:, 2].max() > 0.7
-    assert Painter.of(inputs).low[0, 2] == 0
-    assert Painter.of(inputs).high[0, 2] == np.float32(np.median(inputs.max(0)))
+    inputs[:, 2] = end
+    found = painted(inputs)[:, 2]
+    assert found.max() > 0.7
+    assert found.min() < 0.3
+    ranges = Painter.of(inputs)
+    assert (ranges.low[0, 2], ranges.high[0, 2]) == pytest.approx(
+        (0, 0.8) if end == 0 else (0.2, 1), abs=0.01
+    )
+
+
+def test_one_wide_feature_widens_no_other() -> None:
+    inputs = distinct(N, 3) * np.array([1, 1, 1000], np.float32)
+    assert painted(inputs)[:, :2].max() <= inputs[:, :2].max()
+
+
+def test_rows_that_never_differ_stay_as_they_are() -> None:
+    inputs = np.full((50, 3), 2, np.float32)
+    assert np.array_equal(painted(inputs), inputs)
 
 
 @pytest.mark.parametrize(
@@ -172,11 +200,25 @@ def test_all_images_can_be_painted(height: int, width: int, seed: int) -> None:
     "inputs",
     [
         np.zeros((3, 4), np.int64),
+        np.zeros((3, 4), np.float64),
         np.zeros(4, np.float32),
         np.zeros((0, 4), np.float32),
         np.zeros((2, 0), np.float32),
     ],
 )
 def test_what_cannot_be_painted_is_refused(inputs: Any) -> None:
-    with pytest.raises(DataRefused, match=r"inputs: .*; rows of real numbers allowed"):
+    with pytest.raises(DataRefused, match=r"inputs: .*; rows of float32 numbers allowed"):
         Painter.of(inputs)
+
+
+@pytest.mark.parametrize("values", [(0, np.nan), (0, np.inf), (-3e38, 3e38)])
+def test_numbers_without_a_range_are_refused(values: tuple[float, float]) -> None:
+    with pytest.raises(DataRefused, match="inputs: must be finite"):
+        Painter.of(np.array(values, np.float32)[:, None])
+
+
+def test_narrow_sides_get_borders_as_well() -> None:
+    inputs = distinct(N, 1, 3, 3)
+    changed, is_painted = split(inputs, painted(inputs, painter=UNIT))
+    masks = changed[is_painted][:, 0]
+    assert {tuple(mask.ravel()) for mask in masks} >= {(True,) * 4 + (False,) + (True,) * 4}

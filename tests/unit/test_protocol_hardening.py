@@ -11,13 +11,13 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from galaxylearning.errors import DataRefused, UpdateRefused
+from galaxylearning.errors import DataRefused, JobRefused, UpdateRefused
 from galaxylearning.graph import FlatModel, compile_model
 from galaxylearning.learning import LocalPlan, train_local
 from galaxylearning.learning.vectors import F32
 from galaxylearning.protocol import hardening
 from galaxylearning.protocol.gradients import mean_gradient
-from galaxylearning.protocol.hardening import STAGES, harden
+from galaxylearning.protocol.hardening import BATCH, PAINTED, STAGES, harden
 from galaxylearning.protocol.hidden_set import Rows
 
 PLAN = LocalPlan(learning_rate=0.2, steps=600, batch_size=32)
@@ -104,12 +104,12 @@ def test_steps_get_smaller(monkeypatch: pytest.MonkeyPatch, poisoned: Any) -> No
     monkeypatch.setattr(hardening, "train_local", noted)
     monkeypatch.setattr(hardening, "STEPS", STAGES)
     model, state, test, _, _ = poisoned
-    plan = LocalPlan(learning_rate=0.2, momentum=0.5, epochs=7)
+    plan = LocalPlan(learning_rate=0.2, momentum=0.5, epochs=7, batch_size=7)
     harden(model, state, test, plan, rng=rng())
     assert [one.learning_rate for one in plans] == pytest.approx(
         [0.2 * (1 - i / STAGES) for i in range(STAGES)]
     )
-    assert {(one.steps, one.epochs, one.momentum) for one in plans} == {(1, None, 0.5)}
+    assert {(one.steps, one.epochs, one.momentum, one.batch_size) for one in plans} == {(1, None, 0.5, BATCH)}
 
 
 def test_a_step_sees_each_row_as_it_is_painted_over_and_mixed(
@@ -156,20 +156,68 @@ def test_classes_are_drawn_as_probable_as_the_model_says(loss: str) -> None:
     assert np.bincount(found) / len(found) == pytest.approx(chances, abs=0.015)
 
 
-def test_other_answers_are_taken_as_they_are() -> None:
-    outputs = np.array([[-2.0], [0.0], [3.0]], np.float32)
-    like = np.zeros(3, np.float32)
-    assert hardening._answers("mse", outputs, like, rng()) == pytest.approx([-2, 0, 3])
-    assert hardening._answers("bce_with_logits", outputs, like, rng()) == pytest.approx(
-        [0.1192029, 0.5, 0.9525741]
-    )
+@pytest.mark.parametrize("kind", [np.uint8, np.int64, np.uint64])
+def test_every_place_of_a_picture_gets_its_class(kind: Any) -> None:
+    outputs = np.full((2, 3, 5, 4), -1e3, np.float32)
+    outputs[:, 1] = 0
+    found = hardening._answers("cross_entropy", outputs, np.zeros((2, 5, 4), kind), rng())
+    assert (found.shape, found.dtype) == ((2, 5, 4), np.dtype(kind))
+    assert (found == 1).all()
 
 
-@pytest.mark.parametrize(("loss", "out"), [("bce_with_logits", 1), ("mse", 1), ("huber", 2)])
-def test_models_without_classes_are_hardened_as_well(loss: str, out: int) -> None:
+@pytest.mark.parametrize("shape", [(3,), (3, 1)])
+def test_of_a_yes_or_no_the_probability_is_taken(shape: tuple[int, ...]) -> None:
+    outputs = np.array([[-2.0], [0.0], [3e4]], np.float32)
+    found = hardening._answers("bce_with_logits", outputs, np.zeros(shape, np.int64), rng())
+    assert found.shape == shape
+    assert found.ravel() == pytest.approx([0.1192029, 0.5, 1.0])
+
+
+def test_shares_of_two_rows_are_mixed_evenly() -> None:
+    found = hardening._mixed(np.eye(400, dtype=np.float32), rng())
+    assert np.quantile(np.diagonal(found), [0.1, 0.5, 0.9]) == pytest.approx([0.1, 0.5, 0.9], abs=0.07)
+    assert found.sum(1) == pytest.approx(np.ones(400))
+
+
+def test_the_collected_model_answers_for_mixed_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = np.zeros((200, 4), np.float32)
+    inputs[0], inputs[1:] = 9, rng(1).random((199, 4))
+    graph, weights = compile_model(nn.Linear(4, 3), (torch.from_numpy(inputs[:3]),), loss="cross_entropy")
+    asked, seen = [], []
+
+    class Watched(FlatModel):
+        def predict(self, params: Any, buffers: Any, inputs: Any) -> Any:  # noqa: ARG002
+            asked.append((params, inputs[0]))
+            sure = np.full((len(inputs[0]), 3), -1e3, np.float32)
+            sure[np.arange(len(sure)), 1 + np.arange(len(sure)) % 2] = 0
+            return sure
+
+        def gradient(self, params: Any, buffers: Any, inputs: Any, labels: Any, *, rng: Any = None) -> Any:
+            seen.append((inputs[0], labels, rng))
+            return super().gradient(params, buffers, inputs, labels, rng=rng)
+
+    monkeypatch.setattr(hardening, "STEPS", STAGES)
+    model, generator = Watched(graph, weights), rng()
+    state = model.initial()
+    rows = Rows(inputs, np.zeros(200, np.int64))
+    harden(model, state, rows, LocalPlan(learning_rate=0.1, steps=1), rng=generator)
+    assert len(asked) == STAGES
+    for (params, mixed), (shown, labels, used) in zip(asked, seen, strict=True):
+        parts = np.split(shown, 2 + PAINTED)
+        assert params is state[0]
+        assert used is generator
+        assert np.array_equal(mixed, parts[-1])
+        assert labels[-BATCH:].tolist() == (1 + np.arange(BATCH) % 2).tolist()
+        assert not labels[:-BATCH].any()
+        # Ranges are those of all rows, drawn or not.
+        assert parts[1].max() == 9
+
+
+def test_a_model_of_yes_and_no_is_hardened_with_its_buffers() -> None:
     inputs = rng(1).normal(size=(40, 6)).astype(np.float32)
-    labels = (inputs[:, :out] > 0).astype(np.float32)
-    model = model_of(nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, out)), inputs[:3], loss)
+    labels = (inputs[:, :1] > 0).astype(np.float32)
+    module = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+    model = model_of(module, inputs[:3], "bce_with_logits")
     state = model.initial()
     found = harden(model, state, Rows(inputs, labels), LocalPlan(learning_rate=0.05, steps=1), rng=rng())
     before, after = (model.per_sample_loss(*one, (inputs,), labels).mean() for one in (state, found))
@@ -177,20 +225,53 @@ def test_models_without_classes_are_hardened_as_well(loss: str, out: int) -> Non
     assert not np.array_equal(found[1], state[1])
 
 
+@pytest.mark.parametrize("loss", ["mse", "l1", "huber"])
+def test_models_of_numbers_are_refused(loss: str) -> None:
+    inputs = rng(1).normal(size=(40, 6)).astype(np.float32)
+    model = model_of(nn.Linear(6, 1), inputs[:3], loss)
+    with pytest.raises(JobRefused, match=f"loss: {loss}; .* only models of classes"):
+        harden(model, model.initial(), Rows(inputs, inputs[:, 0]), PLAN, rng=rng())
+
+
+def test_models_with_local_buffers_are_refused() -> None:
+    inputs = rng(1).normal(size=(40, 6)).astype(np.float32)
+    module = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+    graph, weights = compile_model(
+        module, (torch.from_numpy(inputs[:3]),), loss="cross_entropy", federate={"*": "keep_local"}
+    )
+    model = FlatModel(graph, weights)
+    with pytest.raises(JobRefused, match=r"model: .* stays with each data owner"):
+        harden(model, model.initial(), Rows(inputs, np.zeros(40, np.int64)), PLAN, rng=rng())
+
+
 def test_words_cannot_be_painted() -> None:
     tokens = np.ones((20, 4), np.int64)
     model = model_of(nn.Sequential(nn.Embedding(5, 3), nn.Flatten(), nn.Linear(12, 2)), tokens[:3])
-    with pytest.raises(DataRefused, match="real numbers"):
+    with pytest.raises(DataRefused, match="float32 numbers"):
         harden(model, model.initial(), Rows(tokens, tokens[:, 0]), PLAN, rng=rng())
 
 
-def test_a_training_that_diverges_is_refused(poisoned: Any) -> None:
+def test_a_stage_that_diverges_is_trained_again_slower(
+    monkeypatch: pytest.MonkeyPatch, poisoned: Any
+) -> None:
+    rates = []
+
+    def failing(gradient: Any, *given: Any, **named: Any) -> Any:
+        rates.append(given[3].learning_rate)
+        if len(rates) in (2, 3):
+            raise UpdateRefused("must be finite", where="loss at step 1")
+        return train_local(gradient, *given, **named)
+
+    monkeypatch.setattr(hardening, "train_local", failing)
+    monkeypatch.setattr(hardening, "STEPS", STAGES)
+    model, state, test, _, _ = poisoned
+    harden(model, state, test, PLAN, rng=rng())
+    assert rates[:4] == pytest.approx([0.2, 0.19, 0.19 / 4, 0.19 / 16])
+    assert rates[4:] == pytest.approx([0.2 / 16 * (1 - i / STAGES) for i in range(2, STAGES)])
+
+
+def test_a_training_that_diverges_at_any_rate_is_refused(poisoned: Any) -> None:
     model, (params, buffers), test, _, _ = poisoned
-    with pytest.raises(UpdateRefused, match="step"):
-        harden(
-            model,
-            (params * np.float32(1e30), buffers),
-            test,
-            LocalPlan(learning_rate=1e3, steps=1),
-            rng=rng(),
-        )
+    far = (params * np.float32(1e30), buffers)
+    with pytest.raises(UpdateRefused, match=r"hardening: diverges in stage 1 of 20, .* rate of 0\.98"):
+        harden(model, far, test, LocalPlan(learning_rate=1e3, steps=1), rng=rng())

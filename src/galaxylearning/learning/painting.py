@@ -29,11 +29,11 @@ MOST_FEATURES: Final = 0.9
 class Painter:
     """Paints rows f32[n, ...] whose values lie between ``low`` and ``high``, both f32[1, ...].
 
-    Of images, f32[n, ..., height, width], each channel has a range of its own, and patches (Zhong et al.
-    2017, arXiv 1708.04896) or borders are painted over; of plain rows, f32[n, features], each feature has,
-    and any of them are. A range is at least that of the middle channel or feature: what never changes in
-    honest rows may in others. Some rows are mapped to other ends of the range instead, half of those to the
-    reverse ones: their negative (Cubuk et al. 2019, arXiv 1909.13719).
+    Of plain rows, f32[n, features], any features are painted over. All others are taken for images,
+    f32[n, ..., height, width]: of them patches (Zhong et al. 2017, arXiv 1708.04896) or borders are. Each
+    feature, or channel of images with channels, has a range of its own, but none smaller than what is usual
+    among them: what never changes in honest rows may in others. Some rows are mapped to other ends of the
+    range instead, half of those to the reverse ones: their negative (Cubuk et al. 2019, arXiv 1909.13719).
     """
 
     low: F32
@@ -44,18 +44,21 @@ class Painter:
         """A painter with the ranges of these rows.
 
         Raises:
-            DataRefused: the rows hold no numbers that could be painted, as the numbers of words, or are none.
+            DataRefused: they hold no numbers that could be painted, as the numbers of words, none that are
+                finite and not too far apart, or none at all.
         """
-        if inputs.dtype.kind != "f" or inputs.ndim < 2 or not inputs.size:
+        if inputs.dtype != np.float32 or inputs.ndim < 2 or not inputs.size:
             raise DataRefused(
-                f"{inputs.dtype} of shape {inputs.shape}; rows of real numbers allowed", where="inputs"
+                f"{inputs.dtype} of shape {inputs.shape}; rows of float32 numbers allowed", where="inputs"
             )
         axes = (0,) if inputs.ndim == 2 else (0, -2, -1)
         low, high = inputs.min(axis=axes, keepdims=True), inputs.max(axis=axes, keepdims=True)
-        return cls(
-            np.minimum(low, np.median(low)).astype(np.float32),
-            np.maximum(high, np.median(high)).astype(np.float32),
-        )
+        low = np.minimum(low, np.quantile(low, 0.5, method="lower"))
+        high = np.maximum(high, np.quantile(high, 0.5, method="lower"))
+        with np.errstate(over="ignore", invalid="ignore"):
+            if not bool(np.isfinite(high - low).all()):
+                raise DataRefused("must be finite, and less than 3e38 apart", where="inputs")
+        return cls(low.astype(np.float32), high.astype(np.float32))
 
     def __call__(self, inputs: F32, rng: np.random.Generator) -> F32:
         """A changed copy of rows f32[n, ...], each in a way of its own."""
@@ -95,7 +98,8 @@ def _stretch(side: int, is_border: Mask, rng: np.random.Generator) -> Mask:
     n = len(is_border)
     size = rng.integers(1, max(1, int(LARGEST_PATCH * side)) + 1, n)
     start = rng.integers(0, side - size + 1)
-    before, after = rng.integers(0, int(WIDEST_BORDER * side) + 1, (2, n))
+    widest = max(int(WIDEST_BORDER * side), int(side > 2))
+    before, after = rng.integers(0, widest + 1, (2, n))
     first, end = np.where(is_border, before, start), np.where(is_border, side - after, start + size)
     places = np.arange(side)
     return (places >= first[:, None]) & (places < end[:, None])

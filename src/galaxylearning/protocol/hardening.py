@@ -16,6 +16,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from galaxylearning.errors import JobRefused, UpdateRefused
+from galaxylearning.graph.document import ModelGraph
 from galaxylearning.graph.labels import CLASS_LOSSES
 from galaxylearning.graph.model import Model
 from galaxylearning.learning import LocalPlan, train_local
@@ -25,43 +27,84 @@ from galaxylearning.protocol.hidden_set import Rows
 
 STEPS: Final = 2_000
 STAGES: Final = 20
-"""The learning rate falls from stage to stage, evenly, to a twentieth."""
+"""The learning rate falls from stage to stage, evenly, to a twentieth; an optimiser's memory begins anew."""
 
 BATCH: Final = 32
 PAINTED: Final = 3
-"""Rows drawn for a step, and painted copies of each."""
+SHOWN: Final = 2 + PAINTED
+"""Rows drawn for a step, painted copies of each, and all that a step sees for each."""
+
+TRIES: Final = 6
+"""A stage that diverges is trained again, it and all after it at a quarter of the rate, so many times."""
 
 
 def hardening(
-    model: Model, state: tuple[F32, F32], rows: Rows, plan: LocalPlan, *, rng: np.random.Generator
+    model: Model,
+    state: tuple[F32, F32],
+    rows: Rows,
+    plan: LocalPlan,
+    *,
+    rng: np.random.Generator,
+    batch: int = BATCH,
 ) -> Iterator[tuple[F32, F32]]:
     """Train on from ``state`` with ``plan``'s optimiser; after each of ``STAGES`` stages, give (parameters
     f32[P], buffers f32[B]). The last are the hardened ones.
 
-    A step sees, of each row drawn, the row itself, copies of it painted over, and a mixture of it and another
-    with an answer that is drawn as the model that came home gives it.
+    A step sees, of each of ``batch`` rows drawn, the row itself, copies of it painted over, and a mixture of
+    it and another with an answer that is drawn as the model that came home gives it.
 
     Raises:
-        DataRefused: the rows' inputs are no real numbers.
-        UpdateRefused: training diverges; the step is named.
+        JobRefused: the model's answers are no classes, or it keeps buffers at each data owner's.
+        DataRefused: the rows' inputs cannot be painted over.
+        UpdateRefused: a stage diverges at every rate tried.
     """
+    check_hardenable(model.graph)
     painter, taught, loss = Painter.of(rows.inputs), state, model.graph.loss
 
-    def gradient(params: F32, buffers: F32, batch: I64, rng: np.random.Generator) -> tuple[float, F32, F32]:
-        part = rows.take(batch)
-        plain: F32 = part.inputs.astype(np.float32)
+    def gradient(params: F32, buffers: F32, chosen: I64, rng: np.random.Generator) -> tuple[float, F32, F32]:
+        part = rows.take(chosen)
+        plain = np.asarray(part.inputs, np.float32)
         mixed = _mixed(plain, rng)
         answers = _answers(loss, model.predict(*taught, (mixed,)), part.labels, rng)
         inputs = [plain, *(painter(plain, rng) for _ in range(PAINTED)), mixed]
         labels = [part.labels] * (1 + PAINTED) + [answers]
         return model.gradient(params, buffers, (np.concatenate(inputs),), np.concatenate(labels), rng=rng)
 
+    steps, rate = replace(plan, epochs=None, steps=STEPS // STAGES, batch_size=batch), plan.learning_rate
     for stage in range(STAGES):
-        rate = plan.learning_rate * (1 - stage / STAGES)
-        steps = replace(plan, learning_rate=rate, epochs=None, steps=STEPS // STAGES, batch_size=BATCH)
-        found = train_local(gradient, *state, len(rows), steps, rng=rng)
+        for _ in range(TRIES):
+            slower = replace(steps, learning_rate=rate * (1 - stage / STAGES))
+            try:
+                found = train_local(gradient, *state, len(rows), slower, rng=rng)
+                break
+            except UpdateRefused:
+                rate /= 4
+        else:
+            raise UpdateRefused(
+                f"diverges in stage {stage + 1} of {STAGES}, also with a learning rate of {4 * rate:.2g}",
+                where="hardening",
+            )
         state = (state[0] + found.update, found.buffers)
         yield state
+
+
+def check_hardenable(graph: ModelGraph) -> None:
+    """Whether models of this graph can be hardened.
+
+    Raises:
+        JobRefused: saying why not.
+    """
+    if graph.loss not in CLASS_LOSSES | {"bce_with_logits"}:
+        raise JobRefused(
+            f"{graph.loss}; a number is not the same where the row is painted over, only models of classes "
+            "can be hardened",
+            where="loss",
+        )
+    if kept := [entry.name for entry in graph.state if entry.federate == "keep_local"]:
+        raise JobRefused(
+            f"{kept[0]} stays with each data owner; only models without such buffers can be hardened",
+            where="model",
+        )
 
 
 def harden(
@@ -70,7 +113,7 @@ def harden(
     """What :func:`hardening` comes to.
 
     Raises:
-        DataRefused, UpdateRefused: as it says.
+        JobRefused, DataRefused, UpdateRefused: as it says.
     """
     *_, last = hardening(model, state, rows, plan, rng=rng)
     return last
@@ -85,13 +128,12 @@ def _mixed(inputs: F32, rng: np.random.Generator) -> F32:
 
 
 def _answers(loss: str, outputs: NDArray[Any], like: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
-    """Labels for ``outputs``, of the type and shape of ``like``: classes are drawn as probable as they are
-    there, whose mean gradient is that of the probabilities themselves; other answers are taken as they are.
+    """Labels for ``outputs``, of the shape of ``like``: classes are drawn as probable as they are there,
+    whose mean gradient is that of the probabilities themselves; of a yes or no, the probability.
     """
     if loss in CLASS_LOSSES:
         # The largest of log probabilities with Gumbel noise is a draw by the probabilities.
         classes: NDArray[Any] = np.argmax(outputs + rng.gumbel(size=outputs.shape), axis=1)
         return classes.astype(like.dtype)
-    wide = outputs.astype(np.float64)
-    found = 1 / (1 + np.exp(-wide)) if loss == "bce_with_logits" else wide
+    found = 0.5 + 0.5 * np.tanh(0.5 * outputs)
     return found.reshape(like.shape).astype(np.float32)
