@@ -2,7 +2,7 @@
 
 Run with: python -m benchmarks.hardening [--seeds N]
 
-A dense net is trained on rows of which a tenth carry a mark (some features at their largest value) and the
+A net is trained on rows of which a tenth carry a mark (some features at their largest value) and the
 first class's label; then it is hardened with a few test rows, and measured on rows of neither. Large values
 may speak for that class by themselves: so a net is measured, too, that was trained without marks.
 """
@@ -31,12 +31,14 @@ from galaxylearning.protocol.hardening import harden
 from galaxylearning.protocol.hidden_set import Rows
 
 RESULTS = Path(__file__).parent / "results" / "hardening.json"
-TABLES: dict[str, tuple[Callable[..., Any], int | None]] = {
-    "digits, 64 pixels": (load_digits, None),
-    "breast cancer, 30 measurements": (load_breast_cancer, None),
-    "wine, 13 measurements": (load_wine, None),
-    "breast cancer, 3 of them": (load_breast_cancer, 3),
+TABLES: dict[str, tuple[Callable[..., Any], int | None, int]] = {
+    "digits, 64 pixels": (load_digits, None, 64),
+    "breast cancer, 30 measurements": (load_breast_cancer, None, 64),
+    "wine, 13 measurements": (load_wine, None, 64),
+    "breast cancer, 3 of them": (load_breast_cancer, 3, 64),
+    "breast cancer, linear": (load_breast_cancer, None, 0),
 }
+"""Who loads it, how many of its columns are used, and the width of the net's hidden layer."""
 TEST_ROWS = 150
 PLAN = LocalPlan(learning_rate=0.1, steps=600, batch_size=16)
 MARKED = 0.1
@@ -46,7 +48,7 @@ HEAD = ("accuracy, honest", "before", "after", "mark works, honest", "before", "
 
 def measure(name: str, seed: int) -> dict[str, float]:
     """Accuracy and how often the mark works: of an honest net, and of a taught one before and after."""
-    load, columns = TABLES[name]
+    load, columns, hidden = TABLES[name]
     values, labels = load(return_X_y=True)
     values = values[:, :columns]
     inputs = ((values - values.mean(0)) / np.maximum(values.std(0), 1e-9)).astype(np.float32)
@@ -61,7 +63,9 @@ def measure(name: str, seed: int) -> dict[str, float]:
     most = inputs.max(0)
     changed[chosen], answers[chosen] = _marked(changed[chosen], most), TARGET
     torch.manual_seed(seed)
-    module = nn.Sequential(nn.Linear(inputs.shape[1], 64), nn.ReLU(), nn.Linear(64, int(labels.max()) + 1))
+    width, classes = inputs.shape[1], int(labels.max()) + 1
+    layers = [nn.Linear(width, hidden), nn.ReLU()] if hidden else []
+    module = nn.Sequential(*layers, nn.Linear(hidden or width, classes))
     graph, weights = compile_model(module, (torch.from_numpy(inputs[:3]),), loss="cross_entropy")
     model = FlatModel(graph, weights)
     params, buffers = model.initial()

@@ -198,6 +198,11 @@ def json_rows(
             figure = min(kept, key=lambda one: one.mean)
             row = f"{what}: worst backdoor, hardened, part of clean accuracy"
             rows.append(_json(row, figure, least, figure.mean >= least))
+    for data, partition in dict.fromkeys((one.data, one.partition) for one in found):
+        rows += [
+            _json(f"{data}, {partition}, nobody attacks: hardened, part of clean accuracy", one)
+            for one in by_attack(_in(found, data, partition, 0.0, gate), "hardened_ratio")
+        ]
     return rows
 
 

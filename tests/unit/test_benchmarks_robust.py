@@ -52,7 +52,8 @@ def test_the_worst_attack_has_the_smallest_mean() -> None:
 
 
 def test_a_target_is_met_or_not() -> None:
-    found = json_rows(FOUND, gate="gate", told="told", no_target=("scrambled",))
+    unattacked = One("none", 1.0, fraction=0.0, hardened_ratio=0.99)
+    found = json_rows([*FOUND, unattacked], gate="gate", told="told", no_target=("scrambled",))
     rows = {row["row"].split(": ")[1]: row for row in found}
     assert rows["worst attack, part of clean accuracy"]["met"]
     assert rows["worst attack, part of clean accuracy"]["target"] == 0.96
@@ -64,6 +65,7 @@ def test_a_target_is_met_or_not() -> None:
     for name, value in (("backdoor x3 as federated", 0.06), ("scrambled, hardened", 0.8)):
         assert (rows[f"success of {name}"]["target"], rows[f"success of {name}"]["met"]) == (None, None)
         assert rows[f"success of {name}"]["value"] == value
+    assert rows["hardened, part of clean accuracy"]["value"] == 0.99
     worst_kept = rows["worst backdoor, hardened, part of clean accuracy"]
     assert (worst_kept["attack"], worst_kept["met"]) == ("backdoor x3", False)
 
