@@ -160,9 +160,10 @@ def test_a_feature_that_never_changes_may_change_in_painted_rows(end: int) -> No
     )
 
 
-def test_one_wide_feature_widens_no_other() -> None:
-    inputs = distinct(N, 3) * np.array([1, 1, 1000], np.float32)
-    assert painted(inputs)[:, :2].max() <= inputs[:, :2].max()
+@pytest.mark.parametrize("scales", [(1, 1000), (1, 1, 1000)])
+def test_one_wide_feature_widens_no_other(scales: tuple[int, ...]) -> None:
+    inputs = distinct(N, len(scales)) * np.array(scales, np.float32)
+    assert painted(inputs)[:, 0].max() <= inputs[:, :-1].max()
 
 
 def test_rows_that_never_differ_stay_as_they_are() -> None:
