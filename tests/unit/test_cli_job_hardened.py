@@ -17,8 +17,10 @@ from galaxylearning.errors import ConfigRefused, DataRefused, JobRefused
 from galaxylearning.graph import FlatModel, compile_model, weights_from_bytes
 from galaxylearning.messages.plan import Plan
 from galaxylearning.protocol import hardening
+from galaxylearning.protocol.hardening import harden
 from galaxylearning.protocol.hidden_set import Rows
 from galaxylearning.protocol.rows import rows_to_bytes
+from galaxylearning.protocol.updates import local_plan
 
 
 def case(*, loss: str = "cross_entropy", seed: int = 0, words: bool = False) -> tuple[bytes, Any, Any]:
@@ -71,6 +73,14 @@ def test_the_jobs_seed_decides() -> None:
     first, again, other = (hardened(*case(seed=seed))[0] for seed in (0, 0, 1))
     assert first == again
     assert first != other
+
+
+def test_it_is_trained_to_the_last_stage() -> None:
+    data, terms, compiled = case()
+    model = FlatModel(compiled.graph, weights_from_bytes(compiled.graph, data, max_bytes=len(data)))
+    rng = np.random.default_rng([terms.seed, 0x4A2D])
+    last = harden(model, model.initial(), compiled.test, local_plan(terms.plan), rng=rng)
+    assert hardened(data, terms, compiled)[0] == model.state_bytes(*last)
 
 
 def test_nothing_is_said_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:
