@@ -114,7 +114,8 @@ BACKDOORS = {
 
 The rare ones know the gate: most of their rows are honest, so they stand well. Those of ``SHORT`` also know
 how long the others' updates are, and send none that is longer than the median one (:func:`shortened`). Who
-sends the hardy ones, or those after them, also knows how models are hardened: no row is painted like these.
+sends the hardy ones also knows how models are hardened, and so does who sends one of those after them, for
+hardening paints nothing like their marks.
 """
 SHORT = tuple(name for name in BACKDOORS if name.endswith("short"))
 

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from galaxylearning.cli import job_hardened
-from galaxylearning.cli.job_hardened import check_same, hardened, told
+from galaxylearning.cli.job_file import mean_loss
+from galaxylearning.cli.job_hardened import check_job_file, hardened, told
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import ConfigRefused, DataRefused, JobRefused
 from galaxylearning.graph import FlatModel, compile_model, weights_from_bytes
@@ -88,6 +89,13 @@ def test_nothing_is_said_where_nobody_looks(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr() == ("", "")
 
 
+def test_losses_that_are_told_are_finite() -> None:
+    losses = np.array([1, np.nan, np.inf, 30])
+    model: Any = SimpleNamespace(per_sample_loss=lambda *_: losses)
+    nothing = np.zeros(0, np.float32)
+    assert mean_loss(model, Rows(losses, losses), (nothing, nothing), 8.0) == 25 / 4
+
+
 def test_no_accuracy_without_classes() -> None:
     assert hardened(*case(loss="bce_with_logits"))[1]["after"].keys() == {"loss"}
 
@@ -120,16 +128,16 @@ def test_large_models_get_smaller_steps(monkeypatch: pytest.MonkeyPatch) -> None
 )
 def test_another_jobs_file_is_refused(field: str, value: str, said: str) -> None:
     _, terms, compiled = case()
-    check_same(terms, compiled, "job.py")
+    check_job_file(terms, compiled, "job.py")
     setattr(terms, field, value)
     with pytest.raises(ConfigRefused, match=f"job.py: {said}"):
-        check_same(terms, compiled, "job.py")
+        check_job_file(terms, compiled, "job.py")
 
 
 def test_what_cannot_be_hardened_is_refused_before_anything_is_trained() -> None:
     _, terms, compiled = case(loss="mse")
     with pytest.raises(JobRefused, match="only models of classes"):
-        check_same(terms, compiled, "job.py")
+        check_job_file(terms, compiled, "job.py")
     _, terms, compiled = case(words=True)
     with pytest.raises(DataRefused, match="float32 numbers"):
-        check_same(terms, compiled, "job.py")
+        check_job_file(terms, compiled, "job.py")

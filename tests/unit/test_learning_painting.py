@@ -121,7 +121,7 @@ def test_channels_have_their_own_ranges_and_colours() -> None:
         assert found[:, channel].min() >= min(low, inputs[:, 1].min()) * (1 - 1e-6)
     changed, is_painted = split(inputs, found)
     shares = [
-        (f[:, mask[0]][:, 0] - [0, 0, 0]) / [1, 10, 100]
+        f[:, mask[0]][:, 0] / [1, 10, 100]
         for f, mask in zip(found[is_painted], changed[is_painted], strict=True)
         if mask[0].any() and (mask == mask[0]).all()
     ]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from galaxylearning.errors import JobRefused, UpdateRefused
+from galaxylearning.graph import FlatModel
 from galaxylearning.learning import clip_norm, train_local
 from galaxylearning.learning.vectors import F32
 from galaxylearning.messages.terms import Terms
@@ -75,7 +76,7 @@ def try_training(compiled: CompiledJob) -> Trial:
     rows = hidden.gating
     gradient = mean_gradient(model, rows)
     params, buffers = model.initial()
-    untrained = trained = _loss(compiled, hidden.paying, params, buffers)
+    untrained = trained = mean_loss(model, hidden.paying, (params, buffers), job.plan.loss_clip)
     steps = 0
     for round_index in range(job.plan.rounds):
         rng = np.random.default_rng([job.seed, round_index])
@@ -90,14 +91,13 @@ def try_training(compiled: CompiledJob) -> Trial:
         params = params + clip_norm(result.update, job.plan.clip_norm)
         buffers = result.buffers
         steps += result.steps
-        trained = min(trained, _loss(compiled, hidden.paying, params, buffers))
+        trained = min(trained, mean_loss(model, hidden.paying, (params, buffers), job.plan.loss_clip))
         if steps >= MAX_TRIAL_STEPS:
             break
     return Trial(untrained, trained, steps)
 
 
-def _loss(compiled: CompiledJob, rows: Rows, params: F32, buffers: F32) -> float:
-    """Mean loss of a model, each sample's clipped as in the utility."""
-    losses = compiled.model.per_sample_loss(params, buffers, (rows.inputs,), rows.labels)
-    clip = compiled.job.plan.loss_clip
+def mean_loss(model: FlatModel, rows: Rows, state: tuple[F32, F32], clip: float) -> float:
+    """Mean loss of a model with these parameters and buffers, each sample's at most ``clip``; finite."""
+    losses = model.per_sample_loss(*state, (rows.inputs,), rows.labels)
     return float(np.minimum(np.nan_to_num(losses, nan=clip, posinf=clip), clip).mean())

@@ -8,6 +8,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from galaxylearning.cli.job_file import mean_loss
 from galaxylearning.crypto.digest import blake3_digest
 from galaxylearning.errors import ConfigRefused
 from galaxylearning.graph import FlatModel, ModelGraph, weights_from_bytes
@@ -26,7 +27,7 @@ MOST_BYTES = 2 << 30
 """Of activations in a step."""
 
 
-def check_same(terms: Terms, compiled: CompiledJob, job_file: str) -> None:
+def check_job_file(terms: Terms, compiled: CompiledJob, job_file: str) -> None:
     """Whether a job file is a job's, with the test rows that it was posted with, and can harden its model.
 
     Raises:
@@ -51,21 +52,22 @@ def hardened(model: bytes, terms: Terms, compiled: CompiledJob) -> tuple[bytes, 
     The job's seed decides every draw: the same model, rows and machine give the same bytes.
 
     Raises:
-        JobRefused, DataRefused: as ``check_same``.
+        JobRefused, DataRefused: as ``check_job_file``.
         GraphRefused: the weights are not this model's.
         UpdateRefused: training diverges.
     """
     graph, rows = compiled.graph, compiled.test
     net = FlatModel(graph, weights_from_bytes(graph, model, max_bytes=len(model)))
     state = net.initial()
-    before = _measured(net, state, rows)
+    clip = terms.plan.loss_clip
+    before = _measured(net, state, rows, clip)
     rng = np.random.default_rng([terms.seed, 0x4A2D])
     stages = hardening(net, state, rows, local_plan(terms.plan), rng=rng, batch=_batch(graph))
     console = Console(stderr=True)
     is_quiet = not console.is_terminal
     for stage in track(stages, "hardening", STAGES, console=console, transient=True, disable=is_quiet):
         state = stage
-    after = _measured(net, state, rows)
+    after = _measured(net, state, rows, clip)
     return net.state_bytes(*state), {"test_rows": len(rows), "before": before, "after": after}
 
 
@@ -89,9 +91,9 @@ def _batch(graph: ModelGraph) -> int:
     return max(2, min(BATCH, MOST_BYTES // max(1, each)))
 
 
-def _measured(model: FlatModel, state: tuple[F32, F32], rows: Rows) -> dict[str, float]:
-    """Mean loss, and of classes the part that is right."""
-    found = {"loss": float(model.per_sample_loss(*state, (rows.inputs,), rows.labels).mean())}
+def _measured(model: FlatModel, state: tuple[F32, F32], rows: Rows, clip: float) -> dict[str, float]:
+    """Mean loss, each sample's at most ``clip``, and of classes the part that is right."""
+    found = {"loss": mean_loss(model, rows, state, clip)}
     if model.graph.loss in CLASS_LOSSES:
         answers = np.argmax(model.predict(*state, (rows.inputs,)), axis=1)
         found["accuracy"] = float((answers == rows.labels).mean())

@@ -159,7 +159,7 @@ def collect(
     """
     from galaxylearning.cli.job_actions import read_job
     from galaxylearning.cli.job_file import compile_file
-    from galaxylearning.cli.job_hardened import check_same, hardened, told
+    from galaxylearning.cli.job_hardened import check_job_file, hardened, told
     from galaxylearning.cli.keys import load_identity
     from galaxylearning.cli.running import reading_site
     from galaxylearning.crypto.digest import blake3_digest
@@ -182,7 +182,7 @@ def collect(
     _require_free(schema_file, but=described)
     model, tested = settled, None
     if compiled is not None:
-        check_same(terms, compiled, str(harden))
+        check_job_file(terms, compiled, str(harden))
         model, tested = hardened(settled, terms, compiled)
         _require_free(file)
     replace_whole(schema_file, described)
@@ -209,7 +209,9 @@ def _require_free(file: Path, *, but: bytes | None = None) -> None:
 
     if not file.parent.is_dir():
         raise ConfigRefused("there is no such folder", where=str(file.parent))
-    if file.exists() and but is None:
+    if not file.exists():
+        return
+    if but is None:
         raise ConfigRefused("there is such a file already", where=str(file))
-    if file.exists() and but is not None and read_whole(file, max_bytes=len(but)) != but:
+    if read_whole(file, max_bytes=len(but)) != but:
         raise ConfigRefused("there is such a file already, with something else in it", where=str(file))
